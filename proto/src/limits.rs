@@ -1,0 +1,19 @@
+//! Numbers and names that both ends of the wire must agree on. Changing one is a protocol change.
+
+/// Protocol major: peers of different majors refuse each other by name.
+pub const PROTOCOL_MAJOR: u32 = 1;
+
+/// Largest data field in any message, bytes. 64 to 256 KiB is h2's throughput plateau.
+pub const MAX_CHUNK: usize = 128 * 1024;
+
+/// Largest encoded message either side accepts, bytes: an inline module (MAX_INLINE_STDIN) and its envelope.
+pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
+
+/// Largest stdin that travels inside Start, bytes.
+pub const MAX_INLINE_STDIN: usize = 4 * 1024 * 1024;
+
+/// Capabilities named in `HelloResponse.capabilities`; a peer may require them by these names.
+pub const CAPABILITIES: &[&str] = &["exec.v1", "files.v1"];
+
+/// First line that `podbridge-agent proxy` prints, so that shell noise on the link is told from an agent.
+pub const PROXY_MAGIC: &str = "podbridge-proxy/1\n";
