@@ -17,3 +17,9 @@ pub const CAPABILITIES: &[&str] = &["exec.v1", "files.v1"];
 
 /// First line that `podbridge-agent proxy` prints, so that shell noise on the link is told from an agent.
 pub const PROXY_MAGIC: &str = "podbridge-proxy/1\n";
+
+/// Metadata key of an error status that a system call caused: its errno in decimal. The status message is one sentence.
+pub const ERRNO_METADATA: &str = "podbridge-errno";
+
+/// Metadata key of an error status with value `digest` when length or digest of a transfer did not match.
+pub const KIND_METADATA: &str = "podbridge-kind";

@@ -1,0 +1,195 @@
+//! Puts the server together: domains, services, limits; accepts connections of this user only; ends on a signal or when
+//! it has been idle for long enough. `commands::serve` runs it.
+
+use std::future::pending;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use podbridge_proto::limits::MAX_MESSAGE;
+use podbridge_proto::v1::agent_server::AgentServer;
+use podbridge_proto::v1::exec_server::ExecServer;
+use podbridge_proto::v1::files_server::FilesServer;
+use rustix::process::{Rlimit, geteuid, getpid};
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+
+use crate::exec::Registry;
+use crate::rpc::{AgentService, ExecService, FilesService, Greeting};
+use crate::sys::proc;
+use crate::sys::reaper::Reaper;
+
+/// Flow control, fixed (DESIGN §6): one connection carries commands and files.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+const FRAME: u32 = 256 << 10;
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the signal to end until the process ends, whatever still runs.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// Serves until a signal or the idle time ends it.
+pub(crate) async fn serve(listener: UnixListener, nofile: Rlimit, idle: Option<Duration>) -> io::Result<()> {
+    let registry = Arc::new(Registry::new(Reaper::start()?, nofile));
+    let connections = watch::Sender::new(0usize);
+    let incoming = accepted(tokio::net::UnixListener::from_std(listener)?, connections.clone());
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health
+        .set_service_status("", tonic_health::ServingStatus::Serving)
+        .await;
+
+    let (stop, mut stopping) = watch::channel(false);
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .add_service(health_service)
+        .add_service(AgentServer::new(AgentService(greeting())))
+        .add_service(ExecServer::new(ExecService(registry.clone())).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(FilesServer::new(FilesService).max_decoding_message_size(MAX_MESSAGE))
+        .serve_with_incoming_shutdown(incoming, async move {
+            // An error means that the sender is gone, which is a stop as well.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        });
+    let mut server = tokio::spawn(server);
+
+    tokio::select! {
+        ended = &mut server => return ended.map_err(io::Error::other)?.map_err(io::Error::other),
+        name = asked_to_end() => {
+            tracing::info!(signal = name?, "agent ends");
+            registry.cancel_all("the agent was told to end");
+            let mut running = registry.running();
+            // What is left is killed with the container, or reported by the next agent as lost.
+            let _ = timeout(DRAIN, running.wait_for(|running| *running == 0)).await;
+        }
+        () = idle_for(idle, connections.subscribe(), registry.running()) => tracing::info!("agent ends: idle"),
+    }
+    stop.send_replace(true);
+    // Streams that still hang are cut by the end of the process.
+    let _ = timeout(Duration::from_secs(1), server).await;
+    Ok(())
+}
+
+fn greeting() -> Greeting {
+    let mut random = [0u8; 16];
+    // The kernel gives so few bytes at once, always.
+    let _ = getrandom(&mut random, GetRandomFlags::empty());
+    let boot_id = proc::boot_id();
+    let init_start = proc::process(1).map_or(0, |init| init.start);
+    Greeting {
+        instance: format!("{:032x}.{boot_id}.{init_start}", u128::from_ne_bytes(random)),
+        boot_id,
+        uid: geteuid().as_raw(),
+        pid: getpid().as_raw_nonzero().get() as u32,
+    }
+}
+
+async fn asked_to_end() -> io::Result<&'static str> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => Ok("TERM"),
+        _ = interrupt.recv() => Ok("INT"),
+    }
+}
+
+async fn idle_for(
+    idle: Option<Duration>,
+    mut connections: watch::Receiver<usize>,
+    mut running: watch::Receiver<usize>,
+) {
+    let Some(idle) = idle else { return pending().await };
+    loop {
+        let quiet = *connections.borrow_and_update() == 0 && *running.borrow_and_update() == 0;
+        tokio::select! {
+            () = sleep(idle), if quiet => return,
+            Ok(()) = connections.changed() => {}
+            Ok(()) = running.changed() => {}
+        }
+    }
+}
+
+/// Connections whose peer is this user or root; the socket's mode says the same, but a mode can be changed.
+fn accepted(
+    listener: tokio::net::UnixListener,
+    connections: watch::Sender<usize>,
+) -> impl Stream<Item = io::Result<Connection>> {
+    let own = geteuid().as_raw();
+    UnixListenerStream::new(listener).filter_map(move |stream| {
+        // An accept that fails (too many descriptors) concerns that connection only.
+        let stream = stream
+            .inspect_err(|error| tracing::warn!(%error, "connection not accepted"))
+            .ok()?;
+        match stream.peer_cred().map(|peer| peer.uid()) {
+            Ok(uid) if uid == own || uid == 0 => {
+                connections.send_modify(|count| *count += 1);
+                Some(Ok(Connection {
+                    stream,
+                    connections: connections.clone(),
+                }))
+            }
+            other => {
+                tracing::warn!(peer = ?other, "connection of another user refused");
+                None
+            }
+        }
+    })
+}
+
+/// One accepted connection; counted while it lives.
+struct Connection {
+    stream: UnixStream,
+    connections: watch::Sender<usize>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.connections.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

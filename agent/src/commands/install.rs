@@ -1,0 +1,26 @@
+//! `install DIRECTORY`: an init container brings the agent into an image that has none and has no tools to copy it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+const NAME: &str = "podbridge-agent";
+
+pub(super) fn run(directory: &Path) -> Result<ExitCode, String> {
+    copy(directory).map_err(|error| format!("cannot install into {}: {error}", directory.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn copy(directory: &Path) -> io::Result<()> {
+    let temporary = directory.join(format!(".{NAME}.{}", std::process::id()));
+    let copied = fs::copy(std::env::current_exe()?, &temporary)
+        .and_then(|_| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)))
+        .and_then(|()| fs::rename(&temporary, directory.join(NAME)));
+    if copied.is_err() {
+        // Whatever failed is what the user hears of.
+        let _ = fs::remove_file(&temporary);
+    }
+    copied
+}

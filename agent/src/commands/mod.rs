@@ -1,0 +1,34 @@
+//! What `podbridge-agent` can be asked for, one file per subcommand. An error is one sentence on stderr and exit code 1.
+
+mod install;
+mod proxy;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config::{Cli, Command};
+
+/// The main program.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(options) => serve::run(options),
+        Command::Proxy(options) => proxy::run(options),
+        Command::Install { directory } => install::run(&directory),
+        Command::Version => version(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(sentence) => {
+            eprintln!("podbridge-agent: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout)] // It is what was asked for.
+fn version() -> Result<ExitCode, String> {
+    println!("podbridge-agent {}", env!("CARGO_PKG_VERSION"));
+    Ok(ExitCode::SUCCESS)
+}

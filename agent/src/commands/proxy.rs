@@ -1,0 +1,60 @@
+//! `proxy`: standard input and output to the agent's socket, each direction on its own. Descriptors 1 and 2 stay open to
+//! the very end: containerd closes stdin as soon as one of them closes, and data is lost with exit 0.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::thread;
+
+use podbridge_proto::limits::PROXY_MAGIC;
+
+use super::serve;
+use crate::config::Proxy;
+use crate::socket;
+
+const BUFFER: usize = 256 * 1024;
+
+pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
+    let path = socket::existing(options.socket.path.clone());
+    let stream = match socket::connect(&path) {
+        Err(_) if options.start => {
+            serve::start_detached(&path, options.socket.idle_when_detached())?;
+            socket::connect(&path)
+        }
+        other => other,
+    };
+    let stream = stream.map_err(|error| format!("no agent answers on {}: {error}", path.display()))?;
+    copy(stream).map_err(|error| format!("the connection to the agent broke: {error}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn copy(stream: UnixStream) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(PROXY_MAGIC.as_bytes())?;
+    stdout.flush()?;
+    let upward = stream.try_clone()?;
+    // Not joined: when the agent has said its last word, what is still to be read concerns nobody.
+    thread::spawn(move || {
+        // A failed write is seen by the other direction as the end of the stream.
+        let _ = pipe(&mut io::stdin().lock(), &mut &upward);
+        let _ = upward.shutdown(Shutdown::Write);
+    });
+    pipe(&mut &stream, &mut stdout)
+}
+
+/// `io::copy` would buffer too little, and `Stdout` would wait for a newline.
+fn pipe(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                to.write_all(&buffer[..count])?;
+                to.flush()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What the agent is told by arguments and environment, checked once. Nothing else reads either.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Run and transfer on behalf of podbridge inside a container.
+#[derive(Debug, Parser)]
+#[command(name = "podbridge-agent", disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve on a Unix socket; as PID 1 also be the container's init
+    Serve(Serve),
+    /// Connect standard input and output to a serving agent
+    Proxy(Proxy),
+    /// Copy this binary into a directory, for an init container
+    Install {
+        /// An existing directory, usually an emptyDir
+        directory: PathBuf,
+    },
+    /// Print name and version
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Socket {
+    /// The agent's Unix socket [default: $PODBRIDGE_AGENT_SOCKET, else /run/podbridge/agent.sock or
+    /// /tmp/.podbridge-UID/agent.sock]
+    #[arg(long = "socket", value_name = "PATH")]
+    pub(crate) path: Option<PathBuf>,
+    /// End after so many seconds without connection or running command; 0: never [default: 60 for an agent that
+    /// detaches, else 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) idle: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+    /// Detach once the socket listens; an agent that listens there already is enough
+    #[arg(long)]
+    pub(crate) daemon: bool,
+    /// Be the detached process: a new session, nothing inherited, readiness told on standard output
+    #[arg(long, hide = true, conflicts_with = "daemon")]
+    pub(crate) detached: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Proxy {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+    /// Start an agent first if none listens there
+    #[arg(long)]
+    pub(crate) start: bool,
+}
+
+/// An agent nobody asked to stay ends after this long without work.
+const DETACHED_IDLE: u64 = 60;
+
+impl Socket {
+    /// `None`: never.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.idle.filter(|seconds| *seconds != 0).map(Duration::from_secs)
+    }
+
+    pub(crate) fn idle_when_detached(&self) -> u64 {
+        self.idle.unwrap_or(DETACHED_IDLE)
+    }
+}

@@ -1,0 +1,137 @@
+//! One reader of one exec: turns its spool and state into events, in order, from the given offsets. Dropping it tells
+//! the exec that a reader has gone.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::spool::{Channel, Lengths, Offsets, Read};
+use super::{Exec, ExitRecord};
+
+/// What a reader is told, in this order: `Started`, output and gaps, `Exited` among them, `Closed` last.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// 0 if it never ran; the exit record then says why.
+    Started {
+        pid: u32,
+    },
+    Output {
+        channel: Channel,
+        offset: u64,
+        data: Bytes,
+    },
+    Gap {
+        channel: Channel,
+        offset: u64,
+        length: u64,
+    },
+    Exited(ExitRecord),
+    Closed(Lengths),
+}
+
+#[derive(Debug)]
+pub struct Reader {
+    exec: Arc<Exec>,
+    offsets: Offsets,
+    /// Output of both streams alternates, so that neither starves.
+    stderr_first: bool,
+    started: bool,
+    exited: bool,
+    closed: bool,
+    max: usize,
+}
+
+impl Reader {
+    pub(crate) fn new(exec: Arc<Exec>, offsets: Offsets, max: usize) -> Self {
+        exec.reader_came();
+        exec.spool.take(Channel::Stdout, offsets.stdout);
+        exec.spool.take(Channel::Stderr, offsets.stderr);
+        Self {
+            exec,
+            offsets,
+            stderr_first: false,
+            started: false,
+            exited: false,
+            closed: false,
+            max,
+        }
+    }
+
+    /// The next event; `None` after `Closed`. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        if !self.started {
+            let pid = self.exec.pid().await;
+            self.started = true;
+            return Some(Event::Started { pid });
+        }
+        let exec = self.exec.clone();
+        let mut exit = exec.exit.subscribe();
+        while !self.closed {
+            let grown = exec.spool.grown.notified();
+            tokio::pin!(grown);
+            grown.as_mut().enable();
+            if let Some(event) = self.ready(exit.borrow().as_ref()) {
+                return Some(event);
+            }
+            tokio::select! {
+                () = grown => {}
+                changed = exit.changed(), if !self.exited => if changed.is_err() { return None },
+            }
+        }
+        None
+    }
+
+    fn ready(&mut self, exit: Option<&ExitRecord>) -> Option<Event> {
+        self.stderr_first = !self.stderr_first;
+        let order = match self.stderr_first {
+            true => [Channel::Stderr, Channel::Stdout],
+            false => [Channel::Stdout, Channel::Stderr],
+        };
+        if let Some(event) = order.into_iter().find_map(|channel| self.output(channel)) {
+            return Some(event);
+        }
+        let exit = exit?;
+        if !self.exited {
+            self.exited = true;
+            return Some(Event::Exited(exit.clone()));
+        }
+        let lengths = self.exec.spool.lengths()?;
+        // Closed between the two looks above: there may be output yet.
+        if (self.offsets.stdout, self.offsets.stderr) != (lengths.stdout, lengths.stderr) {
+            return order.into_iter().find_map(|channel| self.output(channel));
+        }
+        self.closed = true;
+        Some(Event::Closed(lengths))
+    }
+
+    fn output(&mut self, channel: Channel) -> Option<Event> {
+        let position = match channel {
+            Channel::Stdout => &mut self.offsets.stdout,
+            Channel::Stderr => &mut self.offsets.stderr,
+        };
+        let offset = *position;
+        let event = match self.exec.spool.read(channel, offset, self.max) {
+            Read::Data(data) => {
+                *position += data.len() as u64;
+                Event::Output { channel, offset, data }
+            }
+            Read::Gap(length) => {
+                *position += length;
+                Event::Gap {
+                    channel,
+                    offset,
+                    length,
+                }
+            }
+            Read::Wait | Read::End => return None,
+        };
+        self.exec.spool.take(channel, *position);
+        Some(event)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.exec.reader_went();
+    }
+}

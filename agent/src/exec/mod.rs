@@ -1,0 +1,27 @@
+//! Commands in the pod: each starts once, keeps its output until it is read, and ends with an exit record. This domain
+//! knows no gRPC and no generated type; `rpc::exec` translates. `registry` owns the execs, one `supervisor` task runs each.
+
+mod attach;
+mod command;
+mod environment;
+mod error;
+mod exit;
+mod output;
+mod process;
+mod registry;
+mod spool;
+mod stdin;
+mod supervisor;
+mod tree;
+
+pub use attach::{Event, Reader};
+pub use command::{Command, Digest, ExecId, OnDisconnect, StdinMode};
+pub use error::Error;
+pub use exit::{Cause, ExitRecord, StartFailure};
+pub(crate) use registry::MAX_EXECS;
+pub use registry::{Exec, Registry, Scope, Summary};
+pub(crate) use spool::AHEAD as SPOOL_BYTES;
+pub use spool::{Channel, Lengths, Offsets};
+pub use stdin::{Progress, StdinWriter};
+
+pub use crate::sys::pty::Size;

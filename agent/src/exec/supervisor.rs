@@ -1,0 +1,205 @@
+//! The task that runs one exec from spawn to release. It is nobody's child: a caller that goes away changes nothing but
+//! the number of readers.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use tokio::io::Interest;
+use tokio::sync::{oneshot, watch as value};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::process::{self, Ends};
+use super::registry::Readers;
+use super::spool::Channel;
+use super::stdin::{Sink, StdinWriter};
+use super::{Cause, Command, Exec, ExitRecord, OnDisconnect, Registry, StartFailure, StdinMode, output, tree};
+use crate::sys::descriptors::watch;
+use crate::sys::memory;
+use crate::sys::reaper::{Child, ExitStatus};
+
+/// A reader that goes and comes again within this time (a request that follows another) is no disconnect.
+const RECONNECT: Duration = Duration::from_millis(100);
+
+pub(crate) async fn run(registry: Arc<Registry>, exec: Arc<Exec>, command: Command) {
+    let started = Instant::now();
+    let id = command.id;
+    let lease = command.lease;
+    let (ended, _) = value::channel(false);
+    let record = drive(&registry, &exec, command, &ended).await;
+    tracing::info!(exec = ?id, cause = ?record.cause, seconds = started.elapsed().as_secs_f64(), "exec ended");
+    exec.exit.send_replace(Some(record));
+    ended.send_replace(true);
+    exec.stdin.close().await;
+    registry.ended();
+
+    // The output stays until it is released, or nobody has wanted it for a lease.
+    let mut released = exec.released.subscribe();
+    tokio::select! {
+        _ = released.wait_for(|released| *released) => {}
+        () = abandoned(&exec, OnDisconnect::Lease, lease) => {
+            // Ended, so it cannot be refused.
+            let _ = registry.release(id);
+        }
+    }
+}
+
+async fn drive(
+    registry: &Arc<Registry>,
+    exec: &Arc<Exec>,
+    mut command: Command,
+    ended: &value::Sender<bool>,
+) -> ExitRecord {
+    let stdin = std::mem::replace(&mut command.stdin, StdinMode::Null);
+    let keeps_stdin = stdin.clone();
+    let id = command.id;
+    let rules = Rules {
+        timeout: command.timeout,
+        on_disconnect: command.on_disconnect,
+        lease: command.lease,
+        grace: command.kill_grace,
+    };
+    let oom_kills = memory::oom_kills();
+    let spawned = spawn_blocking({
+        let registry = registry.clone();
+        move || {
+            let command = Command {
+                stdin: keeps_stdin,
+                ..command
+            };
+            process::spawn(&registry.reaper, registry.nofile, &command)
+        }
+    });
+    let spawned = match spawned.await.expect("spawning does not panic") {
+        Ok((child, ends)) => connect(exec, ends, ended).await.map(|()| child),
+        Err(failure) => Err(failure),
+    };
+    let child = match spawned {
+        Ok(child) => child,
+        Err(failure) => {
+            exec.spool.close(Channel::Stdout, false);
+            exec.spool.close(Channel::Stderr, false);
+            exec.pid.send_replace(Some(0));
+            return Cause::StartFailed(failure).into();
+        }
+    };
+    exec.pid.send_replace(Some(child.pid.as_raw_nonzero().get() as u32));
+    if let StdinMode::Inline(data) = stdin {
+        let mut writer = StdinWriter::new(id, exec.clone());
+        tokio::spawn(async move { writer.write(Some(0), &data, true).await });
+    }
+    let mut record = outlive(registry, exec, id, child, rules).await;
+    if killed(&record.cause) && memory::oom_kills() > oom_kills {
+        record.cause = Cause::OomKilled(match memory::limit() {
+            Some(limit) => format!("the container's memory limit of {} MiB was exceeded", limit >> 20),
+            None => "the node ran out of memory".into(),
+        });
+    }
+    record
+}
+
+/// Ended by KILL, or a shell that says so of its child.
+fn killed(cause: &Cause) -> bool {
+    matches!(cause, Cause::Signaled(9) | Cause::Exited(137))
+}
+
+/// Starts moving output, and opens stdin.
+async fn connect(exec: &Arc<Exec>, ends: Ends, ended: &value::Sender<bool>) -> Result<(), StartFailure> {
+    let pump = |source, channel| tokio::spawn(output::pump(source, exec.spool.clone(), channel, ended.subscribe()));
+    match ends {
+        Ends::Pipes { stdin, stdout, stderr } => {
+            let read = |fd| watch(fd, Interest::READABLE).map(Arc::new).map_err(unusable);
+            let (stdout, stderr) = (read(stdout)?, read(stderr)?);
+            if let Some(stdin) = stdin {
+                let stdin = watch(stdin, Interest::WRITABLE).map_err(unusable)?;
+                exec.stdin.open(Sink::Pipe(stdin)).await;
+            }
+            pump(stdout, Channel::Stdout);
+            pump(stderr, Channel::Stderr);
+        }
+        Ends::Pty { master } => {
+            let master = Arc::new(watch(master, Interest::READABLE | Interest::WRITABLE).map_err(unusable)?);
+            exec.stdin.open(Sink::Terminal(master.clone())).await;
+            exec.terminal.get_or_init(|| master.clone());
+            pump(master, Channel::Stdout);
+            exec.spool.close(Channel::Stderr, false);
+        }
+    }
+    Ok(())
+}
+
+fn unusable(error: io::Error) -> StartFailure {
+    StartFailure {
+        step: "stdin",
+        errno: error.raw_os_error().unwrap_or_default(),
+        message: format!("the command's descriptors cannot be watched: {error}"),
+        exit_code: 126,
+    }
+}
+
+struct Rules {
+    timeout: Option<Duration>,
+    on_disconnect: OnDisconnect,
+    lease: Duration,
+    grace: Duration,
+}
+
+/// Waits for the end, and brings it about when the rules say so.
+async fn outlive(registry: &Registry, exec: &Exec, id: super::ExecId, mut child: Child, rules: Rules) -> ExitRecord {
+    let mut cancel = exec.cancel.subscribe();
+    let deadline = rules.timeout.map(|timeout| Instant::now() + timeout);
+    let timeout = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => pending().await,
+        }
+    };
+    let cause = tokio::select! {
+        biased;
+        status = &mut child.exit => return by_itself(status).into(),
+        reason = cancel.wait_for(Option::is_some) => {
+            let reason = reason.ok().and_then(|reason| reason.clone());
+            Cause::Cancelled(reason.unwrap_or_default())
+        }
+        () = timeout => Cause::TimedOut(format!("still running after {:?}", rules.timeout.unwrap_or_default())),
+        () = abandoned(exec, rules.on_disconnect, rules.lease) => {
+            Cause::Cancelled("nobody was connected any more".into())
+        }
+    };
+    let survivors = tree::end(&registry.reaper, id, child.pid, rules.grace).await;
+    if !survivors.contains(&raw(child.pid)) {
+        // Killed, so it is reaped at once; the cause stays ours.
+        let _ = child.exit.await;
+    }
+    ExitRecord { cause, survivors }
+}
+
+fn raw(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get() as u32
+}
+
+fn by_itself(status: Result<ExitStatus, oneshot::error::RecvError>) -> Cause {
+    match status.expect("the reaper answers for every child") {
+        ExitStatus::Exited(code) => Cause::Exited(code),
+        ExitStatus::Signaled(signal) => Cause::Signaled(signal),
+    }
+}
+
+/// Returns when nobody has read for so long that the exec is given up.
+async fn abandoned(exec: &Exec, on_disconnect: OnDisconnect, lease: Duration) {
+    let mut readers = exec.readers.subscribe();
+    loop {
+        let Readers { now, ever } = *readers.borrow_and_update();
+        let patience = match on_disconnect {
+            OnDisconnect::Cancel if ever => RECONNECT,
+            _ => lease,
+        };
+        tokio::select! {
+            () = sleep(patience), if now == 0 => return,
+            changed = readers.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Wire messages to domain values and back. Everything a client sends is checked here.
+
+use std::ffi::CString;
+use std::time::Duration;
+
+use podbridge_proto::limits::{CAPABILITIES, ERRNO_METADATA, KIND_METADATA, MAX_INLINE_STDIN};
+use podbridge_proto::v1 as wire;
+use tonic::Status;
+
+use crate::exec::{
+    self, Cause, Channel, Command, Digest, Event, ExecId, ExitRecord, Lengths, Offsets, OnDisconnect, Scope, Size,
+    StdinMode,
+};
+use crate::files::{self, Attributes};
+
+const DEFAULT_GRACE: Duration = Duration::from_secs(2);
+const DEFAULT_LEASE: Duration = Duration::from_secs(15 * 60);
+
+/// Refuses a request that needs what this agent does not have.
+pub(super) fn require(names: &[String]) -> Result<(), Status> {
+    match names.iter().find(|name| !CAPABILITIES.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Status::failed_precondition(format!(
+            "agent {} has no capability {name:?}; install a newer agent",
+            env!("CARGO_PKG_VERSION")
+        ))),
+    }
+}
+
+pub(super) fn exec_id(bytes: &[u8]) -> Result<ExecId, Status> {
+    bytes
+        .try_into()
+        .map(ExecId)
+        .map_err(|_| Status::invalid_argument("exec_id must have 16 bytes"))
+}
+
+pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
+    let invalid = |text: &str| Status::invalid_argument(text.to_owned());
+    require(&request.requires)?;
+    let id = exec_id(&request.exec_id)?;
+    let digest = request.digest[..]
+        .try_into()
+        .map(Digest)
+        .map_err(|_| invalid("digest must have 32 bytes"))?;
+    let argv = request.argv.into_iter().map(|arg| CString::new(Vec::from(arg)));
+    let argv = argv
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| invalid("argv holds a NUL byte"))?;
+    if argv.is_empty() || argv[0].is_empty() {
+        return Err(invalid("argv names no program"));
+    }
+    let env = request.env.into_iter().map(|variable| {
+        let bad = variable.name.is_empty()
+            || variable.name.contains(&b'=')
+            || [&variable.name, &variable.value].iter().any(|bytes| bytes.contains(&0));
+        match bad {
+            true => Err(invalid(
+                "an environment variable has no name, '=' in its name, or a NUL byte",
+            )),
+            false => Ok((Vec::from(variable.name), Vec::from(variable.value))),
+        }
+    });
+    let cwd = CString::new(Vec::from(request.cwd)).map_err(|_| invalid("cwd holds a NUL byte"))?;
+    let stdin = match wire::StdinMode::try_from(request.stdin_mode) {
+        Ok(wire::StdinMode::Unspecified) => StdinMode::Null,
+        Ok(wire::StdinMode::Stream) => StdinMode::Stream,
+        Ok(wire::StdinMode::Inline) if request.stdin.len() <= MAX_INLINE_STDIN => StdinMode::Inline(request.stdin),
+        Ok(wire::StdinMode::Inline) => return Err(invalid("stdin is too long to travel inside Start")),
+        Err(_) => return Err(invalid("unknown stdin_mode")),
+    };
+    let on_disconnect = match wire::OnDisconnect::try_from(request.on_disconnect) {
+        Ok(wire::OnDisconnect::Unspecified) => OnDisconnect::Lease,
+        Ok(wire::OnDisconnect::Cancel) => OnDisconnect::Cancel,
+        Err(_) => return Err(invalid("unknown on_disconnect")),
+    };
+    let or_default = |milliseconds: u64, default| match milliseconds {
+        0 => default,
+        some => Duration::from_millis(some),
+    };
+    Ok(Command {
+        id,
+        digest,
+        argv,
+        env: env.collect::<Result<_, _>>()?,
+        cwd: (!cwd.is_empty()).then_some(cwd),
+        user: (!request.user.is_empty()).then_some(request.user),
+        pty: request.pty.map(size),
+        stdin,
+        timeout: (request.timeout_ms != 0).then(|| Duration::from_millis(request.timeout_ms)),
+        kill_grace: or_default(request.kill_grace_ms, DEFAULT_GRACE),
+        on_disconnect,
+        lease: or_default(request.lease_ms, DEFAULT_LEASE),
+        session: request.session.into(),
+    })
+}
+
+pub(super) fn size(pty: wire::Pty) -> Size {
+    let characters = |wanted: u32, default| match u16::try_from(wanted).unwrap_or(u16::MAX) {
+        0 => default,
+        some => some,
+    };
+    Size {
+        rows: characters(pty.rows, 24),
+        cols: characters(pty.cols, 80),
+    }
+}
+
+pub(super) fn offsets(stdout: u64, stderr: u64) -> Offsets {
+    Offsets { stdout, stderr }
+}
+
+pub(super) fn scope(scope: i32) -> Result<Scope, Status> {
+    match wire::SignalScope::try_from(scope) {
+        Ok(wire::SignalScope::Unspecified) => Ok(Scope::Group),
+        Ok(wire::SignalScope::Leader) => Ok(Scope::Leader),
+        Ok(wire::SignalScope::Tree) => Ok(Scope::Tree),
+        Err(_) => Err(Status::invalid_argument("unknown signal scope")),
+    }
+}
+
+pub(super) fn event(event: Event) -> wire::ExecEvent {
+    use wire::exec_event::Event as Wire;
+    let event = match event {
+        Event::Started { pid } => Wire::Started(wire::Started { pid }),
+        Event::Output { channel, offset, data } => Wire::Output(wire::Output {
+            stream: stream(channel),
+            offset,
+            data,
+        }),
+        Event::Gap {
+            channel,
+            offset,
+            length,
+        } => Wire::Gap(wire::Gap {
+            stream: stream(channel),
+            offset,
+            length,
+        }),
+        Event::Exited(record) => Wire::Exited(exit_record(record)),
+        Event::Closed(Lengths {
+            stdout,
+            stderr,
+            held_open,
+        }) => Wire::Closed(wire::Closed {
+            stdout_length: stdout,
+            stderr_length: stderr,
+            held_open,
+        }),
+    };
+    wire::ExecEvent { event: Some(event) }
+}
+
+fn stream(channel: Channel) -> i32 {
+    match channel {
+        Channel::Stdout => wire::Stream::Stdout as i32,
+        Channel::Stderr => wire::Stream::Stderr as i32,
+    }
+}
+
+pub(super) fn exit_record(record: ExitRecord) -> wire::ExitRecord {
+    use wire::exit_record::Cause as Wire;
+    let ended = |reason| wire::Ended { reason };
+    let cause = match record.cause {
+        Cause::Exited(code) => Wire::Exited(code.into()),
+        Cause::Signaled(signal) => Wire::Signaled(signal.into()),
+        Cause::TimedOut(reason) => Wire::TimedOut(ended(reason)),
+        Cause::Cancelled(reason) => Wire::Cancelled(ended(reason)),
+        Cause::OomKilled(reason) => Wire::OomKilled(ended(reason)),
+        Cause::StartFailed(failure) => Wire::StartFailed(wire::StartFailed {
+            step: failure.step.into(),
+            errno: failure.errno,
+            message: failure.message,
+            exit_code: failure.exit_code.into(),
+        }),
+    };
+    wire::ExitRecord {
+        cause: Some(cause),
+        survivors: record.survivors,
+    }
+}
+
+pub(super) fn attributes(attributes: Attributes) -> wire::FileStat {
+    let Attributes {
+        mode,
+        size,
+        uid,
+        gid,
+        mtime_ns,
+    } = attributes;
+    wire::FileStat {
+        mode,
+        size,
+        uid,
+        gid,
+        mtime_ns,
+    }
+}
+
+/// A domain error as a status: its code for programs, its text for people.
+pub(super) fn exec_status(error: exec::Error) -> Status {
+    use exec::Error as E;
+    let text = match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    match error {
+        E::Conflict(_) => Status::already_exists(text),
+        E::Unknown(_) => Status::not_found(text),
+        E::Fenced { .. } | E::NotRunning(_) | E::StillRunning(_) | E::NoTerminal(_) | E::NoStdin(_) => {
+            Status::failed_precondition(text)
+        }
+        E::StdinGap { .. } => Status::out_of_range(text),
+        E::Evicted(_) => Status::aborted(text),
+        E::Full(_) => Status::resource_exhausted(text),
+        E::Signal { .. } | E::Resize { .. } => Status::permission_denied(text),
+    }
+}
+
+pub(super) fn files_status(error: files::Error) -> Status {
+    use files::Error as E;
+    let text = error.to_string();
+    let mut status = match &error {
+        E::System { source, .. } => match source.raw_os_error() {
+            Some(libc::ENOENT) => Status::not_found(text),
+            Some(libc::EACCES | libc::EPERM) => Status::permission_denied(text),
+            Some(libc::ENOSPC | libc::EDQUOT) => Status::resource_exhausted(text),
+            _ => Status::failed_precondition(text),
+        },
+        E::NotRegular(_) | E::UnknownUser(_) => Status::failed_precondition(text),
+        E::Length { .. } | E::Digest(_) => Status::data_loss(text),
+    };
+    if let Some(errno) = error.errno() {
+        status.metadata_mut().insert(ERRNO_METADATA, errno.into());
+    }
+    if matches!(error, E::Length { .. } | E::Digest(_)) {
+        status
+            .metadata_mut()
+            .insert(KIND_METADATA, tonic::metadata::MetadataValue::from_static("digest"));
+    }
+    status
+}

@@ -1,0 +1,184 @@
+//! The `Exec` service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use podbridge_proto::limits::MAX_CHUNK;
+use podbridge_proto::v1::exec_server::Exec;
+use podbridge_proto::v1::{
+    AttachRequest, CancelRequest, CancelResponse, ExecEvent, ExecSummary, ListRequest, ListResponse, ReleaseRequest,
+    ReleaseResponse, ResizeRequest, ResizeResponse, RunRequest, SignalRequest, SignalResponse, StartRequest,
+    StartResponse, StdinAck, StdinChunk, WaitRequest, WaitResponse,
+};
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert;
+use crate::exec::{Reader, Registry, StdinWriter};
+
+/// Events on their way into the connection: enough to keep it busy, few enough to bound memory.
+const IN_FLIGHT: usize = 4;
+
+#[derive(Debug)]
+pub(crate) struct ExecService(pub(crate) Arc<Registry>);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Sends a reader's events until its end, or until the client has gone.
+fn events(mut reader: Reader) -> Answers<ExecEvent> {
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+    tokio::spawn(async move {
+        loop {
+            let event = tokio::select! {
+                () = sender.closed() => return,
+                event = reader.next() => event,
+            };
+            let Some(event) = event else { return };
+            if sender.send(Ok(convert::event(event))).await.is_err() {
+                return;
+            }
+        }
+    });
+    Box::pin(ReceiverStream::new(receiver))
+}
+
+/// Writes a client's stdin and acknowledges it, until its end.
+async fn write_stdin(
+    mut writer: StdinWriter,
+    first: StdinChunk,
+    mut chunks: Streaming<StdinChunk>,
+    acks: mpsc::Sender<Result<StdinAck, Status>>,
+) {
+    let mut chunk = Some(first);
+    while let Some(StdinChunk { offset, data, eof, .. }) = chunk.take() {
+        // Empty data without an end asks where to go on, whatever its offset.
+        let offset = (!data.is_empty() || eof).then_some(offset);
+        let answer = match writer.write(offset, &data, eof).await {
+            Ok(progress) => Ok(StdinAck {
+                offset: progress.taken,
+                closed: progress.closed,
+            }),
+            Err(error) => Err(convert::exec_status(error)),
+        };
+        let more = matches!(answer, Ok(StdinAck { closed: false, .. }));
+        if acks.send(answer).await.is_err() || !more {
+            return;
+        }
+        chunk = chunks.next().await.and_then(Result::ok);
+    }
+}
+
+#[tonic::async_trait]
+impl Exec for ExecService {
+    type RunStream = Answers<ExecEvent>;
+    type AttachStream = Answers<ExecEvent>;
+    type WriteStdinStream = Answers<StdinAck>;
+
+    async fn run(&self, request: Request<RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        let RunRequest {
+            start,
+            stdout_offset,
+            stderr_offset,
+        } = request.into_inner();
+        let start = start.ok_or_else(|| Status::invalid_argument("run needs a start"))?;
+        let (exec, _) = self.0.start(convert::command(start)?).map_err(convert::exec_status)?;
+        let reader = self
+            .0
+            .attach(exec, convert::offsets(stdout_offset, stderr_offset), MAX_CHUNK);
+        Ok(Response::new(events(reader)))
+    }
+
+    async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
+        let command = convert::command(request.into_inner())?;
+        let (exec, created) = self.0.start(command).map_err(convert::exec_status)?;
+        Ok(Response::new(StartResponse {
+            pid: exec.pid().await,
+            created,
+        }))
+    }
+
+    async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<Self::AttachStream>, Status> {
+        let AttachRequest {
+            exec_id,
+            stdout_offset,
+            stderr_offset,
+        } = request.into_inner();
+        let exec = self.0.find(convert::exec_id(&exec_id)?).map_err(convert::exec_status)?;
+        let reader = self
+            .0
+            .attach(exec, convert::offsets(stdout_offset, stderr_offset), MAX_CHUNK);
+        Ok(Response::new(events(reader)))
+    }
+
+    async fn write_stdin(
+        &self,
+        request: Request<Streaming<StdinChunk>>,
+    ) -> Result<Response<Self::WriteStdinStream>, Status> {
+        let mut chunks = request.into_inner();
+        let first = chunks
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("no stdin chunk was sent"))?;
+        let writer = self
+            .0
+            .stdin(convert::exec_id(&first.exec_id)?)
+            .map_err(convert::exec_status)?;
+        let (acks, receiver) = mpsc::channel(IN_FLIGHT);
+        tokio::spawn(write_stdin(writer, first, chunks, acks));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn signal(&self, request: Request<SignalRequest>) -> Result<Response<SignalResponse>, Status> {
+        let SignalRequest { exec_id, signal, scope } = request.into_inner();
+        let number = i32::try_from(signal).ok().and_then(Signal::from_named_raw);
+        let signal = number.ok_or_else(|| Status::invalid_argument(format!("there is no signal {signal}")))?;
+        let (id, scope) = (convert::exec_id(&exec_id)?, convert::scope(scope)?);
+        self.0.signal(id, signal, scope).map_err(convert::exec_status)?;
+        Ok(Response::new(SignalResponse {}))
+    }
+
+    async fn resize(&self, request: Request<ResizeRequest>) -> Result<Response<ResizeResponse>, Status> {
+        let ResizeRequest { exec_id, size } = request.into_inner();
+        let size = convert::size(size.ok_or_else(|| Status::invalid_argument("resize needs a size"))?);
+        self.0
+            .resize(convert::exec_id(&exec_id)?, size)
+            .map_err(convert::exec_status)?;
+        Ok(Response::new(ResizeResponse {}))
+    }
+
+    async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {
+        let id = convert::exec_id(&request.into_inner().exec_id)?;
+        let exit = self.0.find(id).map_err(convert::exec_status)?.wait().await;
+        Ok(Response::new(WaitResponse {
+            exit: Some(convert::exit_record(exit)),
+        }))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let session = request.into_inner().session;
+        if session.is_empty() {
+            return Err(Status::invalid_argument("list needs a session"));
+        }
+        let execs = self.0.list(&session).into_iter().map(|summary| ExecSummary {
+            exec_id: summary.id.0.to_vec().into(),
+            pid: summary.pid,
+            exit: summary.exit.map(convert::exit_record),
+        });
+        Ok(Response::new(ListResponse { execs: execs.collect() }))
+    }
+
+    async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
+        let id = convert::exec_id(&request.into_inner().exec_id)?;
+        self.0.release(id).map_err(convert::exec_status)?;
+        Ok(Response::new(ReleaseResponse {}))
+    }
+
+    async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
+        let CancelRequest { exec_id, reason } = request.into_inner();
+        self.0.cancel(convert::exec_id(&exec_id)?, &reason);
+        Ok(Response::new(CancelResponse {}))
+    }
+}

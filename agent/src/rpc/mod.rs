@@ -1,0 +1,10 @@
+//! The gRPC face of the agent: translates messages to the domains and back. No state and no file system here.
+
+mod agent;
+mod convert;
+mod exec;
+mod files;
+
+pub(crate) use agent::{AgentService, Greeting};
+pub(crate) use exec::ExecService;
+pub(crate) use files::FilesService;

@@ -1,0 +1,131 @@
+//! The agent's Unix socket as a path: where it is, whether somebody listens, and how it is bound so that only this user
+//! can connect. `commands` and `app` call it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::process::{geteuid, umask};
+
+const VARIABLE: &str = "PODBRIDGE_AGENT_SOCKET";
+/// For agents that are part of the pod: an emptyDir or a root file system that can be written.
+const WELL_KNOWN: &str = "/run/podbridge/agent.sock";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot make the directory {}: {source}; choose another place with --socket", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("the directory {} belongs to uid {owner}, not to this agent's uid; choose another place with --socket", path.display())]
+    Owner { path: PathBuf, owner: u32 },
+    #[error("an agent already serves on {}", .0.display())]
+    InUse(PathBuf),
+    #[error("cannot listen on {}: {source}; choose another place with --socket", path.display())]
+    Bind { path: PathBuf, source: io::Error },
+}
+
+/// Where to look for an agent.
+pub(crate) fn existing(wanted: Option<PathBuf>) -> PathBuf {
+    chosen(wanted).unwrap_or_else(|| match Path::new(WELL_KNOWN).exists() {
+        true => WELL_KNOWN.into(),
+        false => private(),
+    })
+}
+
+/// Where to serve.
+pub(crate) fn new(wanted: Option<PathBuf>) -> PathBuf {
+    chosen(wanted).unwrap_or_else(|| {
+        let directory = Path::new(WELL_KNOWN)
+            .parent()
+            .expect("the well-known socket is in a directory");
+        match make_directory(directory) {
+            Ok(()) if File::create(directory.join(".probe")).is_ok() => {
+                // It was made a moment ago by us.
+                let _ = fs::remove_file(directory.join(".probe"));
+                WELL_KNOWN.into()
+            }
+            _ => private(),
+        }
+    })
+}
+
+fn chosen(wanted: Option<PathBuf>) -> Option<PathBuf> {
+    wanted.or_else(|| {
+        std::env::var_os(VARIABLE)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    })
+}
+
+fn private() -> PathBuf {
+    format!("/tmp/.podbridge-{}/agent.sock", geteuid().as_raw()).into()
+}
+
+fn make_directory(directory: &Path) -> Result<(), Error> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| Error::Directory {
+        path: directory.to_owned(),
+        source,
+    })
+}
+
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(path)
+}
+
+/// Makes sure that the directory is there and nobody else's, and locks it against other agents that start. The lock
+/// ends with the file.
+pub(crate) fn lock(socket: &Path) -> Result<File, Error> {
+    let directory = socket
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    make_directory(directory)?;
+    let failed = |source| Error::Directory {
+        path: directory.to_owned(),
+        source,
+    };
+    let owner = fs::symlink_metadata(directory).map_err(failed)?.uid();
+    // Root's directories are root's word; anybody else's may be a trap in /tmp.
+    if owner != geteuid().as_raw() && owner != 0 {
+        return Err(Error::Owner {
+            path: directory.to_owned(),
+            owner,
+        });
+    }
+    let mut name = socket.file_name().unwrap_or_default().to_owned();
+    name.push(".lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(directory.join(name));
+    let lock = lock.map_err(failed)?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
+    Ok(lock)
+}
+
+/// Listens, mode 0600; replaces a socket that nobody listens on. The caller holds the lock. Before any thread is
+/// started: it sets the umask.
+pub(crate) fn bind(socket: &Path) -> Result<UnixListener, Error> {
+    if connect(socket).is_ok() {
+        return Err(Error::InUse(socket.to_owned()));
+    }
+    let failed = |source| Error::Bind {
+        path: socket.to_owned(),
+        source,
+    };
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let before = umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(socket);
+    umask(before);
+    let listener = listener.map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}

@@ -1,0 +1,229 @@
+//! Fork and exec with a precise error: which step failed, with which errno. Everything is prepared before the fork;
+//! between fork and exec the child makes system calls only, for another thread may hold the allocator's lock.
+//! Only `reaper` calls it, with its lock held across the fork.
+
+use std::ffi::{CString, c_char, c_int};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Rlimit};
+
+use super::users::Identity;
+
+/// What the child sees as its standard descriptors.
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    Pipes {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    Pty {
+        slave: OwnedFd,
+    },
+}
+
+/// A command ready to run: nothing in it needs memory or a lookup any more.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// Paths to try in order, as execvp does.
+    pub(crate) programs: Vec<CString>,
+    pub(crate) argv: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    pub(crate) cwd: Option<CString>,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) stdio: Stdio,
+    /// Restored in the child; the agent's own is raised.
+    pub(crate) nofile: Rlimit,
+}
+
+/// The step between fork and exec that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Fork,
+    Session,
+    Stdio,
+    User,
+    Cwd,
+    Exec,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ForkError {
+    pub(crate) step: Step,
+    pub(crate) errno: i32,
+}
+
+/// A child that is running or has reported why not through `status`.
+#[derive(Debug)]
+pub(crate) struct Forked {
+    pub(crate) pid: Pid,
+    status: OwnedFd,
+}
+
+impl Forked {
+    /// Waits until the child has executed its program or failed. Blocks for as long as the file system takes.
+    pub(crate) fn executed(self) -> Result<(), ForkError> {
+        let mut report = [0u8; 8];
+        match std::fs::File::from(self.status).read_exact(&mut report) {
+            Ok(()) => {
+                let [s0, s1, s2, s3, e0, e1, e2, e3] = report;
+                let step = match u32::from_ne_bytes([s0, s1, s2, s3]) {
+                    1 => Step::Session,
+                    2 => Step::Stdio,
+                    3 => Step::User,
+                    4 => Step::Cwd,
+                    _ => Step::Exec,
+                };
+                Err(ForkError {
+                    step,
+                    errno: i32::from_ne_bytes([e0, e1, e2, e3]),
+                })
+            }
+            // The pipe is close-on-exec: its end without a report is the exec.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Pointer arrays for execve; they borrow from `Prepared`.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// Forks. The child leads a session and process group of its own.
+pub(crate) fn fork(command: &Prepared) -> Result<Forked, ForkError> {
+    let failed = |errno: rustix::io::Errno| ForkError {
+        step: Step::Fork,
+        errno: errno.raw_os_error(),
+    };
+    let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+    let programs = pointers(&command.programs);
+    let argv = pointers(&command.argv);
+    let env = pointers(&command.env);
+
+    // SAFETY: the child runs `child` only, which makes system calls on data prepared above and never returns.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        -1 => {
+            let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN);
+            Err(ForkError {
+                step: Step::Fork,
+                errno,
+            })
+        }
+        // SAFETY: see above; all pointers stay valid because the parent's memory is copied whole.
+        0 => unsafe { child(command, &programs, &argv, &env, report.as_raw_fd()) },
+        pid => {
+            let pid = Pid::from_raw(pid).expect("fork returns a positive pid to the parent");
+            Ok(Forked { pid, status })
+        }
+    }
+}
+
+/// The child's side. Reports the first failure and exits.
+///
+/// # Safety
+/// Only in a freshly forked child: the arrays must be NULL-terminated and nothing here may allocate or lock.
+unsafe fn child(
+    command: &Prepared,
+    programs: &[*const c_char],
+    argv: &[*const c_char],
+    env: &[*const c_char],
+    report: RawFd,
+) -> ! {
+    let fail = |step: u32, errno: c_int| -> ! {
+        let mut message = [0u8; 8];
+        message[..4].copy_from_slice(&step.to_ne_bytes());
+        message[4..].copy_from_slice(&errno.to_ne_bytes());
+        // SAFETY: plain system calls on a live buffer.
+        unsafe {
+            libc::write(report, message.as_ptr().cast(), message.len());
+            libc::_exit(127)
+        }
+    };
+    // SAFETY: errno is thread-local and readable at any time.
+    let errno = || unsafe { *libc::__errno_location() };
+
+    // SAFETY: system calls with valid arguments; the process is single-threaded.
+    unsafe {
+        if libc::setsid() == -1 {
+            fail(1, errno());
+        }
+        let targets = match &command.stdio {
+            Stdio::Pipes { stdin, stdout, stderr } => [stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()],
+            Stdio::Pty { slave } => {
+                let slave = slave.as_raw_fd();
+                if libc::ioctl(slave, libc::TIOCSCTTY, 0) == -1 {
+                    fail(1, errno());
+                }
+                [slave; 3]
+            }
+        };
+        // The agent never has its own 0, 1 or 2 closed, so the sources are all above 2 and none is overwritten.
+        for (wanted, source) in targets.into_iter().enumerate() {
+            if libc::dup2(source, wanted as c_int) == -1 {
+                fail(2, errno());
+            }
+        }
+        reset_signals();
+        libc::umask(0o022);
+        let number = |limit: Option<u64>| limit.map_or(libc::RLIM_INFINITY, |limit| limit as libc::rlim_t);
+        let limit = libc::rlimit {
+            rlim_cur: number(command.nofile.current),
+            rlim_max: number(command.nofile.maximum),
+        };
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        if let Some(identity) = &command.identity {
+            let groups = identity.groups.as_ptr().cast();
+            if libc::setgroups(identity.groups.len() as _, groups) == -1
+                || libc::setgid(identity.gid) == -1
+                || libc::setuid(identity.uid) == -1
+            {
+                fail(3, errno());
+            }
+        }
+        if let Some(cwd) = &command.cwd
+            && libc::chdir(cwd.as_ptr()) == -1
+        {
+            fail(4, errno());
+        }
+        // As execvp: a name that is not there or may not be run is passed over, and EACCES wins over ENOENT.
+        let mut seen = libc::ENOENT;
+        for program in programs.iter().take_while(|p| !p.is_null()) {
+            libc::execve(*program, argv.as_ptr(), env.as_ptr());
+            match errno() {
+                libc::ENOENT | libc::ENOTDIR => {}
+                libc::EACCES => seen = libc::EACCES,
+                other => fail(5, other),
+            }
+        }
+        fail(5, seen)
+    }
+}
+
+/// Signal dispositions and mask as a program expects them: Rust ignores SIGPIPE, tokio handles SIGCHLD.
+///
+/// # Safety
+/// Only in a freshly forked child.
+unsafe fn reset_signals() {
+    // SAFETY: system calls on zeroed storage that is larger than what the kernel reads.
+    unsafe {
+        // By system call: glibc refuses its own two signals, which a parent may have left ignored.
+        let default = [0u64; 8];
+        for signal in 1..=64 {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null::<u8>(),
+                8usize,
+            );
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
+    }
+}

@@ -1,0 +1,89 @@
+//! Reads /proc: process parents, groups, sessions, start times, environments. Every answer may be stale when it is
+//! used; a pid is the same process only if its start time is the same. `exec::tree` and `rpc` call it.
+
+use std::fs;
+
+/// One process as /proc/PID/stat showed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) parent: i32,
+    pub(crate) group: i32,
+    pub(crate) session: i32,
+    pub(crate) zombie: bool,
+    /// Clock ticks after boot.
+    pub(crate) start: u64,
+}
+
+/// All processes that this one can see.
+pub(crate) fn processes() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(process).collect()
+}
+
+pub(crate) fn process(pid: i32) -> Option<Process> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(stat: &[u8]) -> Option<Process> {
+    // The name is in parentheses and may hold anything, more parentheses too: the last one ends it.
+    let text = String::from_utf8_lossy(stat);
+    let (head, tail) = text.rsplit_once(')')?;
+    let pid = head.split(' ').next()?.parse().ok()?;
+    let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse().ok();
+    Some(Process {
+        pid,
+        parent: number(1)?,
+        group: number(2)?,
+        session: number(3)?,
+        zombie: matches!(fields.first(), Some(&("Z" | "X"))),
+        start: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// Whether the process was started with this `NAME=value` in its environment. False if it may not be read.
+pub(crate) fn has_environment(pid: i32, entry: &[u8]) -> bool {
+    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|e| e == entry))
+}
+
+/// The kernel's boot id; empty where /proc is hidden.
+pub(crate) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_spaces_and_parentheses() {
+        let stat = b"42 (a) R (b) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 991 1 1";
+        let process = parse_stat(stat).unwrap();
+        assert_eq!(
+            process,
+            Process {
+                pid: 42,
+                parent: 7,
+                group: 42,
+                session: 42,
+                zombie: false,
+                start: 991
+            }
+        );
+    }
+
+    #[test]
+    fn this_process_is_seen() {
+        let me = std::process::id() as i32;
+        assert!(processes().iter().any(|p| p.pid == me && p.start > 0 && !p.zombie));
+        assert_eq!(parse_stat(b"nonsense"), None);
+    }
+}

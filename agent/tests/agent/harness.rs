@@ -1,0 +1,210 @@
+//! Starts a real agent in a directory of its own and ends it; short ways to run a command through it.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use podbridge_proto::v1::agent_client::AgentClient;
+use podbridge_proto::v1::exec_client::ExecClient;
+use podbridge_proto::v1::exec_event::Event;
+use podbridge_proto::v1::exit_record::Cause;
+use podbridge_proto::v1::files_client::FilesClient;
+use podbridge_proto::v1::{ExecEvent, ExitRecord, RunRequest, StartRequest, StdinMode, Stream};
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_podbridge-agent");
+
+pub(crate) struct Agent {
+    pub(crate) dir: TempDir,
+    process: Child,
+}
+
+impl Agent {
+    pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    pub(crate) fn with(arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(AGENT);
+        command
+            .arg("serve")
+            .arg("--socket")
+            .arg(dir.path().join("agent.sock"))
+            .args(arguments);
+        let process = command
+            .env("PODBRIDGE_LOG", "info")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let agent = Self { dir, process };
+        eventually("the agent listens", || agent.socket().exists());
+        agent
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent.sock")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        connect(self.socket()).await
+    }
+
+    pub(crate) async fn exec(&self) -> ExecClient<Channel> {
+        ExecClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn files(&self) -> FilesClient<Channel> {
+        FilesClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn hello(&self) -> AgentClient<Channel> {
+        AgentClient::new(self.channel().await)
+    }
+
+    /// Runs a shell line to its end.
+    pub(crate) async fn sh(&self, line: &str) -> Finished {
+        let stream = self.exec().await.run(run(shell(line))).await.unwrap().into_inner();
+        finish(stream).await
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub(crate) async fn connect(socket: PathBuf) -> Channel {
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://agent")
+        .connect_with_connector(connector)
+        .await
+        .unwrap()
+}
+
+pub(crate) fn shell(line: &str) -> StartRequest {
+    argv(&["/bin/sh", "-c", line])
+}
+
+pub(crate) fn argv(argv: &[&str]) -> StartRequest {
+    StartRequest {
+        exec_id: rand_id(),
+        digest: vec![7u8; 32].into(),
+        argv: argv.iter().map(|arg| arg.to_string().into()).collect(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn with_stdin(start: StartRequest, stdin: &'static [u8]) -> StartRequest {
+    StartRequest {
+        stdin_mode: StdinMode::Inline as i32,
+        stdin: stdin.into(),
+        ..start
+    }
+}
+
+pub(crate) fn run(start: StartRequest) -> RunRequest {
+    RunRequest {
+        start: Some(start),
+        ..Default::default()
+    }
+}
+
+fn rand_id() -> bytes::Bytes {
+    std::fs::read("/proc/sys/kernel/random/uuid").unwrap()[..16]
+        .to_vec()
+        .into()
+}
+
+/// An exec as its reader saw it.
+#[derive(Debug, Default)]
+pub(crate) struct Finished {
+    pub(crate) pid: u32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) exit: Option<ExitRecord>,
+    pub(crate) held_open: bool,
+}
+
+impl Finished {
+    pub(crate) fn cause(&self) -> Cause {
+        self.exit.clone().unwrap().cause.unwrap()
+    }
+
+    pub(crate) fn stdout(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+}
+
+/// Reads to `Closed`, and checks that offsets and lengths are right.
+pub(crate) async fn finish(mut stream: Streaming<ExecEvent>) -> Finished {
+    let mut seen = Finished::default();
+    while let Some(event) = stream.message().await.unwrap() {
+        match event.event.unwrap() {
+            Event::Started(started) => seen.pid = started.pid,
+            Event::Output(output) => {
+                let stderr = output.stream == Stream::Stderr as i32;
+                let sink = if stderr { &mut seen.stderr } else { &mut seen.stdout };
+                assert_eq!(output.offset, sink.len() as u64);
+                sink.extend_from_slice(&output.data);
+            }
+            Event::Gap(gap) => panic!("{gap:?}"),
+            Event::Exited(record) => seen.exit = Some(record),
+            Event::Closed(closed) => {
+                assert_eq!(closed.stdout_length, seen.stdout.len() as u64);
+                assert_eq!(closed.stderr_length, seen.stderr.len() as u64);
+                seen.held_open = closed.held_open;
+                return seen;
+            }
+        }
+    }
+    panic!("the stream ended without Closed: {seen:?}")
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Fails instead of hanging.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it does not hang")
+}
+
+pub(crate) fn alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+pub(crate) fn zombies_of(parent: u32) -> usize {
+    let pids = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    let stats = pids.filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+    stats.filter(|stat| stat.contains(&format!(") Z {parent} "))).count()
+}

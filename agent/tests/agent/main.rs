@@ -1,0 +1,8 @@
+//! Tests of the agent from its client's side: the real binary, its real socket, the generated client.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod exec;
+mod files;
+mod harness;
+mod lifecycle;

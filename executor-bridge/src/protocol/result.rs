@@ -1,0 +1,195 @@
+//! How an operation ended, as the last frame of its connection says it. Owns the outcome's JSON form; `exit` gives each
+//! its exit code.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use crate::error::{FailedKind, Failure, Kind};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    Ok(Done),
+    Exited {
+        code: u8,
+        #[serde(default, skip_serializing_if = "is_false")]
+        held_open: bool,
+    },
+    Signaled {
+        signal: u8,
+        #[serde(default, skip_serializing_if = "is_false")]
+        held_open: bool,
+        #[serde(default)]
+        message: String,
+    },
+    TimedOut(Ended),
+    Cancelled(Ended),
+    OomKilled {
+        message: String,
+        #[serde(default, skip_serializing_if = "is_false")]
+        held_open: bool,
+    },
+    StartFailed {
+        /// 126 or 127.
+        code: u8,
+        step: String,
+        errno: i32,
+        message: String,
+    },
+    Failed {
+        kind: FailedKind,
+        message: String,
+    },
+    Unreachable(Failure),
+    Lost(Failure),
+}
+
+/// An exec whose tree was ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ended {
+    /// Processes that could not be killed.
+    #[serde(default)]
+    pub survivors: Vec<u32>,
+    #[serde(default)]
+    pub message: String,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub held_open: bool,
+}
+
+/// What an operation that succeeded has to tell; which keys are there depends on the operation.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Done {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// `Some(None)`, JSON `null`: there is no such file.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub stat: Option<Option<FileStat>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Bridge>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<Vec<LinkStatus>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStat {
+    pub mode: u32,
+    pub size: u64,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime_ns: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    pub version: String,
+    pub uid: u32,
+    pub instance: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bridge {
+    pub version: String,
+    pub pid: u32,
+    /// Without secrets.
+    pub target: Value,
+    pub uptime_s: u64,
+    /// Open operations, this one not counted.
+    pub operations: usize,
+    /// Seconds after which an unused bridge ends; 0: never.
+    pub idle_s: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// `null`: the pod's default, not known yet.
+    pub container: Option<String>,
+    /// `exec-proxy` or `local`.
+    pub link: String,
+    /// `up`, `dialing` or `down`.
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    /// Why it is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// `null` that is there is something else than a key that is not.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<FileStat>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl Outcome {
+    pub fn done() -> Self {
+        Outcome::Ok(Done::default())
+    }
+
+    pub fn failed(kind: FailedKind, message: impl Into<String>) -> Self {
+        Outcome::Failed {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    pub fn lost(kind: Kind, message: impl Into<String>) -> Self {
+        Outcome::Lost(Failure::new(kind, message))
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an outcome has string keys only")
+    }
+
+    /// For logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::Ok(_) => "ok",
+            Outcome::Exited { .. } => "exited",
+            Outcome::Signaled { .. } => "signaled",
+            Outcome::TimedOut(_) => "timed_out",
+            Outcome::Cancelled(_) => "cancelled",
+            Outcome::OomKilled { .. } => "oom_killed",
+            Outcome::StartFailed { .. } => "start_failed",
+            Outcome::Failed { .. } => "failed",
+            Outcome::Unreachable(_) => "unreachable",
+            Outcome::Lost(_) => "lost",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_have_the_documented_form() {
+        let json = |outcome: &Outcome| String::from_utf8(outcome.encode()).unwrap();
+        let exited = Outcome::Exited {
+            code: 3,
+            held_open: false,
+        };
+        assert_eq!(json(&exited), r#"{"outcome":"exited","code":3}"#);
+        let unreachable = Outcome::Unreachable(Failure::new(Kind::Forbidden, "no"));
+        assert_eq!(
+            json(&unreachable),
+            r#"{"outcome":"unreachable","kind":"forbidden","message":"no"}"#
+        );
+        assert_eq!(json(&Outcome::done()), r#"{"outcome":"ok"}"#);
+        let absent = Outcome::Ok(Done {
+            stat: Some(None),
+            ..Done::default()
+        });
+        assert_eq!(json(&absent), r#"{"outcome":"ok","stat":null}"#);
+        for outcome in [exited, unreachable, Outcome::done(), absent] {
+            assert_eq!(serde_json::from_slice::<Outcome>(&outcome.encode()).unwrap(), outcome);
+        }
+    }
+}

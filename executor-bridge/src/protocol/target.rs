@@ -1,0 +1,247 @@
+//! What a bridge serves: the options the user gave, and nothing else, as a JSON object; its key names the socket. Secrets
+//! may be inside: `Debug` and `public` show none.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::Failure;
+
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    /// One absolute path, or several with ':' between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<String>,
+    /// The content instead of a path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig_data: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_cert: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_ssl: Option<bool>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_args: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkChoice>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_socket: Option<PathBuf>,
+}
+
+/// How to reach the agent; absent means the bridge's own choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkChoice {
+    Auto,
+    ExecProxy,
+    Local,
+}
+
+/// Names a bridge's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key(String);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A target and the object it came from, whose key it has even if a newer client wrote it another way.
+#[derive(Debug, Clone)]
+pub struct Identified {
+    pub target: Target,
+    pub key: Key,
+}
+
+impl Identified {
+    /// From a client's JSON.
+    pub fn parse(json: &[u8]) -> Result<Self, Failure> {
+        let value: Value = serde_json::from_slice(json)
+            .map_err(|error| Failure::usage(format!("the target on standard input is no JSON: {error}")))?;
+        let key = key(&value);
+        // serde's message names the key that is wrong and never a value of it: those are strings and paths.
+        let target: Target = serde_json::from_value(value)
+            .map_err(|error| Failure::usage(format!("the target on standard input cannot be used: {error}")))?;
+        target.check()?;
+        Ok(Self { target, key })
+    }
+
+    pub fn new(target: Target) -> Result<Self, Failure> {
+        target.check()?;
+        let value = serde_json::to_value(&target)
+            .map_err(|error| Failure::usage(format!("the target cannot be written as JSON: {error}")))?;
+        Ok(Self {
+            key: key(&value),
+            target,
+        })
+    }
+}
+
+/// First 16 hexadecimal digits of the SHA-256 of the canonical JSON: sorted keys, no white space, no escapes for
+/// printable text. serde_json writes exactly that, its objects being sorted maps.
+fn key(value: &Value) -> Key {
+    let digest = Sha256::digest(value.to_string().as_bytes());
+    Key(hex(&digest[..8]))
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Target {
+    fn check(&self) -> Result<(), Failure> {
+        let link = self.link.unwrap_or(LinkChoice::Auto);
+        if link == LinkChoice::Local {
+            return match &self.agent_socket {
+                Some(path) if path.is_absolute() => Ok(()),
+                Some(path) => Err(Failure::usage(format!(
+                    "the agent's socket {} is not an absolute path",
+                    path.display()
+                ))),
+                None => Err(Failure::usage(
+                    "the local link needs the agent's socket: give --agent-socket or PODBRIDGE_AGENT_SOCKET",
+                )),
+            };
+        }
+        if self.pod.as_deref().unwrap_or_default().is_empty() {
+            return Err(Failure::usage("no pod is named"));
+        }
+        let names = [&self.pod, &self.namespace];
+        if let Some(name) = names.into_iter().flatten().find(|name| !is_kubernetes_name(name)) {
+            return Err(Failure::usage(format!(
+                "{name:?} cannot be the name of a pod or namespace: lower-case letters, digits, '-' and '.' only"
+            )));
+        }
+        if self.kubeconfig.is_some() && self.kubeconfig_data.is_some() {
+            return Err(Failure::usage("give kubeconfig or kubeconfig_data, not both"));
+        }
+        let single = [&self.client_cert, &self.client_key, &self.ca_cert];
+        let listed = self.kubeconfig.as_deref().unwrap_or_default().split(':');
+        let mut paths = single
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .chain(listed.filter(|path| !path.is_empty()));
+        if let Some(path) = paths.find(|path| !path.starts_with('/')) {
+            // The bridge has another working directory than the user.
+            return Err(Failure::usage(format!("{path} is not an absolute path")));
+        }
+        Ok(())
+    }
+
+    pub fn link(&self) -> LinkChoice {
+        match self.link {
+            Some(LinkChoice::Local) => LinkChoice::Local,
+            _ => LinkChoice::ExecProxy,
+        }
+    }
+
+    /// For messages.
+    pub fn pod_name(&self) -> &str {
+        self.pod.as_deref().unwrap_or("-")
+    }
+
+    /// What `status` and logs may show: nothing that could hold a secret.
+    pub fn public(&self) -> Value {
+        let shown = Self {
+            kubeconfig_data: None,
+            token: None,
+            username: None,
+            password: None,
+            extra_args: Vec::new(),
+            env: BTreeMap::new(),
+            ..self.clone()
+        };
+        serde_json::to_value(shown).unwrap_or_default()
+    }
+}
+
+/// RFC 1123 subdomain, as Kubernetes has it. Such a name is safe in a URL.
+fn is_kubernetes_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed) && !name.starts_with('.')
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Target({})", self.public())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key_of(json: &str) -> String {
+        Identified::parse(json.as_bytes()).unwrap().key.to_string()
+    }
+
+    /// The vector that the Python plugin asserts too: sha256('{"namespace":"ci","pod":"web"}')[:16].
+    #[test]
+    fn the_key_of_a_known_target() {
+        assert_eq!(key_of(r#"{"pod":"web","namespace":"ci"}"#), "655b32a8db20b679");
+    }
+
+    #[test]
+    fn the_key_depends_on_content_alone() {
+        let plain = key_of(r#"{"pod":"web","namespace":"ci","env":{"B":"ż\u007f","A":"\n"}}"#);
+        let spaced = key_of("{ \"namespace\" : \"ci\",\n \"env\":{\"A\":\"\\u000a\",\"B\":\"\\u017c\x7f\"}, \"pod\":\"web\" }");
+        assert_eq!(plain, spaced);
+        // json.dumps(t, sort_keys=True, separators=(",", ":"), ensure_ascii=False) of the same.
+        assert_eq!(plain, "d9b806a18f419811");
+        let written = Identified::new(Target {
+            pod: Some("web".into()),
+            namespace: Some("ci".into()),
+            ..Target::default()
+        });
+        assert_eq!(written.unwrap().key.to_string(), key_of(r#"{"pod":"web","namespace":"ci"}"#));
+    }
+
+    #[test]
+    fn targets_that_cannot_work_are_refused_by_name() {
+        let refused = |json: &str| Identified::parse(json.as_bytes()).unwrap_err().message;
+        assert!(refused("{}").contains("no pod"));
+        assert!(refused(r#"{"pod":"../x"}"#).contains("\"../x\""));
+        assert!(refused(r#"{"pod":"web","namespcae":"ci"}"#).contains("namespcae"));
+        assert!(refused(r#"{"pod":"web","kubeconfig":"kube/config"}"#).contains("absolute"));
+        assert!(refused(r#"{"pod":"web","kubeconfig":"/a:b"}"#).contains("b is not"));
+        assert!(refused(r#"{"pod":"web","link":"local"}"#).contains("--agent-socket"));
+        assert!(refused(r#"{"pod":"web","link":"warp"}"#).contains("warp"));
+        assert!(refused("not json").contains("no JSON"));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let json = r#"{"pod":"web","token":"SECRET","password":"SECRET","kubeconfig_data":{"x":"SECRET"},
+            "extra_args":["--token=SECRET"],"env":{"X":"SECRET"}}"#;
+        let target = Identified::parse(json.as_bytes()).unwrap();
+        assert!(!format!("{target:?}").contains("SECRET"));
+        assert!(format!("{target:?}").contains("web"));
+    }
+}
