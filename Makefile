@@ -2,23 +2,69 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 
 # Builds and downloads live outside the clone, so that a fresh clone starts warm.
 export PODBRIDGE_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podbridge
 export CARGO_TARGET_DIR ?= $(PODBRIDGE_CACHE_DIR)/target
+export RUST_BACKTRACE ?= 0
+
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+TOOLS := $(PODBRIDGE_CACHE_DIR)/tools
+DENY := $(TOOLS)/cargo-deny-0.20.2
+RUFF := $(TOOLS)/ruff-0.17.6
+ANSIBLE := $(PODBRIDGE_CACHE_DIR)/venv/demo-ansible-core-2.18
 
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+.PHONY: build
+build: ## release binaries in dist/bin
+	# The agent runs in any image: nothing may be looked up in a libc that is not there.
+	RUSTFLAGS="-C target-feature=+crt-static" \
+		cargo build --release --locked -p podbridge-agent --target $(HOST)
+	cargo build --release --locked -p podbridge
+	install -D -t dist/bin $(CARGO_TARGET_DIR)/$(HOST)/release/podbridge-agent $(CARGO_TARGET_DIR)/release/podbridge
+
+.PHONY: demo
+demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cluster
+	ANSIBLE=$(ANSIBLE) demo/run
+
 .PHONY: test
 test: lint test-rust ## everything that has to pass
 
 .PHONY: lint
-lint: ## formatting, clippy
+lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python style
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
+	$(RUFF)/bin/ruff check
+	$(RUFF)/bin/ruff format --check
 
 .PHONY: test-rust
 test-rust: ## unit and crate tests
 	cargo test --workspace --locked
+
+.PHONY: cluster-up cluster-down
+cluster-up: ## start the test cluster and print its settings
+	tests/cluster/cluster up
+cluster-down: ## remove the test cluster
+	tests/cluster/cluster down
+
+# Tools, each in a directory that names its version; .ready marks a complete one.
+version = $(lastword $(subst -, ,$(@D)))
+
+$(DENY)/.ready:
+	cargo install --locked --quiet --root $(@D) cargo-deny --version $(version)
+	touch $@
+
+$(RUFF)/.ready:
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check ruff==$(version)
+	touch $@
+
+$(ANSIBLE)/.ready:
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check 'ansible-core~=$(version).0'
+	touch $@

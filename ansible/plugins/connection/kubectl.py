@@ -1,0 +1,671 @@
+# Copyright: podbridge contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible's connection to a pod through podbridge: glue, and the client protocol (docs/client-protocol.md) on the
+standard library. It knows nothing of Kubernetes: the options go to the bridge as they are.
+"""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+author: podbridge contributors
+name: kubectl
+short_description: Execute tasks in pods running on Kubernetes, over one warm connection
+description:
+  - Runs tasks in, and puts and fetches files to and from, pods of a Kubernetes cluster, through a I(podbridge) bridge,
+    which is started on demand and keeps one connection to the pod.
+  - Takes the options, variables and environment variables of P(kubernetes.core.kubectl#connection), with the
+    same meaning.
+version_added: 0.1.0
+requirements:
+  - podbridge (binary) on the controller
+options:
+  kubectl_pod:
+    description:
+      - Pod name. Required when the host name does not match the pod name.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_pod
+    env:
+      - name: K8S_AUTH_POD
+  kubectl_container:
+    description:
+      - Container name. Without it the pod's default container (annotation C(kubectl.kubernetes.io/default-container))
+        is used, else its first one.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_container
+    env:
+      - name: K8S_AUTH_CONTAINER
+  kubectl_namespace:
+    description:
+      - The namespace of the pod. Without it, that of the context.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_namespace
+    env:
+      - name: K8S_AUTH_NAMESPACE
+  kubectl_extra_args:
+    description:
+      - Further global options of kubectl, for example C(--as=ci). They are never put on a command line.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_extra_args
+    env:
+      - name: K8S_AUTH_EXTRA_ARGS
+  kubectl_local_env_vars:
+    description:
+      - Environment variables for the bridge on the controller, for example C(HTTPS_PROXY).
+    default: {}
+    type: dict
+    vars:
+      - name: ansible_kubectl_local_env_vars
+  kubectl_kubeconfig:
+    description:
+      - Path to a kubectl config file, or its content as a dictionary. Defaults to C(KUBECONFIG), else
+        I(~/.kube/config).
+    default: ''
+    type: raw
+    vars:
+      - name: ansible_kubectl_kubeconfig
+      - name: ansible_kubectl_config
+    env:
+      - name: K8S_AUTH_KUBECONFIG
+  kubectl_context:
+    description:
+      - The name of a context found in the config file.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_context
+    env:
+      - name: K8S_AUTH_CONTEXT
+  kubectl_host:
+    description:
+      - URL for accessing the API.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_host
+      - name: ansible_kubectl_server
+    env:
+      - name: K8S_AUTH_HOST
+      - name: K8S_AUTH_SERVER
+  kubectl_username:
+    description:
+      - User name for authenticating with the API.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_username
+      - name: ansible_kubectl_user
+    env:
+      - name: K8S_AUTH_USERNAME
+  kubectl_password:
+    description:
+      - Password for authenticating with the API.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_password
+    env:
+      - name: K8S_AUTH_PASSWORD
+  kubectl_token:
+    description:
+      - Bearer token for authenticating with the API.
+    type: str
+    vars:
+      - name: ansible_kubectl_token
+      - name: ansible_kubectl_api_key
+    env:
+      - name: K8S_AUTH_TOKEN
+      - name: K8S_AUTH_API_KEY
+  client_cert:
+    description:
+      - Path to a certificate used to authenticate with the API.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_cert_file
+      - name: ansible_kubectl_client_cert
+    env:
+      - name: K8S_AUTH_CERT_FILE
+    aliases: [ kubectl_cert_file ]
+  client_key:
+    description:
+      - Path to a key file used to authenticate with the API.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_key_file
+      - name: ansible_kubectl_client_key
+    env:
+      - name: K8S_AUTH_KEY_FILE
+    aliases: [ kubectl_key_file ]
+  ca_cert:
+    description:
+      - Path to a CA certificate used to authenticate with the API.
+    default: ''
+    type: str
+    vars:
+      - name: ansible_kubectl_ssl_ca_cert
+      - name: ansible_kubectl_ca_cert
+    env:
+      - name: K8S_AUTH_SSL_CA_CERT
+    aliases: [ kubectl_ssl_ca_cert ]
+  validate_certs:
+    description:
+      - Whether to verify the API server's certificate. Defaults to what the config file says, else V(true).
+    default: ''
+    type: raw
+    vars:
+      - name: ansible_kubectl_verify_ssl
+      - name: ansible_kubectl_validate_certs
+    env:
+      - name: K8S_AUTH_VERIFY_SSL
+    aliases: [ kubectl_verify_ssl ]
+  remote_user:
+    description:
+      - The user in the pod that tasks run as, a name or number; needs an agent that runs as root. Without it
+        tasks run as the container's user. C(ansible_user) has no influence, as many images have no such user.
+    type: str
+    vars:
+      - name: ansible_podbridge_user
+  pipelining:
+    description:
+      - Send modules through the connection instead of copying them to the pod first.
+    default: true
+    type: bool
+    vars:
+      - name: ansible_pipelining
+    env:
+      - name: ANSIBLE_PIPELINING
+    ini:
+      - section: defaults
+        key: pipelining
+      - section: connection
+        key: pipelining
+  podbridge:
+    description:
+      - V(false) uses P(kubernetes.core.kubectl#connection) for this host instead.
+    default: true
+    type: bool
+    vars:
+      - name: ansible_podbridge
+  podbridge_oom:
+    description:
+      - What a container that exceeded its memory limit under a task is. A retry would only repeat it,
+        so it is V(failed).
+    default: failed
+    choices: [ failed, unreachable ]
+    type: str
+    vars:
+      - name: ansible_podbridge_oom
+  podbridge_executable:
+    description:
+      - Path of the binary that starts a bridge, or its name in C(PATH).
+    default: podbridge
+    type: str
+    vars:
+      - name: ansible_podbridge_executable
+    env:
+      - name: PODBRIDGE_EXECUTABLE
+  podbridge_link:
+    description:
+      - How the bridge reaches the agent.
+    default: auto
+    choices: [ auto, exec-proxy, local ]
+    type: str
+    vars:
+      - name: ansible_podbridge_link
+    env:
+      - name: PODBRIDGE_LINK
+  podbridge_agent_socket:
+    description:
+      - The agent's Unix socket, for the link V(local).
+    default: ''
+    type: str
+    vars:
+      - name: ansible_podbridge_agent_socket
+    env:
+      - name: PODBRIDGE_AGENT_SOCKET
+  podbridge_connect_timeout:
+    description:
+      - Seconds until a pod that does not answer is unreachable.
+    default: 30
+    type: int
+    vars:
+      - name: ansible_podbridge_connect_timeout
+    env:
+      - name: PODBRIDGE_CONNECT_TIMEOUT
+  podbridge_idle:
+    description:
+      - Seconds without a task after which a bridge started by this plugin ends; V(0) is never.
+    default: 600
+    type: int
+    vars:
+      - name: ansible_podbridge_idle
+    env:
+      - name: PODBRIDGE_IDLE
+"""
+
+EXAMPLES = r"""
+- name: Run a command in a pod
+  hosts: localhost
+  gather_facts: false
+  vars:
+    ansible_connection: podbridge.zuul.kubectl
+    ansible_kubectl_namespace: my-namespace
+    ansible_kubectl_pod: my-pod
+  tasks:
+    - name: Say hello
+      ansible.builtin.command: echo "Hello, World!"
+"""
+
+import base64
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shlex
+import socket
+import stat
+import struct
+import subprocess
+import uuid
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
+from ansible.module_utils.common.text.converters import to_bytes, to_text
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.loader import connection_loader
+from ansible.utils.display import Display
+
+from ansible.plugins.connection import ConnectionBase
+
+display = Display()
+
+# Frame types, client to bridge and back.
+REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03
+STARTED, STDOUT, STDERR, STDIN_ACK, RESULT = 0x10, 0x11, 0x12, 0x13, 0x1F
+# Bytes of stdin that may be on their way, and in one frame.
+WINDOW, CHUNK = 1 << 20, 1 << 16
+# Seconds for answers that need no pod.
+LOCAL_TIMEOUT = 10
+
+
+class Lost(Exception):
+    pass
+
+
+def octets(value):
+    """A byte string as JSON carries it: text, or base64 where it is not UTF-8."""
+    data = to_bytes(value, errors="surrogate_or_strict")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(data).decode("ascii")}
+
+
+def target_key(target):
+    """The name that a target's bridge is found by."""
+    text = json.dumps(target, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def socket_directory(environ):
+    """Where this user's bridges listen."""
+    if environ.get("PODBRIDGE_DIR"):
+        return environ["PODBRIDGE_DIR"]
+    if environ.get("XDG_RUNTIME_DIR"):
+        return os.path.join(environ["XDG_RUNTIME_DIR"], "podbridge")
+    return f"/tmp/podbridge-{os.geteuid()}"
+
+
+def login_path(path):
+    """As the stock plugin: a relative path begins at the root, as a container need not have a home."""
+    return os.path.normpath(path if path.startswith("/") else "/" + path)
+
+
+class Exchange:
+    """One operation: a connection to the bridge, a request, frames, a result. Closing it early cancels."""
+
+    def __init__(self, path, request, descriptors=(), timeout=None):
+        self._buffer = bytearray()
+        self.started = False
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.settimeout, self.close = self._socket.settimeout, self._socket.close
+        try:
+            self.settimeout(timeout)
+            self._socket.connect(path)
+            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            if struct.unpack("3i", credentials)[1] != os.geteuid():
+                raise Lost(f"the socket {path} is another user's")
+            payload = json.dumps({"v": 1, **request}).encode()
+            frame = struct.pack(">IB", len(payload) + 1, REQUEST) + payload
+            self._socket.sendall(frame[socket.send_fds(self._socket, [frame], list(descriptors)) :])
+        except (OSError, Lost) as error:
+            self.close()
+            raise Lost(f"the bridge does not answer on {path}: {error}") from error
+
+    def send(self, kind, payload=b""):
+        # After a failure the result that the bridge sent before it closed is still to be read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(struct.pack(">IB", len(payload) + 1, kind) + payload)
+
+    def _read(self, count):
+        while len(self._buffer) < count:
+            try:
+                data = self._socket.recv(1 << 18)
+            except ConnectionError as error:
+                raise Lost(f"the bridge was lost: {error.strerror}") from error
+            if not data:
+                raise Lost("the bridge ended")
+            self._buffer += data
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return data
+
+    def receive(self):
+        """The next frame: its type, and its payload or, for JSON, its object."""
+        length, kind = struct.unpack(">IB", self._read(5))
+        payload = self._read(length - 1)
+        self.started |= kind == STARTED
+        return kind, json.loads(payload) if kind in (STARTED, RESULT) else payload
+
+    def result(self):
+        """Everything up to the result, for operations whose data goes through descriptors."""
+        while True:
+            kind, payload = self.receive()
+            if kind == RESULT:
+                return payload
+
+
+class Connection(ConnectionBase):
+    """Tasks in one container of one pod."""
+
+    transport = "kubectl"
+    has_pipelining = True
+    prefix = "kubectl"  # of the options; oc.py has another
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._stock = None
+
+    def set_options(self, task_keys=None, var_options=None, direct=None):
+        super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
+        if not super().get_option("podbridge"):
+            name = {"kubectl": "kubernetes.core.kubectl", "oc": "community.okd.oc"}[self.prefix]
+            self._stock = connection_loader.get(name, self._play_context, os.devnull)
+            if self._stock is None:
+                raise AnsibleError(f"ansible_podbridge is false, but the collection of {name} is not installed")
+            self._stock.set_options(task_keys=task_keys, var_options=var_options, direct=direct)
+
+    def get_option(self, option, hostvars=None):
+        # With the stock plugin its own options count, also what it does not have.
+        source = self._stock if self._stock else super()
+        return source.get_option(option, hostvars=hostvars)
+
+    def _stock_plugin(self):
+        """The stock plugin, if it was asked for, with what core has given to this one."""
+        if self._stock:
+            self._stock.set_become_plugin(self.become)
+        return self._stock
+
+    def _option(self, name):
+        try:
+            value = self.get_option(f"{self.prefix}_{name}")
+        except KeyError:  # oc has no user name and password
+            return None
+        return value or None
+
+    def _pod(self):
+        return str(self._option("pod") or self._play_context.remote_addr)
+
+    def _target(self):
+        """What the bridge is asked for, and found by."""
+        env = self._option("local_env_vars") or {}
+        env = {str(name): str(value) for name, value in (json.loads(env) if isinstance(env, str) else env).items()}
+        target = {"pod": self._pod(), "env": env, "server": self._option("host")}
+        target.update({name: self._option(name) for name in ("namespace", "context", "token", "username", "password")})
+        for key in ("client_cert", "client_key", "ca_cert"):
+            path = self.get_option(key)
+            target[key] = os.path.abspath(os.path.expanduser(path)) if path else None
+        kubeconfig = self._option("kubeconfig") or env.get("KUBECONFIG") or os.environ.get("KUBECONFIG")
+        if isinstance(kubeconfig, dict):
+            target["kubeconfig_data"] = kubeconfig
+        elif kubeconfig:
+            paths = [os.path.abspath(os.path.expanduser(path)) for path in kubeconfig.split(":") if path]
+            target["kubeconfig"] = ":".join(paths)
+        verify = self.get_option("validate_certs")
+        if verify not in (None, "") and not boolean(verify, strict=False):
+            target["verify_ssl"] = False
+        target["extra_args"] = shlex.split(self._option("extra_args") or "")
+        link, agent = self.get_option("podbridge_link"), self.get_option("podbridge_agent_socket")
+        if link != "auto":
+            target["link"] = link
+        if link == "local" and agent:
+            target["agent_socket"] = os.path.abspath(agent)
+        # Through JSON: core tags the strings of templates.
+        return json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
+
+    def _socket_path(self, target):
+        directory = socket_directory({**os.environ, **target.get("env", {})})
+        try:
+            status = os.lstat(directory)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != 0o700:
+            raise AnsibleConnectionFailure(
+                f"{directory} is not a directory of this user alone; remove it, or set PODBRIDGE_DIR to another place"
+            )
+        return os.path.join(directory, target_key(target) + ".sock")
+
+    def _start_bridge(self, target):
+        """Starts a bridge, or finds one that another client has just started. Secrets go through the pipe only."""
+        executable, timeout = (self.get_option(f"podbridge_{name}") for name in ("executable", "connect_timeout"))
+        idle = self.get_option("podbridge_idle")
+        command = [executable, "bridge", "--connect-timeout", str(timeout), "--idle", str(idle)]
+        env = {**os.environ, **target.get("env", {})}
+        limit = timeout + LOCAL_TIMEOUT
+        try:
+            started = subprocess.run(
+                command, input=json.dumps(target).encode(), capture_output=True, env=env, timeout=limit, check=False
+            )
+            answer = json.loads(started.stdout or b"{}")
+        except OSError as error:
+            raise AnsibleError(
+                f"cannot run {executable}: {error.strerror}; install podbridge or set ansible_podbridge_executable"
+            ) from error
+        except (subprocess.TimeoutExpired, ValueError) as error:
+            raise AnsibleConnectionFailure(f"{executable} could not start a bridge: {error}") from error
+        if "socket" in answer:
+            return answer["socket"]
+        message = answer.get("error", {}).get("message") or to_text(started.stderr).strip() or "it gave no reason"
+        raise AnsibleConnectionFailure(f"no bridge for pod {self._pod()}: {message}")
+
+    def _dial(self, request, descriptors):
+        target = self._target()
+        path = self._socket_path(target)
+        try:
+            return Exchange(path or self._start_bridge(target), request, descriptors)
+        except Lost as reason:
+            if path is None:
+                raise
+            display.vvv(f"PODBRIDGE {reason}", host=self._pod())
+        return Exchange(self._start_bridge(target), request, descriptors)
+
+    @contextlib.contextmanager
+    def _exchange(self, request, descriptors=()):
+        """An operation on this container; a lost bridge is a lost host."""
+        if self._option("container"):
+            request["container"] = self._option("container")
+        state = "nothing was run"
+        try:
+            with contextlib.closing(self._dial(request, descriptors)) as exchange:
+                try:
+                    yield exchange
+                finally:
+                    state = "a command was running" if exchange.started else state
+        except Lost as reason:
+            raise AnsibleConnectionFailure(f"pod {self._pod()}: {reason}; {state}") from reason
+
+    def _require(self, result):
+        """Raises what a result other than an exit or `ok` means to Ansible."""
+        outcome, message = result["outcome"], result.get("message") or f"the command was {result['outcome']}"
+        if outcome == "oom_killed" and self.get_option("podbridge_oom") == "failed":
+            raise AnsibleError(message)
+        if outcome in ("unreachable", "lost", "cancelled", "timed_out", "oom_killed"):
+            raise AnsibleConnectionFailure(message)
+        if outcome not in ("ok", "exited", "signaled", "start_failed"):
+            raise AnsibleError(message)
+
+    def _connect(self):
+        # Every operation is a connection of its own to the bridge, which keeps the one to the pod.
+        if self._stock_plugin():
+            return self._stock_plugin()._connect()
+        self._connected = True
+        return self
+
+    def exec_command(self, cmd, in_data=None, sudoable=True):
+        if self._stock_plugin():
+            return self._stock_plugin().exec_command(cmd, in_data=in_data, sudoable=sudoable)
+        super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
+        display.vvv(f"EXEC {to_text(cmd)}", host=self._pod())
+        request = {
+            "op": "exec",
+            "exec_id": uuid.uuid4().hex,
+            "argv": [octets(self._play_context.executable or "/bin/sh"), "-c", octets(cmd)],
+        }
+        user = self.get_option("remote_user")
+        if user:
+            request["user"] = str(user)
+        if self.become and self.become.expect_prompt() and sudoable:
+            return self._exec_with_prompt(request, in_data)
+        with open(os.memfd_create("stdin", os.MFD_CLOEXEC), "wb") as memory:
+            if in_data:
+                memory.write(to_bytes(in_data))
+                memory.flush()
+                request["stdin"] = "fd"
+            with self._exchange(request, [memory.fileno()] if in_data else ()) as exchange:
+                return self._finish(exchange)
+
+    def _finish(self, exchange, stdin=None, sent=0, output=b""):
+        """Sends stdin from `sent` on, if there is one, and collects exit code, stdout and stderr."""
+        stdout, stderr, taken = [output], [], 0
+        exchange.settimeout(None)
+        while True:
+            while stdin is not None and sent - taken < WINDOW:
+                if sent == len(stdin):
+                    stdin = None
+                    exchange.send(STDIN_EOF)
+                    break
+                exchange.send(STDIN, stdin[sent : sent + CHUNK])
+                sent += len(stdin[sent : sent + CHUNK])
+            kind, payload = exchange.receive()
+            if kind == STDOUT:
+                stdout.append(payload)
+            elif kind == STDERR:
+                stderr.append(payload)
+            elif kind == STDIN_ACK:
+                taken, closed = struct.unpack(">QB", payload)
+                stdin = None if closed else stdin
+            elif kind == RESULT:
+                return self._exited(payload, b"".join(stdout), b"".join(stderr))
+
+    def _exited(self, result, stdout, stderr):
+        self._require(result)
+        outcome = result["outcome"]
+        if outcome == "start_failed":
+            if result.get("step") not in ("exec", "interpreter"):
+                raise AnsibleError(result["message"])
+            return result["code"], stdout, to_bytes(result["message"])
+        return (128 + result["signal"] if outcome == "signaled" else result["code"]), stdout, stderr
+
+    def _exec_with_prompt(self, request, in_data):
+        """Answers the prompt of sudo, su and the like; stdin follows only when the user has been changed."""
+        request["stdin"] = "stream"
+        seen, answered, sent = b"", None, b""
+        with self._exchange(request) as exchange:
+            exchange.settimeout(max(self._play_context.timeout, self.get_option("podbridge_connect_timeout")))
+            try:
+                while not self.become.check_success(seen):
+                    if answered is None and self.become.check_password_prompt(seen):
+                        answered = len(seen)
+                        password = self.become.get_option("become_pass", playcontext=self._play_context)
+                        sent = to_bytes(password, errors="surrogate_or_strict") + b"\n"
+                        exchange.send(STDIN, sent)
+                    elif answered is not None and self.become.check_incorrect_password(seen[answered:]):
+                        raise AnsibleError(f"Incorrect {self.become.name} password")
+                    kind, payload = exchange.receive()
+                    if kind in (STDOUT, STDERR):
+                        seen += payload
+                    elif kind == RESULT:
+                        # It ended without changing the user, and says why.
+                        return self._exited(payload, b"", seen)
+            except TimeoutError as error:
+                raise AnsibleError(f"timeout waiting for the {self.become.name} prompt: {to_text(seen)}") from error
+            rest = seen.split(to_bytes(self.become.success), 1)[1].lstrip(b"\r").removeprefix(b"\n")
+            return self._finish(exchange, stdin=sent + to_bytes(in_data or b""), sent=len(sent), output=rest)
+
+    def _transfer(self, request, descriptor):
+        user = self.get_option("remote_user")
+        if user and request["op"] == "put":
+            request["user"] = str(user)
+        with self._exchange(request, [descriptor]) as exchange:
+            result = exchange.result()
+        if result["outcome"] == "failed" and result.get("kind") == "not_found" and request["op"] == "get":
+            raise AnsibleFileNotFound(result["message"])
+        self._require(result)
+
+    def put_file(self, in_path, out_path):
+        if self._stock_plugin():
+            return self._stock_plugin().put_file(in_path, out_path)
+        super().put_file(in_path, out_path)
+        out_path = login_path(out_path)
+        display.vvv(f"PUT {in_path} TO {out_path}", host=self._pod())
+        try:
+            source = open(to_bytes(in_path, errors="surrogate_or_strict"), "rb")
+        except OSError as error:
+            kind = AnsibleFileNotFound if error.errno == errno.ENOENT else AnsibleError
+            raise kind(f"cannot read the local file {in_path}: {error.strerror}") from error
+        with source:
+            self._transfer({"op": "put", "path": octets(out_path)}, source.fileno())
+
+    def fetch_file(self, in_path, out_path):
+        if self._stock_plugin():
+            return self._stock_plugin().fetch_file(in_path, out_path)
+        super().fetch_file(in_path, out_path)
+        in_path = login_path(in_path)
+        display.vvv(f"FETCH {in_path} TO {out_path}", host=self._pod())
+        destination = to_bytes(out_path, errors="surrogate_or_strict")
+        temporary = os.path.join(os.path.dirname(destination), b".podbridge-" + uuid.uuid4().hex.encode())
+        try:
+            # Read and write: the bridge may compare what it wrote.
+            with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "rb") as sink:
+                self._transfer({"op": "get", "path": octets(in_path)}, sink.fileno())
+            os.replace(temporary, destination)
+        except OSError as error:
+            raise AnsibleError(f"cannot write {out_path}: {error.strerror}") from error
+        finally:
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+
+    def close(self):
+        if self._stock_plugin():
+            self._stock_plugin().close()
+        self._connected = False
+
+    def reset(self):
+        """Lets the bridge dial again. An error here would end the play for every host, so there is none."""
+        try:
+            path = None if self._stock else self._socket_path(self._target())
+            if path:
+                with contextlib.closing(Exchange(path, {"op": "relink"}, timeout=LOCAL_TIMEOUT)) as exchange:
+                    display.vvv(f"RESET {exchange.result()['outcome']}", host=self._pod())
+        except Exception as reason:
+            display.vvv(f"RESET without a bridge: {reason}", host=self._pod())

@@ -1,0 +1,76 @@
+# This file owns how ansible-core's integration targets are run: as ansible-test would, with pods for hosts.
+
+# run_targets TARGET…
+run_targets() {
+	local target pod=targets-${CORE/./-}
+	unpack_targets
+	new_pod "$pod"
+	{
+		echo "testgroup:"
+		echo "  hosts:"
+		echo "    testhost:"
+		host_vars "$pod" | sed 's/^/      /'
+		# The target fetch connects as the user that it has made; ours is another variable.
+		echo "      ansible_podbridge_user: \"{{ 'fetcher' if ansible_user | default('') == 'fetcher' else '' }}\""
+	} >"$TARGETS/../inventory"
+	for target in "$@"; do
+		case $target in
+		connection) run_connection "$pod" ;;
+		*)
+			run_target "$target"
+			run_target "$target" -b
+			;;
+		esac
+		say "target $target passed"
+	done
+}
+
+# Both ways of sending a module, under names that need quoting.
+run_connection() {
+	local inventory=$WORK/connection.yaml name
+	{
+		echo "kubectl:"
+		echo "  hosts:"
+		for name in pipelining no-pipelining; do
+			echo "    kubectl-$name-ünï:"
+			echo "      ansible_pipelining: $([ $name = pipelining ] && echo true || echo false)"
+			host_vars "$1" | sed 's/^/      /'
+		done
+	} >"$inventory"
+	local arguments=(-e target_hosts=kubectl -e action_prefix= -e "local_tmp=$WORK/ansible-local" -e remote_tmp=/tmp/ansible-remote)
+	logged connection env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh "${arguments[@]}"
+	logged connection-become env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh "${arguments[@]}" -b
+}
+
+# run_target NAME [OPTION…]
+run_target() {
+	local name=$1 directory=$TARGETS/$1
+	shift
+	mkdir -p "$WORK/output"
+	if [ -x "$directory/runme.sh" ]; then
+		git -C "$directory" --version >/dev/null
+		logged "$name$*" env -C "$directory" ANSIBLE_ROLES_PATH="$TARGETS" OUTPUT_DIR="$WORK/output" \
+			INVENTORY_PATH=../../inventory ./runme.sh "$@"
+		# It links a role, and does so only once.
+		find "$directory" -type l -delete
+		return
+	fi
+	cat >"$TARGETS/$name.yaml" <<-Y
+		- hosts: testhost
+		  gather_facts: true
+		  roles:
+		    - role: $name
+	Y
+	logged "$name$*" env -C "$TARGETS" ANSIBLE_ROLES_PATH="$TARGETS" \
+		ansible-playbook -i ../inventory "$name.yaml" -e "output_dir=$WORK/output" "$@"
+}
+
+# logged NAME COMMAND…: its output only if it failed.
+logged() {
+	local log=$WORK/$1.log
+	shift
+	if ! timeout --kill-after=10 900 "$@" >"$log" 2>&1 </dev/null; then
+		tail -n 60 "$log" >&2
+		die "failed: $(basename "$log" .log)"
+	fi
+}

@@ -1,0 +1,161 @@
+# This file owns the daemons of the cluster. It runs in the cluster's network
+# namespace and in a mount namespace that lives as long as they do:
+#   daemons.sh SOURCES STATE NAME BINARY IMAGES
+set -euo pipefail
+HERE=$1 STATE=$2 NAME=$3 K8S=$4 IMAGES=$5
+. "$HERE/lib/state.sh"
+D=$STATE/run NODE=podbridge NODE_IP=10.255.0.1
+mkdir -p "$D"/{bin,pki,logs,pid,cni,cni-state,etcd,kubelet,pods,plugins,certs,opt,machine,sysctl}
+cd "$D"
+
+# start NAME COMMAND…: in the background, pid in pid/NAME, output in logs/NAME.log.
+start() {
+	local n=$1
+	shift
+	setsid "$@" >>"logs/$n.log" 2>&1 </dev/null &
+	echo $! >"pid/$n"
+}
+
+enter_cgroups() {
+	local r
+	for r in $(cgroup_roots); do echo $$ >"$r/$NAME/daemons/cgroup.procs"; done
+}
+
+# Own directories and settings over the machine's.
+cover_machine() {
+	local d f
+	for d in $MACHINE_DIRS; do
+		mkdir -p "machine$d"
+		mount --bind "machine$d" "$d"
+	done
+	for f in $MACHINE_SYSCTLS; do
+		[ -e "/proc/sys/$f" ] || continue
+		cat "/proc/sys/$f" >"sysctl/${f//\//.}"
+		mount --bind "sysctl/${f//\//.}" "/proc/sys/$f"
+	done
+}
+
+# certificate FILE SUBJECT
+certificate() {
+	openssl req -newkey rsa:2048 -nodes -keyout "pki/$1.key" -out "pki/$1.csr" -subj "$2"
+	openssl x509 -req -in "pki/$1.csr" -CA pki/ca.crt -CAkey pki/ca.key -CAcreateserial -out "pki/$1.crt" -days 30 \
+		-extfile <(echo "subjectAltName=IP:127.0.0.1,IP:10.96.0.1,IP:$NODE_IP,DNS:localhost,DNS:kubernetes,DNS:$NODE")
+}
+
+# kubeconfig FILE CERTIFICATE: everything inside the file.
+kubeconfig() {
+	(umask 077 && cat >"$1") <<-Y
+		apiVersion: v1
+		kind: Config
+		clusters: [{name: test, cluster: {server: "https://127.0.0.1:6443", certificate-authority-data: $(base64 -w0 pki/ca.crt)}}]
+		users: [{name: test, user: {client-certificate-data: $(base64 -w0 "pki/$2.crt"), client-key-data: $(base64 -w0 "pki/$2.key")}}]
+		contexts: [{name: test, context: {cluster: test, user: test}}]
+		current-context: test
+	Y
+}
+
+make_pki() {
+	openssl req -x509 -newkey rsa:2048 -nodes -keyout pki/ca.key -out pki/ca.crt -days 30 -subj /CN=podbridge-test
+	certificate apiserver /CN=kube-apiserver
+	certificate admin /O=system:masters/CN=admin
+	certificate kubelet "/O=system:nodes/CN=system:node:$NODE"
+	openssl genrsa -out pki/sa.key 2048
+}
+
+start_control_plane() {
+	start etcd etcd --data-dir etcd --unsafe-no-fsync --listen-peer-urls http://127.0.0.1:2380 \
+		--listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379
+	start kube-apiserver bin/kube-apiserver --etcd-servers=http://127.0.0.1:2379 --secure-port=6443 \
+		--bind-address=127.0.0.1 --advertise-address=$NODE_IP --endpoint-reconciler-type=none --cert-dir=certs \
+		--tls-cert-file=pki/apiserver.crt --tls-private-key-file=pki/apiserver.key --client-ca-file=pki/ca.crt \
+		--kubelet-client-certificate=pki/admin.crt --kubelet-client-key=pki/admin.key \
+		--kubelet-certificate-authority=pki/ca.crt --kubelet-preferred-address-types=InternalIP \
+		--service-account-key-file=pki/sa.key --service-account-signing-key-file=pki/sa.key \
+		--service-account-issuer=https://podbridge.test --service-cluster-ip-range=10.96.0.0/16 --authorization-mode=Node,RBAC
+	local c=namespace-controller,serviceaccount-controller,serviceaccount-token-controller
+	c+=,root-ca-certificate-publisher-controller,garbage-collector-controller,node-lifecycle-controller
+	start kube-controller-manager bin/kube-controller-manager --kubeconfig=admin.conf --leader-elect=false --controllers=$c \
+		--service-account-private-key-file=pki/sa.key --root-ca-file=pki/ca.crt
+	start kube-scheduler bin/kube-scheduler --kubeconfig=admin.conf --authentication-kubeconfig=admin.conf \
+		--authorization-kubeconfig=admin.conf --leader-elect=false
+}
+
+start_containerd() {
+	cat >cni/10-podbridge.conflist <<-Y
+		{"cniVersion": "0.4.0", "name": "$NAME", "plugins": [
+		  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false,
+		   "ipam": {"type": "host-local", "dataDir": "$D/cni-state",
+		            "ranges": [[{"subnet": "10.244.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
+	Y
+	# Without the capability to lower it, runc fails on a pod's oom_score_adj.
+	cat >containerd.toml <<-Y
+		version = 2
+		root = "$D/containerd/root"
+		state = "$D/containerd/state"
+		[grpc]
+		  address = "$D/containerd.sock"
+		[plugins."io.containerd.internal.v1.opt"]
+		  path = "$D/opt"
+		[plugins."io.containerd.grpc.v1.cri"]
+		  sandbox_image = "localhost/podbridge-test/pause:1"
+		  restrict_oom_score_adj = true
+		  netns_mounts_under_state_dir = true
+		  [plugins."io.containerd.grpc.v1.cri".cni]
+		    bin_dir = "/usr/lib/cni"
+		    conf_dir = "$D/cni"
+		  [plugins."io.containerd.grpc.v1.cri".containerd]
+		    snapshotter = "overlayfs"
+		    default_runtime_name = "runc"
+		    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+		      runtime_type = "io.containerd.runc.v2"
+	Y
+	start containerd containerd --config containerd.toml
+	local ctr="ctr -a containerd.sock -n k8s.io" i
+	wait_for 30 $ctr version
+	for i in pause busybox debian; do $ctr images import "$IMAGES/$i.tar" >>logs/import.log 2>&1; done
+}
+
+start_kubelet() {
+	cat >kubelet.yaml <<-Y
+		apiVersion: kubelet.config.k8s.io/v1beta1
+		kind: KubeletConfiguration
+		cgroupDriver: cgroupfs
+		cgroupRoot: /$NAME
+		enforceNodeAllocatable: []
+		failSwapOn: false
+		failCgroupV1: false
+		makeIPTablesUtilChains: false
+		address: $NODE_IP
+		tlsCertFile: $D/pki/kubelet.crt
+		tlsPrivateKeyFile: $D/pki/kubelet.key
+		authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: $D/pki/ca.crt}}
+		authorization: {mode: Webhook}
+		containerRuntimeEndpoint: unix://$D/containerd.sock
+		podLogsDir: $D/pods
+		volumePluginDir: $D/plugins
+		evictionHard: {memory.available: 100Mi, nodefs.available: "1%", imagefs.available: "1%"}
+		imageMinimumGCAge: 100h
+	Y
+	start kubelet bin/kubelet --config kubelet.yaml --kubeconfig kubelet.conf --hostname-override $NODE \
+		--node-ip=$NODE_IP --root-dir "$D/kubelet" --cert-dir "$D/certs"
+}
+
+kubectl() { bin/kubectl --kubeconfig admin.conf "$@"; }
+node_ready() { kubectl get node $NODE | grep -q ' Ready'; }
+
+failed() {
+	tail -n 5 logs/"$1".log >&2
+	die "$1 failed"
+}
+
+enter_cgroups
+cover_machine
+for c in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -s "$K8S" bin/$c; done
+(umask 077 && make_pki) >>logs/pki.log 2>&1 || failed pki
+kubeconfig admin.conf admin
+kubeconfig kubelet.conf kubelet
+start_control_plane
+start_containerd || failed containerd
+wait_for 60 kubectl get --raw /readyz || failed kube-apiserver
+start_kubelet
+wait_for 60 node_ready || failed kubelet

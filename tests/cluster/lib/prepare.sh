@@ -1,0 +1,52 @@
+# This file owns what a cluster is made of and what outlives it: the Debian
+# packages, and in $CACHE the Kubernetes binary and the images, each in a
+# directory named by the hash of its inputs.
+
+K8S_VERSION=1.34.2
+
+# hash_of FILE…: contents only, not names.
+hash_of() { cat "$@" | sha256sum | cut -c1-16; }
+
+# Install the missing packages, without starting the services they bring.
+ensure_packages() {
+	local p missing='' policy=/usr/sbin/policy-rc.d rc=0
+	for p in etcd-server containerd runc containernetworking-plugins mmdebstrap busybox-static iproute2 openssl python3; do
+		[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || :)" = installed ] || missing+=" $p"
+	done
+	[ -n "$missing" ] || return 0
+	say "installing$missing"
+	if [ -e $policy ]; then policy=''; else
+		printf '#!/bin/sh\nexit 101\n' >$policy
+		chmod 755 $policy
+	fi
+	# shellcheck disable=SC2086
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing; } >&2 9>&- || rc=$?
+	[ -z "$policy" ] || rm -f "$policy"
+	[ $rc = 0 ] || die "apt-get failed"
+}
+
+# Set K8S to the binary, building it when needed.
+ensure_binary() {
+	local src=$HERE/k8s v=k8s.io/component-base/version dir
+	local flags="-s -w -X $v.gitVersion=v$K8S_VERSION -X $v.gitMajor=1 -X $v.gitMinor=34"
+	dir=$CACHE/k8s/$({ hash_of "$src/main.go" "$src/go.mod" "$src/go.sum"; go env GOVERSION GOARCH; echo "$flags"; } | sha256sum | cut -c1-16)
+	K8S=$dir/k8s
+	[ ! -x "$K8S" ] || return 0
+	say "building Kubernetes $K8S_VERSION (minutes, once)"
+	mkdir -p "$dir"
+	(cd "$src" && CGO_ENABLED=0 GOOS=linux GOWORK=off nice -n 10 go build -trimpath -buildvcs=false -mod=readonly -ldflags "$flags" -o "$K8S.$$" . 9>&-) >&2 || die "go build failed"
+	mv "$K8S.$$" "$K8S"
+}
+
+# Set IMAGES to the directory of the image archives, building them when needed.
+ensure_images() {
+	local suite i
+	suite=$(. /etc/os-release && echo "${VERSION_CODENAME:?}")
+	IMAGES=$CACHE/images/$({ hash_of "$HERE/images.py" "$(command -v busybox)"; echo "$suite"; } | sha256sum | cut -c1-16)
+	mkdir -p "$IMAGES"
+	for i in pause busybox debian; do
+		[ ! -f "$IMAGES/$i.tar" ] || continue
+		say "building the image $i"
+		nice -n 10 python3 "$HERE/images.py" "$i" "$IMAGES/$i.tar" --suite "$suite" >&2 9>&- || die "image $i failed"
+	done
+}

@@ -1,0 +1,163 @@
+# This file owns `cluster up` outside the cluster's namespaces: the names, the
+# network namespace and the cgroups, the wait for the pods. What runs inside is lib/daemons.sh.
+
+PODS="debian busybox readonly twins"
+
+# The API shows an old status for seconds after a restart: only an exec counts.
+healthy() {
+	local p
+	[ -f "$STATE/env" ] || return 1
+	read_env
+	[ -x "$KUBECTL" ] || return 1
+	if [ -n "$NETNS" ]; then
+		NAME=$(cat "$STATE/name")
+		for p in "$STATE"/run/pid/*; do
+			is_ours "$(cat "$p")" || return 1
+		done
+	fi
+	for p in $PODS; do
+		kube -n "$NAMESPACE" --request-timeout=10s exec "$p" -- true >/dev/null 2>&1 || return 1
+	done
+}
+
+# apply_pods FILE [OPTION…]: with the images that stand for ours on somebody else's cluster.
+apply_pods() {
+	local file=$1
+	shift
+	sed -e "s#localhost/podbridge-test/debian:1#${PODBRIDGE_TEST_DEBIAN_IMAGE:-localhost/podbridge-test/debian:1}#" \
+		-e "s#localhost/podbridge-test/busybox:1#${PODBRIDGE_TEST_BUSYBOX_IMAGE:-localhost/podbridge-test/busybox:1}#" \
+		"$HERE/$file" | kube apply "$@" -f -
+}
+
+make_namespaces() {
+	local n
+	for n in "$NAMESPACE" "$NAMESPACE-b"; do
+		kube create namespace "$n" >/dev/null || die "cannot make the namespace $n"
+		wait_for 30 kube -n "$n" get serviceaccount default || die "no service account in $n"
+	done
+}
+
+# answers NAMESPACE POD COMMAND…
+answers() {
+	local n=$1 p=$2
+	shift 2
+	wait_for 120 kube -n "$n" exec "$p" -- "$@" || {
+		kube -n "$n" get pods,events -o wide >&2 || say "no pods are listed"
+		die "pod $p does not answer; logs are in $STATE/run/logs"
+	}
+}
+
+start_pods() {
+	local p
+	wait_for 30 apply_pods pods.yaml -n "$NAMESPACE" || apply_pods pods.yaml -n "$NAMESPACE" >&2 || die "the pods were refused"
+	# The pod of the same name in another namespace.
+	apply_pods pods.yaml -n "$NAMESPACE-b" -l pod=debian >/dev/null
+	for p in $PODS; do answers "$NAMESPACE" "$p" true; done
+	answers "$NAMESPACE-b" debian true
+}
+
+# cluster agent BINARY: pods that have that agent of their own, anew.
+cluster_agent() {
+	local archive
+	[ -f "$STATE/env" ] || die "no cluster in $STATE"
+	read_env
+	[ -n "$NETNS" ] || die "images can be brought only to a cluster of our own"
+	archive=$(mktemp "$STATE/run/agent.XXXXXX")
+	python3 "$HERE/images.py" agent "$archive" --binary "$1"
+	ctr -a "$STATE/run/containerd.sock" -n k8s.io images import "$archive" >/dev/null
+	rm -f "$archive"
+	kube -n "$NAMESPACE" delete pod baked brought --ignore-not-found --wait >/dev/null
+	apply_pods pods-agent.yaml -n "$NAMESPACE" >/dev/null
+	answers "$NAMESPACE" baked podbridge-agent version
+	answers "$NAMESPACE" brought podbridge-agent version
+}
+
+# The cgroup NAME in every hierarchy: one part for the daemons, the rest the kubelet's.
+make_cgroups() {
+	local r d f
+	for r in $(cgroup_roots); do
+		for d in "$r/$NAME" "$r/$NAME/daemons"; do
+			mkdir -p "$d"
+			for f in cpuset.cpus cpuset.mems; do
+				[ ! -f "$r/cgroup.procs" ] || [ -f "$r/cgroup.controllers" ] || [ ! -f "$d/$f" ] || cat "${d%/*}/$f" >"$d/$f"
+			done
+		done
+		if [ -s "$r/cgroup.controllers" ]; then
+			# What is in use by version 1 cannot be enabled here, and need not be.
+			sed 's/[^ ]*/+&/g' "$r/cgroup.controllers" >"$r/$NAME/cgroup.subtree_control" 2>/dev/null || :
+		fi
+	done
+}
+
+make_netns() {
+	local in="nsenter --net=$NETNS"
+	touch "$NETNS"
+	unshare --net="$NETNS" true
+	$in ip link set lo up
+	# A bridge without ports is the node's interface: not every kernel has `dummy`.
+	$in ip link add node0 type bridge
+	$in ip addr add 10.255.0.1/24 dev node0
+	$in ip link set node0 up
+	$in ip route add default dev node0
+}
+
+make_machine_dirs() {
+	local d p
+	for d in $MACHINE_DIRS /run/netns; do
+		p=$d
+		while [ ! -d "$p" ]; do echo "$p"; p=${p%/*}; done
+		mkdir -p "$d"
+	done >"$STATE/made"
+}
+
+up_external() {
+	KUBECONFIG=$(readlink -f "$PODBRIDGE_TEST_KUBECONFIG") NETNS=''
+	[ -r "$KUBECONFIG" ] || die "cannot read $PODBRIDGE_TEST_KUBECONFIG"
+	KUBECTL=$(command -v kubectl) || {
+		ensure_binary
+		mkdir -p "$STATE/run/bin"
+		ln -sf "$K8S" "$STATE/run/bin/kubectl"
+		KUBECTL=$STATE/run/bin/kubectl
+	}
+	touch "$STATE/external"
+	NAMESPACE=$NAME
+	write_env
+	make_namespaces
+	start_pods
+}
+
+up_own() {
+	[ "$(id -u)" = 0 ] || die "only root can start a cluster; or set PODBRIDGE_TEST_KUBECONFIG"
+	[ ${#STATE} -le 70 ] || die "PODBRIDGE_CLUSTER_DIR is too long for the sockets in it"
+	case $STATE$CACHE in *[!A-Za-z0-9_./+-]*) die "unusual characters in $STATE or $CACHE" ;; esac
+	ensure_packages
+	ensure_binary
+	ensure_images
+	sysctls >"$STATE/sysctl"
+	make_machine_dirs
+	NETNS=/run/netns/$NAME KUBECTL=$STATE/run/bin/kubectl KUBECONFIG=$STATE/run/admin.conf NAMESPACE=podbridge-test
+	make_netns
+	make_cgroups
+	stat -Lc %i "$NETNS" >"$STATE/netns.inode"
+	write_env
+	nsenter --net="$NETNS" unshare --mount --propagation private \
+		bash "$HERE/lib/daemons.sh" "$HERE" "$STATE" "$NAME" "$K8S" "$IMAGES" 9>&- >&2 ||
+		die "the daemons did not start; logs are in $STATE/run/logs"
+	make_namespaces
+	start_pods
+}
+
+cluster_up() {
+	if [ -f "$STATE/name" ]; then
+		if healthy; then
+			cat "$STATE/env"
+			return
+		fi
+		say "the cluster in $STATE does not work: replacing it"
+		(cluster_down) || die "cannot remove the old cluster"
+	fi
+	NAME=podbridge-$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n')
+	echo "$NAME" >"$STATE/name"
+	if [ -n "${PODBRIDGE_TEST_KUBECONFIG:-}" ]; then up_external; else up_own; fi
+	cat "$STATE/env"
+}
