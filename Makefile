@@ -32,7 +32,7 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 	ANSIBLE=$(ANSIBLE) demo/run
 
 .PHONY: test
-test: lint test-rust ## everything that has to pass
+test: lint test-rust demo ## everything that has to pass
 
 .PHONY: lint
 lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python style

@@ -31,7 +31,7 @@ macro_rules! named {
 
 /// Kinds of `unreachable` and `lost`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub(crate) enum Kind {
     Internal,
     Usage,
     LocalFile,
@@ -81,7 +81,7 @@ named!(Kind, other Internal, {
 
 impl Kind {
     /// The exit code of `podbridge`. 220 to 239: the command never ran; 240 to 249: its fate is unknown.
-    pub fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Kind::Internal => 220,
             Kind::Usage => 221,
@@ -110,7 +110,7 @@ impl Kind {
 
 /// Kinds of `failed`: the operation failed, the pod is fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FailedKind {
+pub(crate) enum FailedKind {
     NotFound,
     Permission,
     IsDirectory,
@@ -141,26 +141,26 @@ named!(FailedKind, other Io, {
 /// Something did not happen: the kind, and one sentence with the cause and the next step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
-pub struct Failure {
+pub(crate) struct Failure {
     pub kind: Kind,
     pub message: String,
 }
 
 impl Failure {
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: message.into(),
         }
     }
 
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Kind::Usage, message)
     }
 }
 
 /// An error with all its causes, each once, as one phrase.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -4,9 +4,9 @@ use crate::error::{FailedKind, Kind};
 use crate::protocol::result::Outcome;
 
 /// A quiet end after the reader of our standard output went away: as the shell reports SIGPIPE.
-pub const BROKEN_PIPE: u8 = 128 + 13;
+pub(crate) const BROKEN_PIPE: u8 = 128 + 13;
 
-pub fn code(outcome: &Outcome) -> u8 {
+pub(crate) fn code(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Ok(_) => 0,
         Outcome::Exited { code, .. } | Outcome::StartFailed { code, .. } => *code,

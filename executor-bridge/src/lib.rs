@@ -1,1 +1,23 @@
-//! Filled in the commits that follow.
+//! The bridge on the executor: one daemon per pod that owns the connection, and the command line that talks to it. Kubernetes
+//! is known to `pod` alone, gRPC to `session` alone, `unsafe` to `sys` alone.
+
+#![allow(dead_code)] // until the exec-proxy link, which needs the rest
+
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod daemon;
+mod error;
+mod exit;
+mod link;
+mod place;
+mod pod;
+mod protocol;
+mod session;
+mod shutdown;
+mod sys;
+mod telemetry;
+mod terminal;
+
+pub use commands::run;

@@ -453,7 +453,7 @@ class Connection(ConnectionBase):
         # Through JSON: core tags the strings of templates.
         return json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
 
-    def _socket_path(self, target):
+    def _bridge_socket(self, target):
         directory = socket_directory({**os.environ, **target.get("env", {})})
         try:
             status = os.lstat(directory)
@@ -490,7 +490,7 @@ class Connection(ConnectionBase):
 
     def _dial(self, request, descriptors):
         target = self._target()
-        path = self._socket_path(target)
+        path = self._bridge_socket(target)
         try:
             return Exchange(path or self._start_bridge(target), request, descriptors)
         except Lost as reason:
@@ -663,7 +663,7 @@ class Connection(ConnectionBase):
     def reset(self):
         """Lets the bridge dial again. An error here would end the play for every host, so there is none."""
         try:
-            path = None if self._stock else self._socket_path(self._target())
+            path = None if self._stock else self._bridge_socket(self._target())
             if path:
                 with contextlib.closing(Exchange(path, {"op": "relink"}, timeout=LOCAL_TIMEOUT)) as exchange:
                     display.vvv(f"RESET {exchange.result()['outcome']}", host=self._pod())

@@ -243,7 +243,11 @@ EXAMPLES = r"""
       ansible.builtin.command: echo "Hello, World!"
 """
 
-from ansible_collections.podbridge.zuul.plugins.connection.kubectl import Connection as KubectlConnection
+from ansible.plugins.loader import connection_loader
+
+# From the collection by its name; from a plain plugin path it is the plugin beside this one.
+collection = __name__.startswith("ansible_collections.")
+KubectlConnection = connection_loader.get("podbridge.zuul.kubectl" if collection else "kubectl", class_only=True)
 
 
 class Connection(KubectlConnection):

@@ -3,12 +3,12 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Most bytes after the length field, the type included.
-pub const MAX_LENGTH: usize = 1 << 20;
+pub(crate) const MAX_LENGTH: usize = 1 << 20;
 /// Length field and type.
-pub const HEADER: usize = 5;
+pub(crate) const HEADER: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Frame {
+pub(crate) enum Frame {
     Request(Bytes),
     Stdin(Bytes),
     StdinEof,
@@ -22,7 +22,7 @@ pub enum Frame {
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum FrameError {
+pub(crate) enum FrameError {
     #[error("a frame of {0} bytes is longer than the allowed {MAX_LENGTH}")]
     TooLong(usize),
     #[error("a frame without a type")]
@@ -48,7 +48,7 @@ mod kind {
 
 impl Frame {
     /// Header and payload apart, so that large payloads are not copied.
-    pub fn encode(self) -> ([u8; HEADER], Bytes) {
+    pub(crate) fn encode(self) -> ([u8; HEADER], Bytes) {
         let (kind, payload) = match self {
             Frame::Request(json) => (kind::REQUEST, json),
             Frame::Stdin(data) => (kind::STDIN, data),
@@ -77,7 +77,7 @@ impl Frame {
     }
 
     /// Takes one frame from the front of what was read; `None` until it is whole.
-    pub fn decode(read: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+    pub(crate) fn decode(read: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         let Some(prefix) = read.first_chunk::<4>() else {
             return Ok(None);
         };
@@ -157,7 +157,10 @@ mod tests {
     #[test]
     fn bytes_on_the_wire_are_as_documented() {
         assert_eq!(bytes(Frame::Stdin("ab".into()))[..], *b"\0\0\0\x03\x02ab");
-        assert_eq!(bytes(Frame::Resize { rows: 1, cols: 2 })[..], *b"\0\0\0\x05\x05\0\x01\0\x02");
+        assert_eq!(
+            bytes(Frame::Resize { rows: 1, cols: 2 })[..],
+            *b"\0\0\0\x05\x05\0\x01\0\x02"
+        );
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The client protocol (docs/client-protocol.md) as types: targets and their keys, frames, requests, results. Shared by
 //! `client` and `daemon`; no I/O here.
 
-pub mod frame;
-pub mod octets;
-pub mod request;
-pub mod result;
-pub mod target;
+pub(crate) mod frame;
+pub(crate) mod octets;
+pub(crate) mod request;
+pub(crate) mod result;
+pub(crate) mod target;
 
 /// The version that both sides speak.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 /// How much stdin a client may send beyond the last acknowledged offset.
-pub const STDIN_WINDOW: usize = 1 << 20;
+pub(crate) const STDIN_WINDOW: usize = 1 << 20;

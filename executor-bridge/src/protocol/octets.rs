@@ -9,11 +9,11 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Octets(pub Vec<u8>);
+pub(crate) struct Octets(pub Vec<u8>);
 
 impl Octets {
     /// For messages; not reversible.
-    pub fn lossy(&self) -> String {
+    pub(crate) fn lossy(&self) -> String {
         String::from_utf8_lossy(&self.0).into_owned()
     }
 }
@@ -84,7 +84,13 @@ mod tests {
 
     #[test]
     fn other_shapes_are_refused() {
-        for json in ["1", "{}", r#"{"b64":"!"}"#, r#"{"b65":"YQ=="}"#, r#"{"b64":"YQ==","x":"y"}"#] {
+        for json in [
+            "1",
+            "{}",
+            r#"{"b64":"!"}"#,
+            r#"{"b65":"YQ=="}"#,
+            r#"{"b64":"YQ==","x":"y"}"#,
+        ] {
             assert!(serde_json::from_str::<Octets>(json).is_err(), "{json}");
         }
     }

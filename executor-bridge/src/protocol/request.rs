@@ -10,7 +10,7 @@ use super::VERSION;
 use super::octets::Octets;
 
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
+pub(crate) enum RequestError {
     #[error("the request is no JSON object that this bridge understands: {0}")]
     Json(#[from] serde_json::Error),
     #[error("the request speaks client protocol {0}, this bridge speaks {VERSION}; use the same release on both sides")]
@@ -25,14 +25,14 @@ pub enum RequestError {
 
 /// A request of any operation.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// `None`: the pod's default.
     pub container: Option<String>,
     pub operation: Operation,
 }
 
 #[derive(Debug)]
-pub enum Operation {
+pub(crate) enum Operation {
     Exec(Box<Exec>),
     Put(Put),
     Get(Get),
@@ -55,7 +55,7 @@ struct Envelope {
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
-pub struct Exec {
+pub(crate) struct Exec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub argv: Option<Vec<Octets>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,14 +84,14 @@ pub struct Exec {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Size {
+pub(crate) struct Size {
     pub rows: u16,
     pub cols: u16,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Input {
+pub(crate) enum Input {
     #[default]
     None,
     Stream,
@@ -100,14 +100,14 @@ pub enum Input {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Output {
+pub(crate) enum Output {
     #[default]
     Stream,
     Fd,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Put {
+pub(crate) struct Put {
     pub path: Octets,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
@@ -118,12 +118,12 @@ pub struct Put {
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Get {
+pub(crate) struct Get {
     pub path: Octets,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Stat {
+pub(crate) struct Stat {
     pub path: Octets,
     #[serde(default)]
     pub no_follow: bool,
@@ -131,12 +131,35 @@ pub struct Stat {
 
 /// What `requires` may name: the operations and the keys of this version.
 const KNOWN: &[&str] = &[
-    "exec", "put", "get", "stat", "connect", "relink", "status", "stop", "argv", "shell", "exec_id", "env", "cwd", "user",
-    "pty", "timeout_ms", "kill_grace_ms", "stdin", "stdout", "stderr", "fd", "mode", "mtime_ns", "no_follow", "container",
+    "exec",
+    "put",
+    "get",
+    "stat",
+    "connect",
+    "relink",
+    "status",
+    "stop",
+    "argv",
+    "shell",
+    "exec_id",
+    "env",
+    "cwd",
+    "user",
+    "pty",
+    "timeout_ms",
+    "kill_grace_ms",
+    "stdin",
+    "stdout",
+    "stderr",
+    "fd",
+    "mode",
+    "mtime_ns",
+    "no_follow",
+    "container",
 ];
 
 impl Request {
-    pub fn parse(json: &[u8]) -> Result<Self, RequestError> {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, RequestError> {
         let envelope: Envelope = serde_json::from_slice(json)?;
         if envelope.v != VERSION {
             return Err(RequestError::Version(envelope.v));
@@ -165,7 +188,7 @@ impl Request {
         })
     }
 
-    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         let (op, body) = match &self.operation {
             Operation::Exec(exec) => ("exec", serde_json::to_value(exec)?),
             Operation::Put(put) => ("put", serde_json::to_value(put)?),
@@ -191,7 +214,7 @@ impl Request {
 
 impl Operation {
     /// For logs and messages.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Operation::Exec(_) => "exec",
             Operation::Put(_) => "put",
@@ -216,13 +239,15 @@ impl Exec {
             return Err(RequestError::Invalid("exec_id must be 32 hexadecimal digits"));
         }
         if self.pty.is_some() && self.stderr == Output::Fd {
-            return Err(RequestError::Invalid("with a pty there is no stderr to write to a descriptor"));
+            return Err(RequestError::Invalid(
+                "with a pty there is no stderr to write to a descriptor",
+            ));
         }
         Ok(())
     }
 
     /// The client's own id, if it made one.
-    pub fn id(&self) -> Option<[u8; 16]> {
+    pub(crate) fn id(&self) -> Option<[u8; 16]> {
         let text = self.exec_id.as_deref()?;
         if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
@@ -230,7 +255,7 @@ impl Exec {
         u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
     }
 
-    pub fn timeout(&self) -> Option<Duration> {
+    pub(crate) fn timeout(&self) -> Option<Duration> {
         self.timeout_ms.filter(|ms| *ms != 0).map(Duration::from_millis)
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{FailedKind, Failure, Kind};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Ok(Done),
     Exited {
         code: u8,
@@ -46,7 +46,7 @@ pub enum Outcome {
 
 /// An exec whose tree was ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Processes that could not be killed.
     #[serde(default)]
     pub survivors: Vec<u32>,
@@ -58,7 +58,7 @@ pub struct Ended {
 
 /// What an operation that succeeded has to tell; which keys are there depends on the operation.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Done {
+pub(crate) struct Done {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,7 +75,7 @@ pub struct Done {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileStat {
+pub(crate) struct FileStat {
     pub mode: u32,
     pub size: u64,
     pub uid: u32,
@@ -84,14 +84,14 @@ pub struct FileStat {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Agent {
+pub(crate) struct Agent {
     pub version: String,
     pub uid: u32,
     pub instance: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Bridge {
+pub(crate) struct Bridge {
     pub version: String,
     pub pid: u32,
     /// Without secrets.
@@ -104,7 +104,7 @@ pub struct Bridge {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkStatus {
+pub(crate) struct LinkStatus {
     /// `null`: the pod's default, not known yet.
     pub container: Option<String>,
     /// `exec-proxy` or `local`.
@@ -129,27 +129,27 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<F
 }
 
 impl Outcome {
-    pub fn done() -> Self {
+    pub(crate) fn done() -> Self {
         Outcome::Ok(Done::default())
     }
 
-    pub fn failed(kind: FailedKind, message: impl Into<String>) -> Self {
+    pub(crate) fn failed(kind: FailedKind, message: impl Into<String>) -> Self {
         Outcome::Failed {
             kind,
             message: message.into(),
         }
     }
 
-    pub fn lost(kind: Kind, message: impl Into<String>) -> Self {
+    pub(crate) fn lost(kind: Kind, message: impl Into<String>) -> Self {
         Outcome::Lost(Failure::new(kind, message))
     }
 
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("an outcome has string keys only")
     }
 
     /// For logs.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Outcome::Ok(_) => "ok",
             Outcome::Exited { .. } => "exited",

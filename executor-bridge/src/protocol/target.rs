@@ -13,7 +13,7 @@ use crate::error::Failure;
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Target {
+pub(crate) struct Target {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,7 @@ pub struct Target {
 /// How to reach the agent; absent means the bridge's own choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub enum LinkChoice {
+pub(crate) enum LinkChoice {
     Auto,
     ExecProxy,
     Local,
@@ -63,7 +63,7 @@ pub enum LinkChoice {
 
 /// Names a bridge's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key(String);
+pub(crate) struct Key(String);
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,14 +73,14 @@ impl fmt::Display for Key {
 
 /// A target and the object it came from, whose key it has even if a newer client wrote it another way.
 #[derive(Debug, Clone)]
-pub struct Identified {
+pub(crate) struct Identified {
     pub target: Target,
     pub key: Key,
 }
 
 impl Identified {
     /// From a client's JSON.
-    pub fn parse(json: &[u8]) -> Result<Self, Failure> {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, Failure> {
         let value: Value = serde_json::from_slice(json)
             .map_err(|error| Failure::usage(format!("the target on standard input is no JSON: {error}")))?;
         let key = key(&value);
@@ -91,7 +91,7 @@ impl Identified {
         Ok(Self { target, key })
     }
 
-    pub fn new(target: Target) -> Result<Self, Failure> {
+    pub(crate) fn new(target: Target) -> Result<Self, Failure> {
         target.check()?;
         let value = serde_json::to_value(&target)
             .map_err(|error| Failure::usage(format!("the target cannot be written as JSON: {error}")))?;
@@ -110,7 +110,7 @@ fn key(value: &Value) -> Key {
 }
 
 /// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -155,7 +155,7 @@ impl Target {
         Ok(())
     }
 
-    pub fn link(&self) -> LinkChoice {
+    pub(crate) fn link(&self) -> LinkChoice {
         match self.link {
             Some(LinkChoice::Local) => LinkChoice::Local,
             _ => LinkChoice::ExecProxy,
@@ -163,12 +163,12 @@ impl Target {
     }
 
     /// For messages.
-    pub fn pod_name(&self) -> &str {
+    pub(crate) fn pod_name(&self) -> &str {
         self.pod.as_deref().unwrap_or("-")
     }
 
     /// What `status` and logs may show: nothing that could hold a secret.
-    pub fn public(&self) -> Value {
+    pub(crate) fn public(&self) -> Value {
         let shown = Self {
             kubeconfig_data: None,
             token: None,
@@ -211,7 +211,8 @@ mod tests {
     #[test]
     fn the_key_depends_on_content_alone() {
         let plain = key_of(r#"{"pod":"web","namespace":"ci","env":{"B":"ż\u007f","A":"\n"}}"#);
-        let spaced = key_of("{ \"namespace\" : \"ci\",\n \"env\":{\"A\":\"\\u000a\",\"B\":\"\\u017c\x7f\"}, \"pod\":\"web\" }");
+        let spaced =
+            key_of("{ \"namespace\" : \"ci\",\n \"env\":{\"A\":\"\\u000a\",\"B\":\"\\u017c\x7f\"}, \"pod\":\"web\" }");
         assert_eq!(plain, spaced);
         // json.dumps(t, sort_keys=True, separators=(",", ":"), ensure_ascii=False) of the same.
         assert_eq!(plain, "d9b806a18f419811");
@@ -220,7 +221,10 @@ mod tests {
             namespace: Some("ci".into()),
             ..Target::default()
         });
-        assert_eq!(written.unwrap().key.to_string(), key_of(r#"{"pod":"web","namespace":"ci"}"#));
+        assert_eq!(
+            written.unwrap().key.to_string(),
+            key_of(r#"{"pod":"web","namespace":"ci"}"#)
+        );
     }
 
     #[test]

@@ -1,0 +1,98 @@
+//! What `podbridge` can be asked for, one file per subcommand. An error is one sentence on stderr and its kind's exit code.
+
+mod bridge;
+mod cp;
+mod exec;
+mod progress;
+mod status;
+mod stop;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::cli::{Cli, Command};
+use crate::client::{Conversation, Message};
+use crate::error::{Failure, Kind};
+use crate::protocol::result::Outcome;
+use crate::{config, exit, telemetry};
+
+/// The main program.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return no_command(&error),
+    };
+    let Cli {
+        target,
+        bridge,
+        command,
+    } = cli;
+    let options = config::options(&bridge);
+    if !matches!(command, Command::Bridge(_)) {
+        telemetry::start_for_command();
+    }
+    let result = match command {
+        Command::Exec(command) => exec::run(target, options, command),
+        Command::Cp(command) => cp::run(target, options, command),
+        Command::Status(command) => status::run(target, &command),
+        Command::Stop(command) => stop::run(target, command),
+        Command::Bridge(command) => bridge::run(&command, options),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            say(&failure.message);
+            ExitCode::from(failure.kind.code())
+        }
+    }
+}
+
+/// Help and version go to stdout, mistakes to stderr.
+fn no_command(error: &clap::Error) -> ExitCode {
+    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    // A reader that has gone needs neither.
+    let _ = error.print();
+    match asked_for {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(Kind::Usage.code()),
+    }
+}
+
+/// One sentence for people.
+fn say(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "podbridge: {sentence}");
+}
+
+/// Says what the outcome has to say to people; its exit code.
+fn conclude(outcome: &Outcome) -> u8 {
+    let sentence = match outcome {
+        Outcome::Ok(_) | Outcome::Exited { .. } | Outcome::Signaled { .. } => None,
+        Outcome::TimedOut(ended) | Outcome::Cancelled(ended) => Some(&ended.message),
+        Outcome::OomKilled { message, .. } | Outcome::StartFailed { message, .. } => Some(message),
+        Outcome::Failed { message, .. } => Some(message),
+        Outcome::Unreachable(failure) | Outcome::Lost(failure) => Some(&failure.message),
+    };
+    if let Some(sentence) = sentence.filter(|sentence| !sentence.is_empty()) {
+        say(sentence);
+    }
+    exit::code(outcome)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Kind::Internal, format!("no event loop: {error}")))
+}
+
+/// The result of an operation without output.
+async fn result(mut conversation: Conversation) -> Outcome {
+    loop {
+        if let Message::Result(outcome) = conversation.incoming.next().await {
+            return outcome;
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `podbridge status`: which bridges run, and the state of their links. Dials nothing.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use super::{result, runtime, say};
+use crate::cli::{StatusOptions, TargetOptions};
+use crate::client;
+use crate::config::{self, Process};
+use crate::error::{Failure, Kind};
+use crate::place::Directory;
+use crate::protocol::request::{Operation, Request};
+use crate::protocol::result::{Done, Outcome};
+
+pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, Failure> {
+    let directory = Directory::open()?;
+    let sockets = match &command.pod {
+        Some(pod) => vec![directory.files(&config::target(target, pod, &Process)?.key)?.socket],
+        None => directory
+            .sockets()
+            .map_err(|error| Failure::new(Kind::Bridge, format!("the bridges cannot be listed: {error}")))?,
+    };
+    let found = runtime()?.block_on(async {
+        let request = Request {
+            container: None,
+            operation: Operation::Status,
+        };
+        let mut found = Vec::new();
+        for socket in sockets {
+            if let Some(conversation) = client::begin_existing(&socket, &request).await?
+                && let Outcome::Ok(done) = result(conversation).await
+            {
+                found.push(done);
+            }
+        }
+        Ok::<_, Failure>(found)
+    })?;
+    let mut text = match (command.json, &command.pod) {
+        (true, _) => serde_json::to_string_pretty(&found).unwrap_or_default(),
+        (false, _) => found.iter().map(describe).collect(),
+    };
+    if command.json {
+        text.push('\n');
+    }
+    // A reader that has gone wants no more.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if found.is_empty() && !command.json {
+        say(&match &command.pod {
+            Some(pod) => format!("no bridge runs for {pod} with these options"),
+            None => "no bridge runs".into(),
+        });
+    }
+    Ok(0)
+}
+
+fn describe(done: &Done) -> String {
+    let mut text = String::new();
+    let Some(bridge) = &done.bridge else { return text };
+    let target = |key: &str| bridge.target.get(key).and_then(|value| value.as_str());
+    let name = match target("namespace") {
+        Some(namespace) => format!("{namespace}/{}", target("pod").unwrap_or("-")),
+        None => target("pod").unwrap_or("-").to_owned(),
+    };
+    let context = target("context").map_or(String::new(), |context| format!(" of context {context}"));
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "{name}{context}: bridge {} with pid {}, up {} s, {} operations",
+        bridge.version, bridge.pid, bridge.uptime_s, bridge.operations
+    );
+    for link in done.links.iter().flatten() {
+        let container = link.container.as_deref().unwrap_or("default container");
+        let _ = write!(text, "  {container}: {} is {}", link.link, link.state);
+        if let Some(agent) = &link.agent {
+            let _ = write!(text, ", agent {} as uid {}", agent.version, agent.uid);
+        }
+        if let Some(message) = &link.message {
+            let _ = write!(text, " ({message})");
+        }
+        text.push('\n');
+    }
+    text
+}

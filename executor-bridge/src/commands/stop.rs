@@ -1,0 +1,42 @@
+//! `podbridge stop`: ends bridges. What they run in the pod goes on.
+
+use std::path::PathBuf;
+
+use super::{conclude, result, runtime, say};
+use crate::cli::{StopOptions, TargetOptions};
+use crate::client;
+use crate::config::{self, Process};
+use crate::error::{Failure, Kind};
+use crate::place::Directory;
+use crate::protocol::request::{Operation, Request};
+
+pub(super) fn run(target: TargetOptions, command: StopOptions) -> Result<u8, Failure> {
+    let directory = Directory::open()?;
+    let sockets = match &command.pod {
+        Some(pod) => vec![directory.files(&config::target(target, pod, &Process)?.key)?.socket],
+        None => directory
+            .sockets()
+            .map_err(|error| Failure::new(Kind::Bridge, format!("the bridges cannot be listed: {error}")))?,
+    };
+    runtime()?.block_on(stop(sockets, command.pod.as_deref()))
+}
+
+async fn stop(sockets: Vec<PathBuf>, pod: Option<&str>) -> Result<u8, Failure> {
+    let request = Request {
+        container: None,
+        operation: Operation::Stop,
+    };
+    let mut code = 0;
+    for socket in sockets {
+        match client::begin_existing(&socket, &request).await? {
+            Some(conversation) => code = code.max(conclude(&result(conversation).await)),
+            // Nothing to end is what was asked for; say so where a name may be mistyped.
+            None => {
+                if let Some(pod) = pod {
+                    say(&format!("no bridge runs for {pod} with these options"));
+                }
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,212 @@
+//! Options and environment, checked and put together: the target and its bridge's options. The only reader of the
+//! process's environment for these; `commands` call it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum as _;
+
+use crate::cli::{BridgeOptions, TargetOptions};
+use crate::daemon;
+use crate::error::{Failure, Kind};
+use crate::protocol::target::{Identified, LinkChoice, Target};
+
+pub(crate) fn options(options: &BridgeOptions) -> daemon::Options {
+    daemon::Options {
+        idle: Some(options.idle)
+            .filter(|seconds| *seconds != 0)
+            .map(Duration::from_secs),
+        connect_timeout: Duration::from_secs(options.connect_timeout),
+    }
+}
+
+/// Environment variables that matter, by an interface that tests can fill.
+pub(crate) trait Environment {
+    fn variable(&self, name: &str) -> Option<OsString>;
+    fn current_directory(&self) -> std::io::Result<PathBuf>;
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Process;
+
+impl Environment for Process {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name).filter(|value| !value.is_empty())
+    }
+
+    fn current_directory(&self) -> std::io::Result<PathBuf> {
+        std::env::current_dir()
+    }
+}
+
+/// The target that options and environment name.
+pub(crate) fn target(options: TargetOptions, pod: &str, environment: &impl Environment) -> Result<Identified, Failure> {
+    let absolute = |path: &Path| absolute(path, environment);
+    let file = |path: Option<PathBuf>| path.map(|path| absolute(&path)).transpose();
+    let text = |name| match environment.variable(name) {
+        Some(value) => utf8(&value, name).map(Some),
+        None => Ok(None),
+    };
+    let kubeconfig = match options.kubeconfig {
+        Some(path) => Some(absolute(Path::new(&path))?),
+        None => match environment.variable("KUBECONFIG") {
+            Some(list) => Some(each_absolute(&list, environment)?),
+            None => None,
+        },
+    };
+    let link = match options.link {
+        Some(link) => Some(link),
+        None => match text("PODBRIDGE_LINK")? {
+            Some(name) => Some(LinkChoice::from_str(&name, false).map_err(|_| {
+                Failure::usage(format!(
+                    "PODBRIDGE_LINK is {name:?}; it may be auto, exec-proxy or local"
+                ))
+            })?),
+            None => None,
+        },
+    };
+    // Absent and `auto` mean the same, and must have the same key.
+    let link = link.filter(|link| *link != LinkChoice::Auto);
+    let agent_socket = match (link, options.agent_socket) {
+        (_, Some(path)) => Some(path),
+        (Some(LinkChoice::Local), None) => environment.variable("PODBRIDGE_AGENT_SOCKET").map(PathBuf::from),
+        (_, None) => None,
+    };
+    let mut extra_args = Vec::new();
+    if let Some(user) = options.impersonate {
+        extra_args.push(format!("--as={user}"));
+    }
+    extra_args.extend(
+        options
+            .impersonate_group
+            .iter()
+            .map(|group| format!("--as-group={group}")),
+    );
+    Identified::new(Target {
+        pod: Some(pod.to_owned()),
+        namespace: options.namespace,
+        context: options.context,
+        kubeconfig,
+        server: options.server,
+        token: match options.token_file {
+            Some(path) => Some(token(&path)?),
+            None => text("PODBRIDGE_TOKEN")?,
+        },
+        client_cert: file(options.client_certificate)?,
+        client_key: file(options.client_key)?,
+        ca_cert: file(options.certificate_authority)?,
+        verify_ssl: options.insecure_skip_tls_verify.then_some(false),
+        extra_args,
+        link,
+        agent_socket: agent_socket
+            .map(|path| absolute(&path).map(PathBuf::from))
+            .transpose()?,
+        ..Target::default()
+    })
+}
+
+fn token(path: &Path) -> Result<String, Failure> {
+    let read = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(
+            Kind::LocalFile,
+            format!("the token file {} cannot be read: {error}", path.display()),
+        )
+    })?;
+    Ok(read.trim().to_owned())
+}
+
+fn utf8(value: &OsStr, what: &str) -> Result<String, Failure> {
+    value
+        .to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| Failure::usage(format!("{what} is not UTF-8: {}", Path::new(value).display())))
+}
+
+/// The bridge has another working directory.
+fn absolute(path: &Path, environment: &impl Environment) -> Result<String, Failure> {
+    let joined = match path.is_absolute() {
+        true => path.to_owned(),
+        false => environment
+            .current_directory()
+            .map_err(|error| Failure::usage(format!("the working directory cannot be found: {error}")))?
+            .join(path),
+    };
+    utf8(joined.as_os_str(), "the path")
+}
+
+fn each_absolute(list: &OsStr, environment: &impl Environment) -> Result<String, Failure> {
+    let list = utf8(list, "KUBECONFIG")?;
+    let paths = list
+        .split(':')
+        .filter(|path| !path.is_empty())
+        .map(|path| absolute(Path::new(path), environment));
+    Ok(paths.collect::<Result<Vec<_>, _>>()?.join(":"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    struct Fake(HashMap<&'static str, &'static str>);
+
+    impl Environment for Fake {
+        fn variable(&self, name: &str) -> Option<OsString> {
+            self.0.get(name).map(OsString::from)
+        }
+
+        fn current_directory(&self) -> std::io::Result<PathBuf> {
+            Ok("/work".into())
+        }
+    }
+
+    fn target_of(arguments: &[&str], variables: &[(&'static str, &'static str)]) -> Result<Target, Failure> {
+        let line = ["podbridge"].iter().chain(arguments).chain(&["status", "web"]);
+        let cli = Cli::try_parse_from(line).unwrap();
+        let fake = Fake(variables.iter().copied().collect());
+        target(cli.target, "web", &fake).map(|identified| identified.target)
+    }
+
+    #[test]
+    fn nothing_given_is_nothing_in_the_target() {
+        let expected = Target {
+            pod: Some("web".into()),
+            ..Target::default()
+        };
+        assert_eq!(target_of(&[], &[]).unwrap(), expected);
+        let auto = target_of(&[], &[("PODBRIDGE_LINK", "auto"), ("PODBRIDGE_AGENT_SOCKET", "/x")]).unwrap();
+        assert_eq!(auto, expected);
+    }
+
+    #[test]
+    fn relative_paths_are_made_absolute() {
+        let given = target_of(
+            &["--kubeconfig", "kc", "--client-key", "k"],
+            &[("KUBECONFIG", "/other")],
+        )
+        .unwrap();
+        assert_eq!(given.kubeconfig.as_deref(), Some("/work/kc"));
+        assert_eq!(given.client_key.as_deref(), Some("/work/k"));
+        let listed = target_of(&[], &[("KUBECONFIG", "a::/b")]).unwrap();
+        assert_eq!(listed.kubeconfig.as_deref(), Some("/work/a:/b"));
+    }
+
+    #[test]
+    fn the_environment_chooses_the_link() {
+        let local = [("PODBRIDGE_LINK", "local"), ("PODBRIDGE_AGENT_SOCKET", "agent.sock")];
+        let target = target_of(&[], &local).unwrap();
+        assert_eq!(target.link, Some(LinkChoice::Local));
+        assert_eq!(target.agent_socket, Some("/work/agent.sock".into()));
+        assert_eq!(
+            target_of(&["--link", "exec-proxy"], &local).unwrap().link,
+            Some(LinkChoice::ExecProxy)
+        );
+        let wrong = target_of(&[], &[("PODBRIDGE_LINK", "warp")]).unwrap_err();
+        assert!(wrong.message.contains("warp"), "{wrong}");
+    }
+}

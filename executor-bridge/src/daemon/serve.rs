@@ -1,0 +1,126 @@
+//! The daemon's main loop: accepts clients until it is told to end or was idle for long enough, and leaves no socket
+//! behind. `launch` runs it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::launch::Options;
+use super::operations::{self, Shared};
+use super::socket::Bound;
+use crate::error::{Failure, Kind};
+use crate::protocol::target::Identified;
+use crate::session::Session;
+use crate::shutdown::Shutdown;
+
+/// From the wish to end until the process ends, whatever still runs.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Threads that may wait for a disk or a credential plugin.
+const BLOCKING_THREADS: usize = 8;
+/// After an accept that failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+pub(super) fn run(target: Identified, bound: Bound, options: Options) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("the bridge cannot run: {error}"));
+    // Named: with two providers in the build, rustls would not choose.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(failed)?;
+    let served = runtime.block_on(serve(target, bound, options));
+    // A thread that still hangs in a file system must not keep the process.
+    runtime.shutdown_background();
+    served.map_err(failed)
+}
+
+async fn serve(target: Identified, bound: Bound, options: Options) -> io::Result<()> {
+    let listener = UnixListener::from_std(bound.listener.try_clone()?)?;
+    let shutdown = Shutdown::default();
+    watch_signals(shutdown.clone())?;
+    let target_of = Arc::new(target.target);
+    let shared = Arc::new(Shared {
+        session: Session::new(target_of.clone(), options.connect_timeout),
+        target: target_of,
+        shutdown: shutdown.clone(),
+        idle: options.idle,
+        begun: Instant::now(),
+        operations: AtomicUsize::new(0),
+    });
+    tracing::info!(key = %target.key, pid = std::process::id(), target = ?shared.target, "bridge begins");
+    let mut clients = JoinSet::new();
+    let reason = accept(&listener, &mut clients, &shared).await;
+    bound.remove();
+    // Who connected before the socket's file went away is served, not dropped.
+    while let Some(stream) = waiting(&listener).await {
+        welcome(stream, &mut clients, &shared);
+    }
+    let served = async { while clients.join_next().await.is_some() {} };
+    if shutdown.begun() {
+        // What is left after that ends with the process.
+        let _ = tokio::time::timeout(DRAIN, served).await;
+    } else {
+        served.await;
+    }
+    shared.session.settle(DRAIN).await;
+    tracing::info!(reason, "bridge ends");
+    Ok(())
+}
+
+/// Until the end is asked for or due; why.
+async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, shared: &Arc<Shared>) -> &'static str {
+    loop {
+        let unused = clients.is_empty();
+        let idle = async {
+            match shared.idle {
+                Some(idle) if unused => tokio::time::sleep(idle).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            reason = shared.shutdown.wait() => return reason,
+            () = idle => return "idle",
+            Some(_) = clients.join_next(), if !unused => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => welcome(stream, clients, shared),
+                Err(error) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+}
+
+fn welcome(stream: tokio::net::UnixStream, clients: &mut JoinSet<()>, shared: &Arc<Shared>) {
+    let shared = shared.clone();
+    clients.spawn(async move { operations::serve(stream, &shared).await });
+}
+
+/// A client that is in the queue already.
+async fn waiting(listener: &UnixListener) -> Option<tokio::net::UnixStream> {
+    // Ready at once or not at all.
+    let accepted = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+    accepted.ok().and_then(Result::ok).map(|(stream, _)| stream)
+}
+
+fn watch_signals(shutdown: Shutdown) -> io::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        let reason = tokio::select! {
+            _ = term.recv() => "it was told to by SIGTERM",
+            _ = interrupt.recv() => "it was told to by SIGINT",
+            _ = hangup.recv() => "it was told to by SIGHUP",
+        };
+        shutdown.begin(reason);
+    });
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The streams of one `pods/exec`. Comes with the next commits.

@@ -1,0 +1,47 @@
+//! The local link: an agent's Unix socket on this host.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+
+use super::{Dialed, Handle, Monitored};
+use crate::error::{Failure, Kind};
+use crate::protocol::target::Target;
+
+pub(super) async fn dial(target: &Target, timeout: Duration) -> Result<Dialed, Failure> {
+    // The target was checked: a local one has a socket.
+    let socket = target.agent_socket.clone().unwrap_or_default();
+    let shown = socket.display();
+    let stream = match tokio::time::timeout(timeout, UnixStream::connect(&socket)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let why = match error.kind() {
+                io::ErrorKind::NotFound => "there is no such socket".into(),
+                io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
+                _ => error.to_string(),
+            };
+            return Err(Failure::new(
+                Kind::Agent,
+                format!("no agent answers on {shown}: {why}; start one with `podbridge-agent serve --socket {shown}`"),
+            ));
+        }
+        Err(_) => {
+            return Err(Failure::new(
+                Kind::Timeout,
+                format!(
+                    "the agent on {shown} did not accept a connection within {} s",
+                    timeout.as_secs()
+                ),
+            ));
+        }
+    };
+    let failed = |error: io::Error| Failure::new(Kind::Internal, format!("cannot watch the link: {error}"));
+    let own = rustix::io::fcntl_dupfd_cloexec(&stream, 3).map_err(|errno| failed(errno.into()))?;
+    let handle = Handle::new(Some(own));
+    Ok(Dialed {
+        pipe: Box::new(Monitored::new(stream, handle.clone())),
+        handle,
+        place: None,
+    })
+}

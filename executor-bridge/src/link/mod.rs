@@ -1,0 +1,85 @@
+//! Byte pipes to an agent. Owns how one is dialled and when it is dead; knows nothing of what travels on it. `session`
+//! dials, one pipe per container.
+
+mod exec_proxy;
+mod exec_stream;
+mod handle;
+mod inject;
+mod local;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub(crate) use handle::{Handle, Monitored};
+
+use crate::error::Failure;
+use crate::pod::{Fate, Place};
+use crate::protocol::target::{LinkChoice, Target};
+
+pub(crate) trait Pipe: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Pipe for T {}
+
+/// A pipe on which an agent answers.
+pub(crate) struct Dialed {
+    pub(crate) pipe: Box<dyn Pipe>,
+    pub(crate) handle: Handle,
+    /// Where it leads; `None` for an agent that is no matter of Kubernetes.
+    pub(crate) place: Option<Place>,
+}
+
+/// May an agent be started or brought for the dial?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    IfNeeded,
+    Never,
+}
+
+/// Dials the containers of one target.
+#[derive(Debug)]
+pub(crate) struct Linker {
+    target: Arc<Target>,
+    timeout: Duration,
+    agents: inject::Agents,
+}
+
+impl Linker {
+    pub(crate) fn new(target: Arc<Target>, timeout: Duration) -> Self {
+        Self {
+            target,
+            timeout,
+            agents: inject::Agents,
+        }
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self.target.link() {
+            LinkChoice::Local => "local",
+            LinkChoice::Auto | LinkChoice::ExecProxy => "exec-proxy",
+        }
+    }
+
+    /// For messages: which pod.
+    pub(crate) fn pod(&self) -> &str {
+        self.target.pod_name()
+    }
+
+    pub(crate) async fn dial(&self, container: Option<&str>, start: Start) -> Result<Dialed, Failure> {
+        match self.target.link() {
+            LinkChoice::Local => local::dial(&self.target, self.timeout).await,
+            LinkChoice::Auto | LinkChoice::ExecProxy => {
+                exec_proxy::dial(&self.target, container, start, &self.agents, self.timeout).await
+            }
+        }
+    }
+
+    /// What became of the place that a dead link led to, if it is known already.
+    pub(crate) async fn fate(&self, place: &Place) -> Result<Fate, Failure> {
+        exec_proxy::fate(&self.target, place, self.timeout).await
+    }
+}

@@ -1,0 +1,141 @@
+//! One gRPC connection to one agent, on one link: its settings, the Hello that begins it, and whether it still lives.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use podbridge_proto::limits::{CAPABILITIES, MAX_MESSAGE, PROTOCOL_MAJOR};
+use podbridge_proto::v1::HelloRequest;
+use podbridge_proto::v1::agent_client::AgentClient;
+use podbridge_proto::v1::exec_client::ExecClient;
+use podbridge_proto::v1::files_client::FilesClient;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use super::internal;
+use crate::error::{Failure, Kind, chain};
+use crate::link::{Dialed, Handle, Pipe};
+use crate::pod::Place;
+use crate::protocol::result::Agent;
+
+/// Flow control, fixed (DESIGN §6): three unread streams must not freeze the others.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+const FRAME: u32 = 256 << 10;
+/// A ping when nothing came for so long, also while no call is open.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// hyper would end the connection for a late pong even while bytes move; `Handle::watch_silence` judges instead.
+const PONG_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+const SILENCE: Duration = Duration::from_secs(45);
+const STALL: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    channel: Channel,
+    pub(super) handle: Handle,
+    pub(super) agent: Agent,
+    pub(super) place: Option<Place>,
+}
+
+/// The connector was asked a second time: the first pipe has ended, and nothing of the new request was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("the link has ended")]
+pub(super) struct NotSent;
+
+impl Connection {
+    pub(super) async fn open(dialed: Dialed, timeout: Duration) -> Result<Self, Failure> {
+        let Dialed { pipe, handle, place } = dialed;
+        let opened = tokio::time::timeout(timeout, hello(pipe)).await;
+        let (channel, agent) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(failure)) => {
+                let reason = handle.ended();
+                handle.end("the agent did not say hello");
+                return Err(match reason {
+                    Some(reason) => Failure::new(failure.kind, format!("{} ({reason})", failure.message)),
+                    None => failure,
+                });
+            }
+            Err(_) => {
+                handle.end("the agent did not say hello");
+                return Err(Failure::new(
+                    Kind::Timeout,
+                    format!("the agent did not answer within {} s", timeout.as_secs()),
+                ));
+            }
+        };
+        handle.watch_silence(SILENCE, STALL);
+        Ok(Self {
+            channel,
+            handle,
+            agent,
+            place,
+        })
+    }
+
+    pub(super) fn alive(&self) -> bool {
+        self.handle.ended().is_none()
+    }
+
+    pub(super) fn exec(&self) -> ExecClient<Channel> {
+        ExecClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn files(&self) -> FilesClient<Channel> {
+        FilesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+}
+
+async fn hello(pipe: Box<dyn Pipe>) -> Result<(Channel, Agent), Failure> {
+    let once = Arc::new(Mutex::new(Some(pipe)));
+    let connector = service_fn(move |_| {
+        let pipe = once.lock().unwrap_or_else(PoisonError::into_inner).take();
+        async move { pipe.map(TokioIo::new).ok_or(NotSent) }
+    });
+    let channel = Endpoint::from_static("http://podbridge-agent")
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PONG_PATIENCE)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| Failure::new(Kind::Agent, format!("the agent speaks no HTTP/2: {}", chain(&error))))?;
+    let version = env!("CARGO_PKG_VERSION");
+    let request = HelloRequest {
+        protocol_major: PROTOCOL_MAJOR,
+        version: version.into(),
+        requires: CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let answer = AgentClient::new(channel.clone()).hello(request).await;
+    let answer = answer.map_err(|status| match status.code() {
+        // The agent's own sentence names both versions.
+        Code::FailedPrecondition => Failure::new(Kind::Agent, status.message()),
+        Code::Unimplemented => Failure::new(
+            Kind::Agent,
+            format!("the agent is no podbridge agent of this protocol; install release {version} of it"),
+        ),
+        _ => Failure::new(Kind::Agent, format!("the agent gave no answer: {}", chain(&status))),
+    })?;
+    let answer = answer.into_inner();
+    if answer.protocol_major != PROTOCOL_MAJOR {
+        return Err(Failure::new(
+            Kind::Agent,
+            format!(
+                "agent {} speaks protocol {}, bridge {version} speaks {PROTOCOL_MAJOR}; install the same release on both sides",
+                answer.version, answer.protocol_major
+            ),
+        ));
+    }
+    if answer.instance.is_empty() {
+        return Err(internal("the agent has no instance id"));
+    }
+    let agent = Agent {
+        version: answer.version,
+        uid: answer.uid,
+        instance: answer.instance,
+    };
+    Ok((channel, agent))
+}

@@ -1,0 +1,154 @@
+//! Descriptors that clients pass: regular files and memfds only, because a pipe or a device could block the bridge. Read
+//! and written by offset on threads that may wait for a disk.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use tokio::task::spawn_blocking;
+
+use super::bad_request;
+use crate::error::FailedKind;
+use crate::protocol::result::Outcome;
+
+/// A file that stays usable from several threads.
+#[derive(Debug, Clone)]
+pub(super) struct LocalFile {
+    file: Arc<File>,
+    size: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// The next descriptor that came with the request. `what` is its role, for the message.
+pub(super) fn take(
+    descriptors: &mut VecDeque<OwnedFd>,
+    what: &'static str,
+    access: Access,
+) -> Result<LocalFile, Outcome> {
+    let Some(descriptor) = descriptors.pop_front() else {
+        return Err(bad_request(format!("no descriptor was passed for {what}")));
+    };
+    check(&descriptor, access).map_err(|why| bad_request(format!("the descriptor for {what} {why}")))?;
+    let size = fstat(&descriptor).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+    Ok(LocalFile {
+        file: Arc::new(File::from(descriptor)),
+        size,
+    })
+}
+
+fn check(descriptor: &OwnedFd, access: Access) -> Result<(), &'static str> {
+    let stat = fstat(descriptor).map_err(|_| "cannot be examined")?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err("is no regular file or memfd");
+    }
+    let flags = fcntl_getfl(descriptor).map_err(|_| "cannot be examined")?;
+    if flags.contains(OFlags::PATH) {
+        return Err("was opened with O_PATH");
+    }
+    let mode = flags & OFlags::RWMODE;
+    match access {
+        Access::Read if mode == OFlags::WRONLY => Err("is not open for reading"),
+        Access::Write if mode == OFlags::RDONLY => Err("is not open for writing"),
+        Access::Read | Access::Write => Ok(()),
+    }
+}
+
+fn failed(what: &str, error: &std::io::Error) -> Outcome {
+    Outcome::failed(
+        FailedKind::LocalFile,
+        format!("the local file cannot be {what}: {error}"),
+    )
+}
+
+fn joined<T>(result: Result<std::io::Result<T>, tokio::task::JoinError>, what: &str) -> Result<T, Outcome> {
+    let result = result.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    result.map_err(|error| failed(what, &error))
+}
+
+impl LocalFile {
+    /// When it was passed.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// At most `limit` bytes; fewer, or none, only at the end.
+    pub(super) async fn read_at(&self, offset: u64, limit: usize) -> Result<Bytes, Outcome> {
+        let file = self.file.clone();
+        let read = spawn_blocking(move || {
+            let mut buffer = vec![0; limit];
+            let mut filled = 0;
+            while filled < limit {
+                match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                    Ok(0) => break,
+                    Ok(count) => filled += count,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            buffer.truncate(filled);
+            Ok(Bytes::from(buffer))
+        });
+        joined(read.await, "read")
+    }
+
+    pub(super) async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), Outcome> {
+        let file = self.file.clone();
+        joined(
+            spawn_blocking(move || file.write_all_at(&data, offset)).await,
+            "written",
+        )
+    }
+
+    pub(super) async fn truncate(&self, length: u64) -> Result<(), Outcome> {
+        let file = self.file.clone();
+        joined(spawn_blocking(move || file.set_len(length)).await, "truncated")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_taken() {
+        let refused =
+            |descriptor: OwnedFd, access| take(&mut VecDeque::from([descriptor]), "stdin", access).unwrap_err();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let message = |outcome| match outcome {
+            Outcome::Failed { kind, message } => {
+                assert_eq!(kind, FailedKind::BadRequest);
+                message
+            }
+            other => panic!("{other:?}"),
+        };
+        assert!(message(refused(reader.into(), Access::Read)).contains("no regular file"));
+        assert!(message(refused(writer.into(), Access::Write)).contains("no regular file"));
+        let null = File::open("/dev/null").unwrap();
+        assert!(message(refused(null.into(), Access::Read)).contains("no regular file"));
+        let file = File::open("/proc/self/exe").unwrap();
+        assert!(message(refused(file.into(), Access::Write)).contains("writing"));
+        assert!(take(&mut VecDeque::new(), "stdin", Access::Read).is_err());
+    }
+
+    #[tokio::test]
+    async fn bytes_are_read_and_written_by_offset() {
+        let file = tempfile::tempfile().unwrap();
+        let mut descriptors = VecDeque::from([OwnedFd::from(file)]);
+        let file = take(&mut descriptors, "stdout", Access::Write).unwrap();
+        file.write_at(3, "def".into()).await.unwrap();
+        file.write_at(0, "abc".into()).await.unwrap();
+        assert_eq!(file.read_at(1, 3).await.unwrap(), "bcd");
+        assert_eq!(file.read_at(4, 100).await.unwrap(), "ef");
+        file.truncate(2).await.unwrap();
+        assert_eq!(file.read_at(2, 1).await.unwrap(), "");
+    }
+}

@@ -1,0 +1,187 @@
+//! What clients want done in the containers of one pod: execs, files, links. Owns one connection per container, dialled
+//! on first use, and the diagnosis when it breaks. `daemon` calls it; gRPC stays inside.
+
+mod connection;
+mod container;
+mod descriptor;
+mod diagnosis;
+mod exec;
+mod files;
+mod put;
+mod status;
+mod stdin;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::error::{Failure, Kind};
+use crate::link::Linker;
+use crate::protocol::frame::Frame;
+use crate::protocol::request;
+use crate::protocol::result::{Done, LinkStatus, Outcome};
+use crate::protocol::target::Target;
+use connection::Connection;
+use container::Container;
+
+/// What a client says after its request.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Stdin(Bytes, Charge),
+    StdinEof(Charge),
+    Signal(u8, Charge),
+    Resize {
+        rows: u16,
+        cols: u16,
+        charge: Charge,
+    },
+    /// Closed the connection: cancel.
+    Gone,
+    /// Broke the protocol: cancel, and say so.
+    Bad(String),
+}
+
+/// What an input weighs in its client's allowance, until it was dealt with.
+#[derive(Debug)]
+pub(crate) struct Charge(#[allow(dead_code)] OwnedSemaphorePermit);
+
+impl Charge {
+    pub(crate) fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self(permit)
+    }
+}
+
+/// The client as an operation sees it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) inputs: mpsc::UnboundedReceiver<Input>,
+    /// Bounded: a slow client slows its own operation down. Closed: it has gone.
+    pub(crate) replies: mpsc::Sender<Frame>,
+    pub(crate) descriptors: VecDeque<OwnedFd>,
+}
+
+/// The pod of one target.
+#[derive(Debug)]
+pub(crate) struct Session {
+    linker: Arc<Linker>,
+    containers: Mutex<HashMap<Option<String>, Arc<Container>>>,
+    /// Calls that nobody waits for: Release, Cancel.
+    errands: Errands,
+}
+
+impl Session {
+    pub(crate) fn new(target: Arc<Target>, connect_timeout: Duration) -> Self {
+        Self {
+            linker: Arc::new(Linker::new(target, connect_timeout)),
+            containers: Mutex::default(),
+            errands: Errands::default(),
+        }
+    }
+
+    fn container(&self, name: Option<&str>) -> Arc<Container> {
+        let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        containers
+            .entry(name.map(str::to_owned))
+            .or_insert_with(|| Arc::new(Container::new(self.linker.clone(), name.map(str::to_owned))))
+            .clone()
+    }
+
+    pub(crate) async fn exec(&self, container: Option<&str>, request: request::Exec, client: Client) -> Outcome {
+        let container = self.container(container);
+        exec::run(&container, &self.errands, request, client).await
+    }
+
+    pub(crate) async fn put(&self, container: Option<&str>, request: request::Put, client: Client) -> Outcome {
+        put::put(&self.container(container), request, client).await
+    }
+
+    pub(crate) async fn get(&self, container: Option<&str>, request: request::Get, client: Client) -> Outcome {
+        files::get(&self.container(container), request, client).await
+    }
+
+    pub(crate) async fn stat(&self, container: Option<&str>, request: request::Stat, client: Client) -> Outcome {
+        files::stat(&self.container(container), request, client).await
+    }
+
+    /// Makes sure that the link is up.
+    pub(crate) async fn connect(&self, container: Option<&str>, mut client: Client) -> Outcome {
+        let container = self.container(container);
+        let connected = tokio::select! {
+            connected = container.connection() => connected,
+            outcome = gone(&mut client.inputs) => return outcome,
+        };
+        match connected {
+            Ok(connection) => Outcome::Ok(Done {
+                agent: Some(connection.agent.clone()),
+                ..Done::default()
+            }),
+            Err(failure) => Outcome::Unreachable(failure),
+        }
+    }
+
+    /// Drops the link and dials again. Whoever waits on the old one is told that it is lost.
+    pub(crate) async fn relink(&self, container: Option<&str>, client: Client) -> Outcome {
+        self.container(container).drop_link();
+        self.connect(container, client).await
+    }
+
+    pub(crate) fn links(&self) -> Vec<LinkStatus> {
+        let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links: Vec<_> = containers.values().map(|container| container.status()).collect();
+        links.sort_by(|a, b| a.container.cmp(&b.container));
+        links
+    }
+
+    /// Waits for calls under way that no client waits for, but not long.
+    pub(crate) async fn settle(&self, patience: Duration) {
+        self.errands.settle(patience).await;
+    }
+}
+
+/// Ends when the client gives up; for operations that take no input.
+async fn gone(inputs: &mut mpsc::UnboundedReceiver<Input>) -> Outcome {
+    loop {
+        match inputs.recv().await {
+            Some(Input::Gone) | None => return Outcome::Cancelled(Default::default()),
+            Some(Input::Bad(why)) => return bad_request(why),
+            Some(Input::Stdin(..) | Input::StdinEof(_) | Input::Signal(..) | Input::Resize { .. }) => {}
+        }
+    }
+}
+
+fn bad_request(why: impl Into<String>) -> Outcome {
+    Outcome::failed(crate::error::FailedKind::BadRequest, why)
+}
+
+fn internal(what: &str) -> Failure {
+    Failure::new(
+        Kind::Internal,
+        format!("{what}; this is a bug in podbridge, please report it"),
+    )
+}
+
+/// Tasks of their own that are waited for only when the bridge ends.
+#[derive(Debug, Default)]
+struct Errands(Mutex<tokio::task::JoinSet<()>>);
+
+impl Errands {
+    fn send(&self, errand: impl Future<Output = ()> + Send + 'static) {
+        let mut errands = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Ended ones are only dropped when asked for.
+        while errands.try_join_next().is_some() {}
+        errands.spawn(errand);
+    }
+
+    async fn settle(&self, patience: Duration) {
+        let mut errands = {
+            let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *held)
+        };
+        // What is not done by then ends with the process.
+        let _ = tokio::time::timeout(patience, async { while errands.join_next().await.is_some() {} }).await;
+    }
+}

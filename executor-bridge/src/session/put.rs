@@ -1,0 +1,179 @@
+//! One file into the pod: from a descriptor or from the client's frames, its digest computed here and compared there.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use podbridge_proto::limits::MAX_CHUNK;
+use podbridge_proto::v1::put_request::Part;
+use podbridge_proto::v1::{PutHeader, PutRequest, PutResponse, PutTrailer};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::container::Container;
+use super::descriptor::{self, Access, LocalFile};
+use super::{Client, Connection, Input, bad_request, diagnosis, gone, status};
+use crate::error::FailedKind;
+use crate::protocol::frame::Frame;
+use crate::protocol::request;
+use crate::protocol::result::{Done, Ended, Outcome};
+use crate::protocol::target::hex;
+
+/// Chunks handed to HTTP/2 and not yet taken by it.
+const IN_FLIGHT: usize = 4;
+
+pub(super) async fn put(container: &Container, request: request::Put, mut client: Client) -> Outcome {
+    let header = PutHeader {
+        path: request.path.0.into(),
+        mode: request.mode,
+        mtime_ns: request.mtime_ns,
+        user: request.user.unwrap_or_default(),
+    };
+    let file = match client.descriptors.is_empty() {
+        true => None,
+        false => match descriptor::take(&mut client.descriptors, "the content", Access::Read) {
+            Ok(file) => Some(file),
+            Err(outcome) => return outcome,
+        },
+    };
+    let connected = match &file {
+        Some(_) => tokio::select! {
+            connected = container.connection() => connected,
+            outcome = gone(&mut client.inputs) => return outcome,
+        },
+        // Frames must wait in their queue until there is a link.
+        None => container.connection().await,
+    };
+    let connection = match connected {
+        Ok(connection) => connection,
+        Err(failure) => return Outcome::Unreachable(failure),
+    };
+    let mut transfer = Transfer {
+        connection: connection.clone(),
+        digest: Sha256::new(),
+        length: 0,
+    };
+    match transfer.run(header, file, &mut client).await {
+        Ok(outcome) => outcome,
+        Err(status) if diagnosis::is_broken_link(&status, &connection) => {
+            diagnosis::lost(container, &connection, &crate::error::chain(&status)).await
+        }
+        Err(status) => status::outcome(&status),
+    }
+}
+
+struct Transfer {
+    connection: Arc<Connection>,
+    digest: Sha256,
+    length: u64,
+}
+
+type Parts = mpsc::Sender<PutRequest>;
+
+impl Transfer {
+    async fn run(
+        &mut self,
+        header: PutHeader,
+        file: Option<LocalFile>,
+        client: &mut Client,
+    ) -> Result<Outcome, Status> {
+        let (parts, outgoing) = mpsc::channel(IN_FLIGHT);
+        let mut files = self.connection.files();
+        let call = files.put(ReceiverStream::new(outgoing));
+        let part = |part| PutRequest { part: Some(part) };
+        // The channel has room for it.
+        let _ = parts.send(part(Part::Header(header))).await;
+        tokio::pin!(call);
+        let feeding = async {
+            match file {
+                Some(file) => tokio::select! {
+                    fed = self.feed_file(&file, &parts) => fed,
+                    outcome = gone(&mut client.inputs) => Err(outcome),
+                },
+                None => self.feed_frames(client, &parts).await,
+            }
+        };
+        tokio::select! {
+            // An answer before the end is a refusal.
+            answer = &mut call => return Ok(self.judge(answer?.into_inner())),
+            // Without a trailer nothing is renamed.
+            fed = feeding => if let Err(outcome) = fed { return Ok(outcome) },
+        }
+        let trailer = PutTrailer {
+            length: self.length,
+            sha256: self.digest.clone().finalize().to_vec().into(),
+        };
+        // A call that has ended says why below.
+        let _ = parts.send(part(Part::Trailer(trailer))).await;
+        drop(parts);
+        tokio::select! {
+            answer = &mut call => Ok(self.judge(answer?.into_inner())),
+            outcome = gone(&mut client.inputs) => Ok(outcome),
+        }
+    }
+
+    async fn feed_file(&mut self, file: &LocalFile, parts: &Parts) -> Result<(), Outcome> {
+        loop {
+            let data = file.read_at(self.length, MAX_CHUNK).await?;
+            if data.is_empty() {
+                return Ok(());
+            }
+            self.send(data, parts).await;
+        }
+    }
+
+    async fn feed_frames(&mut self, client: &mut Client, parts: &Parts) -> Result<(), Outcome> {
+        loop {
+            match client.inputs.recv().await {
+                Some(Input::Stdin(mut data, _charge)) => {
+                    while !data.is_empty() {
+                        let chunk = data.split_to(data.len().min(MAX_CHUNK));
+                        self.send(chunk, parts).await;
+                    }
+                    let ack = Frame::StdinAck {
+                        offset: self.length,
+                        closed: false,
+                    };
+                    if client.replies.send(ack).await.is_err() {
+                        return Err(Outcome::Cancelled(Ended::default()));
+                    }
+                }
+                Some(Input::StdinEof(_)) => return Ok(()),
+                Some(Input::Signal(..) | Input::Resize { .. }) => {}
+                Some(Input::Gone) | None => return Err(Outcome::Cancelled(Ended::default())),
+                Some(Input::Bad(why)) => return Err(bad_request(why)),
+            }
+        }
+    }
+
+    async fn send(&mut self, data: Bytes, parts: &Parts) {
+        self.digest.update(&data);
+        self.length += data.len() as u64;
+        let data = PutRequest {
+            part: Some(Part::Data(data)),
+        };
+        if parts.send(data).await.is_err() {
+            // The call has ended; its answer ends the operation.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn judge(&self, answer: PutResponse) -> Outcome {
+        let sha256 = self.digest.clone().finalize();
+        if answer.length != self.length || answer.sha256[..] != sha256[..] {
+            return Outcome::failed(
+                FailedKind::Digest,
+                format!(
+                    "the agent wrote {} bytes with another digest than the {} that were sent; try again",
+                    answer.length, self.length
+                ),
+            );
+        }
+        Outcome::Ok(Done {
+            length: Some(self.length),
+            sha256: Some(hex(&sha256)),
+            ..Done::default()
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! When the daemon is to end, and why: told by a signal or by a client's `stop`. Everybody who waits holds a clone.
+
+use tokio::sync::watch;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Shutdown(watch::Sender<Option<&'static str>>);
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl Shutdown {
+    /// The first reason counts.
+    pub(crate) fn begin(&self, reason: &'static str) {
+        self.0.send_if_modified(|told| {
+            let first = told.is_none();
+            told.get_or_insert(reason);
+            first
+        });
+    }
+
+    pub(crate) fn begun(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Waits for the end to be asked for; its reason.
+    pub(crate) async fn wait(&self) -> &'static str {
+        let mut told = self.0.subscribe();
+        let reason = told.wait_for(Option::is_some).await.map(|reason| *reason);
+        // We hold a sender ourselves: it cannot be gone.
+        reason.ok().flatten().unwrap_or_default()
+    }
+}

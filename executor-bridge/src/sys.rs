@@ -1,0 +1,32 @@
+//! The one unsafe corner: descriptors. The launcher of the daemon and `hangup` call it.
+#![allow(unsafe_code)]
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Marks every descriptor above the standard three close-on-exec, so that a program started next inherits none of what
+/// our own caller left open: a pipe kept by a daemon would make somebody wait for its end for ever.
+pub(crate) fn close_all_on_exec() -> std::io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        let Some(number) = number.filter(|number| *number > 2) else {
+            continue;
+        };
+        // SAFETY: the descriptor is only used for this one call, which neither closes nor keeps it; if its number was
+        // closed or reused meanwhile, the call fails or marks another descriptor, which is what is wanted of all.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        // The directory's own descriptor is among them and may be gone.
+        let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
+    }
+    Ok(())
+}
+
+/// Registers a descriptor with the runtime.
+pub(crate) fn watch_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is the same open descriptor until it is dropped, which AsyncFd does after it deregistered it.
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+    registered.map_err(|error| error.into_parts().1)
+}
