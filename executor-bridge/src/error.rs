@@ -7,9 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 macro_rules! named {
     ($type:ident, other $other:ident, { $($variant:ident => $name:literal),+ $(,)? }) => {
         impl $type {
-            pub const ALL: &'static [$type] = &[$($type::$variant),+];
+            pub(crate) const ALL: &'static [$type] = &[$($type::$variant),+];
 
-            pub fn name(self) -> &'static str {
+            pub(crate) fn name(self) -> &'static str {
                 match self { $($type::$variant => $name),+ }
             }
         }

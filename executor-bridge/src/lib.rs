@@ -1,8 +1,6 @@
 //! The bridge on the executor: one daemon per pod that owns the connection, and the command line that talks to it. Kubernetes
 //! is known to `pod` alone, gRPC to `session` alone, `unsafe` to `sys` alone.
 
-#![allow(dead_code)] // until the exec-proxy link, which needs the rest
-
 mod cli;
 mod client;
 mod commands;

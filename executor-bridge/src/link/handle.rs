@@ -58,11 +58,6 @@ impl Handle {
         self.0.ended.borrow().clone()
     }
 
-    pub(crate) async fn wait_ended(&self) {
-        // We hold the sender: it cannot be gone.
-        let _ = self.0.ended.subscribe().wait_for(Option::is_some).await;
-    }
-
     /// Notes that the pipe has ended; the first reason counts.
     pub(crate) fn note_end(&self, reason: impl Into<String>) {
         self.0.ended.send_if_modified(|told| {

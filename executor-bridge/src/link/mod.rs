@@ -49,7 +49,7 @@ impl Linker {
         Self {
             target,
             timeout,
-            agents: inject::Agents,
+            agents: inject::Agents::default(),
         }
     }
 

@@ -11,13 +11,6 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Octets(pub Vec<u8>);
 
-impl Octets {
-    /// For messages; not reversible.
-    pub(crate) fn lossy(&self) -> String {
-        String::from_utf8_lossy(&self.0).into_owned()
-    }
-}
-
 impl From<&str> for Octets {
     fn from(text: &str) -> Self {
         Self(text.as_bytes().to_vec())

@@ -32,7 +32,7 @@ use container::Container;
 #[derive(Debug)]
 pub(crate) enum Input {
     Stdin(Bytes, Charge),
-    StdinEof(Charge),
+    StdinEof(#[expect(dead_code, reason = "counts until it is dropped")] Charge),
     Signal(u8, Charge),
     Resize {
         rows: u16,

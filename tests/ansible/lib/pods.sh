@@ -1,4 +1,4 @@
-# This file owns the cluster as the tier sees it: settings, fresh pods, and the proof that nothing is left.
+# This file owns the cluster as the tier sees it: its settings and fresh pods. local.sh answers to the same names.
 
 # Run again inside the cluster's network namespace, and set KUBECTL, KUBE_CONFIG, NAMESPACE.
 enter_cluster() {
@@ -46,38 +46,23 @@ new_pod() {
 
 # The variables of a host that is this pod, for an inventory in YAML.
 host_vars() {
-	printf '%s: %s\n' ansible_connection kubectl ansible_kubectl_pod "$1" ansible_kubectl_namespace "${2:-$NAMESPACE}" \
-		ansible_kubectl_kubeconfig "$KUBE_CONFIG" ansible_python_interpreter /usr/bin/python3
+	local prefix=ansible_${PREFIX:-kubectl}
+	printf '%s: %s\n' ansible_connection "${PLUGIN:-kubectl}" "${prefix}_pod" "$1" "${prefix}_namespace" "${2:-$NAMESPACE}" \
+		"${prefix}_kubeconfig" "$KUBE_CONFIG" ansible_podbridge_link exec-proxy ansible_python_interpreter /usr/bin/python3
 }
 
-# Ends the bridges and pods of this run; fails if a process of ours is left.
-finish() {
-	local status=$? pid pod left=''
-	trap - EXIT
-	for pid in $(bridge_pids); do kill "$pid"; done
+# kill_container NAME [NAMESPACE]: its first process ends; the kubelet starts another container.
+kill_container() { kube -n "${2:-$NAMESPACE}" exec "$1" -- kill -TERM 1; }
+
+# delete_pod NAME [NAMESPACE]: at once, as an eviction does.
+delete_pod() { kube -n "${2:-$NAMESPACE}" delete pod "$1" --force --grace-period=0 --wait=false >/dev/null 2>&1; }
+
+# in_pod NAME COMMAND…: not through podbridge.
+in_pod() { kube exec "$1" -- "${@:2}"; }
+
+remove_pods() {
+	local pod
 	for pod in "${PODS[@]}"; do
 		kube -n "${pod%/*}" delete pod "${pod#*/}" --ignore-not-found --wait=false >/dev/null
-	done
-	for ((i = 0; i < 50; i++)); do
-		left=$(bridge_pids)
-		[ -n "$left" ] || break
-		sleep 0.1
-	done
-	if [ -n "$left" ]; then
-		say "bridges are left: $left"
-		status=1
-	fi
-	rm -rf "$WORK"
-	exit "$status"
-}
-
-# Bridges of this run are the ones with its directory in their environment.
-bridge_pids() {
-	local process
-	for process in /proc/[0-9]*; do
-		if grep -qzFx "PODBRIDGE_DIR=$WORK/bridges" "$process/environ" 2>/dev/null &&
-			[ "$(basename "$(readlink "$process/exe" 2>/dev/null)")" = podbridge ]; then
-			echo "${process#/proc/}"
-		fi
 	done
 }

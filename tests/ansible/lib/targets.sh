@@ -64,13 +64,3 @@ run_target() {
 	logged "$name$*" env -C "$TARGETS" ANSIBLE_ROLES_PATH="$TARGETS" \
 		ansible-playbook -i ../inventory "$name.yaml" -e "output_dir=$WORK/output" "$@"
 }
-
-# logged NAME COMMAND…: its output only if it failed.
-logged() {
-	local log=$WORK/$1.log
-	shift
-	if ! timeout --kill-after=10 900 "$@" >"$log" 2>&1 </dev/null; then
-		tail -n 60 "$log" >&2
-		die "failed: $(basename "$log" .log)"
-	fi
-}

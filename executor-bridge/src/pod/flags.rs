@@ -1,0 +1,184 @@
+//! kubectl's global options as they stand in a target's `extra_args`. Understood ones are applied, harmless ones ignored,
+//! all others refused by name: an option that is dropped in silence could mean another cluster.
+
+use std::time::Duration;
+
+use crate::error::Failure;
+
+#[derive(Default, PartialEq)]
+pub(super) struct Flags {
+    pub(super) kubeconfig: Option<String>,
+    pub(super) context: Option<String>,
+    pub(super) cluster: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) server: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) client_certificate: Option<String>,
+    pub(super) client_key: Option<String>,
+    pub(super) certificate_authority: Option<String>,
+    pub(super) tls_server_name: Option<String>,
+    pub(super) insecure: Option<bool>,
+    pub(super) impersonate: Option<String>,
+    pub(super) impersonate_uid: Option<String>,
+    pub(super) impersonate_groups: Vec<String>,
+    /// `None`: the bridge's own limit alone.
+    pub(super) request_timeout: Option<Duration>,
+}
+
+impl Flags {
+    pub(super) fn parse(arguments: &[String]) -> Result<Self, Failure> {
+        let mut flags = Self::default();
+        let mut rest = arguments.iter().filter(|argument| !argument.is_empty());
+        while let Some(argument) = rest.next() {
+            let (name, mut value) = split(argument)?;
+            if let Some(switch) = flags.switch(name) {
+                let on = match value {
+                    None | Some("true") => true,
+                    Some("false") => false,
+                    Some(_) => return Err(Failure::usage(format!("the option {name} is either true or false"))),
+                };
+                if let Some(field) = switch {
+                    *field = Some(on);
+                }
+                continue;
+            }
+            if value.is_none() {
+                value = rest.next().map(String::as_str);
+            }
+            let value = value.ok_or_else(|| Failure::usage(format!("the option {name} needs a value")))?;
+            flags.set(name, value)?;
+        }
+        Ok(flags)
+    }
+
+    /// `Some(None)`: a switch that changes nothing here.
+    fn switch(&mut self, name: &str) -> Option<Option<&mut Option<bool>>> {
+        match name {
+            "--insecure-skip-tls-verify" => Some(Some(&mut self.insecure)),
+            "--disable-compression" | "--match-server-version" | "--warnings-as-errors" => Some(None),
+            _ => None,
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
+        let field = match name {
+            "--kubeconfig" => &mut self.kubeconfig,
+            "--context" => &mut self.context,
+            "--cluster" => &mut self.cluster,
+            "--user" => &mut self.user,
+            "-n" | "--namespace" => &mut self.namespace,
+            "-s" | "--server" => &mut self.server,
+            "--token" => &mut self.token,
+            "--username" => &mut self.username,
+            "--password" => &mut self.password,
+            "--client-certificate" => &mut self.client_certificate,
+            "--client-key" => &mut self.client_key,
+            "--certificate-authority" => &mut self.certificate_authority,
+            "--tls-server-name" => &mut self.tls_server_name,
+            "--as" => &mut self.impersonate,
+            "--as-uid" => &mut self.impersonate_uid,
+            "--as-group" => {
+                self.impersonate_groups.push(value.to_owned());
+                return Ok(());
+            }
+            "--request-timeout" => {
+                self.request_timeout = duration(value)
+                    .ok_or_else(|| Failure::usage(format!("--request-timeout {value:?} is no duration such as 10s")))?
+                    .filter(|timeout| !timeout.is_zero());
+                return Ok(());
+            }
+            "-v" | "--v" | "--vmodule" | "--log-flush-frequency" | "--cache-dir" | "--kuberc" | "--profile"
+            | "--profile-output" => return Ok(()),
+            _ => {
+                return Err(Failure::usage(format!(
+                    "the option {name} in extra_args is not supported; only kubectl's global options are"
+                )));
+            }
+        };
+        *field = Some(value.to_owned());
+        Ok(())
+    }
+}
+
+/// Name and value of `--name`, `--name=value`, `-n`, `-nvalue`, `-n=value`.
+fn split(argument: &str) -> Result<(&str, Option<&str>), Failure> {
+    if let Some(long) = argument.strip_prefix("--").filter(|long| !long.is_empty()) {
+        return Ok(match long.find('=') {
+            Some(at) => (&argument[..at + 2], Some(&long[at + 1..])),
+            None => (argument, None),
+        });
+    }
+    let mut letters = argument.char_indices().skip(2).map(|(at, _)| at);
+    match argument.strip_prefix('-') {
+        Some(short) if short.starts_with(|letter: char| letter.is_ascii_alphabetic()) => Ok(match letters.next() {
+            Some(at) => (&argument[..at], Some(argument[at..].trim_start_matches('='))),
+            None => (argument, None),
+        }),
+        // Not shown: it may be the value of an option that was mistyped.
+        _ => Err(Failure::usage("extra_args holds a word that is no option")),
+    }
+}
+
+/// Go's durations, of one unit; a number alone is seconds. `Some(None)` never happens for a value that parses: the inner
+/// option lets 0 mean "no limit".
+fn duration(text: &str) -> Option<Option<Duration>> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let milliseconds = match &text[digits..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    Some(number.checked_mul(milliseconds).map(Duration::from_millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Flags, Failure> {
+        Flags::parse(&arguments.iter().map(|&argument| argument.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn all_spellings_of_kubectl_are_understood() {
+        let arguments = [
+            "--as=ci",
+            "--as-group",
+            "a",
+            "--as-group=b",
+            "-nx",
+            "-s=https://h",
+            "--insecure-skip-tls-verify",
+            "",
+            "-v",
+            "6",
+            "--request-timeout=2m",
+        ];
+        let flags = parse(&arguments).unwrap();
+        assert_eq!(flags.impersonate.as_deref(), Some("ci"));
+        assert_eq!(flags.impersonate_groups, ["a", "b"]);
+        assert_eq!(flags.namespace.as_deref(), Some("x"));
+        assert_eq!(flags.server.as_deref(), Some("https://h"));
+        assert_eq!(flags.insecure, Some(true));
+        assert_eq!(flags.request_timeout, Some(Duration::from_secs(120)));
+        assert_eq!(parse(&["--insecure-skip-tls-verify=false"]).unwrap().insecure, Some(false));
+        assert_eq!(parse(&["--request-timeout", "0"]).unwrap().request_timeout, None);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_by_name() {
+        let refused = |arguments: &[&str]| parse(arguments).err().unwrap().message;
+        assert!(refused(&["--all-namespaces"]).contains("--all-namespaces"));
+        assert!(refused(&["--foo=SECRET"]).contains("--foo"));
+        assert!(!refused(&["--foo=SECRET"]).contains("SECRET"));
+        assert!(!refused(&["SECRET"]).contains("SECRET"));
+        assert!(refused(&["--as"]).contains("--as"));
+        assert!(refused(&["--request-timeout", "soon"]).contains("soon"));
+    }
+}
