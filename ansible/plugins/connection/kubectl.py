@@ -302,6 +302,10 @@ class Lost(Exception):
     pass
 
 
+class Unconnected(Lost):
+    pass
+
+
 def octets(value):
     """A byte string as JSON carries it: text, or base64 where it is not UTF-8."""
     data = to_bytes(value, errors="surrogate_or_strict")
@@ -345,12 +349,16 @@ class Exchange:
             credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             if struct.unpack("3i", credentials)[1] != os.geteuid():
                 raise Lost(f"the socket {path} is another user's")
-            payload = json.dumps({"v": 1, **request}).encode()
-            frame = struct.pack(">IB", len(payload) + 1, REQUEST) + payload
-            self._socket.sendall(frame[socket.send_fds(self._socket, [frame], list(descriptors)) :])
         except (OSError, Lost) as error:
             self.close()
-            raise Lost(f"the bridge does not answer on {path}: {error}") from error
+            raise Unconnected(f"the bridge does not answer on {path}: {error}") from error
+        payload = json.dumps({"v": 1, **request}).encode()
+        frame = struct.pack(">IB", len(payload) + 1, REQUEST) + payload
+        # A failure shows as the end of the stream when the answer is read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            rest = frame[socket.send_fds(self._socket, [frame], list(descriptors)) :]
+            if rest:
+                self._socket.sendall(rest)
 
     def send(self, kind, payload=b""):
         # After a failure the result that the bridge sent before it closed is still to be read.
@@ -493,7 +501,7 @@ class Connection(ConnectionBase):
         path = self._bridge_socket(target)
         try:
             return Exchange(path or self._start_bridge(target), request, descriptors)
-        except Lost as reason:
+        except Unconnected as reason:
             if path is None:
                 raise
             display.vvv(f"PODBRIDGE {reason}", host=self._pod())

@@ -1,155 +1,396 @@
-//! The exec-proxy link: a `pods/exec` of `podbridge-agent proxy`, found in the image or brought. Owns the search and the
-//! first line of the proxy; what comes after it is the pipe.
+//! The exec-proxy link: `pods/exec` of `podbridge-agent proxy`, whose standard streams are the pipe. Finds the agent in the
+//! container, or brings it there (`inject`), in as few execs as it takes: one when it is there, three when it is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use podbridge_proto::limits::PROXY_MAGIC;
-use tokio::io::{AsyncReadExt as _, DuplexStream};
+use rustix::rand::{GetRandomFlags, getrandom};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
-use super::exec_stream::{self, ExecStream};
-use super::{Dialed, Handle, Monitored, Start, inject};
+use super::agent_binary::{self, Agents, Binary};
+use super::exec_stream::{self, CHUNK, Reader, Writer};
+use super::inject::{self, Report, Usable};
+use super::{Dialed, Handle, Monitored, Start};
 use crate::error::{Failure, Kind};
-use crate::pod::{Cluster, Fate, Place};
-use crate::protocol::target::Target;
+use crate::pod::{Access, Fate, Place};
+use crate::protocol::target::{Target, hex};
 
-/// Dials within `timeout`, whatever hangs.
+/// Between HTTP/2 and the WebSocket, each direction.
+const PIPE: usize = 256 * 1024;
+/// Of what a program said instead of the magic line, for the message.
+const SEEN: usize = 200;
+
 pub(super) async fn dial(
     target: &Target,
     container: Option<&str>,
     start: Start,
-    agents: &inject::Agents,
-    timeout: Duration,
+    agents: &Arc<Agents>,
+    limit: Duration,
 ) -> Result<Dialed, Failure> {
-    let dialing = async {
-        let cluster = Cluster::new(target, timeout).await?;
-        let place = cluster.place(container).await?;
-        let stream = find(&cluster, &place, start, agents).await?;
-        Ok(dialed(stream, place))
+    let access = Access::open(target, limit).await?;
+    let place = access.place(container).await?;
+    let known = agents.clone();
+    let binaries = spawn_blocking(move || known.find()).await.unwrap_or_default();
+    let dial = Dial {
+        access,
+        place,
+        limit,
+        binaries,
     };
-    match tokio::time::timeout(timeout, dialing).await {
-        Ok(dialed) => dialed,
-        Err(_) => Err(Failure::new(
-            Kind::Timeout,
-            format!(
-                "pod {} gave no agent within {} s; raise --connect-timeout, or look at the API server and the node",
-                target.pod_name(),
-                timeout.as_secs()
+    let proxy = dial.proxy(start).await?;
+    Ok(dial.pipe(proxy))
+}
+
+pub(super) async fn fate(target: &Target, place: &Place, limit: Duration) -> Result<Fate, Failure> {
+    Access::open(target, limit).await?.fate(place).await
+}
+
+struct Dial {
+    access: Access,
+    place: Place,
+    limit: Duration,
+    binaries: Vec<Arc<Binary>>,
+}
+
+/// A program that said the magic line, and what came after it.
+struct Proxy {
+    reader: Reader,
+    writer: Writer,
+    rest: Bytes,
+}
+
+/// How a program began.
+enum Greeting {
+    Proxy(Proxy),
+    Report(Report),
+    NoProgram,
+    /// Ended or said something else.
+    Other(Failure),
+}
+
+impl Dial {
+    async fn proxy(&self, start: Start) -> Result<Proxy, Failure> {
+        let option = match start {
+            Start::IfNeeded => "--start",
+            Start::Never => "",
+        };
+        let tags: Vec<_> = self.binaries.iter().map(|binary| binary.tag()).collect();
+        let random = random();
+        let mut skip = ":".to_owned();
+        loop {
+            let mut find = vec!["sh", "-c", inject::FIND, "sh", option, &random, &skip];
+            find.extend(tags.iter().map(String::as_str));
+            let report = match self.begin(&find).await? {
+                Greeting::Proxy(proxy) => return Ok(proxy),
+                Greeting::Report(report) => report,
+                Greeting::NoProgram => return self.without_shell(start).await,
+                Greeting::Other(failure) => return Err(failure),
+            };
+            if start == Start::Never {
+                return Err(self.failure(Kind::Agent, "no agent is in it any more"));
+            }
+            let binary = self.binary_for(report.machine.as_deref())?;
+            let Some(usable) = report.place else {
+                return Err(self.nowhere(&report.refused, &skip));
+            };
+            match self.bring(&binary, &usable, &random).await {
+                Ok(proxy) => return Ok(proxy),
+                // It took the probe but not the whole binary: the next place may.
+                Err(failure) if failure.kind == Kind::NoSpace => {
+                    tracing::warn!(%failure, "the agent does not fit");
+                    skip.push_str(&usable.base);
+                    skip.push(':');
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Without a shell only an agent that is there already can help.
+    async fn without_shell(&self, start: Start) -> Result<Proxy, Failure> {
+        for program in ["podbridge-agent", "/opt/podbridge/podbridge-agent"] {
+            let mut arguments = vec![program, "proxy"];
+            if start == Start::IfNeeded {
+                arguments.push("--start");
+            }
+            match self.begin(&arguments).await? {
+                Greeting::Proxy(proxy) => return Ok(proxy),
+                Greeting::NoProgram => {}
+                Greeting::Other(failure) => return Err(failure),
+                Greeting::Report(_) => return Err(self.failure(Kind::Agent, "its podbridge-agent is another program")),
+            }
+        }
+        Err(self.failure(
+            Kind::NoShell,
+            "it has neither podbridge-agent nor a shell to bring it: add podbridge-agent to the image, or let an init \
+             container run `podbridge-agent install /opt/podbridge` into a volume of both",
+        ))
+    }
+
+    fn failure(&self, kind: Kind, why: &str) -> Failure {
+        Failure::new(
+            kind,
+            format!("container {} of pod {}: {why}", self.place.container, self.access.pod()),
+        )
+    }
+
+    fn nowhere(&self, refused: &[String], skip: &str) -> Failure {
+        let full = skip
+            .split(':')
+            .filter(|base| !base.is_empty())
+            .map(|base| format!("{base} is full"));
+        let reasons: Vec<_> = full.chain(refused.iter().cloned()).collect();
+        self.failure(
+            Kind::NoSpace,
+            &format!(
+                "no directory can take the agent ({}); mount an emptyDir at /tmp",
+                reasons.join("; ")
             ),
-        )),
+        )
     }
-}
 
-fn dialed(stream: ExecStream, place: Place) -> Dialed {
-    let handle = Handle::new(None);
-    for task in stream.tasks {
-        handle.owns(task);
+    fn binary_for(&self, machine: Option<&str>) -> Result<Arc<Binary>, Failure> {
+        // Without `uname` the node is taken to be like this host.
+        let wanted = machine.unwrap_or(std::env::consts::ARCH);
+        let found = self.binaries.iter().find(|binary| binary.machine == wanted);
+        found
+            .cloned()
+            .ok_or_else(|| self.failure(Kind::Agent, &agent_binary::none_for(Some(wanted), &self.binaries)))
     }
-    Dialed {
-        pipe: Box::new(Monitored::new(stream.pipe, handle.clone())),
-        handle,
-        place: Some(place),
-    }
-}
 
-pub(super) async fn fate(target: &Target, place: &Place, timeout: Duration) -> Result<Fate, Failure> {
-    Cluster::new(target, timeout).await?.fate(place).await
-}
-
-/// What an exec of a proxy turned out to be.
-pub(super) enum Answer {
-    Agent(ExecStream),
-    /// `inject::ABSENT`: a shell, and no agent.
-    NoAgent,
-    /// Neither; what was said instead.
-    Other(String),
-}
-
-/// An agent of the image, one that was brought before, or one that is brought now.
-async fn find(cluster: &Cluster, place: &Place, start: Start, agents: &inject::Agents) -> Result<ExecStream, Failure> {
-    let binary = agents.binary();
-    let script = inject::search_script(binary.as_ref().ok(), start);
-    let said = match run(cluster, place, &["sh", "-c", &script]).await? {
-        Answer::Agent(stream) => return Ok(stream),
-        Answer::NoAgent if start == Start::Never => {
-            return Err(Failure::new(
+    /// Writes, compares, starts.
+    async fn bring(&self, binary: &Binary, usable: &Usable, random: &str) -> Result<Proxy, Failure> {
+        let file = format!("{}/podbridge-agent-{}.{random}", usable.place, binary.tag());
+        let socket = format!("{}/agent-{}.sock", usable.socket, binary.short_digest());
+        self.write(binary, &file).await?;
+        tracing::info!(
+            pod = self.access.pod(),
+            container = self.place.container,
+            file,
+            "agent was brought"
+        );
+        match self.begin(&["sh", "-c", inject::START, "sh", &file, &socket]).await? {
+            Greeting::Proxy(proxy) => Ok(proxy),
+            Greeting::Other(failure) => Err(failure),
+            Greeting::NoProgram | Greeting::Report(_) => Err(self.failure(
                 Kind::Agent,
-                format!("no agent runs in pod {}", cluster.name()),
+                &format!(
+                    "the agent that was brought to {file} cannot be started; is {} its machine?",
+                    binary.machine
+                ),
+            )),
+        }
+    }
+
+    async fn write(&self, binary: &Binary, file: &str) -> Result<(), Failure> {
+        let (mut reader, mut writer) = self.exec(&["sh", "-c", inject::WRITE, "sh", file]).await?;
+        if !writer.can_end_stdin() {
+            return Err(self.failure(
+                Kind::Agent,
+                "the API server cannot tell a command that its input has ended (it is older than 1.30), so no agent can be \
+                 brought; add podbridge-agent to the image",
             ));
         }
-        Answer::NoAgent => return inject::bring(cluster, place, binary?).await,
-        Answer::Other(said) => said,
-    };
-    if !is_missing(&said, "sh") {
-        return Err(no_proxy(cluster, &said));
-    }
-    // No shell: the agent must be in the image, and in its PATH.
-    match run(cluster, place, &["podbridge-agent", "proxy"]).await? {
-        Answer::Agent(stream) => Ok(stream),
-        Answer::NoAgent => Err(no_proxy(cluster, "it has no agent")),
-        Answer::Other(said) if is_missing(&said, "podbridge-agent") => Err(Failure::new(
-            Kind::NoShell,
-            format!(
-                "container {} of pod {} has no podbridge-agent, and no shell to bring one with; put the agent into the image, \
-                 or bring it by an init container (podbridge-agent install DIR) into a directory of its PATH",
-                place.container,
-                cluster.name()
+        let content = binary.content.clone();
+        // Its own task: `cat` may say why it stops before it has read all.
+        let sending = tokio::spawn(async move {
+            for chunk in content.chunks(CHUNK) {
+                if writer.stdin(chunk).await.is_err() {
+                    return;
+                }
+            }
+            // Without this the file would have no end.
+            let _ = writer.end_stdin().await;
+            // The socket must not be closed before the answer has come.
+            std::future::pending::<()>().await;
+        });
+        let (mut digest, mut length) = (Sha256::new(), 0);
+        let read = async {
+            loop {
+                // Each piece in time, not the whole: a slow link is no dead one.
+                match timeout(self.limit.saturating_mul(2), reader.stdout()).await {
+                    Ok(Some(data)) => {
+                        digest.update(&data);
+                        length += data.len();
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(_) => return Err(self.failure(Kind::Timeout, "the agent's binary could not be sent in time")),
+                }
+            }
+        };
+        let read = read.await;
+        sending.abort();
+        read?;
+        let same = length == binary.content.len() && digest.finalize()[..] == binary.sha256[..];
+        if same && reader.status().is_some_and(exec_stream::Status::success) {
+            return Ok(());
+        }
+        self.remove(file).await;
+        if reader.status().is_some_and(|status| status.exit_code().is_some()) {
+            return Err(self.failure(
+                Kind::NoSpace,
+                &format!("the agent cannot be written to {file} ({})", reader.epitaph()),
+            ));
+        }
+        Err(self.failure(
+            Kind::Agent,
+            &format!(
+                "the agent came to {file} with {length} of {} bytes ({}); try again",
+                binary.content.len(),
+                reader.epitaph()
             ),
-        )),
-        Answer::Other(said) => Err(no_proxy(cluster, &said)),
+        ))
     }
-}
 
-fn is_missing(said: &str, program: &str) -> bool {
-    let missing = said.contains("executable file not found") || said.contains("no such file or directory");
-    missing && said.contains(&format!("\"{program}\""))
-}
-
-pub(super) fn no_proxy(cluster: &Cluster, said: &str) -> Failure {
-    Failure::new(
-        Kind::Agent,
-        format!(
-            "no agent could be reached in pod {}; instead of it came: {said}",
-            cluster.name()
-        ),
-    )
-}
-
-/// Runs a command that should become a proxy.
-pub(super) async fn run(cluster: &Cluster, place: &Place, argv: &[&str]) -> Result<Answer, Failure> {
-    let socket = cluster.exec(&place.container, argv).await?;
-    let mut stream = exec_stream::open(socket);
-    let seen = first_line(&mut stream.pipe).await;
-    if seen == PROXY_MAGIC.as_bytes() {
-        return Ok(Answer::Agent(stream));
-    }
-    if seen == inject::ABSENT.as_bytes() {
-        return Ok(Answer::NoAgent);
-    }
-    // The reason comes on the other channels; the stream's end is when they are complete.
-    let mut rest = Vec::new();
-    let mut limited = (&mut stream.pipe).take(1024);
-    let reading = limited.read_to_end(&mut rest);
-    // Something that goes on talking will not say why.
-    let _ = tokio::time::timeout(Duration::from_secs(2), reading).await;
-    let text = [&seen[..], &rest[..]].concat();
-    let said = format!("{} {}", String::from_utf8_lossy(&text), stream.notes.text());
-    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    Ok(Answer::Other(match said.is_empty() {
-        true => "nothing".into(),
-        false => said,
-    }))
-}
-
-/// Up to the length of the magic line, or to the first newline.
-async fn first_line(pipe: &mut DuplexStream) -> Vec<u8> {
-    let mut line = Vec::new();
-    while line.len() < 64 && line.last() != Some(&b'\n') {
-        match pipe.read_u8().await {
-            Ok(byte) => line.push(byte),
-            Err(_) => break,
+    /// What cannot be removed stays without its executable bit, and is never run.
+    async fn remove(&self, file: &str) {
+        if let Ok((mut reader, _writer)) = self.exec(&["sh", "-c", inject::REMOVE, "sh", file]).await {
+            let _ = timeout(self.limit, async { while reader.stdout().await.is_some() {} }).await;
         }
     }
-    line
+
+    async fn exec(&self, arguments: &[&str]) -> Result<(Reader, Writer), Failure> {
+        let socket = self.access.exec(&self.place.container, arguments).await?;
+        Ok(exec_stream::split(socket))
+    }
+
+    /// Runs a program until it is known what it is.
+    async fn begin(&self, arguments: &[&str]) -> Result<Greeting, Failure> {
+        let (mut reader, writer) = self.exec(arguments).await?;
+        let mut seen = BytesMut::new();
+        let recognised = timeout(self.limit, async {
+            loop {
+                let data = reader.stdout().await?;
+                seen.extend_from_slice(&data);
+                if let Some(first) = recognise(&seen) {
+                    return Some(first);
+                }
+            }
+        });
+        let recognised = recognised.await.map_err(|_| {
+            self.failure(
+                Kind::Timeout,
+                &format!("its agent did not answer within {} s", self.limit.as_secs()),
+            )
+        })?;
+        match recognised {
+            Some(First::Magic) => {
+                let rest = seen.split_off(PROXY_MAGIC.len()).freeze();
+                Ok(Greeting::Proxy(Proxy { reader, writer, rest }))
+            }
+            Some(First::Report) => {
+                let whole = async {
+                    while let Some(data) = reader.stdout().await {
+                        seen.extend_from_slice(&data)
+                    }
+                };
+                let _ = timeout(self.limit, whole).await;
+                let text = String::from_utf8_lossy(&seen[inject::REPORT.len()..]).into_owned();
+                Ok(Greeting::Report(Report::parse(&text)))
+            }
+            None if seen.is_empty() && reader.status().is_some_and(exec_stream::Status::no_such_program) => {
+                Ok(Greeting::NoProgram)
+            }
+            Some(First::Other) | None => Ok(Greeting::Other(self.strange(&seen, &reader))),
+        }
+    }
+
+    fn strange(&self, seen: &[u8], reader: &Reader) -> Failure {
+        let said = String::from_utf8_lossy(&seen[..seen.len().min(SEEN)]);
+        let said = match said.trim() {
+            "" => String::new(),
+            said => format!("it said {said:?} first; "),
+        };
+        // The agent's own sentence, if it is one.
+        let stderr = reader.stderr();
+        let own = stderr.lines().find_map(|line| line.strip_prefix("podbridge-agent: "));
+        let why = match own {
+            Some(sentence) => sentence.to_owned(),
+            None => format!("its agent cannot be used: {said}{}", reader.epitaph()),
+        };
+        self.failure(Kind::Agent, &why)
+    }
+
+    fn pipe(self, proxy: Proxy) -> Dialed {
+        let Proxy { reader, writer, rest } = proxy;
+        let (near, far) = tokio::io::duplex(PIPE);
+        let (from_bridge, to_bridge) = tokio::io::split(far);
+        let handle = Handle::new(None);
+        let downward = tokio::spawn(downward(reader, rest, to_bridge, handle.clone()));
+        let upward = tokio::spawn(upward(from_bridge, writer));
+        handle.owns(downward.abort_handle());
+        handle.owns(upward.abort_handle());
+        Dialed {
+            pipe: Box::new(Monitored::new(near, handle.clone())),
+            handle,
+            place: Some(self.place),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum First {
+    Magic,
+    Report,
+    Other,
+}
+
+/// Which of the first lines it is; `None` while it may become one of them.
+fn recognise(seen: &[u8]) -> Option<First> {
+    for (line, first) in [(PROXY_MAGIC.as_bytes(), First::Magic), (inject::REPORT, First::Report)] {
+        if seen.starts_with(line) {
+            return Some(first);
+        }
+        if line.starts_with(seen) {
+            return None;
+        }
+    }
+    Some(First::Other)
+}
+
+/// From the pod to the bridge.
+async fn downward(mut reader: Reader, rest: Bytes, mut to_bridge: tokio::io::WriteHalf<DuplexStream>, handle: Handle) {
+    let mut data = Some(rest);
+    while let Some(bytes) = data {
+        if to_bridge.write_all(&bytes).await.is_err() {
+            // The bridge has let go of the pipe.
+            return;
+        }
+        data = reader.stdout().await;
+    }
+    handle.note_end(reader.epitaph());
+    // The end of the stream is a dead link: HTTP/2 marks its own ends.
+    let _ = to_bridge.shutdown().await;
+}
+
+/// From the bridge to the pod.
+async fn upward(mut from_bridge: tokio::io::ReadHalf<DuplexStream>, mut writer: Writer) {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match from_bridge.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(count) => {
+                if writer.stdin(&buffer[..count]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    // The proxy ends when its stdin does.
+    let _ = writer.end_stdin().await;
+    writer.close().await;
+}
+
+fn random() -> String {
+    let mut bytes = [0; 8];
+    // The kernel gives so few bytes at once, always.
+    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+    hex(&bytes)
 }
 
 #[cfg(test)]
@@ -157,26 +398,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_program_is_told_from_other_failures() {
-        let runc = "error executing command in container: OCI runtime exec failed: exec failed: unable to start container \
-                    process: exec: \"sh\": executable file not found in $PATH: unknown";
-        assert!(is_missing(runc, "sh"));
-        assert!(!is_missing(runc, "podbridge-agent"));
-        assert!(!is_missing("sh: syntax error", "sh"));
-    }
-
-    #[tokio::test]
-    async fn the_first_line_is_bounded() {
-        let (mut near, mut far) = tokio::io::duplex(4096);
-        tokio::io::AsyncWriteExt::write_all(&mut far, b"podbridge-proxy/1\nPRI")
-            .await
-            .unwrap();
-        assert_eq!(first_line(&mut near).await, PROXY_MAGIC.as_bytes());
-        let (mut near, mut far) = tokio::io::duplex(4096);
-        tokio::io::AsyncWriteExt::write_all(&mut far, &[b'x'; 1000])
-            .await
-            .unwrap();
-        drop(far);
-        assert_eq!(first_line(&mut near).await.len(), 64);
+    fn the_first_line_tells_what_it_is() {
+        assert_eq!(recognise(b""), None);
+        assert_eq!(recognise(b"podbridge-"), None);
+        assert_eq!(recognise(b"podbridge-proxy/1"), None);
+        assert_eq!(recognise(b"podbridge-proxy/1\nPRI"), Some(First::Magic));
+        assert_eq!(recognise(b"podbridge-find/1\n"), Some(First::Report));
+        assert_eq!(recognise(b"podbridge-proxy/2\n"), Some(First::Other));
+        assert_eq!(recognise(b"Welcome!\n"), Some(First::Other));
     }
 }

@@ -1,120 +1,205 @@
-//! The streams of one `pods/exec`: stdin and stdout as a pipe whose directions are carried by a task each and never wait for
-//! one another, stderr and the final status kept for messages. kube's `AttachedProcess` is one loop and deadlocks when both
-//! sides write.
+//! The streams of one exec on its WebSocket: channel bytes told apart, standard input ended in good order, what was said on
+//! stderr and in the status kept for messages. The two directions are independent.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
-use tokio::task::AbortHandle;
-use tokio_tungstenite::tungstenite::Message;
+use serde::Deserialize;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::pod::ExecSocket;
+use crate::pod::{ExecSocket, Socket};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const STATUS: u8 = 3;
-/// v5: the channel named by the next byte has ended.
+/// Version 5 of the protocol: the channel named next has ended.
 const CLOSE: u8 = 255;
+/// Of stderr, for messages: the beginning says why.
+const STDERR_KEPT: usize = 2048;
+/// Larger messages only need more memory on the way.
+pub(super) const CHUNK: usize = 64 * 1024;
 
-/// Bytes per direction between the socket and whoever uses the pipe.
-const BUFFER: usize = 512 << 10;
-/// Of one message.
-const CHUNK: usize = 64 << 10;
-/// Of stderr that is kept.
-const NOTES: usize = 2 << 10;
+pub(super) fn split(exec: ExecSocket) -> (Reader, Writer) {
+    let (sink, stream) = exec.socket.split();
+    let reader = Reader {
+        stream,
+        stderr: Vec::new(),
+        status: None,
+        broken: None,
+    };
+    let writer = Writer {
+        sink,
+        half_close: exec.half_close,
+    };
+    (reader, writer)
+}
 
-/// What the command and the server said beside the data.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Notes(Arc<Mutex<String>>);
+#[derive(Debug)]
+pub(super) struct Writer {
+    sink: SplitSink<Socket, Message>,
+    half_close: bool,
+}
 
-impl Notes {
-    fn add(&self, text: &[u8]) {
-        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if notes.len() < NOTES {
-            notes.push_str(&String::from_utf8_lossy(text));
+impl Writer {
+    pub(super) async fn stdin(&mut self, data: &[u8]) -> Result<(), Error> {
+        let mut message = BytesMut::with_capacity(data.len() + 1);
+        message.put_u8(STDIN);
+        message.extend_from_slice(data);
+        self.sink.send(Message::Binary(message.freeze())).await
+    }
+
+    /// Whether the other side can be told of the end of stdin alone.
+    pub(super) fn can_end_stdin(&self) -> bool {
+        self.half_close
+    }
+
+    pub(super) async fn end_stdin(&mut self) -> Result<(), Error> {
+        if !self.half_close {
+            // An older server learns of it by the end of the connection only.
+            return Ok(());
         }
+        self.sink
+            .send(Message::Binary(Bytes::from_static(&[CLOSE, STDIN])))
+            .await
     }
 
-    /// On one line.
-    pub(super) fn text(&self) -> String {
-        let notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-}
-
-/// A running command.
-pub(super) struct ExecStream {
-    pub(super) pipe: DuplexStream,
-    pub(super) notes: Notes,
-    /// Reading and writing.
-    pub(super) tasks: [AbortHandle; 2],
-}
-
-type Socket = tokio_tungstenite::WebSocketStream<hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>>;
-
-pub(super) fn open(socket: ExecSocket) -> ExecStream {
-    let ExecSocket { stream, half_close } = socket;
-    let (sink, stream) = stream.split();
-    let (pipe, ours) = tokio::io::duplex(BUFFER);
-    let (from_user, to_user) = tokio::io::split(ours);
-    let notes = Notes::default();
-    let reading = tokio::spawn(read(stream, to_user, notes.clone())).abort_handle();
-    let writing = tokio::spawn(write(sink, from_user, half_close)).abort_handle();
-    ExecStream {
-        pipe,
-        notes,
-        tasks: [reading, writing],
+    pub(super) async fn close(&mut self) {
+        // The other side may have closed first.
+        let _ = self.sink.close().await;
     }
 }
 
-/// Until the socket ends: stdout to the pipe, the rest to the notes. A user that does not read stops this direction only.
-async fn read(mut socket: SplitStream<Socket>, mut pipe: WriteHalf<DuplexStream>, notes: Notes) {
-    loop {
-        match socket.next().await {
-            Some(Ok(Message::Binary(frame))) => match frame.first() {
-                Some(&STDOUT) if pipe.write_all(&frame[1..]).await.is_err() => return,
-                Some(&STDERR) => notes.add(&frame[1..]),
-                Some(&STATUS) => notes.add(failure_of(&frame[1..]).as_bytes()),
+#[derive(Debug)]
+pub(super) struct Reader {
+    stream: SplitStream<Socket>,
+    stderr: Vec<u8>,
+    status: Option<Status>,
+    broken: Option<String>,
+}
+
+/// How the runtime says that the program ended: a Kubernetes `Status`, as far as it matters.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Status {
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    details: Option<Details>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Details {
+    #[serde(default)]
+    causes: Vec<DetailCause>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct DetailCause {
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Status {
+    pub(super) fn success(&self) -> bool {
+        self.status == "Success"
+    }
+
+    /// Of a program that ran and failed.
+    pub(super) fn exit_code(&self) -> Option<i32> {
+        let causes = &self.details.as_ref()?.causes;
+        let cause = causes.iter().find(|cause| cause.reason == "ExitCode")?;
+        cause.message.parse().ok()
+    }
+
+    /// Whether the runtime found no such program: containerd and CRI-O say it, others end with a shell's code.
+    pub(super) fn no_such_program(&self) -> bool {
+        let said = ["executable file not found", "no such file or directory", "not found"];
+        self.exit_code() == Some(127) || said.iter().any(|text| self.message.contains(text))
+    }
+}
+
+impl Reader {
+    /// The next bytes of stdout; `None` at the end, whose circumstances the other methods tell. Cancel-safe.
+    pub(super) async fn stdout(&mut self) -> Option<Bytes> {
+        loop {
+            let message = match self.stream.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => {
+                    self.broken = Some(error.to_string());
+                    return None;
+                }
+                None => return None,
+            };
+            let Message::Binary(mut data) = message else {
+                // Pings are answered by the socket itself.
+                continue;
+            };
+            if data.is_empty() {
+                continue;
+            }
+            let channel = data.split_to(1)[0];
+            match channel {
+                STDOUT if !data.is_empty() => return Some(data),
+                STDERR => {
+                    let room = STDERR_KEPT.saturating_sub(self.stderr.len());
+                    self.stderr.extend_from_slice(&data[..data.len().min(room)]);
+                }
+                STATUS => self.status = serde_json::from_slice(&data).ok(),
+                // The end of one stream: the socket's own end says all.
                 _ => {}
-            },
-            Some(Ok(Message::Close(_))) | None => break,
-            Some(Ok(_)) => {}
-            Some(Err(error)) => {
-                notes.add(format!(" {error}").as_bytes());
-                break;
             }
         }
     }
-    // The user may have gone first.
-    let _ = pipe.shutdown().await;
-}
 
-/// The message of a status that is none of success.
-fn failure_of(status: &[u8]) -> String {
-    let status: serde_json::Value = serde_json::from_slice(status).unwrap_or_default();
-    match status["status"].as_str() {
-        Some("Success") => String::new(),
-        _ => format!(" {}", status["message"].as_str().unwrap_or("the command ended")),
+    pub(super) fn status(&self) -> Option<&Status> {
+        self.status.as_ref()
     }
-}
 
-async fn write(mut socket: SplitSink<Socket, Message>, mut pipe: ReadHalf<DuplexStream>, half_close: bool) {
-    loop {
-        let mut frame = Vec::with_capacity(CHUNK + 1);
-        frame.push(STDIN);
-        match pipe.read_buf(&mut frame).await {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-        if socket.send(Message::binary(frame)).await.is_err() {
-            return;
+    pub(super) fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).trim().to_owned()
+    }
+
+    /// How it ended, as a phrase.
+    pub(super) fn epitaph(&self) -> String {
+        let ending = match (&self.status, &self.broken) {
+            (Some(status), _) if status.success() => "the exec ended".to_owned(),
+            (Some(status), _) => status.message.clone(),
+            (None, Some(broken)) => format!("the connection broke: {broken}"),
+            (None, None) => "the connection was closed".to_owned(),
+        };
+        match self.stderr() {
+            stderr if stderr.is_empty() => ending,
+            stderr => format!("{ending}: {}", stderr.lines().last().unwrap_or_default()),
         }
     }
-    // An older server learns of the end by the end of the connection only; `inject` refuses those.
-    if half_close {
-        let _ = socket.send(Message::binary(vec![CLOSE, STDIN])).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(json: &str) -> Status {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn exit_codes_and_absent_programs_are_told() {
+        let ended = status(
+            r#"{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code",
+                "reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#,
+        );
+        assert_eq!(
+            (ended.success(), ended.exit_code(), ended.no_such_program()),
+            (false, Some(3), false)
+        );
+        assert!(status(r#"{"metadata":{},"status":"Success"}"#).success());
+        let containerd = status(
+            r#"{"status":"Failure","message":"Internal error occurred: OCI runtime exec failed: exec: \"sh\": executable file not found in $PATH: unknown"}"#,
+        );
+        assert!(containerd.no_such_program());
     }
 }

@@ -1,6 +1,7 @@
 //! Byte pipes to an agent. Owns how one is dialled and when it is dead; knows nothing of what travels on it. `session`
 //! dials, one pipe per container.
 
+mod agent_binary;
 mod exec_proxy;
 mod exec_stream;
 mod handle;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use agent_binary::Agents;
 pub(crate) use handle::{Handle, Monitored};
 
 use crate::error::Failure;
@@ -41,7 +43,7 @@ pub(crate) enum Start {
 pub(crate) struct Linker {
     target: Arc<Target>,
     timeout: Duration,
-    agents: inject::Agents,
+    agents: Arc<Agents>,
 }
 
 impl Linker {
@@ -49,7 +51,7 @@ impl Linker {
         Self {
             target,
             timeout,
-            agents: inject::Agents::default(),
+            agents: Arc::default(),
         }
     }
 

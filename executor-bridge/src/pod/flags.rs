@@ -85,12 +85,18 @@ impl Flags {
                 return Ok(());
             }
             "--request-timeout" => {
-                self.request_timeout = duration(value)
-                    .ok_or_else(|| Failure::usage(format!("--request-timeout {value:?} is no duration such as 10s")))?
-                    .filter(|timeout| !timeout.is_zero());
+                let timeout = duration(value)
+                    .ok_or_else(|| Failure::usage(format!("--request-timeout {value:?} is no duration such as 10s")))?;
+                self.request_timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
                 return Ok(());
             }
-            "-v" | "--v" | "--vmodule" | "--log-flush-frequency" | "--cache-dir" | "--kuberc" | "--profile"
+            "-v"
+            | "--v"
+            | "--vmodule"
+            | "--log-flush-frequency"
+            | "--cache-dir"
+            | "--kuberc"
+            | "--profile"
             | "--profile-output" => return Ok(()),
             _ => {
                 return Err(Failure::usage(format!(
@@ -122,19 +128,28 @@ fn split(argument: &str) -> Result<(&str, Option<&str>), Failure> {
     }
 }
 
-/// Go's durations, of one unit; a number alone is seconds. `Some(None)` never happens for a value that parses: the inner
-/// option lets 0 mean "no limit".
-fn duration(text: &str) -> Option<Option<Duration>> {
-    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let milliseconds = match &text[digits..] {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    Some(number.checked_mul(milliseconds).map(Duration::from_millis))
+/// Go's durations; a number alone is seconds.
+fn duration(mut text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let mut sum = Duration::ZERO;
+    while !text.is_empty() {
+        let digits = text.find(|letter: char| !letter.is_ascii_digit())?;
+        let number: u64 = text[..digits].parse().ok()?;
+        let rest = &text[digits..];
+        let unit = rest.find(|letter: char| letter.is_ascii_digit()).unwrap_or(rest.len());
+        let milliseconds = match &rest[..unit] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        sum = sum.checked_add(Duration::from_millis(number.checked_mul(milliseconds)?))?;
+        text = &rest[unit..];
+    }
+    Some(sum)
 }
 
 #[cfg(test)]
@@ -142,7 +157,12 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Flags, Failure> {
-        Flags::parse(&arguments.iter().map(|&argument| argument.to_owned()).collect::<Vec<_>>())
+        Flags::parse(
+            &arguments
+                .iter()
+                .map(|&argument| argument.to_owned())
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
@@ -158,7 +178,7 @@ mod tests {
             "",
             "-v",
             "6",
-            "--request-timeout=2m",
+            "--request-timeout=1m60s",
         ];
         let flags = parse(&arguments).unwrap();
         assert_eq!(flags.impersonate.as_deref(), Some("ci"));
@@ -167,7 +187,10 @@ mod tests {
         assert_eq!(flags.server.as_deref(), Some("https://h"));
         assert_eq!(flags.insecure, Some(true));
         assert_eq!(flags.request_timeout, Some(Duration::from_secs(120)));
-        assert_eq!(parse(&["--insecure-skip-tls-verify=false"]).unwrap().insecure, Some(false));
+        assert_eq!(
+            parse(&["--insecure-skip-tls-verify=false"]).unwrap().insecure,
+            Some(false)
+        );
         assert_eq!(parse(&["--request-timeout", "0"]).unwrap().request_timeout, None);
     }
 

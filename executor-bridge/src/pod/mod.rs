@@ -1,9 +1,195 @@
-//! The pod as Kubernetes knows it. Kubernetes types end here: callers get places, fates, streams and failures.
+//! The pod as Kubernetes knows it. Kubernetes types end here: callers get places, fates and streams. Uses two rights alone,
+//! `get pods` and `pods/exec`.
 
-mod access;
-mod config;
-mod fault;
-mod state;
+mod failure;
+mod flags;
+mod http_client;
+mod kubeconfig;
+mod settings;
+mod view;
 
-pub(crate) use access::{Cluster, ExecSocket};
-pub(crate) use state::{Fate, Place};
+use std::time::Duration;
+
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+
+use crate::error::{Failure, Kind};
+use crate::protocol::target::Target;
+use failure::{Doing, classify};
+use view::View;
+
+/// Where a link leads, to be recognised later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) pod_uid: String,
+    pub(crate) container: String,
+    pub(crate) container_id: String,
+    pub(crate) restarts: i32,
+}
+
+/// What became of a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// As far as the API knows.
+    Unchanged,
+    PodGone(String),
+    ContainerEnded(String),
+    OomKilled(String),
+}
+
+pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// The streams of one exec, on one WebSocket.
+#[derive(Debug)]
+pub(crate) struct ExecSocket {
+    pub(crate) socket: Socket,
+    /// The server can be told that standard input has ended (v5.channel.k8s.io, Kubernetes 1.30).
+    pub(crate) half_close: bool,
+}
+
+/// One pod, through its API server.
+pub(crate) struct Access {
+    client: Client,
+    namespace: String,
+    pod: String,
+    /// For messages.
+    server: String,
+    timeout: Duration,
+}
+
+impl Access {
+    /// Reads the options and makes a client; asks no server, but may run a credential plugin.
+    pub(crate) async fn open(target: &Target, limit: Duration) -> Result<Self, Failure> {
+        let settings = settings::load(target).await?;
+        let server = settings.config.cluster_url.to_string();
+        let server = server.trim_end_matches('/').to_owned();
+        let namespace = settings.namespace;
+        let pod = target.pod_name().to_owned();
+        let doing = Doing {
+            verb: "reach",
+            resource: "pods",
+            pod: &pod,
+            namespace: &namespace,
+            server: &server,
+        };
+        let made = timeout(limit, http_client::make(settings.config, limit)).await;
+        let client = match made {
+            Ok(made) => made.map_err(|error| classify(&error, doing))?,
+            Err(_) => {
+                return Err(Failure::new(
+                    Kind::Timeout,
+                    format!("the credential plugin gave nothing within {} s", limit.as_secs()),
+                ));
+            }
+        };
+        Ok(Self {
+            client,
+            namespace,
+            pod,
+            server,
+            timeout: settings.request_timeout.map_or(limit, |wanted| wanted.min(limit)),
+        })
+    }
+
+    /// For messages.
+    pub(crate) fn pod(&self) -> String {
+        format!("{}/{}", self.namespace, self.pod)
+    }
+
+    fn doing(&self, verb: &'static str, resource: &'static str) -> Doing<'_> {
+        Doing {
+            verb,
+            resource,
+            pod: &self.pod,
+            namespace: &self.namespace,
+            server: &self.server,
+        }
+    }
+
+    fn late(&self) -> Failure {
+        Failure::new(
+            Kind::Timeout,
+            format!(
+                "the API server {} did not answer within {} s; is it up, and reachable from here?",
+                self.server,
+                self.timeout.as_secs()
+            ),
+        )
+    }
+
+    async fn view(&self) -> Result<View, Failure> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        match timeout(self.timeout, pods.get(&self.pod)).await {
+            Ok(Ok(pod)) => Ok(View::from(pod)),
+            Ok(Err(error)) => Err(classify(&error, self.doing("get", "pods"))),
+            Err(_) => Err(self.late()),
+        }
+    }
+
+    /// The container that is meant, if it can be reached.
+    pub(crate) async fn place(&self, container: Option<&str>) -> Result<Place, Failure> {
+        self.view().await?.place(container)
+    }
+
+    pub(crate) async fn fate(&self, place: &Place) -> Result<Fate, Failure> {
+        match self.view().await {
+            Ok(view) => Ok(view.fate(place)),
+            Err(failure) if failure.kind == Kind::PodNotFound => {
+                Ok(Fate::PodGone(format!("pod {} was deleted", self.pod())))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Runs a program in the container; its streams. Never `AttachedProcess`: it deadlocks when both sides write.
+    pub(crate) async fn exec(&self, container: &str, arguments: &[&str]) -> Result<ExecSocket, Failure> {
+        let mut path = format!(
+            "/api/v1/namespaces/{}/pods/{}/exec?stdin=true&stdout=true&stderr=true&container={}",
+            escaped(&self.namespace),
+            escaped(&self.pod),
+            escaped(container)
+        );
+        for argument in arguments {
+            path.push_str("&command=");
+            path.push_str(&escaped(argument));
+        }
+        let request = http::Request::get(path)
+            .body(Vec::new())
+            .map_err(|error| Failure::new(Kind::Internal, format!("the exec request cannot be built: {error}")))?;
+        let connection = match timeout(self.timeout, self.client.connect(request)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(classify(&error, self.doing("create", "pods/exec"))),
+            Err(_) => return Err(self.late()),
+        };
+        Ok(ExecSocket {
+            half_close: connection.supports_stream_close(),
+            socket: connection.into_stream(),
+        })
+    }
+}
+
+/// For the query of a URL: all but unreserved characters.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_survive_a_url() {
+        assert_eq!(escaped("a b&c=d/ż"), "a%20b%26c%3Dd%2F%C5%BC");
+    }
+}

@@ -1,20 +1,19 @@
-//! A target's options as settings of a Kubernetes client: kubeconfig files or data, the context in them, and what
-//! overrides it. Reads files; nothing here speaks to a server.
+//! A target's options as settings of a Kubernetes client: the context of its kubeconfig and what overrides it. Nothing here
+//! speaks to a server.
 
-use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use kube::Config;
 use kube::config::{
-    AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError, NamedAuthInfo, NamedCluster,
-    NamedContext,
+    AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
 };
 
 use super::flags::Flags;
+use super::kubeconfig::{self, Source};
 use crate::error::{Failure, Kind, chain};
 use crate::protocol::target::Target;
 
@@ -32,23 +31,34 @@ pub(super) async fn load(target: &Target) -> Result<Settings, Failure> {
     let flags = Flags::parse(&target.extra_args)?;
     let chosen = Chosen::new(target, &flags);
     chosen.check_files()?;
-    let mut config = match source(target, &flags)? {
-        Source::Kubeconfig(kubeconfig, named) => {
-            let proxied = chosen.kubeconfig(kubeconfig, &named)?;
-            let options = KubeConfigOptions::default();
-            let config = Config::from_custom_kubeconfig(proxied, &options).await;
-            config.map_err(|error| unusable(&named, &error))?
+    let source = kubeconfig::source(target, &flags)?;
+    let (mut config, proxy) = match source {
+        Source::Kubeconfig { content, named } => {
+            let selected = chosen.select(content, &named)?;
+            let proxy = selected.proxy.clone();
+            let config = Config::from_custom_kubeconfig(selected.kubeconfig(), &KubeConfigOptions::default()).await;
+            (config.map_err(|error| kubeconfig::unusable(&named, &error))?, proxy)
         }
-        Source::InCluster => in_cluster(&chosen)?,
+        Source::InCluster => {
+            let mut config = Config::incluster().map_err(|error| {
+                Failure::new(
+                    Kind::Kubeconfig,
+                    format!("the service account of this pod cannot be used: {}", chain(&error)),
+                )
+            })?;
+            chosen.override_user(&mut config.auth_info);
+            (config, None)
+        }
     };
-    if config.proxy_url.is_some() {
-        // Read from the environment by kube, which does not know NO_PROXY of the server.
-        config.proxy_url = None;
-    }
-    if let Some(url) = chosen.proxy_url.clone().or_else(|| proxy_of(&config.cluster_url)) {
-        config.proxy_url = Some(url);
-    }
-    // The bridge answers within its own time; kube's repetitions would hide for a minute what the server says at once.
+    // Set by kube from the environment, without regard to what NO_PROXY says of the server.
+    config.proxy_url = match proxy {
+        Some(url) => Some(
+            url.parse()
+                .map_err(|_| Failure::new(Kind::Kubeconfig, "the proxy-url of the kubeconfig's cluster is no URL"))?,
+        ),
+        None => proxy_of(&config.cluster_url),
+    };
+    // The bridge answers within its own time; kube's repetitions would hide for long what the server says at once.
     config.default_retry = false;
     Ok(Settings {
         namespace: chosen.namespace.unwrap_or_else(|| config.default_namespace.clone()),
@@ -66,108 +76,6 @@ fn proxy_of(server: &Uri) -> Option<Uri> {
     Matcher::from_env().intercept(server).map(|proxy| proxy.uri().clone())
 }
 
-enum Source {
-    /// And what to call it.
-    Kubeconfig(Kubeconfig, String),
-    InCluster,
-}
-
-fn source(target: &Target, flags: &Flags) -> Result<Source, Failure> {
-    if let Some(data) = &target.kubeconfig_data {
-        let kubeconfig = serde_json::from_value(data.clone()).map_err(|error| {
-            Failure::new(
-                Kind::Kubeconfig,
-                format!("kubeconfig_data is no kubeconfig: {}", without_values(&error.to_string())),
-            )
-        })?;
-        return Ok(Source::Kubeconfig(kubeconfig, "kubeconfig_data".into()));
-    }
-    if let Some(list) = flags.kubeconfig.as_ref().or(target.kubeconfig.as_ref()) {
-        return read_list(list).map(|kubeconfig| Source::Kubeconfig(kubeconfig, format!("the kubeconfig {list}")));
-    }
-    let default = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
-    if let Some(path) = default.filter(|path| path.exists()) {
-        let named = format!("the kubeconfig {}", path.display());
-        return read(&path).map(|kubeconfig| Source::Kubeconfig(kubeconfig, named));
-    }
-    if target.server.is_some() || flags.server.is_some() {
-        return Ok(Source::Kubeconfig(Kubeconfig::default(), "no kubeconfig".into()));
-    }
-    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
-        return Ok(Source::InCluster);
-    }
-    Err(Failure::new(
-        Kind::Kubeconfig,
-        "there is no kubeconfig: set KUBECONFIG, give --kubeconfig, or make ~/.kube/config",
-    ))
-}
-
-/// As kubectl: of several files those that are not there are passed over.
-fn read_list(list: &str) -> Result<Kubeconfig, Failure> {
-    let paths: Vec<_> = list.split(':').filter(|path| !path.is_empty()).map(Path::new).collect();
-    let present: Vec<_> = match paths.len() {
-        1 => paths,
-        _ => paths.into_iter().filter(|path| path.exists()).collect(),
-    };
-    if present.is_empty() {
-        return Err(Failure::new(
-            Kind::Kubeconfig,
-            format!("none of the kubeconfig files {list} exists; correct KUBECONFIG or --kubeconfig"),
-        ));
-    }
-    let mut merged = Kubeconfig::default();
-    for path in present {
-        let next = read(path)?;
-        merged = merged.merge(next).map_err(|error| unusable(&format!("the kubeconfig {list}"), &error))?;
-    }
-    Ok(merged)
-}
-
-/// Relative paths inside become absolute, from the file's directory.
-fn read(path: &Path) -> Result<Kubeconfig, Failure> {
-    let named = format!("the kubeconfig {}", path.display());
-    if !path.is_absolute() {
-        return Err(Failure::usage(format!("{named} is not an absolute path")));
-    }
-    Kubeconfig::read_from(path).map_err(|error| match &error {
-        KubeconfigError::ReadConfig(cause, _) if cause.kind() == ErrorKind::NotFound => Failure::new(
-            Kind::Kubeconfig,
-            format!("{named} does not exist; correct KUBECONFIG or --kubeconfig"),
-        ),
-        _ => unusable(&named, &error),
-    })
-}
-
-fn unusable(named: &str, error: &KubeconfigError) -> Failure {
-    let why = match error {
-        // The parser may quote the file, secrets and all.
-        KubeconfigError::Parse(cause) => {
-            let text = cause.to_string();
-            format!("is not valid YAML: {}", without_values(text.lines().next().unwrap_or_default()))
-        }
-        _ => format!("cannot be used: {}", chain(error)),
-    };
-    Failure::new(Kind::Kubeconfig, format!("{named} {why}"))
-}
-
-/// Whatever a parser quotes is replaced.
-fn without_values(text: &str) -> String {
-    let mut shown = String::new();
-    let mut quote = None;
-    for letter in text.chars() {
-        match quote {
-            Some(open) if letter == open => quote = None,
-            Some(_) => {}
-            None if matches!(letter, '"' | '`' | '\'') => {
-                quote = Some(letter);
-                shown.push('…');
-            }
-            None => shown.push(letter),
-        }
-    }
-    shown
-}
-
 /// What was given beside the kubeconfig. `extra_args` come last on kubectl's command line, and win.
 struct Chosen<'a> {
     target: &'a Target,
@@ -179,8 +87,15 @@ struct Chosen<'a> {
     ca_cert: Option<String>,
     client_cert: Option<String>,
     client_key: Option<String>,
-    /// Of the cluster, set when the kubeconfig was read.
-    proxy_url: std::cell::OnceCell<Uri>,
+    insecure: Option<bool>,
+}
+
+/// One cluster, one user.
+struct Selected {
+    cluster: Cluster,
+    user: AuthInfo,
+    namespace: Option<String>,
+    proxy: Option<String>,
 }
 
 impl<'a> Chosen<'a> {
@@ -196,7 +111,224 @@ impl<'a> Chosen<'a> {
             ca_cert: either(&flags.certificate_authority, &target.ca_cert),
             client_cert: either(&flags.client_certificate, &target.client_cert),
             client_key: either(&flags.client_key, &target.client_key),
-            proxy_url: std::cell::OnceCell::new(),
+            insecure: flags.insecure.or(target.verify_ssl.map(|verify| !verify)),
         }
+    }
+
+    /// Files that the user named beside the kubeconfig must be there.
+    fn check_files(&self) -> Result<(), Failure> {
+        for path in [&self.ca_cert, &self.client_cert, &self.client_key]
+            .into_iter()
+            .flatten()
+        {
+            if !Path::new(path).is_absolute() {
+                return Err(Failure::usage(format!("{path} is not an absolute path")));
+            }
+            std::fs::File::open(path).map_err(|error| {
+                Failure::new(
+                    Kind::LocalFile,
+                    format!("the certificate or key {path} cannot be read: {error}"),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn select(&self, content: Kubeconfig, named: &str) -> Result<Selected, Failure> {
+        let context = self.select_context(&content, named)?;
+        let cluster_name = self.flags.cluster.as_ref().unwrap_or(&context.cluster);
+        let found = content.clusters.iter().find(|cluster| cluster.name == *cluster_name);
+        let mut cluster = match found.and_then(|cluster| cluster.cluster.clone()) {
+            Some(cluster) => cluster,
+            None if self.server.is_some() => Cluster::default(),
+            None => {
+                return Err(Failure::new(
+                    Kind::Kubeconfig,
+                    format!("{named} has no cluster {cluster_name:?}; correct the file or the options"),
+                ));
+            }
+        };
+        let user_name = self.flags.user.as_ref().or(context.user.as_ref());
+        let found = content.auth_infos.iter().find(|user| Some(&user.name) == user_name);
+        let mut user = match found.and_then(|user| user.auth_info.clone()) {
+            Some(user) => user,
+            // As kubectl: a context may name a user that is not there, an option may not.
+            None if self.flags.user.is_none() => AuthInfo::default(),
+            None => {
+                let name = user_name.map_or("", String::as_str);
+                return Err(Failure::new(Kind::Kubeconfig, format!("{named} has no user {name:?}")));
+            }
+        };
+        self.override_cluster(&mut cluster);
+        self.override_user(&mut user);
+        Ok(Selected {
+            proxy: cluster.proxy_url.take().filter(|url| !url.is_empty()),
+            cluster,
+            user,
+            namespace: context.namespace,
+        })
+    }
+
+    fn select_context(&self, content: &Kubeconfig, named: &str) -> Result<Context, Failure> {
+        let current = content.current_context.as_ref().filter(|name| !name.is_empty());
+        let Some(name) = self.context.as_ref().or(current) else {
+            return match self.server {
+                Some(_) => Ok(Context::default()),
+                None => Err(Failure::new(
+                    Kind::Context,
+                    format!("{named} has no current context; name one with --context"),
+                )),
+            };
+        };
+        let found = content.contexts.iter().find(|context| context.name == *name);
+        found.and_then(|context| context.context.clone()).ok_or_else(|| {
+            let known: Vec<_> = content.contexts.iter().map(|context| context.name.as_str()).collect();
+            let known = match known.is_empty() {
+                true => "it has none".into(),
+                false => format!("it has {}", known.join(", ")),
+            };
+            Failure::new(Kind::Context, format!("{named} has no context {name:?}; {known}"))
+        })
+    }
+
+    fn override_cluster(&self, cluster: &mut Cluster) {
+        if let Some(server) = &self.server {
+            cluster.server = Some(server.clone());
+        }
+        if let Some(name) = &self.flags.tls_server_name {
+            cluster.tls_server_name = Some(name.clone());
+        }
+        if let Some(path) = &self.ca_cert {
+            cluster.certificate_authority = Some(path.clone());
+            cluster.certificate_authority_data = None;
+        }
+        if let Some(insecure) = self.insecure {
+            cluster.insecure_skip_tls_verify = Some(insecure);
+        }
+    }
+
+    fn override_user(&self, user: &mut AuthInfo) {
+        let (target, flags) = (self.target, self.flags);
+        let username = flags.username.as_ref().or(target.username.as_ref());
+        let password = flags.password.as_ref().or(target.password.as_ref());
+        if self.token.is_some() || username.is_some() {
+            // One way to say who we are: what was given beside the file replaces what is in it.
+            *user = AuthInfo {
+                impersonate: user.impersonate.take(),
+                impersonate_uid: user.impersonate_uid.take(),
+                impersonate_groups: user.impersonate_groups.take(),
+                impersonate_user_extra: user.impersonate_user_extra.take(),
+                ..AuthInfo::default()
+            };
+            user.token = self.token.clone().map(Into::into);
+            user.username = username.cloned();
+            user.password = password.cloned().map(Into::into);
+        }
+        if let Some(path) = &self.client_cert {
+            user.client_certificate = Some(path.clone());
+            user.client_certificate_data = None;
+        }
+        if let Some(path) = &self.client_key {
+            user.client_key = Some(path.clone());
+            user.client_key_data = None;
+        }
+        if let Some(name) = &flags.impersonate {
+            user.impersonate = Some(name.clone());
+        }
+        if let Some(uid) = &flags.impersonate_uid {
+            user.impersonate_uid = Some(uid.clone());
+        }
+        if !flags.impersonate_groups.is_empty() {
+            user.impersonate_groups = Some(flags.impersonate_groups.clone());
+        }
+    }
+}
+
+impl Selected {
+    fn kubeconfig(self) -> Kubeconfig {
+        Kubeconfig {
+            clusters: vec![NamedCluster {
+                name: ONLY.into(),
+                cluster: Some(self.cluster),
+                ..NamedCluster::default()
+            }],
+            auth_infos: vec![NamedAuthInfo {
+                name: ONLY.into(),
+                auth_info: Some(self.user),
+                ..NamedAuthInfo::default()
+            }],
+            contexts: vec![NamedContext {
+                name: ONLY.into(),
+                context: Some(Context {
+                    cluster: ONLY.into(),
+                    user: Some(ONLY.into()),
+                    namespace: self.namespace.filter(|name| !name.is_empty()),
+                    ..Context::default()
+                }),
+                ..NamedContext::default()
+            }],
+            current_context: Some(ONLY.into()),
+            ..Kubeconfig::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"{
+        "clusters": [{"name": "c", "cluster": {"server": "https://one:1"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "ci"}},
+                     {"name": "y", "context": {"cluster": "gone", "user": "gone"}}],
+        "current-context": "x"}"#;
+
+    fn target(json: &str) -> Target {
+        let mut target: Target = serde_json::from_str(json).unwrap();
+        target.kubeconfig_data = Some(serde_json::from_str(FILE).unwrap());
+        target
+    }
+
+    async fn settings(json: &str) -> Result<Settings, Failure> {
+        load(&target(json)).await
+    }
+
+    #[tokio::test]
+    async fn the_current_context_is_used_unless_another_is_named() {
+        let found = settings(r#"{"pod":"web"}"#).await.unwrap();
+        assert_eq!(found.config.cluster_url, "https://one:1/");
+        assert_eq!(found.namespace, "ci");
+        assert!(found.config.auth_info.token.is_some());
+        let other = settings(r#"{"pod":"web","namespace":"n","server":"https://two:2","verify_ssl":false}"#);
+        let other = other.await.unwrap();
+        assert_eq!(other.config.cluster_url, "https://two:2/");
+        assert!(other.config.accept_invalid_certs);
+        assert_eq!(other.namespace, "n");
+    }
+
+    #[tokio::test]
+    async fn extra_args_win() {
+        let json = r#"{"pod":"web","namespace":"n","extra_args":["--namespace=m","--as","ci","--as-group=g"]}"#;
+        let found = settings(json).await.unwrap();
+        assert_eq!(found.namespace, "m");
+        assert_eq!(found.config.auth_info.impersonate.as_deref(), Some("ci"));
+        assert_eq!(found.config.auth_info.impersonate_groups, Some(vec!["g".into()]));
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_named() {
+        let failure = async |json| settings(json).await.err().unwrap();
+        let unknown = failure(r#"{"pod":"web","context":"z"}"#).await;
+        assert_eq!((unknown.kind, unknown.message.contains("x, y")), (Kind::Context, true));
+        let clusterless = failure(r#"{"pod":"web","context":"y"}"#).await;
+        assert_eq!(
+            (clusterless.kind, clusterless.message.contains("gone")),
+            (Kind::Kubeconfig, true)
+        );
+        let file = failure(r#"{"pod":"web","client_key":"/none/key"}"#).await;
+        assert_eq!((file.kind, file.message.contains("/none/key")), (Kind::LocalFile, true));
+        let flag = failure(r#"{"pod":"web","extra_args":["--watch"]}"#).await;
+        assert_eq!(flag.kind, Kind::Usage);
     }
 }

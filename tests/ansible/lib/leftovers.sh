@@ -9,7 +9,7 @@ finish() {
 		say "bridges are left: $(bridge_pids)"
 		status=1
 	fi
-	rm -rf "$WORK"
+	[ -n "${KEEP:-}" ] || rm -rf "$WORK"
 	exit "$status"
 }
 

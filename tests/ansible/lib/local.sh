@@ -57,3 +57,5 @@ remove_pods() {
 	local pod
 	for pod in "${!POD_INIT[@]}"; do end_pod "$pod"; done
 }
+
+pod_is_gone() { [ -z "${POD_INIT[one/$1]:-}" ]; }

@@ -66,3 +66,5 @@ remove_pods() {
 		kube -n "${pod%/*}" delete pod "${pod#*/}" --ignore-not-found --wait=false >/dev/null
 	done
 }
+
+pod_is_gone() { ! kube get pod "$1" >/dev/null 2>&1; }

@@ -1,0 +1,343 @@
+//! What the API tells of a pod, as far as podbridge needs it, and what follows: which container is meant, whether it can be
+//! reached, what became of it. No I/O.
+
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+
+use super::{Fate, Place};
+use crate::error::{Failure, Kind};
+
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+#[derive(Debug, Default, Clone)]
+pub(super) struct View {
+    /// `namespace/name`, for messages.
+    name: String,
+    uid: String,
+    deleting: bool,
+    phase: String,
+    /// `Evicted` and the like, with its text.
+    reason: Option<String>,
+    default_container: Option<String>,
+    containers: Vec<Container>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Container {
+    name: String,
+    memory_limit: Option<String>,
+    /// Absent until the kubelet has reported it.
+    id: Option<String>,
+    restarts: i32,
+    state: State,
+    /// Of the life before this one.
+    last: Option<Termination>,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+enum State {
+    #[default]
+    Unknown,
+    Waiting(String),
+    Running,
+    Terminated(Termination),
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Termination {
+    reason: String,
+    code: i32,
+}
+
+fn termination(reason: Option<String>, code: i32) -> Termination {
+    Termination {
+        reason: reason.unwrap_or_else(|| "ended".into()),
+        code,
+    }
+}
+
+fn joined(reason: Option<String>, message: Option<String>) -> Option<String> {
+    let text: Vec<_> = [reason, message]
+        .into_iter()
+        .flatten()
+        .filter(|text| !text.is_empty())
+        .collect();
+    (!text.is_empty()).then(|| text.join(": "))
+}
+
+impl From<Pod> for View {
+    fn from(pod: Pod) -> Self {
+        let metadata = pod.metadata;
+        let status = pod.status.unwrap_or_default();
+        let statuses = status.container_statuses.unwrap_or_default();
+        let unscheduled = status
+            .conditions
+            .unwrap_or_default()
+            .into_iter()
+            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+            .and_then(|condition| joined(condition.reason, condition.message));
+        let containers = pod.spec.unwrap_or_default().containers.into_iter().map(|spec| {
+            let limit = |resources: k8s_openapi::api::core::v1::ResourceRequirements| {
+                resources
+                    .limits
+                    .and_then(|limits| limits.get("memory").map(|quantity| quantity.0.clone()))
+            };
+            let memory_limit = spec.resources.and_then(limit);
+            let status = statuses.iter().find(|status| status.name == spec.name);
+            container(spec.name, memory_limit, status.cloned().unwrap_or_default())
+        });
+        Self {
+            name: format!(
+                "{}/{}",
+                metadata.namespace.unwrap_or_default(),
+                metadata.name.unwrap_or_default()
+            ),
+            uid: metadata.uid.unwrap_or_default(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            phase: status.phase.unwrap_or_default(),
+            reason: joined(status.reason, status.message).or(unscheduled),
+            default_container: metadata
+                .annotations
+                .and_then(|mut annotations| annotations.remove(DEFAULT_CONTAINER)),
+            containers: containers.collect(),
+        }
+    }
+}
+
+fn container(name: String, memory_limit: Option<String>, status: ContainerStatus) -> Container {
+    let state = |state: ContainerState| match state {
+        ContainerState {
+            terminated: Some(ended),
+            ..
+        } => State::Terminated(termination(ended.reason, ended.exit_code)),
+        ContainerState {
+            waiting: Some(waiting), ..
+        } => State::Waiting(joined(waiting.reason, waiting.message).unwrap_or_else(|| "waiting".into())),
+        ContainerState { running: Some(_), .. } => State::Running,
+        ContainerState { .. } => State::Unknown,
+    };
+    let last = status.last_state.and_then(|last| last.terminated);
+    Container {
+        name,
+        memory_limit,
+        id: status.container_id,
+        restarts: status.restart_count,
+        state: status.state.map(state).unwrap_or_default(),
+        last: last.map(|ended| termination(ended.reason, ended.exit_code)),
+    }
+}
+
+impl View {
+    /// The container that is meant, if it can be reached.
+    pub(super) fn place(&self, wanted: Option<&str>) -> Result<Place, Failure> {
+        let container = self.choose(wanted)?;
+        self.reachable(container)?;
+        Ok(Place {
+            pod_uid: self.uid.clone(),
+            container: container.name.clone(),
+            container_id: container.id.clone().unwrap_or_default(),
+            restarts: container.restarts,
+        })
+    }
+
+    fn choose(&self, wanted: Option<&str>) -> Result<&Container, Failure> {
+        let named = |name: &str| self.containers.iter().find(|container| container.name == name);
+        // As kubectl: an annotation that names no container is as good as none.
+        let found = match wanted {
+            Some(name) => named(name),
+            None => {
+                let annotated = self.default_container.as_deref().and_then(named);
+                annotated.or_else(|| self.containers.first())
+            }
+        };
+        found.ok_or_else(|| {
+            let known: Vec<_> = self
+                .containers
+                .iter()
+                .map(|container| container.name.as_str())
+                .collect();
+            Failure::new(
+                Kind::ContainerNotFound,
+                format!(
+                    "pod {} has no container {:?}; it has {}",
+                    self.name,
+                    wanted.unwrap_or_default(),
+                    known.join(", ")
+                ),
+            )
+        })
+    }
+
+    fn reachable(&self, container: &Container) -> Result<(), Failure> {
+        let reason = self
+            .reason
+            .as_ref()
+            .map_or(String::new(), |reason| format!(" ({reason})"));
+        let not_running = |what: String| Failure::new(Kind::PodNotRunning, what);
+        let pod = &self.name;
+        match (self.phase.as_str(), &container.state) {
+            ("Succeeded", _) => Err(not_running(format!("pod {pod} is Completed{reason}; start a new one"))),
+            ("Failed", _) => Err(not_running(format!("pod {pod} has Failed{reason}; start a new one"))),
+            (_, State::Waiting(why)) => Err(not_running(format!(
+                "container {} of pod {pod} is waiting: {why}{reason}; see `kubectl describe pod`",
+                container.name
+            ))),
+            (_, State::Terminated(ended)) => Err(not_running(format!(
+                "container {} of pod {pod} has ended: {} with exit code {}",
+                container.name, ended.reason, ended.code
+            ))),
+            ("Running", _) | (_, State::Running) => Ok(()),
+            (phase, State::Unknown) => {
+                let phase = if phase.is_empty() { "Pending" } else { phase };
+                Err(not_running(format!(
+                    "pod {pod} is {phase}{reason}; wait until it runs, or see `kubectl describe pod`"
+                )))
+            }
+        }
+    }
+
+    /// What became of a place, as far as the API knows by now.
+    pub(super) fn fate(&self, place: &Place) -> Fate {
+        let pod = &self.name;
+        let reason = self
+            .reason
+            .as_ref()
+            .map_or(String::new(), |reason| format!(" ({reason})"));
+        if self.uid != place.pod_uid {
+            return Fate::PodGone(format!("pod {pod} was deleted and another one has its name"));
+        }
+        let Some(container) = self
+            .containers
+            .iter()
+            .find(|container| container.name == place.container)
+        else {
+            return Fate::Unchanged;
+        };
+        let replaced =
+            container.restarts != place.restarts || container.id.as_ref().is_some_and(|id| *id != place.container_id);
+        let ended = match &container.state {
+            State::Terminated(ended) => Some(ended),
+            State::Waiting(_) | State::Running | State::Unknown => container.last.as_ref().filter(|_| replaced),
+        };
+        match ended {
+            Some(ended) if ended.reason == "OOMKilled" => {
+                let limit = container.memory_limit.as_deref().unwrap_or("unknown");
+                return Fate::OomKilled(format!(
+                    "container {} of pod {pod} reached its memory limit ({limit}) and was killed; raise the limit",
+                    container.name
+                ));
+            }
+            _ => {}
+        }
+        if self.phase == "Failed" {
+            return Fate::PodGone(format!("pod {pod} has failed{reason}"));
+        }
+        if self.deleting {
+            return Fate::PodGone(format!("pod {pod} is being deleted{reason}"));
+        }
+        match ended {
+            Some(ended) => Fate::ContainerEnded(format!(
+                "container {} of pod {pod} ended under the operation: {} with exit code {}",
+                container.name, ended.reason, ended.code
+            )),
+            None if replaced => Fate::ContainerEnded(format!(
+                "container {} of pod {pod} was restarted under the operation",
+                container.name
+            )),
+            None => Fate::Unchanged,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(json: serde_json::Value) -> View {
+        let mut pod = serde_json::json!({
+            "metadata": {"name": "web", "namespace": "ci", "uid": "1"},
+            "spec": {"containers": [{"name": "a"}, {"name": "b", "resources": {"limits": {"memory": "64Mi"}}}]},
+            "status": {"phase": "Running", "containerStatuses": [
+                {"name": "a", "containerID": "x", "restartCount": 0, "state": {"running": {}},
+                 "ready": true, "image": "", "imageID": ""},
+                {"name": "b", "containerID": "y", "restartCount": 0, "state": {"running": {}},
+                 "ready": true, "image": "", "imageID": ""}]}
+        });
+        merge(&mut pod, json);
+        View::from(serde_json::from_value::<Pod>(pod).unwrap())
+    }
+
+    fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
+        match (into, from) {
+            (serde_json::Value::Object(into), serde_json::Value::Object(from)) => {
+                for (key, value) in from {
+                    merge(into.entry(key).or_insert(serde_json::Value::Null), value);
+                }
+            }
+            (into, from) => *into = from,
+        }
+    }
+
+    fn status(state: serde_json::Value) -> serde_json::Value {
+        let mut status = serde_json::json!({
+            "name": "b", "containerID": "y", "restartCount": 0, "ready": false, "image": "", "imageID": ""});
+        merge(&mut status, state);
+        serde_json::json!({"status": {"containerStatuses": [status]}})
+    }
+
+    #[test]
+    fn the_container_is_chosen_as_kubectl_does() {
+        let plain = view(serde_json::json!({}));
+        assert_eq!(plain.place(None).unwrap().container, "a");
+        assert_eq!(plain.place(Some("b")).unwrap().container_id, "y");
+        let missing = plain.place(Some("c")).unwrap_err();
+        assert_eq!(missing.kind, Kind::ContainerNotFound);
+        assert!(missing.message.contains("a, b"), "{missing}");
+        let annotated = |name| view(serde_json::json!({"metadata": {"annotations": {DEFAULT_CONTAINER: name}}}));
+        assert_eq!(annotated("b").place(None).unwrap().container, "b");
+        assert_eq!(annotated("b").place(Some("a")).unwrap().container, "a");
+        assert_eq!(annotated("z").place(None).unwrap().container, "a");
+    }
+
+    #[test]
+    fn what_does_not_run_is_told_with_its_reason() {
+        let refused = |json, container| {
+            let failure = view(json).place(Some(container)).unwrap_err();
+            assert_eq!(failure.kind, Kind::PodNotRunning);
+            failure.message
+        };
+        let pending = serde_json::json!({"status": {"phase": "Pending", "containerStatuses": null, "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]}});
+        assert!(refused(pending, "a").contains("Pending (Unschedulable: 0/3 nodes)"));
+        let completed = serde_json::json!({"status": {"phase": "Succeeded"}});
+        assert!(refused(completed, "a").contains("Completed"));
+        let waiting = status(serde_json::json!({"state": {"waiting": {"reason": "ImagePullBackOff"}}}));
+        assert!(refused(waiting, "b").contains("ImagePullBackOff"));
+        let ended = status(serde_json::json!({"state": {"terminated": {"reason": "Error", "exitCode": 3}}}));
+        assert!(refused(ended, "b").contains("exit code 3"));
+    }
+
+    #[test]
+    fn the_fate_of_a_place_is_seen() {
+        let place = view(serde_json::json!({})).place(Some("b")).unwrap();
+        let fate = |json| view(json).fate(&place);
+        assert_eq!(fate(serde_json::json!({})), Fate::Unchanged);
+        let replaced = fate(serde_json::json!({"metadata": {"uid": "2"}}));
+        assert!(matches!(replaced, Fate::PodGone(_)));
+        let evicted = fate(serde_json::json!({"status": {"phase": "Failed", "reason": "Evicted", "message": "disk"}}));
+        assert!(matches!(evicted, Fate::PodGone(why) if why.contains("Evicted: disk")));
+        let deleting = fate(serde_json::json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+        assert!(matches!(deleting, Fate::PodGone(_)));
+        let oom = serde_json::json!({"terminated": {"reason": "OOMKilled", "exitCode": 137}});
+        let killed = fate(status(serde_json::json!({"state": oom})));
+        assert!(matches!(killed, Fate::OomKilled(why) if why.contains("64Mi")));
+        let again = status(
+            serde_json::json!({"containerID": "z", "restartCount": 1, "state": {"running": {}},
+            "lastState": oom}),
+        );
+        assert!(matches!(fate(again), Fate::OomKilled(_)));
+        let old = status(serde_json::json!({"state": {"running": {}}, "lastState": oom}));
+        assert_eq!(fate(old), Fate::Unchanged, "a memory kill before our time is not ours");
+        let error = status(serde_json::json!({"state": {"terminated": {"reason": "Error", "exitCode": 137}}}));
+        assert!(matches!(fate(error), Fate::ContainerEnded(why) if why.contains("137")));
+    }
+}
