@@ -46,6 +46,16 @@ lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python 
 test-rust: ## unit and crate tests
 	cargo test --workspace --locked
 
+.PHONY: test-cluster
+test-cluster: build ## the command line and Ansible against pods of a real Kubernetes
+	tests/cluster/cluster up
+	tests/cluster/cluster agent dist/bin/podbridge-agent
+	tests/cluster/check
+	tests/ansible/run targets 2.18 connection raw script command_shell wait_for_connection async fetch
+	for core in 2.16 2.19 2.20 2.21; do tests/ansible/run targets $$core connection async; done
+	for core in 2.16 2.18 2.19 2.20 2.21; do tests/ansible/run plays $$core; done
+	tests/cluster/cluster down
+
 .PHONY: cluster-up cluster-down
 cluster-up: ## start the test cluster and print its settings
 	tests/cluster/cluster up

@@ -52,13 +52,21 @@ pub fn run() -> ExitCode {
 
 /// Help and version go to stdout, mistakes to stderr.
 fn no_command(error: &clap::Error) -> ExitCode {
-    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    // A reader that has gone needs neither.
-    let _ = error.print();
-    match asked_for {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(Kind::Usage.code()),
+    if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
+        // A reader that has gone needs neither.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
     }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+    } else {
+        let text = error.to_string();
+        // The first paragraph says what is wrong; the rest is the usage, which --help has.
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let sentence = first.split_whitespace().collect::<Vec<_>>().join(" ");
+        say(&format!("{}; see --help", sentence.trim_start_matches("error: ")));
+    }
+    ExitCode::from(Kind::Usage.code())
 }
 
 /// One sentence for people.

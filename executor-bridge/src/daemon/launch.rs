@@ -11,7 +11,7 @@ use super::{serve, socket};
 use crate::error::{Failure, Kind};
 use crate::place::{Directory, Files};
 use crate::protocol::target::Identified;
-use crate::{sys, telemetry};
+use crate::{pod, sys, telemetry};
 
 /// What is no part of the target.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,7 @@ pub(crate) struct Options {
 
 /// Finds or starts the bridge of a target; the path of its socket.
 pub(crate) fn launch(target: &Identified, json: &[u8], options: Options) -> Result<PathBuf, Failure> {
+    pod::check(&target.target)?;
     let files = Directory::open()?.files(&target.key)?;
     let _lock = socket::lock(&files)?;
     if !socket::is_served(&files)? {
@@ -95,6 +96,7 @@ pub(crate) fn run_foreground(
     listening: impl FnOnce(&PathBuf),
 ) -> Result<(), Failure> {
     telemetry::start_for_daemon();
+    pod::check(&target.target)?;
     let files = Directory::open()?.files(&target.key)?;
     let bound = {
         let lock = socket::lock(&files)?;

@@ -117,8 +117,10 @@ impl Status {
 
     /// Whether the runtime found no such program: containerd and CRI-O say it, others end with a shell's code.
     pub(super) fn no_such_program(&self) -> bool {
-        let said = ["executable file not found", "no such file or directory", "not found"];
-        self.exit_code() == Some(127) || said.iter().any(|text| self.message.contains(text))
+        // A container that is going says "not found" of itself, too.
+        let of_program = self.message.contains("exec: \"");
+        let said = ["executable file not found", "no such file or directory"];
+        self.exit_code() == Some(127) || of_program && said.iter().any(|text| self.message.contains(text))
     }
 }
 
@@ -201,5 +203,7 @@ mod tests {
             r#"{"status":"Failure","message":"Internal error occurred: OCI runtime exec failed: exec: \"sh\": executable file not found in $PATH: unknown"}"#,
         );
         assert!(containerd.no_such_program());
+        let gone = status(r#"{"status":"Failure","message":"failed to load task: no running task found: not found"}"#);
+        assert!(!gone.no_such_program());
     }
 }

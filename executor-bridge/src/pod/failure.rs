@@ -106,6 +106,13 @@ fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure
                 ),
             );
         }
+        let io = cause.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
+            return Failure::new(
+                Kind::Timeout,
+                format!("no connection to the API server {server} in time; is it up, and reachable from here?"),
+            );
+        }
         source = cause.source();
     }
     Failure::new(
@@ -118,9 +125,10 @@ fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure
 }
 
 fn tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    // Wrapped in one or several of the errors that I/O carries, which hide them as causes.
     error.downcast_ref::<rustls::Error>().or_else(|| {
         let io = error.downcast_ref::<std::io::Error>()?;
-        io.get_ref()?.downcast_ref::<rustls::Error>()
+        tls(io.get_ref()?)
     })
 }
 

@@ -22,6 +22,11 @@ use crate::protocol::target::Target;
 use failure::{Doing, classify};
 use view::View;
 
+/// Refuses options that could never be used, before anything is started for them.
+pub(crate) fn check(target: &Target) -> Result<(), Failure> {
+    flags::Flags::parse(&target.extra_args).map(drop)
+}
+
 /// Where a link leads, to be recognised later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -162,7 +167,7 @@ impl Access {
             .map_err(|error| Failure::new(Kind::Internal, format!("the exec request cannot be built: {error}")))?;
         let connection = match timeout(self.timeout, self.client.connect(request)).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Err(classify(&error, self.doing("create", "pods/exec"))),
+            Ok(Err(error)) => return Err(classify(&error, self.doing("use", "pods/exec"))),
             Err(_) => return Err(self.late()),
         };
         Ok(ExecSocket {

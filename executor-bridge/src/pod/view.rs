@@ -174,6 +174,11 @@ impl View {
             .map_or(String::new(), |reason| format!(" ({reason})"));
         let not_running = |what: String| Failure::new(Kind::PodNotRunning, what);
         let pod = &self.name;
+        if self.deleting {
+            return Err(not_running(format!(
+                "pod {pod} is being deleted{reason}; start a new one"
+            )));
+        }
         match (self.phase.as_str(), &container.state) {
             ("Succeeded", _) => Err(not_running(format!("pod {pod} is Completed{reason}; start a new one"))),
             ("Failed", _) => Err(not_running(format!("pod {pod} has Failed{reason}; start a new one"))),

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// For one question.
 const QUESTION: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(250);
-/// A new agent answers before the API tells why: what the reason is worth waiting for.
+/// A new agent answers, or none does, before the API tells why: what the reason is worth waiting for.
 const REASON: Duration = Duration::from_secs(3);
 
 /// Whether a failed call can have reached the agent, or was never sent.
@@ -48,7 +48,7 @@ pub(super) async fn lost(container: &Container, connection: &Connection, hint: &
         return Outcome::lost(Kind::LinkLost, format!("{pod}: {reason}; the command may still run"));
     }
     let begun = Instant::now();
-    let mut other_agent_since = None;
+    let (mut other_agent_since, mut no_agent_since) = (None, None);
     let mut last = internal("nothing was asked");
     while begun.elapsed() < PATIENCE {
         if let Some(place) = &connection.place
@@ -69,10 +69,16 @@ pub(super) async fn lost(container: &Container, connection: &Connection, hint: &
                 Err(_) => last = Failure::new(Kind::Timeout, "the agent does not answer"),
             }
         }
+        match last.kind {
+            Kind::Agent => no_agent_since = no_agent_since.or_else(|| Some(Instant::now())),
+            _ => no_agent_since = None,
+        }
         // Without Kubernetes there is nobody else to ask.
         let settled = match connection.place {
             None => other_agent_since.is_some() || last.kind == Kind::Agent,
-            Some(_) => other_agent_since.is_some_and(|since: Instant| since.elapsed() > REASON),
+            Some(_) => other_agent_since
+                .or(no_agent_since)
+                .is_some_and(|since: Instant| since.elapsed() > REASON),
         };
         if settled {
             break;

@@ -1,0 +1,329 @@
+# Copyright: podbridge contributors
+# GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The client protocol as the plugin speaks it, against a bridge that the test plays itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+from ansible.errors import AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
+from ansible.playbook.play_context import PlayContext
+from ansible.plugins.loader import connection_loader
+
+PLUGINS = Path(__file__).parents[4] / "plugins" / "connection"
+connection_loader.add_directory(str(PLUGINS))
+Connection = connection_loader.get("kubectl", class_only=True)
+plugin = __import__("sys").modules[Connection.__module__]
+
+
+def frame(kind, payload=b""):
+    if isinstance(payload, dict):
+        payload = json.dumps(payload).encode()
+    return struct.pack(">IB", len(payload) + 1, kind) + payload
+
+
+def result(**keys):
+    return frame(plugin.RESULT, keys)
+
+
+class Bridge:
+    """Answers every connection with `answer(request, receive, send, descriptors)`."""
+
+    def __init__(self, path, answer):
+        self.requests, self.answer = [], answer
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                client, _address = self.listener.accept()
+            except OSError:
+                return
+            with client:
+                buffer, descriptors, _flags, _address = socket.recv_fds(client, 1 << 20, 4)
+                stream = client.makefile("rb")
+
+                def receive(stream=stream):
+                    length, kind = struct.unpack(">IB", stream.read(5))
+                    return kind, stream.read(length - 1)
+
+                length, kind = struct.unpack(">IB", buffer[:5])
+                assert (kind, length) == (plugin.REQUEST, len(buffer) - 4)
+                self.requests.append(json.loads(buffer[5:]))
+                self.answer(self.requests[-1], receive, client.sendall, descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                stream.close()
+
+
+@pytest.fixture
+def connect(tmp_path, monkeypatch):
+    """A connection with options, and the bridge that it finds."""
+    directory = tmp_path / "bridges"
+    directory.mkdir(mode=0o700)
+    monkeypatch.setenv("PODBRIDGE_DIR", str(directory))
+    monkeypatch.setenv("PODBRIDGE_EXECUTABLE", "/nowhere/podbridge")
+    for name in ("KUBECONFIG", "PODBRIDGE_LINK", "PODBRIDGE_AGENT_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
+    bridges = []
+
+    def connect(answer=None, **variables):
+        context = PlayContext()
+        context.remote_addr = "web"
+        connection = connection_loader.get("kubectl", context, os.devnull)
+        connection.set_options(var_options={"ansible_kubectl_namespace": "ci", **variables})
+        if answer:
+            path = directory / f"{plugin.target_key(connection._target())}.sock"
+            connection.bridge = Bridge(str(path), answer)
+            bridges.append(connection.bridge)
+        return connection
+
+    yield connect
+    for bridge in bridges:
+        bridge.listener.close()
+
+
+def answering(*frames):
+    def answer(request, receive, send, descriptors):
+        for data in frames:
+            send(data)
+
+    return answer
+
+
+def test_the_key_of_a_known_target():
+    # The bridge asserts the same vectors.
+    assert plugin.target_key({"pod": "web", "namespace": "ci"}) == "655b32a8db20b679"
+    environment = {"B": "ż\x7f", "A": "\n"}
+    assert plugin.target_key({"pod": "web", "namespace": "ci", "env": environment}) == "d9b806a18f419811"
+
+
+def test_the_target_holds_what_was_given_and_nothing_else(connect, monkeypatch):
+    assert connect()._target() == {"pod": "web", "namespace": "ci"}
+    monkeypatch.setenv("KUBECONFIG", "/etc/kube:relative")
+    variables = {
+        "ansible_kubectl_pod": "other",
+        "ansible_kubectl_context": "dev",
+        "ansible_kubectl_host": "https://api",
+        "ansible_kubectl_token": "secret",
+        "ansible_kubectl_extra_args": "--as=ci  --as-group 'a b'",
+        "ansible_kubectl_local_env_vars": {"HTTPS_PROXY": "http://proxy", "N": 1},
+        "ansible_kubectl_cert_file": "cert",
+        "ansible_kubectl_validate_certs": "no",
+        "ansible_podbridge_link": "local",
+        "ansible_podbridge_agent_socket": "/run/agent.sock",
+    }
+    assert connect(**variables)._target() == {
+        "pod": "other",
+        "namespace": "ci",
+        "context": "dev",
+        "server": "https://api",
+        "token": "secret",
+        "extra_args": ["--as=ci", "--as-group", "a b"],
+        "env": {"HTTPS_PROXY": "http://proxy", "N": "1"},
+        "client_cert": os.path.abspath("cert"),
+        "kubeconfig": f"/etc/kube:{os.path.abspath('relative')}",
+        "verify_ssl": False,
+        "link": "local",
+        "agent_socket": "/run/agent.sock",
+    }
+
+
+def test_a_kubeconfig_may_be_a_dictionary(connect):
+    target = connect(ansible_kubectl_kubeconfig={"users": [{"name": "ü"}]})._target()
+    assert target["kubeconfig_data"] == {"users": [{"name": "ü"}]}
+    assert "kubeconfig" not in target
+
+
+def test_a_command(connect):
+    received = {}
+
+    def answer(request, receive, send, descriptors):
+        received["stdin"] = os.pread(descriptors[0], 100, 0)
+        for data in (
+            frame(plugin.STARTED, {"exec_id": request["exec_id"], "pid": 7}),
+            frame(plugin.STDOUT, b"o\xff"),
+            frame(plugin.STDERR, b"e"),
+            frame(plugin.STDOUT, b"ut"),
+            result(outcome="exited", code=3),
+        ):
+            send(data)
+
+    connection = connect(answer, ansible_kubectl_container="side")
+    assert connection.exec_command("caf\udce9", in_data=b"module") == (3, b"o\xffut", b"e")
+    assert received["stdin"] == b"module"
+    request = connection.bridge.requests[0]
+    assert (request["v"], request["op"], request["stdin"], request["container"]) == (1, "exec", "fd", "side")
+    assert request["argv"] == ["/bin/sh", "-c", {"b64": "Y2Fm6Q=="}]
+    assert "user" not in request
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ({"outcome": "signaled", "signal": 9}, 137),
+        ({"outcome": "start_failed", "step": "exec", "code": 127, "message": "no such file"}, 127),
+    ],
+)
+def test_ends_that_are_no_exit(connect, answer, code):
+    assert connect(answering(result(**answer))).exec_command("x")[0] == code
+
+
+@pytest.mark.parametrize(
+    ("answer", "variables", "error"),
+    [
+        ({"outcome": "unreachable", "kind": "pod_not_found"}, {}, AnsibleConnectionFailure),
+        ({"outcome": "lost", "kind": "agent_lost"}, {}, AnsibleConnectionFailure),
+        ({"outcome": "cancelled"}, {}, AnsibleConnectionFailure),
+        ({"outcome": "oom_killed"}, {"ansible_podbridge_oom": "unreachable"}, AnsibleConnectionFailure),
+        ({"outcome": "oom_killed"}, {}, AnsibleError),
+        ({"outcome": "failed", "kind": "io"}, {}, AnsibleError),
+        ({"outcome": "start_failed", "step": "user", "code": 126}, {}, AnsibleError),
+        ({"outcome": "something new"}, {}, AnsibleError),
+    ],
+)
+def test_errors(connect, answer, variables, error):
+    with pytest.raises(AnsibleError, match="the reason") as raised:
+        connect(answering(result(message="the reason", **answer)), **variables).exec_command("x")
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize("started", [b"", frame(0x10, {"exec_id": "0", "pid": 7}), frame(0x11, b"half")[:7]])
+def test_a_bridge_that_dies_is_a_lost_host(connect, started):
+    connection = connect(answering(started))
+    with pytest.raises(AnsibleConnectionFailure):
+        connection.exec_command("x")
+    # It may have run: it is not run again.
+    assert len(connection.bridge.requests) == 1
+
+
+def test_a_bridge_that_cannot_be_started(connect):
+    with pytest.raises(AnsibleError, match="/nowhere/podbridge"):
+        connect().exec_command("x")
+
+
+def test_files(connect, tmp_path):
+    def answer(request, receive, send, descriptors):
+        if request["op"] == "put":
+            assert os.pread(descriptors[0], 100, 0) == b"content"
+        elif request["path"] == "/absent":
+            return send(result(outcome="failed", kind="not_found", message="no such file"))
+        else:
+            os.pwrite(descriptors[0], b"fetched", 0)
+        send(result(outcome="ok", length=7, sha256="0"))
+
+    connection = connect(answer, ansible_podbridge_user="tester")
+    local = tmp_path / "lokäl"
+    local.write_bytes(b"content")
+    connection.put_file(str(local), "relative path")
+    assert connection.bridge.requests[0] == {"v": 1, "op": "put", "path": "/relative path", "user": "tester"}
+    connection.fetch_file("/tmp/x", str(local))
+    assert local.read_bytes() == b"fetched"
+    with pytest.raises(AnsibleFileNotFound):
+        connection.fetch_file("/absent", str(local))
+    assert local.read_bytes() == b"fetched"
+    with pytest.raises(AnsibleFileNotFound):
+        connection.put_file(str(tmp_path / "none"), "/tmp/x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bridges", "lokäl"]
+
+
+class Become:
+    """As far as the plugin asks."""
+
+    name, success = "sudo", "BECOME-SUCCESS-x"
+    expect_prompt = staticmethod(lambda: True)
+    check_success = staticmethod(lambda output: b"BECOME-SUCCESS-x" in output)
+    check_password_prompt = staticmethod(lambda output: output.endswith(b"password:"))
+    check_incorrect_password = staticmethod(lambda output: b"Sorry" in output)
+    get_option = staticmethod(lambda name, playcontext=None: "pässword")
+
+
+def test_a_password_prompt_with_more_stdin_than_the_window(connect):
+    module = os.urandom(3 << 20)
+    got = []
+
+    def answer(request, receive, send, descriptors):
+        send(frame(plugin.STARTED, {"exec_id": request["exec_id"], "pid": 7}))
+        send(frame(plugin.STDERR, b"pass"))
+        send(frame(plugin.STDERR, b"word:"))
+        assert receive() == (plugin.STDIN, "pässword\n".encode())
+        send(frame(plugin.STDOUT, b"BECOME-SUCCESS-x\nout"))
+        taken = len("pässword\n".encode())
+        while True:
+            kind, payload = receive()
+            if kind == plugin.STDIN_EOF:
+                break
+            got.append(payload)
+            taken += len(payload)
+            send(frame(plugin.STDIN_ACK, struct.pack(">QB", taken, 0)))
+        send(result(outcome="exited", code=0))
+
+    connection = connect(answer)
+    connection.set_become_plugin(Become())
+    assert connection.exec_command("x", in_data=module, sudoable=True) == (0, b"out", b"")
+    assert b"".join(got) == module
+
+
+def test_a_wrong_password(connect):
+    def answer(request, receive, send, descriptors):
+        send(frame(plugin.STDERR, b"password:"))
+        receive()
+        send(frame(plugin.STDERR, b"Sorry, try again.\npassword:"))
+
+    connection = connect(answer)
+    connection.set_become_plugin(Become())
+    with pytest.raises(AnsibleError, match="Incorrect sudo password") as raised:
+        connection.exec_command("x")
+    assert type(raised.value) is AnsibleError
+
+
+def test_reset_never_raises(connect):
+    connect().reset()
+    connect(answering(b"")).reset()
+    connection = connect(
+        answering(result(outcome="unreachable", kind="pod_lost", message="gone")), ansible_kubectl_pod="b"
+    )
+    connection.reset()
+    assert connection.bridge.requests == [{"v": 1, "op": "relink"}]
+
+
+def test_core_is_told_what_the_contract_says(connect):
+    connection = connect()
+    assert connection.has_pipelining and connection.get_option("pipelining") is True
+    assert not connection.always_pipeline_modules and not connection.has_native_async
+    assert connection.get_option("remote_user") is None
+    assert connect(ansible_podbridge_user="tester").get_option("remote_user") == "tester"
+
+
+def test_every_name_of_the_stock_plugin_is_known():
+    """The names of kubernetes.core 5.x, each with its environment and its variables."""
+    names = json.loads((Path(__file__).parent / "stock_options.json").read_text())
+    for module, stock in names.items():
+        options = plugin_options(module)
+        for option, sources in stock.items():
+            assert sources.items() <= options[option].items(), option
+
+
+def plugin_options(name):
+    from ansible.parsing.yaml.loader import AnsibleLoader
+
+    text = (PLUGINS / f"{name}.py").read_text().split('DOCUMENTATION = r"""')[1].split('"""')[0]
+    found = AnsibleLoader(text).get_single_data()["options"]
+    return {
+        option: {
+            "env": [entry["name"] for entry in keys.get("env", [])],
+            "vars": [entry["name"] for entry in keys.get("vars", [])],
+            "aliases": keys.get("aliases", []),
+        }
+        for option, keys in found.items()
+    }

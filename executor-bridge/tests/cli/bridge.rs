@@ -1,0 +1,215 @@
+//! The life of a bridge: found from its target alone, one per target, detached, gone when told to, unharmed by rubbish.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::Cli;
+
+fn target() -> Value {
+    json!({"pod": "x", "link": "local", "agent_socket": "/no/agent"})
+}
+
+fn socket(answer: &Value) -> &Path {
+    Path::new(answer["socket"].as_str().unwrap_or_else(|| panic!("{answer}")))
+}
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32 + 1).to_be_bytes();
+    [&length[..], &[kind], payload].concat()
+}
+
+/// The result that a connection gives, after whatever else.
+fn result(stream: &mut UnixStream) -> Value {
+    loop {
+        let mut header = [0; 5];
+        stream.read_exact(&mut header).unwrap();
+        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
+        let mut payload = vec![0; length as usize - 1];
+        stream.read_exact(&mut payload).unwrap();
+        if header[4] == 0x1f {
+            return serde_json::from_slice(&payload).unwrap();
+        }
+    }
+}
+
+fn ask(socket: &Path, request: &Value) -> Value {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(&frame(1, request.to_string().as_bytes())).unwrap();
+    result(&mut stream)
+}
+
+fn pid(socket: &Path) -> u64 {
+    ask(socket, &json!({"v": 1, "op": "status"}))["bridge"]["pid"]
+        .as_u64()
+        .unwrap()
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn there_is_one_bridge_per_target_where_everybody_finds_it() {
+    let cli = Cli::new();
+    // sha256('{"agent_socket":"/no/agent","link":"local","pod":"x"}')[:16]
+    let expected = cli.bridges().join("411866dd8213500f.sock");
+    let first = cli.bridge(&target());
+    assert_eq!(socket(&first), expected);
+    let served_by = pid(&expected);
+    assert_eq!(cli.bridge(&target()), first);
+    assert_eq!(pid(&expected), served_by);
+    let cli_options = [
+        "--link",
+        "local",
+        "--agent-socket",
+        "/no/agent",
+        "status",
+        "x",
+        "--json",
+    ];
+    let status: Value = serde_json::from_slice(&cli.run(&cli_options).stdout).unwrap();
+    assert_eq!(status[0]["bridge"]["pid"], served_by);
+}
+
+#[test]
+fn many_starters_at_once_start_one_bridge() {
+    let cli = Cli::new();
+    let answers: Vec<Value> = std::thread::scope(|scope| {
+        let starters: Vec<_> = (0..8).map(|_| scope.spawn(|| cli.bridge(&target()))).collect();
+        starters.into_iter().map(|starter| starter.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    let begun = std::fs::read_to_string(socket(&answers[0]).with_extension("log")).unwrap();
+    assert_eq!(begun.matches("bridge begins").count(), 1, "{begun}");
+}
+
+#[test]
+fn a_bridge_keeps_nothing_of_its_caller() {
+    let cli = Cli::new();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // As if the caller had left a descriptor open for its children.
+    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
+    let number = writer.as_raw_fd();
+    let answer = cli.bridge(&target());
+    drop(writer);
+    let pid = pid(socket(&answer));
+    // Ends only if the daemon does not hold the other end.
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).unwrap();
+    assert!(!Path::new(&format!("/proc/{pid}/fd/{number}")).exists() || rest.is_empty());
+    assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let session: u64 = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .nth(3)
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(session, pid, "a session of its own");
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    assert!(
+        !String::from_utf8_lossy(&arguments).contains("/no/agent"),
+        "the target is not in argv"
+    );
+}
+
+#[test]
+fn a_dead_bridge_is_replaced_and_a_stopped_one_leaves_no_socket() {
+    let cli = Cli::new();
+    let answer = cli.bridge(&target());
+    let socket = socket(&answer);
+    // A socket that nobody listens on, as a killed bridge leaves it.
+    assert_eq!(ask(socket, &json!({"v": 1, "op": "stop"}))["outcome"], "ok");
+    eventually("the socket is gone", || !socket.exists());
+    drop(UnixListener::bind(socket).unwrap());
+    assert!(socket.exists());
+    assert_eq!(cli.bridge(&target()), answer);
+    pid(socket);
+}
+
+#[test]
+fn an_unused_bridge_ends() {
+    let cli = Cli::new();
+    let options = ["--idle", "1", "--link", "local", "--agent-socket", "/no/agent"];
+    cli.run(&[&options[..], &["exec", "x", "--", "true"]].concat());
+    eventually("the bridge has ended", || {
+        let files = std::fs::read_dir(cli.bridges()).unwrap();
+        !files
+            .flatten()
+            .any(|file| file.path().extension().is_some_and(|extension| extension == "sock"))
+    });
+}
+
+#[test]
+fn a_terminated_bridge_leaves_no_socket() {
+    let cli = Cli::new();
+    let answer = cli.bridge(&target());
+    let socket = socket(&answer);
+    let pid = rustix::process::Pid::from_raw(pid(socket) as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    eventually("the socket is gone", || !socket.exists());
+}
+
+#[test]
+fn rubbish_is_answered_and_harms_nobody() {
+    let cli = Cli::new();
+    let answer = cli.bridge(&target());
+    let socket = socket(&answer);
+    let served_by = pid(socket);
+    let rubbish = [
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        frame(1, b"[]"),
+        frame(1, b"{"),
+        frame(2, b"stdin first"),
+        frame(0x77, b""),
+        vec![0, 0, 0, 0],
+        frame(1, br#"{"v":1,"op":"exec"}"#),
+    ];
+    for bytes in rubbish {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let refused = result(&mut stream);
+        assert_eq!(
+            (&refused["outcome"], &refused["kind"]),
+            (&json!("failed"), &json!("bad_request")),
+            "{refused}"
+        );
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "closed");
+    }
+    for request in [
+        json!({"v": 2, "op": "status"}),
+        json!({"v": 1, "op": "warp"}),
+        json!({"v": 1, "op": "status", "requires": ["x"]}),
+    ] {
+        assert_eq!(ask(socket, &request)["kind"], "unsupported");
+    }
+    assert_eq!(pid(socket), served_by);
+}
+
+#[test]
+fn bad_targets_are_refused_before_a_bridge_starts() {
+    let cli = Cli::new();
+    for bad in [
+        json!({}),
+        json!({"pod": "x", "namespcae": "y"}),
+        json!({"pod": "x", "kubeconfig": "relative"}),
+        json!({"pod": "x", "extra_args": ["--frobnicate"]}),
+        json!([]),
+    ] {
+        let answer = cli.bridge(&bad);
+        assert_eq!(answer["error"]["kind"], "usage", "{answer}");
+    }
+    assert!(!cli.bridges().exists() || std::fs::read_dir(cli.bridges()).unwrap().next().is_none());
+}

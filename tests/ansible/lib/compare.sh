@@ -1,0 +1,54 @@
+# This file owns the comparison: one play, once with kubernetes.core.kubectl as Zuul configures it and once with podbridge,
+# each in a fresh pod.
+
+# Releases of the package `ansible` carry the collections: kubernetes.core 5.x, community.okd and the callback ansible.posix.json.
+BUNDLE=11.13.0
+
+# Set COLLECTIONS to a directory with them.
+ensure_collections() {
+	local wheel=$CACHE/sdist/ansible-$BUNDLE-py3-none-any.whl
+	COLLECTIONS=$CACHE/collections-$BUNDLE
+	[ ! -f "$COLLECTIONS/.ready" ] || return 0
+	[ -f "$wheel" ] || "$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$CACHE/sdist" "ansible==$BUNDLE"
+	rm -rf "$COLLECTIONS"
+	mkdir -p "$COLLECTIONS"
+	"$VENV/bin/python" - "$wheel" "$COLLECTIONS" <<-'P'
+		import sys, zipfile
+		parts = tuple(f"ansible_collections/{part}/" for part in ("kubernetes/core", "community/okd", "ansible/posix"))
+		archive = zipfile.ZipFile(sys.argv[1])
+		archive.extractall(sys.argv[2], [name for name in archive.namelist() if name.startswith(parts)])
+	P
+	touch "$COLLECTIONS/.ready"
+}
+
+run_compare() {
+	local side pod files=$WORK/files
+	[ "$PLACE" = cluster ] || die "compare needs the cluster"
+	ensure_collections
+	mkdir -p "$files/tree/sub dir"
+	printf '#!/bin/sh\necho "$#:$1:$2"; cat\n' >"$files/script.sh"
+	printf '#!/bin/sh\necho bad >&2; exit 5\n' >"$files/fails.sh"
+	head -c 20000000 /dev/urandom >"$files/large"
+	: >"$files/empty"
+	printf 'x' >"$files/tree/ä file"
+	printf 'y' >"$files/tree/sub dir/y"
+	printf 'Hello {{ marker }} {{ ansible_facts.distribution }}\n' >"$files/template.j2"
+	for side in stock podbridge; do
+		pod=compare-$side-${CORE/./-}
+		new_pod "$pod"
+		inventory >"$WORK/$side.yaml" <<<"testhost $pod"
+		mkdir "$WORK/fetched-$side"
+		(
+			export ANSIBLE_STDOUT_CALLBACK=ansible.posix.json ANSIBLE_COLLECTIONS_PATH=$COLLECTIONS
+			# As in Zuul: the plugin's name is `kubectl`, and only the path decides which one that is.
+			[ $side = podbridge ] || { unset ANSIBLE_CONNECTION_PLUGINS && PATH=$(dirname "$KUBECTL"):$PATH; }
+			ansible-playbook -i "$WORK/$side.yaml" "$HERE/plays/compare.yml" -e "work=$WORK fetched=$WORK/fetched-$side" \
+				>"$WORK/$side.json" 2>"$WORK/$side.log" </dev/null || :
+		)
+	done
+	if ! "$VENV/bin/python" "$HERE/lib/compare.py" "$WORK/stock.json" "$WORK/podbridge.json"; then
+		tail -n 5 "$WORK/stock.log" "$WORK/podbridge.log" >&2
+		die "the results differ"
+	fi
+	cmp "$WORK/fetched-podbridge/large" "$files/large" || die "the fetched file differs"
+}
