@@ -122,10 +122,19 @@ pub(crate) fn bind(socket: &Path) -> Result<UnixListener, Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
+    // Under another name until it listens: whoever sees the socket can connect to it.
+    let mut unready = socket.as_os_str().to_owned();
+    unready.push(".new");
+    let unready = PathBuf::from(unready);
+    match fs::remove_file(&unready) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
     let before = umask(Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(socket);
+    let listener = UnixListener::bind(&unready);
     umask(before);
     let listener = listener.map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
+    fs::rename(&unready, socket).map_err(failed)?;
     Ok(listener)
 }

@@ -43,7 +43,9 @@ impl Agent {
             .spawn()
             .unwrap();
         let agent = Self { dir, process };
-        eventually("the agent listens", || agent.socket().exists());
+        eventually("the agent listens", || {
+            std::os::unix::net::UnixStream::connect(agent.socket()).is_ok()
+        });
         agent
     }
 
