@@ -26,6 +26,7 @@ pub(super) fn split(stream: UnixStream) -> (Incoming, Outgoing) {
         window: window.clone(),
         acknowledged: 0,
         started: false,
+        heard: false,
     };
     let outgoing = Outgoing {
         writing: Arc::new(Mutex::new(writing)),
@@ -41,6 +42,8 @@ pub(crate) struct Incoming {
     window: Arc<Semaphore>,
     acknowledged: u64,
     started: bool,
+    /// Anything at all.
+    heard: bool,
 }
 
 /// What a bridge says that its client has to deal with.
@@ -50,6 +53,8 @@ pub(crate) enum Message {
     Stdout(Bytes),
     Stderr(Bytes),
     Result(Outcome),
+    /// The bridge died with what was sent unread: if that was the request alone, nothing ran.
+    Unread,
 }
 
 impl Incoming {
@@ -68,7 +73,9 @@ impl Incoming {
             }
             match self.reading.read_buf(&mut self.read).await {
                 Ok(0) => return self.broken("it closed the connection"),
-                Ok(_) => {}
+                Ok(_) => self.heard = true,
+                // A Unix socket is reset only by an end that was never accepted, or that had not read everything.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !self.heard => return Message::Unread,
                 Err(error) => return self.broken(&error.to_string()),
             }
         }

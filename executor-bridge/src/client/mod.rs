@@ -16,6 +16,9 @@ use crate::place::Directory;
 use crate::protocol::request::Request;
 use crate::protocol::target::Identified;
 
+/// Bridges that die under a request before they have read it, until we give up.
+const ATTEMPTS: usize = 3;
+
 /// A connection with its request sent.
 #[derive(Debug)]
 pub(crate) struct Conversation {
@@ -30,24 +33,33 @@ pub(crate) async fn begin(
     request: &Request,
 ) -> Result<Conversation, Failure> {
     let socket = Directory::open()?.files(&target.key)?.socket;
-    let stream = match connect(&socket).await? {
-        Some(stream) => stream,
-        None => {
-            let json = serde_json::to_vec(&target.target)
-                .map_err(|error| Failure::usage(format!("the target cannot be written as JSON: {error}")))?;
-            let socket = daemon::launch(target, &json, options)?;
-            connect(&socket).await?.ok_or_else(|| {
-                Failure::new(
-                    Kind::Bridge,
-                    format!(
-                        "the bridge on {} ended at once; see its log beside it",
-                        socket.display()
-                    ),
-                )
-            })?
+    let mut attempt = 1;
+    loop {
+        let stream = match connect(&socket).await? {
+            Some(stream) => stream,
+            None => start(target, options).await?,
+        };
+        match send(stream, request).await {
+            // A dying bridge did not read all of it: nothing ran.
+            Err(failure) if failure.kind == Kind::Bridge && attempt < ATTEMPTS => attempt += 1,
+            sent => return sent,
         }
-    };
-    send(stream, request).await
+    }
+}
+
+async fn start(target: &Identified, options: daemon::Options) -> Result<UnixStream, Failure> {
+    let json = serde_json::to_vec(&target.target)
+        .map_err(|error| Failure::usage(format!("the target cannot be written as JSON: {error}")))?;
+    let socket = daemon::launch(target, &json, options)?;
+    connect(&socket).await?.ok_or_else(|| {
+        Failure::new(
+            Kind::Bridge,
+            format!(
+                "the bridge on {} ended at once; see its log beside it",
+                socket.display()
+            ),
+        )
+    })
 }
 
 /// Sends a request to a bridge that runs; `None` if none does.
@@ -62,7 +74,13 @@ async fn connect(socket: &Path) -> Result<Option<UnixStream>, Failure> {
     let failed = |why: String| Failure::new(Kind::Bridge, format!("the bridge on {} {why}", socket.display()));
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        // Reset: it died before it accepted us.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+            ) =>
+        {
             return Ok(None);
         }
         Err(error) => return Err(failed(format!("cannot be reached: {error}"))),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::progress::Progress;
-use super::{conclude, result, runtime};
+use super::{conclude, result, runtime, unread};
 use crate::cli::{CpOptions, TargetOptions};
 use crate::client::{self, Message};
 use crate::config::{self, Process};
@@ -165,8 +165,11 @@ impl Copy {
         };
         let receiving = async {
             loop {
-                if let Message::Result(outcome) = incoming.next().await {
-                    return outcome;
+                match incoming.next().await {
+                    Message::Result(outcome) => return outcome,
+                    // Of a transfer the end alone counts, and that was not reached.
+                    Message::Unread => return unread(),
+                    Message::Started | Message::Stdout(_) | Message::Stderr(_) => {}
                 }
             }
         };
@@ -205,6 +208,7 @@ impl Copy {
                     }
                 }
                 Message::Result(outcome) => break outcome,
+                Message::Unread => break unread(),
                 Message::Started | Message::Stderr(_) => {}
             }
         };

@@ -12,7 +12,7 @@ use rustix::stdio;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::{conclude, runtime};
+use super::{conclude, runtime, unread};
 use crate::cli::{ExecOptions, TargetOptions};
 use crate::client::{self, Message, Outgoing};
 use crate::config::{self, Process};
@@ -27,6 +27,8 @@ use crate::terminal;
 const STDIN_CHUNK: usize = 64 * 1024;
 /// So many interrupts that the command ignores, and we leave; the bridge then ends its tree.
 const PATIENCE: usize = 3;
+/// A request that its bridge never read is given to another one, so often.
+const ATTEMPTS: usize = 3;
 
 pub(super) fn run(target: TargetOptions, options: daemon::Options, command: ExecOptions) -> Result<u8, Failure> {
     let container = target.container.clone();
@@ -39,14 +41,21 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Exec
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
-        let conversation = client::begin(&identified, options, &request).await?;
-        converse(conversation, takes_stdin, tty).await
+        for _ in 0..ATTEMPTS {
+            let conversation = client::begin(&identified, options, &request).await?;
+            match converse(conversation, takes_stdin, tty).await? {
+                Ended::Unread => {}
+                ended => return Ok(ended),
+            }
+        }
+        Ok(Ended::Outcome(unread()))
     });
     // A thread that reads our stdin may wait for ever.
     runtime.shutdown_background();
     match ended? {
         Ended::Outcome(outcome) => Ok(conclude(&outcome)),
         Ended::Left(code) => Ok(code),
+        Ended::Unread => Ok(conclude(&unread())),
     }
 }
 
@@ -80,6 +89,8 @@ enum Ended {
     Outcome(Outcome),
     /// Without waiting for the command.
     Left(u8),
+    /// A dying bridge did not take the request: the next one will.
+    Unread,
 }
 
 async fn converse(conversation: client::Conversation, takes_stdin: bool, tty: bool) -> Result<Ended, Failure> {
@@ -90,9 +101,6 @@ async fn converse(conversation: client::Conversation, takes_stdin: bool, tty: bo
             .map_err(|error| Failure::new(Kind::Internal, format!("the terminal cannot be made raw: {error}")))?,
         false => None,
     };
-    if takes_stdin {
-        tokio::spawn(forward_stdin(outgoing.clone()));
-    }
     let printer = Printer::start();
     let (mut started, mut interrupts) = (false, 0);
     let mut unprinted = None;
@@ -104,7 +112,14 @@ async fn converse(conversation: client::Conversation, takes_stdin: bool, tty: bo
                 _ => break Ended::Left(exit::BROKEN_PIPE),
             },
             message = incoming.next(), if unprinted.is_none() => match message {
-                Message::Started => started = true,
+                Message::Started => {
+                    started = true;
+                    // Not earlier: until then the request is all that was sent, and if it was not read, nothing ran.
+                    if takes_stdin {
+                        tokio::spawn(forward_stdin(outgoing.clone()));
+                    }
+                }
+                Message::Unread => break Ended::Unread,
                 Message::Stdout(data) => unprinted = Some((Stream::Stdout, data)),
                 Message::Stderr(data) => unprinted = Some((Stream::Stderr, data)),
                 Message::Result(outcome) => break Ended::Outcome(outcome),

@@ -99,8 +99,17 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// The result of an operation without output.
 async fn result(mut conversation: Conversation) -> Outcome {
     loop {
-        if let Message::Result(outcome) = conversation.incoming.next().await {
-            return outcome;
+        match conversation.incoming.next().await {
+            Message::Result(outcome) => return outcome,
+            Message::Unread => return unread(),
+            Message::Started | Message::Stdout(_) | Message::Stderr(_) => {}
         }
     }
+}
+
+fn unread() -> Outcome {
+    Outcome::Unreachable(Failure::new(
+        Kind::Bridge,
+        "the bridge ended before it took the request; try again",
+    ))
 }

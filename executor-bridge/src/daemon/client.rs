@@ -79,6 +79,11 @@ pub(super) fn split(stream: UnixStream) -> (Reader, Writer) {
 }
 
 impl Reader {
+    /// Whether nothing of the client's was taken from the socket yet.
+    pub(super) fn is_unread(&self) -> bool {
+        self.read.is_empty()
+    }
+
     /// The request and the descriptors that came with it.
     pub(super) async fn request(&mut self) -> Result<(Bytes, VecDeque<OwnedFd>), ClientError> {
         let mut descriptors = VecDeque::new();

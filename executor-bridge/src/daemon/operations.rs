@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::client::{self, ClientError, Writer};
-use crate::error::{FailedKind, Kind};
+use crate::error::{FailedKind, Failure, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request::{Operation, Request, RequestError};
 use crate::protocol::result::{Bridge, Done, Outcome};
@@ -52,7 +52,10 @@ pub(super) async fn serve(stream: UnixStream, shared: &Shared) {
     let request = tokio::select! {
         request = tokio::time::timeout(REQUEST_PATIENCE, reader.request()) => request,
         reason = shared.shutdown.wait() => {
-            send_result(&mut writer, &stopped(reason)).await;
+            // Closing with the request unread resets the connection, and the client tries the next bridge.
+            if !reader.is_unread() {
+                send_result(&mut writer, &not_begun(reason)).await;
+            }
             return;
         }
     };
@@ -78,6 +81,10 @@ pub(super) async fn serve(stream: UnixStream, shared: &Shared) {
         }
     };
     drop(json);
+    if shared.shutdown.begun() {
+        send_result(&mut writer, &not_begun(shared.shutdown.wait().await)).await;
+        return;
+    }
     shared.operations.fetch_add(1, Ordering::Relaxed);
     perform(request, descriptors, reader, writer, shared).await;
     shared.operations.fetch_sub(1, Ordering::Relaxed);
@@ -162,6 +169,13 @@ fn refused(error: &RequestError) -> Outcome {
         RequestError::Json(_) | RequestError::Invalid(_) => FailedKind::BadRequest,
     };
     Outcome::failed(kind, error.to_string())
+}
+
+fn not_begun(reason: &str) -> Outcome {
+    Outcome::Unreachable(Failure::new(
+        Kind::Bridge,
+        format!("the bridge ended before the operation began ({reason}); try again"),
+    ))
 }
 
 fn stopped(reason: &str) -> Outcome {

@@ -57,10 +57,15 @@ async fn serve(target: Identified, bound: Bound, options: Options) -> io::Result
     let mut clients = JoinSet::new();
     let reason = accept(&listener, &mut clients, &shared).await;
     bound.remove();
-    // Who connected before the socket's file went away is served, not dropped.
-    while let Some(stream) = waiting(&listener).await {
-        welcome(stream, &mut clients, &shared);
+    if !shutdown.begun() {
+        // Who connected before the socket's file went away is served, not dropped. When we are told to end they are reset
+        // by the listener's end, and try the next bridge.
+        while let Some(stream) = waiting(&listener).await {
+            welcome(stream, &mut clients, &shared);
+        }
     }
+    drop(listener);
+    drop(bound);
     let served = async { while clients.join_next().await.is_some() {} };
     if shutdown.begun() {
         // What is left after that ends with the process.

@@ -2,6 +2,7 @@
 //! container, or brings it there (`inject`), in as few execs as it takes: one when it is there, three when it is not.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -144,11 +145,17 @@ impl Dial {
             .split(':')
             .filter(|base| !base.is_empty())
             .map(|base| format!("{base} is full"));
-        let reasons: Vec<_> = full.chain(refused.iter().cloned()).collect();
+        let mut reasons: Vec<String> = Vec::new();
+        for reason in full.chain(refused.iter().cloned()) {
+            // HOME and the working directory may be the same.
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
         self.failure(
             Kind::NoSpace,
             &format!(
-                "no directory can take the agent ({}); mount an emptyDir at /tmp",
+                "no directory can take the agent ({}): make room, or mount an emptyDir at /tmp",
                 reasons.join("; ")
             ),
         )
@@ -197,12 +204,15 @@ impl Dial {
             ));
         }
         let content = binary.content.clone();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let sent_by_task = sent.clone();
         // Its own task: `cat` may say why it stops before it has read all.
         let sending = tokio::spawn(async move {
             for chunk in content.chunks(CHUNK) {
                 if writer.stdin(chunk).await.is_err() {
                     return;
                 }
+                sent_by_task.fetch_add(chunk.len(), Ordering::Relaxed);
             }
             // Without this the file would have no end.
             let _ = writer.end_stdin().await;
@@ -211,15 +221,21 @@ impl Dial {
         });
         let (mut digest, mut length) = (Sha256::new(), 0);
         let read = async {
+            let mut sent_before = 0;
             loop {
-                // Each piece in time, not the whole: a slow link is no dead one.
-                match timeout(self.limit.saturating_mul(2), reader.stdout()).await {
+                match timeout(self.limit, reader.stdout()).await {
                     Ok(Some(data)) => {
                         digest.update(&data);
                         length += data.len();
                     }
                     Ok(None) => return Ok(()),
-                    Err(_) => return Err(self.failure(Kind::Timeout, "the agent's binary could not be sent in time")),
+                    // A slow link is no dead one.
+                    Err(_) if sent.load(Ordering::Relaxed) > sent_before => {
+                        sent_before = sent.load(Ordering::Relaxed);
+                    }
+                    Err(_) => {
+                        return Err(self.failure(Kind::Timeout, "the agent's binary could not be sent in time"));
+                    }
                 }
             }
         };

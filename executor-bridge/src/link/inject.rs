@@ -48,17 +48,19 @@ for base in /tmp /dev/shm /var/tmp "$HOME" /run "$PWD"; do
   fi
   rm -f "$probe" 2>/dev/null
   rmdir "$own" 2>/dev/null
-  echo "refused $place: ${why##*: }"
+  echo "refused ${place:-/}: ${why##*: }"
 done
 "#;
 
-/// `$1` the new file. Prints what was written.
+/// `$1` the new file. Prints what was written. What does not fit is read to its end all the same: containerd tells of no end
+/// while stdin is stuck.
 pub(super) const WRITE: &str = r#"
 exec 8>&1 9>&2
 umask 077
 set -C
 if cat >"$1" && cat "$1"; then exit 0; fi
 rm -f "$1" 2>/dev/null
+cat >/dev/null
 exit 1
 "#;
 

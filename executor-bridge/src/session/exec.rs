@@ -23,7 +23,7 @@ use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
 use super::stdin::{self, Piece};
 use super::{Charge, Client, Connection, Errands, Input, bad_request, diagnosis, internal, status};
-use crate::protocol::frame::Frame;
+use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request::{self, Size};
 use crate::protocol::result::{Ended, Outcome};
 use crate::protocol::target::hex;
@@ -403,6 +403,9 @@ impl Running {
         };
         if output.offset != sink.offset {
             return Err(Outcome::Lost(internal("the agent's output has a hole")));
+        }
+        if output.data.len() >= MAX_LENGTH {
+            return Err(Outcome::Lost(internal("the agent sent more at once than it may")));
         }
         sink.offset += output.data.len() as u64;
         match &sink.file {

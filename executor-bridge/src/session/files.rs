@@ -13,9 +13,9 @@ use tonic::{Status, Streaming};
 
 use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
-use super::{Client, Connection, diagnosis, gone, status};
+use super::{Client, Connection, diagnosis, gone, internal, status};
 use crate::error::{FailedKind, Failure};
-use crate::protocol::frame::Frame;
+use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request;
 use crate::protocol::result::{Done, Ended, FileStat, Outcome};
 use crate::protocol::target::hex;
@@ -100,6 +100,9 @@ async fn receive(
         match part {
             Some(Part::Stat(found)) => stat = Some(convert(&found)),
             Some(Part::Data(data)) => {
+                if data.len() >= MAX_LENGTH {
+                    return Ok(Outcome::Lost(internal("the agent sent more at once than it may")));
+                }
                 digest.update(&data);
                 let offset = length;
                 length += data.len() as u64;

@@ -213,3 +213,31 @@ fn bad_targets_are_refused_before_a_bridge_starts() {
     }
     assert!(!cli.bridges().exists() || std::fs::read_dir(cli.bridges()).unwrap().next().is_none());
 }
+
+#[test]
+fn a_request_that_a_dying_bridge_did_not_read_is_given_to_the_next() {
+    let cli = Cli::new();
+    let answer = cli.bridge(&target());
+    let socket = socket(&answer);
+    assert_eq!(ask(socket, &json!({"v": 1, "op": "stop"}))["outcome"], "ok");
+    eventually("the socket is gone", || !socket.exists());
+    // A bridge that never accepts, and dies.
+    let dying = UnixListener::bind(socket).unwrap();
+    let options = ["--link", "local", "--agent-socket", "/no/agent"];
+    let waiting = cli
+        .command(&[&options[..], &["exec", "x", "--", "true"]].concat())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut polled = [rustix::event::PollFd::new(&dying, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+    assert_eq!(
+        rustix::event::poll(&mut polled, Some(&limit)).unwrap(),
+        1,
+        "somebody waits"
+    );
+    drop(dying);
+    let (code, sentence) = Cli::failed(&waiting.wait_with_output().unwrap());
+    assert_eq!(code, 233, "answered by a new bridge: {sentence}");
+}
