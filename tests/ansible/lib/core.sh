@@ -34,16 +34,19 @@ ensure_core() {
 	VERSION=$("$VENV/bin/python" -c 'from ansible.release import __version__; print(__version__)')
 }
 
+# The sdist, fetched before the run enters the cluster's network namespace, which has no way out.
+ensure_sdist() {
+	SDIST=$CACHE/sdist/ansible_core-$VERSION.tar.gz
+	[ ! -f "$SDIST" ] || return 0
+	mkdir -p "$CACHE/sdist"
+	"$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+		--dest "$CACHE/sdist/new.$$" "ansible-core==$VERSION"
+	mv "$CACHE/sdist/new.$$"/* "$SDIST"
+	rmdir "$CACHE/sdist/new.$$"
+}
+
 # Set TARGETS to a fresh copy of test/integration of the core's sdist.
 unpack_targets() {
-	local archive=$CACHE/sdist/ansible_core-$VERSION.tar.gz
-	if ! [ -f "$archive" ]; then
-		mkdir -p "$CACHE/sdist"
-		"$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
-			--dest "$CACHE/sdist/new.$$" "ansible-core==$VERSION"
-		mv "$CACHE/sdist/new.$$"/* "$archive"
-		rmdir "$CACHE/sdist/new.$$"
-	fi
-	tar -xzf "$archive" -C "$WORK" "ansible_core-$VERSION/test/integration"
+	tar -xzf "$SDIST" -C "$WORK" "ansible_core-$VERSION/test/integration"
 	TARGETS=$WORK/ansible_core-$VERSION/test/integration/targets
 }
