@@ -161,7 +161,7 @@ mod tests {
         }
 
         fn current_directory(&self) -> std::io::Result<PathBuf> {
-            Ok("/work".into())
+            Ok("/here".into())
         }
     }
 
@@ -190,10 +190,10 @@ mod tests {
             &[("KUBECONFIG", "/other")],
         )
         .unwrap();
-        assert_eq!(given.kubeconfig.as_deref(), Some("/work/kc"));
-        assert_eq!(given.client_key.as_deref(), Some("/work/k"));
+        assert_eq!(given.kubeconfig.as_deref(), Some("/here/kc"));
+        assert_eq!(given.client_key.as_deref(), Some("/here/k"));
         let listed = target_of(&[], &[("KUBECONFIG", "a::/b")]).unwrap();
-        assert_eq!(listed.kubeconfig.as_deref(), Some("/work/a:/b"));
+        assert_eq!(listed.kubeconfig.as_deref(), Some("/here/a:/b"));
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
         let local = [("PODBRIDGE_LINK", "local"), ("PODBRIDGE_AGENT_SOCKET", "agent.sock")];
         let target = target_of(&[], &local).unwrap();
         assert_eq!(target.link, Some(LinkChoice::Local));
-        assert_eq!(target.agent_socket, Some("/work/agent.sock".into()));
+        assert_eq!(target.agent_socket, Some("/here/agent.sock".into()));
         assert_eq!(
             target_of(&["--link", "exec-proxy"], &local).unwrap().link,
             Some(LinkChoice::ExecProxy)

@@ -29,13 +29,7 @@ struct Tree<'a> {
 /// Ends the tree of `leader`; returns the processes that may not be signalled. The leader's exit is reported to
 /// whoever waits for it, as always.
 pub(crate) async fn end(reaper: &Reaper, id: ExecId, leader: Pid, grace: Duration) -> Vec<u32> {
-    let cookie = environment::cookie(id);
-    let mut tree = Tree {
-        reaper,
-        leader,
-        cookie,
-        seen: HashMap::new(),
-    };
+    let mut tree = Tree::of(reaper, id, leader);
     // Before TERM: afterwards the links from parent to child are gone.
     let mut alive = tree.look();
     let _ = reaper.signal_group(leader, Signal::TERM);
@@ -59,19 +53,24 @@ pub(crate) async fn end(reaper: &Reaper, id: ExecId, leader: Pid, grace: Duratio
 
 /// Signals every process of the tree.
 pub(crate) fn signal(reaper: &Reaper, id: ExecId, leader: Pid, signal: Signal) {
-    let cookie = environment::cookie(id);
-    let mut tree = Tree {
-        reaper,
-        leader,
-        cookie,
-        seen: HashMap::new(),
-    };
+    let mut tree = Tree::of(reaper, id, leader);
     for process in tree.look() {
         tree.send(&process, signal);
     }
 }
 
-impl Tree<'_> {
+impl<'a> Tree<'a> {
+    fn of(reaper: &'a Reaper, id: ExecId, leader: Pid) -> Self {
+        let cookie = environment::cookie(id);
+        let seen = HashMap::new();
+        Self {
+            reaper,
+            leader,
+            cookie,
+            seen,
+        }
+    }
+
     /// All living processes of the tree: descendants and session of the leader, what was seen before, and whoever
     /// carries the cookie.
     fn look(&mut self) -> Vec<Process> {

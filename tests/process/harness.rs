@@ -1,0 +1,122 @@
+//! An agent and the bridges of one test, in a directory of their own; all of them end with it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Pair {
+    dir: TempDir,
+    agent: Child,
+}
+
+/// Cargo builds the binaries of the workspace beside the tests.
+fn binary(name: &str) -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    let path = deps.parent().unwrap().parent().unwrap().join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run cargo test --workspace",
+        path.display()
+    );
+    path
+}
+
+impl Pair {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("agent.sock");
+        let mut command = Command::new(binary("podbridge-agent"));
+        command.arg("serve").arg("--socket").arg(&socket).stdin(Stdio::null());
+        let agent = command.spawn().unwrap();
+        eventually("the agent listens", || UnixStream::connect(&socket).is_ok());
+        Self { dir, agent }
+    }
+
+    pub(crate) fn bridge_dir(&self) -> PathBuf {
+        self.dir.path().join("bridges")
+    }
+
+    pub(crate) fn podbridge(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("podbridge"));
+        command.args(arguments).stdin(Stdio::null());
+        command
+            .env("PODBRIDGE_DIR", self.bridge_dir())
+            .env("PODBRIDGE_LINK", "local");
+        command.env("PODBRIDGE_AGENT_SOCKET", self.dir.path().join("agent.sock"));
+        command
+    }
+
+    pub(crate) fn exec(&self, argv: &[&str]) -> Command {
+        self.podbridge(&[&["exec", "-i", "x", "--"], argv].concat())
+    }
+
+    /// A client whose command runs until something happens, and the command's pid.
+    pub(crate) fn exec_long(&self) -> (Child, u32) {
+        let mut command = self.exec(&["sh", "-c", "echo $$; exec sleep 300"]);
+        let mut client = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(client.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        (client, line.trim().parse().unwrap())
+    }
+
+    pub(crate) fn kill_agent(&mut self) {
+        self.agent.kill().unwrap();
+        self.agent.wait().unwrap();
+    }
+
+    /// Processes of `podbridge bridge` that belong to this test.
+    pub(crate) fn bridges(&self) -> Vec<u32> {
+        let entry = format!("PODBRIDGE_DIR={}", self.bridge_dir().display()).into_bytes();
+        let pids = fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| {
+            let has = |file: &str, wanted: &[u8]| {
+                fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|all| all.split(|b| *b == 0).any(|e| e == wanted))
+            };
+            has("environ", &entry) && has("cmdline", b"bridge") && alive(*pid)
+        })
+        .collect()
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for bridge in self.bridges() {
+            kill(bridge, Signal::KILL);
+        }
+        // TERM, and not KILL: the agent ends what it runs.
+        kill(self.agent.id(), Signal::TERM);
+        let _ = self.agent.wait();
+    }
+}
+
+pub(crate) fn kill(pid: u32, signal: Signal) {
+    // It may have ended by itself.
+    let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), signal);
+}
+
+pub(crate) fn alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

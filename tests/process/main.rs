@@ -1,0 +1,89 @@
+//! Both binaries over the local link: full streams, losses, and that nothing is left behind.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod harness;
+
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
+
+use harness::{Pair, alive, eventually};
+use rustix::process::Signal;
+
+/// More than every buffer and window on the way holds.
+const FULL: usize = 256 << 20;
+
+#[test]
+fn a_peer_that_writes_before_it_reads_passes_in_both_directions() {
+    let pair = Pair::start();
+    let script = format!("head -c {FULL} /dev/zero; wc -c >&2");
+    let mut command = pair.exec(&["sh", "-c", &script]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let writing = std::thread::spawn(move || {
+        let block = vec![0u8; 1 << 20];
+        for _ in 0..FULL >> 20 {
+            stdin.write_all(&block).unwrap();
+        }
+    });
+    let mut stdout = child.stdout.take().unwrap();
+    let mut block = vec![0u8; 1 << 20];
+    let mut got = 0;
+    while let count @ 1.. = stdout.read(&mut block).unwrap() {
+        got += count;
+    }
+    writing.join().unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(got, FULL);
+    assert_eq!(String::from_utf8(ended.stderr).unwrap().trim(), FULL.to_string());
+    assert!(ended.status.success());
+}
+
+#[test]
+fn a_killed_bridge_is_lost_and_the_next_command_has_a_new_one() {
+    let pair = Pair::start();
+    let (mut client, _) = pair.exec_long();
+    let [bridge] = pair.bridges()[..] else {
+        panic!("one bridge runs")
+    };
+    harness::kill(bridge, Signal::KILL);
+    let ended = client.wait().unwrap();
+    assert_eq!(ended.code(), Some(243));
+    assert!(pair.exec(&["true"]).status().unwrap().success());
+    assert_ne!(pair.bridges(), [bridge]);
+}
+
+#[test]
+fn a_killed_agent_is_lost() {
+    let mut pair = Pair::start();
+    let (mut client, _) = pair.exec_long();
+    pair.kill_agent();
+    assert_eq!(client.wait().unwrap().code(), Some(240));
+}
+
+#[test]
+fn a_killed_client_takes_its_command_along() {
+    let pair = Pair::start();
+    let (mut client, command) = pair.exec_long();
+    assert!(alive(command));
+    client.kill().unwrap();
+    client.wait().unwrap();
+    eventually("the command is gone", || !alive(command));
+}
+
+#[test]
+fn a_stopped_bridge_leaves_nothing() {
+    let pair = Pair::start();
+    assert!(pair.exec(&["true"]).status().unwrap().success());
+    assert_eq!(pair.bridges().len(), 1);
+    assert!(pair.podbridge(&["stop", "x"]).status().unwrap().success());
+    eventually("the bridge is gone", || pair.bridges().is_empty());
+    let left = std::fs::read_dir(pair.bridge_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    assert!(left.into_iter().all(|name| !name.to_str().unwrap().ends_with(".sock")));
+}
