@@ -13,7 +13,7 @@ HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 TOOLS := $(PODBRIDGE_CACHE_DIR)/tools
 DENY := $(TOOLS)/cargo-deny-0.20.2
 RUFF := $(TOOLS)/ruff-0.17.6
-ANSIBLE := $(PODBRIDGE_CACHE_DIR)/venv/demo-ansible-core-2.18
+ANSIBLE := $(PODBRIDGE_CACHE_DIR)/venv/controller-ansible-core-2.18
 
 .PHONY: help
 help: ## list the targets
@@ -32,7 +32,7 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 	ANSIBLE=$(ANSIBLE) demo/run
 
 .PHONY: test
-test: lint test-rust demo ## everything that has to pass
+test: lint test-rust test-plugin demo ## everything that needs no cluster
 
 .PHONY: lint
 lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python style
@@ -43,8 +43,12 @@ lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python 
 	$(RUFF)/bin/ruff format --check
 
 .PHONY: test-rust
-test-rust: ## unit and crate tests
+test-rust: ## unit, crate and process tests
 	cargo test --workspace --locked
+
+.PHONY: test-plugin
+test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin
+	cd ansible && $(ANSIBLE)/bin/python -m pytest -q -p no:cacheprovider tests/unit
 
 .PHONY: test-cluster
 test-cluster: build ## the command line and Ansible against pods of a real Kubernetes
@@ -76,5 +80,5 @@ $(RUFF)/.ready:
 
 $(ANSIBLE)/.ready:
 	python3 -m venv $(@D)
-	$(@D)/bin/pip install --quiet --disable-pip-version-check 'ansible-core~=$(version).0'
+	$(@D)/bin/pip install --quiet --disable-pip-version-check 'ansible-core~=$(version).0' pytest==9.2.0
 	touch $@

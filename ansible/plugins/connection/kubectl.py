@@ -292,10 +292,8 @@ display = Display()
 # Frame types, client to bridge and back.
 REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03
 STARTED, STDOUT, STDERR, STDIN_ACK, RESULT = 0x10, 0x11, 0x12, 0x13, 0x1F
-# Bytes of stdin that may be on their way, and in one frame.
-WINDOW, CHUNK = 1 << 20, 1 << 16
-# Seconds for answers that need no pod.
-LOCAL_TIMEOUT = 10
+WINDOW, CHUNK = 1 << 20, 1 << 16  # bytes of stdin that may be on their way, and in one frame
+LOCAL_TIMEOUT = 10  # seconds, for answers that need no pod
 
 
 class Lost(Exception):
@@ -323,11 +321,9 @@ def target_key(target):
 
 def socket_directory(environ):
     """Where this user's bridges listen."""
-    if environ.get("PODBRIDGE_DIR"):
-        return environ["PODBRIDGE_DIR"]
-    if environ.get("XDG_RUNTIME_DIR"):
-        return os.path.join(environ["XDG_RUNTIME_DIR"], "podbridge")
-    return f"/tmp/podbridge-{os.geteuid()}"
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    default = os.path.join(runtime, "podbridge") if runtime else f"/tmp/podbridge-{os.geteuid()}"
+    return environ.get("PODBRIDGE_DIR") or default
 
 
 def login_path(path):
@@ -386,11 +382,9 @@ class Exchange:
         return kind, json.loads(payload) if kind in (STARTED, RESULT) else payload
 
     def result(self):
-        """Everything up to the result, for operations whose data goes through descriptors."""
-        while True:
-            kind, payload = self.receive()
-            if kind == RESULT:
-                return payload
+        """Skips to the result, for operations whose data goes through descriptors."""
+        frames = iter(self.receive, None)
+        return next(payload for kind, payload in frames if kind == RESULT)
 
 
 class Connection(ConnectionBase):
@@ -399,10 +393,7 @@ class Connection(ConnectionBase):
     transport = "kubectl"
     has_pipelining = True
     prefix = "kubectl"  # of the options; oc.py has another
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._stock = None
+    _stock = None  # the stock plugin, if ansible_podbridge is false
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
@@ -534,10 +525,8 @@ class Connection(ConnectionBase):
 
     def _connect(self):
         # Every operation is a connection of its own to the bridge, which keeps the one to the pod.
-        if self._stock_plugin():
-            return self._stock_plugin()._connect()
         self._connected = True
-        return self
+        return self._stock_plugin()._connect() if self._stock_plugin() else self
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
         if self._stock_plugin():
