@@ -48,7 +48,6 @@ run_target() {
 	shift
 	mkdir -p "$WORK/output"
 	if [ -x "$directory/runme.sh" ]; then
-		git -C "$directory" --version >/dev/null
 		logged "$name$*" env -C "$directory" ANSIBLE_ROLES_PATH="$TARGETS" OUTPUT_DIR="$WORK/output" \
 			INVENTORY_PATH=../../inventory ./runme.sh "$@"
 		# It links a role, and does so only once.
