@@ -87,3 +87,25 @@ fn a_stopped_bridge_leaves_nothing() {
         .map(|entry| entry.unwrap().file_name());
     assert!(left.into_iter().all(|name| !name.to_str().unwrap().ends_with(".sock")));
 }
+
+#[test]
+fn files_of_every_size_about_a_chunk_arrive() {
+    const CHUNK: usize = podbridge_proto::limits::MAX_CHUNK;
+    let pair = Pair::start();
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = (0..6).flat_map(|chunks| [chunks * CHUNK, chunks * CHUNK + 1]);
+    let copies = sizes.map(|size| {
+        let (local, remote) = (dir.path().join(format!("{size}")), dir.path().join(format!("{size}.copy")));
+        let content: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&local, &content).unwrap();
+        let to = format!("x:{}", remote.display());
+        let mut copy = pair.podbridge(&["cp", local.to_str().unwrap(), &to]);
+        (copy.stderr(Stdio::null()).spawn().unwrap(), remote, content)
+    });
+    // All at once: what waits for what depends on when each of them runs.
+    for (mut copy, remote, content) in copies.collect::<Vec<_>>() {
+        eventually("the copy ends", || copy.try_wait().unwrap().is_some());
+        assert!(copy.wait().unwrap().success());
+        assert!(std::fs::read(&remote).unwrap() == content, "{} bytes", content.len());
+    }
+}

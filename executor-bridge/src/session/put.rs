@@ -85,6 +85,7 @@ impl Transfer {
         // The channel has room for it.
         let _ = parts.send(part(Part::Header(header))).await;
         tokio::pin!(call);
+        // The call moves only while it is polled: every part, the trailer too, is sent beside it.
         let feeding = async {
             match file {
                 Some(file) => tokio::select! {
@@ -92,7 +93,15 @@ impl Transfer {
                     outcome = gone(&mut client.inputs) => Err(outcome),
                 },
                 None => self.feed_frames(client, &parts).await,
-            }
+            }?;
+            let trailer = PutTrailer {
+                length: self.length,
+                sha256: self.digest.clone().finalize().to_vec().into(),
+            };
+            // A call that has ended says why below.
+            let _ = parts.send(part(Part::Trailer(trailer))).await;
+            drop(parts);
+            Ok(())
         };
         tokio::select! {
             // An answer before the end is a refusal.
@@ -100,13 +109,6 @@ impl Transfer {
             // Without a trailer nothing is renamed.
             fed = feeding => if let Err(outcome) = fed { return Ok(outcome) },
         }
-        let trailer = PutTrailer {
-            length: self.length,
-            sha256: self.digest.clone().finalize().to_vec().into(),
-        };
-        // A call that has ended says why below.
-        let _ = parts.send(part(Part::Trailer(trailer))).await;
-        drop(parts);
         tokio::select! {
             answer = &mut call => Ok(self.judge(answer?.into_inner())),
             outcome = gone(&mut client.inputs) => Ok(outcome),
