@@ -95,7 +95,10 @@ fn files_of_every_size_about_a_chunk_arrive() {
     let dir = tempfile::tempdir().unwrap();
     let sizes = (0..6).flat_map(|chunks| [chunks * CHUNK, chunks * CHUNK + 1]);
     let copies = sizes.map(|size| {
-        let (local, remote) = (dir.path().join(format!("{size}")), dir.path().join(format!("{size}.copy")));
+        let (local, remote) = (
+            dir.path().join(format!("{size}")),
+            dir.path().join(format!("{size}.copy")),
+        );
         let content: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
         std::fs::write(&local, &content).unwrap();
         let to = format!("x:{}", remote.display());
