@@ -170,7 +170,8 @@ options:
     aliases: [ kubectl_verify_ssl ]
   remote_user:
     description:
-      - The user in the pod that tasks run as, a name or number; needs an agent that runs as root. Without it
+      - The user in the pod that tasks run as, a name or number; needs an agent that runs as root. A user
+        that the container does not have makes the host unreachable, as with ssh. Without it
         tasks run as the container's user. C(ansible_user) has no influence, as many images have no such user.
     type: str
     vars:
@@ -514,11 +515,11 @@ class Connection(ConnectionBase):
             raise AnsibleConnectionFailure(f"pod {self._pod()}: {reason}; {state}") from reason
 
     def _require(self, result):
-        """Raises what a result other than an exit or `ok` means to Ansible."""
+        """Raises what a result other than an exit or `ok` means to Ansible; a user that cannot log in: as with ssh."""
         outcome, message = result["outcome"], result.get("message") or f"the command was {result['outcome']}"
         if outcome == "oom_killed" and self.get_option("podbridge_oom") == "failed":
             raise AnsibleError(message)
-        if outcome in ("unreachable", "lost", "cancelled", "timed_out", "oom_killed"):
+        if outcome in ("unreachable", "lost", "cancelled", "timed_out", "oom_killed") or result.get("step") == "user":
             raise AnsibleConnectionFailure(message)
         if outcome not in ("ok", "exited", "signaled", "start_failed"):
             raise AnsibleError(message)

@@ -4,14 +4,15 @@
 run_targets() {
 	local target pod=targets-${CORE/./-}
 	unpack_targets
+	as_test_container
 	new_pod "$pod"
 	{
 		echo "testgroup:"
 		echo "  hosts:"
 		echo "    testhost:"
 		host_vars "$pod" | sed 's/^/      /'
-		# The target fetch connects as the user that it has made; ours is another variable.
-		echo "      ansible_podbridge_user: \"{{ 'fetcher' if ansible_user | default('') == 'fetcher' else '' }}\""
+		# The target fetch logs in as a user that it has made, and as one that there is not; ours is another variable.
+		echo "      ansible_podbridge_user: \"{{ ansible_user | default('') }}\""
 	} >"$TARGETS/../inventory"
 	for target in "$@"; do
 		case $target in
@@ -42,13 +43,21 @@ run_connection() {
 	logged connection-become env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh "${arguments[@]}" -b
 }
 
+# A home of root that has authorized_keys, as in the test containers of ansible (the target fetch copies them).
+as_test_container() {
+	mkdir -p "$WORK/root/.ssh"
+	touch "$WORK/root/.ssh/authorized_keys"
+	awk -F: -v OFS=: -v home="$WORK/root" '$1 == "root" { $6 = home } 1' /etc/passwd >"$WORK/passwd"
+	AS_TEST_CONTAINER=(unshare --mount sh -c 'mount --bind "$0" /etc/passwd && exec "$@"' "$WORK/passwd")
+}
+
 # run_target NAME [OPTION…]
 run_target() {
 	local name=$1 directory=$TARGETS/$1
 	shift
 	mkdir -p "$WORK/output"
 	if [ -x "$directory/runme.sh" ]; then
-		logged "$name$*" env -C "$directory" ANSIBLE_ROLES_PATH="$TARGETS" OUTPUT_DIR="$WORK/output" \
+		logged "$name$*" "${AS_TEST_CONTAINER[@]}" env -C "$directory" ANSIBLE_ROLES_PATH="$TARGETS" OUTPUT_DIR="$WORK/output" \
 			INVENTORY_PATH=../../inventory ./runme.sh "$@"
 		# It links a role, and does so only once.
 		find "$directory" -type l -delete

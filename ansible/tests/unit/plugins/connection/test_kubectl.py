@@ -188,7 +188,8 @@ def test_ends_that_are_no_exit(connect, answer, code):
         ({"outcome": "oom_killed"}, {"ansible_podbridge_oom": "unreachable"}, AnsibleConnectionFailure),
         ({"outcome": "oom_killed"}, {}, AnsibleError),
         ({"outcome": "failed", "kind": "io"}, {}, AnsibleError),
-        ({"outcome": "start_failed", "step": "user", "code": 126}, {}, AnsibleError),
+        ({"outcome": "start_failed", "step": "user", "code": 126}, {}, AnsibleConnectionFailure),
+        ({"outcome": "start_failed", "step": "cwd", "code": 126}, {}, AnsibleError),
         ({"outcome": "something new"}, {}, AnsibleError),
     ],
 )
