@@ -8,7 +8,7 @@ standard library. It knows nothing of Kubernetes: the options go to the bridge a
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-author: podbridge contributors
+author: podbridge contributors (!UNKNOWN)
 name: kubectl
 short_description: Execute tasks in pods running on Kubernetes, over one warm connection
 description:
@@ -290,10 +290,6 @@ from ansible.plugins.connection import ConnectionBase
 
 display = Display()
 
-# Frame types, client to bridge and back.
-REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03
-STARTED, STDOUT, STDERR, STDIN_ACK, RESULT = 0x10, 0x11, 0x12, 0x13, 0x1F
-WINDOW, CHUNK = 1 << 20, 1 << 16  # bytes of stdin that may be on their way, and in one frame
 LOCAL_TIMEOUT = 10  # seconds, for answers that need no pod
 
 
@@ -335,6 +331,10 @@ def login_path(path):
 class Exchange:
     """One operation: a connection to the bridge, a request, frames, a result. Closing it early cancels."""
 
+    REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03  # types of frames, to the bridge and (below) from it
+    STARTED, STDOUT, STDERR, STDIN_ACK, RESULT = 0x10, 0x11, 0x12, 0x13, 0x1F
+    WINDOW, CHUNK = 1 << 20, 1 << 16  # bytes of stdin that may be on their way, and in one frame
+
     def __init__(self, path, request, descriptors=(), timeout=None):
         self._buffer = bytearray()
         self.started = False
@@ -350,7 +350,7 @@ class Exchange:
             self.close()
             raise Unconnected(f"the bridge does not answer on {path}: {error}") from error
         payload = json.dumps({"v": 1, **request}).encode()
-        frame = struct.pack(">IB", len(payload) + 1, REQUEST) + payload
+        frame = struct.pack(">IB", len(payload) + 1, self.REQUEST) + payload
         # A failure shows as the end of the stream when the answer is read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             rest = frame[socket.send_fds(self._socket, [frame], list(descriptors)) :]
@@ -379,13 +379,13 @@ class Exchange:
         """The next frame: its type, and its payload or, for JSON, its object."""
         length, kind = struct.unpack(">IB", self._read(5))
         payload = self._read(length - 1)
-        self.started |= kind == STARTED
-        return kind, json.loads(payload) if kind in (STARTED, RESULT) else payload
+        self.started |= kind == self.STARTED
+        return kind, json.loads(payload) if kind in (self.STARTED, self.RESULT) else payload
 
     def result(self):
         """Skips to the result, for operations whose data goes through descriptors."""
         frames = iter(self.receive, None)
-        return next(payload for kind, payload in frames if kind == RESULT)
+        return next(payload for kind, payload in frames if kind == self.RESULT)
 
 
 class Connection(ConnectionBase):
@@ -557,22 +557,22 @@ class Connection(ConnectionBase):
         stdout, stderr, taken = [output], [], 0
         exchange.settimeout(None)
         while True:
-            while stdin is not None and sent - taken < WINDOW:
+            while stdin is not None and sent - taken < Exchange.WINDOW:
                 if sent == len(stdin):
                     stdin = None
-                    exchange.send(STDIN_EOF)
+                    exchange.send(Exchange.STDIN_EOF)
                     break
-                exchange.send(STDIN, stdin[sent : sent + CHUNK])
-                sent += len(stdin[sent : sent + CHUNK])
+                exchange.send(Exchange.STDIN, stdin[sent : sent + Exchange.CHUNK])
+                sent += len(stdin[sent : sent + Exchange.CHUNK])
             kind, payload = exchange.receive()
-            if kind == STDOUT:
+            if kind == Exchange.STDOUT:
                 stdout.append(payload)
-            elif kind == STDERR:
+            elif kind == Exchange.STDERR:
                 stderr.append(payload)
-            elif kind == STDIN_ACK:
+            elif kind == Exchange.STDIN_ACK:
                 taken, closed = struct.unpack(">QB", payload)
                 stdin = None if closed else stdin
-            elif kind == RESULT:
+            elif kind == Exchange.RESULT:
                 return self._exited(payload, b"".join(stdout), b"".join(stderr))
 
     def _exited(self, result, stdout, stderr):
@@ -596,13 +596,13 @@ class Connection(ConnectionBase):
                         answered = len(seen)
                         password = self.become.get_option("become_pass", playcontext=self._play_context)
                         sent = to_bytes(password, errors="surrogate_or_strict") + b"\n"
-                        exchange.send(STDIN, sent)
+                        exchange.send(Exchange.STDIN, sent)
                     elif answered is not None and self.become.check_incorrect_password(seen[answered:]):
                         raise AnsibleError(f"Incorrect {self.become.name} password")
                     kind, payload = exchange.receive()
-                    if kind in (STDOUT, STDERR):
+                    if kind in (Exchange.STDOUT, Exchange.STDERR):
                         seen += payload
-                    elif kind == RESULT:
+                    elif kind == Exchange.RESULT:
                         # It ended without changing the user, and says why.
                         return self._exited(payload, b"", seen)
             except TimeoutError as error:

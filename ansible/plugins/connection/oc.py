@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-author: podbridge contributors
+author: podbridge contributors (!UNKNOWN)
 name: oc
 short_description: Execute tasks in pods running on OpenShift, over one warm connection
 description:

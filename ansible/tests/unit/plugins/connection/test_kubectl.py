@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -21,6 +22,7 @@ PLUGINS = Path(__file__).parents[4] / "plugins" / "connection"
 connection_loader.add_directory(str(PLUGINS))
 Connection = connection_loader.get("kubectl", class_only=True)
 plugin = __import__("sys").modules[Connection.__module__]
+Frame = plugin.Exchange  # which names the types
 
 
 def frame(kind, payload=b""):
@@ -30,7 +32,7 @@ def frame(kind, payload=b""):
 
 
 def result(**keys):
-    return frame(plugin.RESULT, keys)
+    return frame(Frame.RESULT, keys)
 
 
 class Bridge:
@@ -44,26 +46,25 @@ class Bridge:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self):
-        while True:
-            try:
+        # A failed assertion closes everything, so that the test fails and does not wait.
+        with self.listener, contextlib.suppress(OSError):
+            while True:
                 client, _address = self.listener.accept()
-            except OSError:
-                return
-            with client:
-                buffer, descriptors, _flags, _address = socket.recv_fds(client, 1 << 20, 4)
-                stream = client.makefile("rb")
+                with client, client.makefile("rb") as stream:
+                    self._answer(client, stream)
 
-                def receive(stream=stream):
-                    length, kind = struct.unpack(">IB", stream.read(5))
-                    return kind, stream.read(length - 1)
+    def _answer(self, client, stream):
+        def receive():
+            length, kind = struct.unpack(">IB", stream.read(5))
+            return kind, stream.read(length - 1)
 
-                length, kind = struct.unpack(">IB", buffer[:5])
-                assert (kind, length) == (plugin.REQUEST, len(buffer) - 4)
-                self.requests.append(json.loads(buffer[5:]))
-                self.answer(self.requests[-1], receive, client.sendall, descriptors)
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                stream.close()
+        buffer, descriptors, _flags, _address = socket.recv_fds(client, 1 << 20, 4)
+        length, kind = struct.unpack(">IB", buffer[:5])
+        assert (kind, length) == (Frame.REQUEST, len(buffer) - 4)
+        self.requests.append(json.loads(buffer[5:]))
+        self.answer(self.requests[-1], receive, client.sendall, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 @pytest.fixture
@@ -151,10 +152,10 @@ def test_a_command(connect):
     def answer(request, receive, send, descriptors):
         received["stdin"] = os.pread(descriptors[0], 100, 0)
         for data in (
-            frame(plugin.STARTED, {"exec_id": request["exec_id"], "pid": 7}),
-            frame(plugin.STDOUT, b"o\xff"),
-            frame(plugin.STDERR, b"e"),
-            frame(plugin.STDOUT, b"ut"),
+            frame(Frame.STARTED, {"exec_id": request["exec_id"], "pid": 7}),
+            frame(Frame.STDOUT, b"o\xff"),
+            frame(Frame.STDERR, b"e"),
+            frame(Frame.STDOUT, b"ut"),
             result(outcome="exited", code=3),
         ):
             send(data)
@@ -196,7 +197,7 @@ def test_ends_that_are_no_exit(connect, answer, code):
 def test_errors(connect, answer, variables, error):
     with pytest.raises(AnsibleError, match="the reason") as raised:
         connect(answering(result(message="the reason", **answer)), **variables).exec_command("x")
-    assert type(raised.value) is error
+    assert raised.value.__class__ is error
 
 
 @pytest.mark.parametrize("started", [b"", frame(0x10, {"exec_id": "0", "pid": 7}), frame(0x11, b"half")[:7]])
@@ -254,19 +255,19 @@ def test_a_password_prompt_with_more_stdin_than_the_window(connect):
     got = []
 
     def answer(request, receive, send, descriptors):
-        send(frame(plugin.STARTED, {"exec_id": request["exec_id"], "pid": 7}))
-        send(frame(plugin.STDERR, b"pass"))
-        send(frame(plugin.STDERR, b"word:"))
-        assert receive() == (plugin.STDIN, "pässword\n".encode())
-        send(frame(plugin.STDOUT, b"BECOME-SUCCESS-x\nout"))
+        send(frame(Frame.STARTED, {"exec_id": request["exec_id"], "pid": 7}))
+        send(frame(Frame.STDERR, b"pass"))
+        send(frame(Frame.STDERR, b"word:"))
+        assert receive() == (Frame.STDIN, "pässword\n".encode())
+        send(frame(Frame.STDOUT, b"BECOME-SUCCESS-x\nout"))
         taken = len("pässword\n".encode())
         while True:
             kind, payload = receive()
-            if kind == plugin.STDIN_EOF:
+            if kind == Frame.STDIN_EOF:
                 break
             got.append(payload)
             taken += len(payload)
-            send(frame(plugin.STDIN_ACK, struct.pack(">QB", taken, 0)))
+            send(frame(Frame.STDIN_ACK, struct.pack(">QB", taken, 0)))
         send(result(outcome="exited", code=0))
 
     connection = connect(answer)
@@ -277,15 +278,15 @@ def test_a_password_prompt_with_more_stdin_than_the_window(connect):
 
 def test_a_wrong_password(connect):
     def answer(request, receive, send, descriptors):
-        send(frame(plugin.STDERR, b"password:"))
+        send(frame(Frame.STDERR, b"password:"))
         receive()
-        send(frame(plugin.STDERR, b"Sorry, try again.\npassword:"))
+        send(frame(Frame.STDERR, b"Sorry, try again.\npassword:"))
 
     connection = connect(answer)
     connection.set_become_plugin(Become())
     with pytest.raises(AnsibleError, match="Incorrect sudo password") as raised:
         connection.exec_command("x")
-    assert type(raised.value) is AnsibleError
+    assert raised.value.__class__ is AnsibleError
 
 
 def test_reset_never_raises(connect):
