@@ -4,7 +4,7 @@
 # Releases of the package `ansible` carry the collections: kubernetes.core 5.x, community.okd and the callback ansible.posix.json.
 BUNDLE=11.13.0
 
-# Set COLLECTIONS to a directory with them.
+# Set COLLECTIONS to a directory with them, fetched before the run enters the cluster's network namespace.
 ensure_collections() {
 	local wheel=$CACHE/sdist/ansible-$BUNDLE-py3-none-any.whl
 	COLLECTIONS=$CACHE/collections-$BUNDLE
@@ -24,7 +24,6 @@ ensure_collections() {
 run_compare() {
 	local side pod files=$WORK/files
 	[ "$PLACE" = cluster ] || die "compare needs the cluster"
-	ensure_collections
 	mkdir -p "$files/tree/sub dir"
 	printf '#!/bin/sh\necho "$#:$1:$2"; cat\n' >"$files/script.sh"
 	printf '#!/bin/sh\necho bad >&2; exit 5\n' >"$files/fails.sh"

@@ -1,24 +1,26 @@
 # This file owns which ansible-core is tested: its virtual environment and its sdist, both cached outside the clone.
 
-# The oldest Python that a core accepts is the one that its users have.
-python_for() {
+# The Pythons that a core accepts, the one that most of its users have first.
+pythons_for() {
 	case $1 in
-	2.16 | 2.18 | 2.19) echo 3.11 ;;
-	2.20) echo 3.12 ;;
-	*) echo 3.13 ;;
+	2.16) echo 3.11 3.12 3.10 ;;
+	2.18 | 2.19) echo 3.11 3.12 3.13 ;;
+	*) echo 3.13 3.12 3.14 ;;
 	esac
 }
 
-# find_python VERSION: from PATH or pyenv.
+# find_python VERSION…: the first that is in PATH or in pyenv.
 find_python() {
-	local candidate
-	for candidate in "$(command -v "python$1" || :)" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python3; do
-		if [ -x "$candidate" ] && "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$1')"; then
-			echo "$candidate"
-			return
-		fi
+	local version candidate
+	for version in "$@"; do
+		for candidate in "$(command -v "python$version" || :)" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python3; do
+			if [ -x "$candidate" ] && "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null; then
+				echo "$candidate"
+				return
+			fi
+		done
 	done
-	die "needs Python $1, which is neither in PATH nor in pyenv"
+	die "needs one of Python $*, and none is in PATH or in pyenv"
 }
 
 # Set VENV to the virtual environment of the core.
@@ -26,7 +28,8 @@ ensure_core() {
 	local python
 	VENV=$CACHE/venv/ansible-core-$CORE
 	if ! [ -f "$VENV/.ready" ]; then
-		python=$(find_python "$(python_for "$CORE")")
+		# shellcheck disable=SC2046
+		python=$(find_python $(pythons_for "$CORE"))
 		"$python" -m venv "$VENV"
 		"$VENV/bin/pip" install --quiet --disable-pip-version-check "ansible-core~=$CORE.0"
 		touch "$VENV/.ready"

@@ -2,7 +2,7 @@
 
 # run_targets TARGET…
 run_targets() {
-	local target pod=targets-${CORE/./-}
+	local target pod=targets-${CORE/./-}-${1//_/-}
 	unpack_targets
 	as_test_container
 	new_pod "$pod"
