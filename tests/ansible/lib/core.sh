@@ -23,29 +23,44 @@ find_python() {
 	die "needs one of Python $*, and none is in PATH or in pyenv"
 }
 
+# Runs that start side by side want the same things: the first one makes them.
+locked() {
+	mkdir -p "$CACHE/venv" "$CACHE/sdist"
+	(
+		flock 8
+		"$@"
+	) 8<"$CACHE/venv"
+}
+
 # Set VENV to the virtual environment of the core.
 ensure_core() {
-	local python
 	VENV=$CACHE/venv/ansible-core-$CORE
-	if ! [ -f "$VENV/.ready" ]; then
-		# shellcheck disable=SC2046
-		python=$(find_python $(pythons_for "$CORE"))
-		"$python" -m venv "$VENV"
-		"$VENV/bin/pip" install --quiet --disable-pip-version-check "ansible-core~=$CORE.0"
-		touch "$VENV/.ready"
-	fi
+	locked make_venv
 	VERSION=$("$VENV/bin/python" -c 'from ansible.release import __version__; print(__version__)')
 }
 
-# The sdist, fetched before the run enters the cluster's network namespace, which has no way out.
+make_venv() {
+	local python
+	[ ! -f "$VENV/.ready" ] || return 0
+	# shellcheck disable=SC2046
+	python=$(find_python $(pythons_for "$CORE"))
+	"$python" -m venv --clear "$VENV"
+	"$VENV/bin/pip" install --quiet --disable-pip-version-check "ansible-core~=$CORE.0"
+	touch "$VENV/.ready"
+}
+
+# Set SDIST, fetched before the run enters the cluster's network namespace, which has no way out.
 ensure_sdist() {
 	SDIST=$CACHE/sdist/ansible_core-$VERSION.tar.gz
+	locked fetch_sdist
+}
+
+fetch_sdist() {
 	[ ! -f "$SDIST" ] || return 0
-	mkdir -p "$CACHE/sdist"
+	rm -rf "$CACHE/sdist/new"
 	"$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
-		--dest "$CACHE/sdist/new.$$" "ansible-core==$VERSION"
-	mv "$CACHE/sdist/new.$$"/* "$SDIST"
-	rmdir "$CACHE/sdist/new.$$"
+		--dest "$CACHE/sdist/new" "ansible-core==$VERSION"
+	mv "$CACHE/sdist/new"/* "$SDIST"
 }
 
 # Set TARGETS to a fresh copy of test/integration of the core's sdist.

@@ -1,10 +1,9 @@
 # This file owns our own plays and what is asked of them from outside: who may become unreachable, how fast, with which
 # reason, and that nothing is left in the pod.
 
-# run_plays [PLAY…]
+# run_plays PLAY…
 run_plays() {
 	local play
-	[ $# -gt 0 ] || set -- semantics twins reset_dead container_killed pod_deleted bridge_killed playbook_killed oc
 	for play in "$@"; do
 		"play_$play" "${play//_/-}-${CORE/./-}"
 		say "play $play passed"
@@ -96,7 +95,14 @@ lose() {
 	say "$name: $(sed -n 's/^fatal: .*"msg": "\([^"]*\)".*/\1/p' "$WORK/$name.log")"
 }
 
-# An aborted playbook (SIGKILL, as Zuul does it) leaves nothing running in the pod.
+# family PID: itself and its descendants; a worker of newer cores has a session of its own.
+family() {
+	local child
+	echo "$1"
+	for child in $(ps -o pid= --ppid "$1"); do family "$child"; done
+}
+
+# An aborted playbook (SIGKILL for all of it, as Zuul does it) leaves nothing running in the pod.
 play_playbook_killed() {
 	local leader
 	new_pod "$1"
@@ -104,7 +110,8 @@ play_playbook_killed() {
 	start_playbook playbook_killed loss "$WORK/playbook_killed.yaml"
 	leader=$!
 	poll 60 runs_in "$1" 'sleep 86397' || fail playbook_killed "the module did not start"
-	kill -KILL -- "-$leader"
+	# shellcheck disable=SC2046
+	kill -KILL $(family "$leader")
 	wait "$leader" 2>/dev/null || :
 	expect_nothing_left "$1"
 }

@@ -51,8 +51,8 @@ host_vars() {
 		"${prefix}_kubeconfig" "$KUBE_CONFIG" ansible_podbridge_link exec-proxy ansible_python_interpreter /usr/bin/python3
 }
 
-# kill_container NAME [NAMESPACE]: its first process ends; the kubelet starts another container.
-kill_container() { kube -n "${2:-$NAMESPACE}" exec "$1" -- kill -TERM 1; }
+# kill_container NAME [NAMESPACE]: its first process ends; the kubelet starts another container. Often kubectl dies with it.
+kill_container() { kube -n "${2:-$NAMESPACE}" exec "$1" -- kill -TERM 1 2>/dev/null || :; }
 
 # delete_pod NAME [NAMESPACE]: at once, as an eviction does.
 delete_pod() { kube -n "${2:-$NAMESPACE}" delete pod "$1" --force --grace-period=0 --wait=false >/dev/null 2>&1; }

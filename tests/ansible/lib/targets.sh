@@ -1,8 +1,8 @@
 # This file owns how ansible-core's integration targets are run: as ansible-test would, with pods for hosts.
 
-# run_targets TARGET…
+# run_targets TARGET[:plain]…: with and without become, or only without.
 run_targets() {
-	local target pod=targets-${CORE/./-}-${1//_/-}
+	local target pod=targets-${CORE/./-}-${1//[_:]/-}
 	unpack_targets
 	as_test_container
 	new_pod "$pod"
@@ -17,6 +17,7 @@ run_targets() {
 	for target in "$@"; do
 		case $target in
 		connection) run_connection "$pod" ;;
+		*:plain) run_target "${target%:plain}" ;;
 		*)
 			run_target "$target"
 			run_target "$target" -b
