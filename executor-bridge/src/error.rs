@@ -144,6 +144,9 @@ named!(FailedKind, other Io, {
 pub(crate) struct Failure {
     pub kind: Kind,
     pub message: String,
+    /// The way there broke: says nothing about who is, or is not, at its end.
+    #[serde(skip)]
+    pub on_the_way: bool,
 }
 
 impl Failure {
@@ -151,6 +154,7 @@ impl Failure {
         Self {
             kind,
             message: message.into(),
+            on_the_way: false,
         }
     }
 

@@ -1,12 +1,11 @@
 //! Both binaries over the local link: full streams, losses, and that nothing is left behind.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-mod harness;
-
 use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 
-use harness::{Pair, alive, eventually};
+use podbridge_tests::pair::{self, Pair, alive, eventually};
+use podbridge_tests::soak;
 use rustix::process::Signal;
 
 /// More than every buffer and window on the way holds.
@@ -50,7 +49,7 @@ fn a_killed_bridge_is_lost_and_the_next_command_has_a_new_one() {
     let [bridge] = pair.bridges()[..] else {
         panic!("one bridge runs")
     };
-    harness::kill(bridge, Signal::KILL);
+    pair::kill(bridge, Signal::KILL);
     let ended = client.wait().unwrap();
     assert_eq!(ended.code(), Some(243));
     assert!(pair.exec(&["true"]).status().unwrap().success());
@@ -111,4 +110,12 @@ fn files_of_every_size_about_a_chunk_arrive() {
         assert!(copy.wait().unwrap().success());
         assert!(std::fs::read(&remote).unwrap() == content, "{} bytes", content.len());
     }
+}
+
+/// The seed is this run's; a failure says it, and `make soak SEED=…` repeats it.
+#[test]
+fn a_link_that_is_cut_loses_nothing() {
+    let report = soak::run(500, fastrand::u64(..));
+    println!("{report}");
+    assert!(report.is_clean(), "{report}");
 }

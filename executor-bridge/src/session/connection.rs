@@ -13,7 +13,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use super::internal;
+use super::{internal, status};
 use crate::error::{Failure, Kind, chain};
 use crate::link::{Dialed, Handle, Pipe};
 use crate::pod::Place;
@@ -53,7 +53,11 @@ impl Connection {
                 let reason = handle.ended();
                 handle.end("the agent did not say hello");
                 return Err(match reason {
-                    Some(reason) => Failure::new(failure.kind, format!("{} ({reason})", failure.message)),
+                    Some(reason) => Failure {
+                        message: format!("{} ({reason})", failure.message),
+                        on_the_way: true,
+                        ..failure
+                    },
                     None => failure,
                 });
             }
@@ -117,7 +121,10 @@ async fn hello(pipe: Box<dyn Pipe>) -> Result<(Channel, Agent), Failure> {
             Kind::Agent,
             format!("the agent is no podbridge agent of this protocol; install release {version} of it"),
         ),
-        _ => Failure::new(Kind::Agent, format!("the agent gave no answer: {}", chain(&status))),
+        _ => Failure::new(
+            Kind::Agent,
+            format!("the agent gave no answer: {}", status::reason(&status)),
+        ),
     })?;
     let answer = answer.into_inner();
     if answer.protocol_major != PROTOCOL_MAJOR {

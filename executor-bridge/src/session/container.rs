@@ -2,20 +2,23 @@
 //! shares it and its answer.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 
+use super::diagnosis::Patience;
 use super::{Connection, internal};
 use crate::error::Failure;
 use crate::link::{Linker, Start};
 use crate::protocol::result::LinkStatus;
 
-type Dial = Shared<BoxFuture<'static, Result<Arc<Connection>, Failure>>>;
+type Opening = Shared<BoxFuture<'static, Result<Arc<Connection>, Failure>>>;
 
-/// Told to those who wait on a link that `relink` drops.
-pub(super) const RELINKED: &str = "the link was dropped because a client asked for a new one";
+#[derive(Debug, Clone)]
+struct Dial {
+    start: Start,
+    opening: Opening,
+}
 
 #[derive(Debug)]
 pub(super) struct Container {
@@ -34,32 +37,51 @@ impl Container {
         }
     }
 
-    /// A connection that was alive a moment ago.
+    /// A connection that was alive a moment ago; an agent is started if there is none.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, Failure> {
-        let dial = {
+        self.dialed(Start::IfNeeded).await
+    }
+
+    /// The same, but no agent is started: the one that is sought runs, or is gone for ever.
+    pub(super) async fn reconnect(&self) -> Result<Arc<Connection>, Failure> {
+        self.dialed(Start::Never).await
+    }
+
+    async fn dialed(&self, start: Start) -> Result<Arc<Connection>, Failure> {
+        let opening = {
             let mut slot = self.dial.lock().unwrap_or_else(PoisonError::into_inner);
-            let usable = slot.as_ref().filter(|dial| match dial.peek() {
+            let usable = slot.as_ref().filter(|dial| match dial.opening.peek() {
                 Some(Ok(connection)) => connection.alive(),
                 Some(Err(_)) => false,
-                None => true,
+                None => dial.start == start || dial.start == Start::IfNeeded,
             });
             match usable {
-                Some(dial) => dial.clone(),
-                None => slot.insert(self.begin()).clone(),
+                Some(dial) => dial.opening.clone(),
+                None => {
+                    let opening = self.begin(start);
+                    slot.insert(Dial { start, opening }).opening.clone()
+                }
             }
         };
-        dial.await
+        opening.await
     }
 
     /// In a task of its own: a client that gives up does not stop it for the others.
-    fn begin(&self) -> Dial {
+    fn begin(&self, start: Start) -> Opening {
         let (linker, name) = (self.linker.clone(), self.name.clone());
         let task = tokio::spawn(async move {
             let begun = std::time::Instant::now();
-            let dialed = linker.dial(name.as_deref(), Start::IfNeeded).await;
-            let opened = match dialed {
-                Ok(dialed) => Connection::open(dialed, linker.timeout()).await,
-                Err(failure) => Err(failure),
+            let mut patience = Patience::new(linker.timeout());
+            let opened = loop {
+                patience.pause().await;
+                let opened = match linker.dial(name.as_deref(), start).await {
+                    Ok(dialed) => Connection::open(dialed, linker.timeout()).await,
+                    Err(failure) => Err(failure),
+                };
+                match opened {
+                    Err(failure) if failure.on_the_way && !patience.is_over() => {}
+                    opened => break opened,
+                }
             };
             let milliseconds = begun.elapsed().as_millis() as u64;
             let container = name.as_deref().unwrap_or("-");
@@ -83,25 +105,16 @@ impl Container {
         .shared()
     }
 
-    /// Dials aside, without starting an agent: who answers there now?
-    pub(super) async fn who_answers(&self, timeout: Duration) -> Result<String, Failure> {
-        let dialed = self.linker.dial(self.name.as_deref(), Start::Never).await?;
-        let connection = Connection::open(dialed, timeout).await?;
-        let instance = connection.agent.instance.clone();
-        connection.handle.end("only asked who is there");
-        Ok(instance)
-    }
-
     pub(super) fn drop_link(&self) {
         let slot = self.dial.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Some(Ok(connection))) = slot.as_ref().map(|dial| dial.peek()) {
-            connection.handle.end(RELINKED);
+        if let Some(Some(Ok(connection))) = slot.as_ref().map(|dial| dial.opening.peek()) {
+            connection.handle.end("a client asked for a new link");
         }
     }
 
     pub(super) fn status(&self) -> LinkStatus {
         let slot = self.dial.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let dialed = slot.as_ref().map(|dial| dial.peek());
+        let dialed = slot.as_ref().map(|dial| dial.opening.peek());
         let (state, agent, message) = match dialed {
             None => ("down", None, None),
             Some(None) => ("dialing", None, None),

@@ -1,23 +1,29 @@
 //! What it means that a connection broke under an operation: the pod is gone, its agent is, or only the link was. Asks
-//! the API and the agent, within seconds, and never guesses success.
+//! the API and the agent, dials again as long as that may help, and never guesses success.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::container::{Container, RELINKED};
-use super::{Connection, internal};
+use super::Connection;
+use super::container::Container;
 use crate::error::{Failure, Kind};
 use crate::pod::{Fate, Place};
 use crate::protocol::result::Outcome;
 
-/// A container's end is known to the API a second or two after its streams break.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// For one question.
+/// For one question to the API.
 const QUESTION: Duration = Duration::from_secs(5);
-const INTERVAL: Duration = Duration::from_millis(250);
-/// A new agent answers, or none does, before the API tells why: what the reason is worth waiting for.
+/// A new agent answers, or none does, a second or two before the API tells why: what the reason is worth waiting for.
 const REASON: Duration = Duration::from_secs(3);
+/// An API server that has just started refuses everybody for a while.
+const DENIED: Duration = Duration::from_secs(30);
+/// For operations that can only be begun again.
+const FILES: Duration = Duration::from_secs(8);
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Whether a failed call can have reached the agent, or was never sent.
 pub(super) fn provably_not_sent(status: &tonic::Status) -> bool {
@@ -40,69 +46,145 @@ pub(super) fn is_broken_link(status: &tonic::Status, connection: &Connection) ->
     std::error::Error::source(status).is_some() || !connection.alive()
 }
 
-/// Why an operation that may have begun has no result.
-pub(super) async fn lost(container: &Container, connection: &Connection, hint: &str) -> Outcome {
-    let reason = connection.handle.ended().unwrap_or_else(|| hint.to_owned());
-    let pod = container.linker.pod();
-    if reason == RELINKED {
-        return Outcome::lost(Kind::LinkLost, format!("{pod}: {reason}; the command may still run"));
+/// How long a link is sought again, and how often.
+#[derive(Debug)]
+pub(super) struct Patience {
+    limit: Duration,
+    begun: Option<Instant>,
+    next: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            begun: None,
+            next: FIRST_PAUSE,
+        }
     }
-    let begun = Instant::now();
-    let (mut other_agent_since, mut no_agent_since) = (None, None);
-    let mut last = internal("nothing was asked");
-    while begun.elapsed() < PATIENCE {
-        if let Some(place) = &connection.place
+
+    /// The first try is at once, later ones wait longer and longer; jittered, as many bridges lose the same API server.
+    pub(super) async fn pause(&mut self) {
+        if self.begun.is_none() {
+            self.begun = Some(Instant::now());
+            return;
+        }
+        let mut random = [0];
+        // The kernel gives so few bytes at once, always.
+        let _ = getrandom(&mut random, GetRandomFlags::empty());
+        sleep(self.next.mul_f32(0.5 + f32::from(random[0]) / 255.0)).await;
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.begun.is_some_and(|begun| begun.elapsed() > self.limit)
+    }
+}
+
+pub(super) enum Recovery {
+    /// A connection to the same agent.
+    Again(Arc<Connection>),
+    Over(Outcome),
+}
+
+/// Since when the same has been seen without a break.
+#[derive(Default)]
+struct Seen {
+    other_agent: Option<Instant>,
+    no_agent: Option<Instant>,
+    denied: Option<Instant>,
+}
+
+impl Seen {
+    fn failure(&mut self, failure: &Failure) {
+        let now = Instant::now();
+        let (no_agent, denied) = match failure.kind {
+            _ if failure.on_the_way => (false, false),
+            Kind::Agent
+            | Kind::NoShell
+            | Kind::NoSpace
+            | Kind::PodNotFound
+            | Kind::ContainerNotFound
+            | Kind::PodNotRunning => (true, false),
+            Kind::ApiUnreachable | Kind::Timeout | Kind::Bridge => (false, false),
+            _ => (false, true),
+        };
+        self.no_agent = no_agent.then(|| self.no_agent.unwrap_or(now));
+        self.denied = denied.then(|| self.denied.unwrap_or(now));
+    }
+
+    fn for_long(&self) -> bool {
+        let longer = |since: Option<Instant>, limit| since.is_some_and(|since| since.elapsed() > limit);
+        longer(self.other_agent, REASON) || longer(self.no_agent, REASON) || longer(self.denied, DENIED)
+    }
+}
+
+/// Seeks a link to the agent that `home` led to, until there is one, or it is clear that there will be none.
+pub(super) async fn recover(container: &Container, home: &Connection, hint: &str, patience: &mut Patience) -> Recovery {
+    let reason = home.handle.ended().unwrap_or_else(|| hint.to_owned());
+    let pod = container.linker.pod();
+    let mut seen = Seen::default();
+    let mut last = None;
+    loop {
+        patience.pause().await;
+        if let Some(place) = &home.place
             && let Some(outcome) = fate(container, place).await
         {
-            return outcome;
+            return Recovery::Over(outcome);
         }
-        if other_agent_since.is_none() {
-            match timeout(QUESTION, container.who_answers(QUESTION)).await {
-                Ok(Ok(instance)) if instance == connection.agent.instance => {
-                    return Outcome::lost(
-                        Kind::LinkLost,
-                        format!("the link to {pod} broke ({reason}); the agent lives and the command may still run"),
-                    );
+        if seen.other_agent.is_none() {
+            match container.reconnect().await {
+                Ok(connection) if connection.agent.instance == home.agent.instance => {
+                    return Recovery::Again(connection);
                 }
-                Ok(Ok(_)) => other_agent_since = Some(Instant::now()),
-                Ok(Err(failure)) => last = failure,
-                Err(_) => last = Failure::new(Kind::Timeout, "the agent does not answer"),
+                Ok(_) => seen.other_agent = Some(Instant::now()),
+                Err(failure) => {
+                    seen.failure(&failure);
+                    last = Some(failure);
+                }
             }
         }
-        match last.kind {
-            Kind::Agent => no_agent_since = no_agent_since.or_else(|| Some(Instant::now())),
-            _ => no_agent_since = None,
+        // Without Kubernetes there is nobody who could tell why.
+        let other = seen.other_agent.is_some();
+        if other && home.place.is_none() || seen.for_long() || patience.is_over() {
+            return Recovery::Over(over(pod, &reason, other, last.as_ref()));
         }
-        // Without Kubernetes there is nobody else to ask.
-        let settled = match connection.place {
-            None => other_agent_since.is_some() || last.kind == Kind::Agent,
-            Some(_) => other_agent_since
-                .or(no_agent_since)
-                .is_some_and(|since: Instant| since.elapsed() > REASON),
-        };
-        if settled {
-            break;
-        }
-        sleep(INTERVAL).await;
     }
-    if other_agent_since.is_some() {
+}
+
+fn over(pod: &str, reason: &str, other_agent: bool, last: Option<&Failure>) -> Outcome {
+    if other_agent {
         return Outcome::lost(
             Kind::AgentLost,
             format!("the agent in {pod} died and another one answers: its container or the agent was restarted"),
         );
     }
-    match last.kind {
-        Kind::Agent | Kind::NoShell | Kind::NoSpace => Outcome::lost(
+    let (kind, message) = last.map_or((Kind::Timeout, "no time was left"), |last| (last.kind, &last.message));
+    match kind {
+        Kind::PodNotFound => Outcome::lost(Kind::PodLost, message),
+        Kind::Agent | Kind::NoShell | Kind::NoSpace | Kind::ContainerNotFound | Kind::PodNotRunning => Outcome::lost(
             Kind::AgentLost,
-            format!("the agent in {pod} died ({reason}): {}", last.message),
+            format!("the agent in {pod} died ({reason}): {message}"),
         ),
         _ => Outcome::lost(
             Kind::LinkLost,
-            format!(
-                "the link to {pod} broke ({reason}), and it cannot be dialled again: {}",
-                last.message
-            ),
+            format!("the link to {pod} broke ({reason}), and it cannot be dialled again: {message}"),
         ),
+    }
+}
+
+/// What became of an operation that cannot go on over another link.
+pub(super) async fn lost(container: &Container, home: &Connection, hint: &str) -> Outcome {
+    match recover(container, home, hint, &mut Patience::new(FILES)).await {
+        Recovery::Over(outcome) => outcome,
+        Recovery::Again(_) => {
+            let reason = home.handle.ended().unwrap_or_else(|| hint.to_owned());
+            let pod = container.linker.pod();
+            Outcome::lost(
+                Kind::LinkLost,
+                format!("the link to {pod} broke ({reason}); the agent lives, try again"),
+            )
+        }
     }
 }
 

@@ -13,15 +13,13 @@ use tonic::{Status, Streaming};
 
 use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
-use super::{Client, Connection, diagnosis, gone, internal, status};
+use super::diagnosis::{self, Patience, Recovery};
+use super::{Client, Connection, gone, internal, status};
 use crate::error::{FailedKind, Failure};
 use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request;
 use crate::protocol::result::{Done, Ended, FileStat, Outcome};
 use crate::protocol::target::hex;
-
-/// Reads may be repeated, so any link that breaks before the first answer is worth another.
-const ATTEMPTS: usize = 2;
 
 pub(super) async fn get(container: &Container, request: request::Get, mut client: Client) -> Outcome {
     let file = match client.descriptors.is_empty() {
@@ -39,58 +37,74 @@ pub(super) async fn get(container: &Container, request: request::Get, mut client
         let wanted = wanted.clone();
         async move { files.get(wanted).await }
     };
-    let opened = tokio::select! {
-        opened = repeated(container, call) => opened,
-        outcome = gone(&mut client.inputs) => return outcome,
-    };
-    let (connection, parts) = match opened {
-        Ok((connection, answer)) => (connection, answer.into_inner()),
-        Err(outcome) => return outcome,
-    };
     let Client {
         mut inputs, replies, ..
     } = client;
-    let received = tokio::select! {
-        received = receive(parts, file, &replies) => received,
-        outcome = gone(&mut inputs) => return outcome,
-    };
-    match received {
-        Ok(outcome) => outcome,
-        Err(status) if diagnosis::is_broken_link(&status, &connection) => {
-            diagnosis::lost(container, &connection, &crate::error::chain(&status)).await
+    let mut patience = Patience::new(container.linker.timeout());
+    let received = async {
+        loop {
+            let (connection, answer) = match repeated(container, &mut patience, call).await {
+                Ok(opened) => opened,
+                Err(outcome) => return outcome,
+            };
+            let status = match receive(answer.into_inner(), file.as_ref(), &replies).await {
+                Ok(outcome) => return outcome,
+                Err(status) => status,
+            };
+            if !diagnosis::is_broken_link(&status, &connection) {
+                return status::outcome(&status);
+            }
+            // A file is written again from its start; frames are gone.
+            let hint = status::reason(&status);
+            match &file {
+                None => return diagnosis::lost(container, &connection, &hint).await,
+                Some(_) => {
+                    if let Recovery::Over(outcome) =
+                        diagnosis::recover(container, &connection, &hint, &mut patience).await
+                    {
+                        return outcome;
+                    }
+                }
+            }
         }
-        Err(status) => status::outcome(&status),
+    };
+    tokio::select! {
+        outcome = received => outcome,
+        outcome = gone(&mut inputs) => outcome,
     }
 }
 
 type Answered<T> = Result<(Arc<Connection>, T), Outcome>;
 
-/// A call that changes nothing, on a link that lives.
-async fn repeated<T, F>(container: &Container, call: impl Fn(FilesClient<Channel>) -> F) -> Answered<T>
+/// A call that changes nothing: repeated when its link breaks.
+async fn repeated<T, F>(
+    container: &Container,
+    patience: &mut Patience,
+    call: impl Fn(FilesClient<Channel>) -> F,
+) -> Answered<T>
 where
     F: Future<Output = Result<T, Status>>,
 {
-    let mut attempt = 1;
+    let mut connection = container.connection().await.map_err(Outcome::Unreachable)?;
     loop {
-        let connection = container.connection().await.map_err(Outcome::Unreachable)?;
-        match call(connection.files()).await {
+        let status = match call(connection.files()).await {
             Ok(answer) => return Ok((connection, answer)),
-            Err(status) if diagnosis::is_broken_link(&status, &connection) => {
-                let hint = crate::error::chain(&status);
-                if attempt == ATTEMPTS {
-                    return Err(diagnosis::lost(container, &connection, &hint).await);
-                }
-                connection.handle.end(hint);
-                attempt += 1;
-            }
-            Err(status) => return Err(status::outcome(&status)),
+            Err(status) => status,
+        };
+        if !diagnosis::is_broken_link(&status, &connection) {
+            return Err(status::outcome(&status));
         }
+        let hint = status::reason(&status);
+        connection = match diagnosis::recover(container, &connection, &hint, patience).await {
+            Recovery::Again(connection) => connection,
+            Recovery::Over(outcome) => return Err(outcome),
+        };
     }
 }
 
 async fn receive(
     mut parts: Streaming<GetResponse>,
-    file: Option<LocalFile>,
+    file: Option<&LocalFile>,
     replies: &tokio::sync::mpsc::Sender<Frame>,
 ) -> Result<Outcome, Status> {
     let mut digest = Sha256::new();
@@ -106,7 +120,7 @@ async fn receive(
                 digest.update(&data);
                 let offset = length;
                 length += data.len() as u64;
-                match &file {
+                match file {
                     Some(file) => {
                         if let Err(outcome) = file.write_at(offset, data).await {
                             return Ok(outcome);
@@ -127,7 +141,7 @@ async fn receive(
                         format!("the file came with {length} bytes and another digest than the agent's; try again"),
                     ));
                 }
-                if let Some(file) = &file
+                if let Some(file) = file
                     && let Err(outcome) = file.truncate(length).await
                 {
                     return Ok(outcome);
@@ -157,8 +171,9 @@ pub(super) async fn stat(container: &Container, request: request::Stat, mut clie
         let wanted = wanted.clone();
         async move { files.stat(wanted).await }
     };
+    let mut patience = Patience::new(container.linker.timeout());
     let answered = tokio::select! {
-        answered = repeated(container, call) => answered,
+        answered = repeated(container, &mut patience, call) => answered,
         outcome = gone(&mut client.inputs) => return outcome,
     };
     match answered {

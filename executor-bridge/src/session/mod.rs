@@ -9,7 +9,6 @@ mod exec;
 mod files;
 mod put;
 mod status;
-mod stdin;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -123,7 +122,7 @@ impl Session {
         }
     }
 
-    /// Drops the link and dials again. Whoever waits on the old one is told that it is lost.
+    /// Drops the link and dials again. Commands go on over the new one.
     pub(crate) async fn relink(&self, container: Option<&str>, client: Client) -> Outcome {
         self.container(container).drop_link();
         self.connect(container, client).await

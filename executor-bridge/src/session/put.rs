@@ -13,7 +13,8 @@ use tonic::Status;
 
 use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
-use super::{Client, Connection, Input, bad_request, diagnosis, gone, status};
+use super::diagnosis::{self, Patience, Recovery};
+use super::{Client, Connection, Input, bad_request, gone, status};
 use crate::error::FailedKind;
 use crate::protocol::frame::Frame;
 use crate::protocol::request;
@@ -37,29 +38,47 @@ pub(super) async fn put(container: &Container, request: request::Put, mut client
             Err(outcome) => return outcome,
         },
     };
-    let connected = match &file {
-        Some(_) => tokio::select! {
-            connected = container.connection() => connected,
-            outcome = gone(&mut client.inputs) => return outcome,
-        },
-        // Frames must wait in their queue until there is a link.
-        None => container.connection().await,
-    };
-    let connection = match connected {
-        Ok(connection) => connection,
-        Err(failure) => return Outcome::Unreachable(failure),
-    };
-    let mut transfer = Transfer {
-        connection: connection.clone(),
-        digest: Sha256::new(),
-        length: 0,
-    };
-    match transfer.run(header, file, &mut client).await {
-        Ok(outcome) => outcome,
-        Err(status) if diagnosis::is_broken_link(&status, &connection) => {
-            diagnosis::lost(container, &connection, &crate::error::chain(&status)).await
+    let mut patience = Patience::new(container.linker.timeout());
+    let mut home: Option<(Arc<Connection>, String)> = None;
+    loop {
+        let linked = async {
+            match &home {
+                None => container.connection().await.map_err(Outcome::Unreachable),
+                Some((broken, hint)) => match diagnosis::recover(container, broken, hint, &mut patience).await {
+                    Recovery::Again(connection) => Ok(connection),
+                    Recovery::Over(outcome) => Err(outcome),
+                },
+            }
+        };
+        let linked = match &file {
+            Some(_) => tokio::select! {
+                linked = linked => linked,
+                outcome = gone(&mut client.inputs) => return outcome,
+            },
+            // Frames must wait in their queue until there is a link.
+            None => linked.await,
+        };
+        let connection = match linked {
+            Ok(connection) => connection,
+            Err(outcome) => return outcome,
+        };
+        let mut transfer = Transfer {
+            connection: connection.clone(),
+            digest: Sha256::new(),
+            length: 0,
+        };
+        match transfer.run(header.clone(), file.as_ref(), &mut client).await {
+            Ok(outcome) => return outcome,
+            Err(status) if diagnosis::is_broken_link(&status, &connection) => {
+                let hint = status::reason(&status);
+                // A file can be read again, and nothing was renamed if the agent did not say so; frames are gone.
+                if file.is_none() {
+                    return diagnosis::lost(container, &connection, &hint).await;
+                }
+                home = Some((connection, hint));
+            }
+            Err(status) => return status::outcome(&status),
         }
-        Err(status) => status::outcome(&status),
     }
 }
 
@@ -75,7 +94,7 @@ impl Transfer {
     async fn run(
         &mut self,
         header: PutHeader,
-        file: Option<LocalFile>,
+        file: Option<&LocalFile>,
         client: &mut Client,
     ) -> Result<Outcome, Status> {
         let (parts, outgoing) = mpsc::channel(IN_FLIGHT);
@@ -89,7 +108,7 @@ impl Transfer {
         let feeding = async {
             match file {
                 Some(file) => tokio::select! {
-                    fed = self.feed_file(&file, &parts) => fed,
+                    fed = self.feed_file(file, &parts) => fed,
                     outcome = gone(&mut client.inputs) => Err(outcome),
                 },
                 None => self.feed_frames(client, &parts).await,

@@ -4,7 +4,7 @@ use podbridge_proto::limits::{ERRNO_METADATA, KIND_METADATA};
 use rustix::io::Errno;
 use tonic::{Code, Status};
 
-use crate::error::{FailedKind, Failure, Kind};
+use crate::error::{FailedKind, Failure, Kind, chain};
 use crate::protocol::result::Outcome;
 
 /// An answer of the agent, not a broken link.
@@ -23,6 +23,15 @@ pub(super) fn outcome(status: &Status) -> Outcome {
         Code::NotFound => Outcome::failed(FailedKind::NotFound, message),
         Code::PermissionDenied => Outcome::failed(FailedKind::Permission, message),
         _ => Outcome::failed(FailedKind::Io, message),
+    }
+}
+
+/// Why a call failed, as a phrase; `Status` itself would say it as code.
+pub(super) fn reason(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        // tonic's own level says "transport error".
+        Some(source) => chain(source.source().unwrap_or(source)),
+        None => status.message().to_owned(),
     }
 }
 

@@ -3,24 +3,33 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::proxy::Proxy;
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(crate) struct Pair {
+#[derive(Debug)]
+pub struct Pair {
     dir: TempDir,
     agent: Child,
+    /// What bridges dial.
+    link: PathBuf,
 }
 
-/// Cargo builds the binaries of the workspace beside the tests.
+/// Cargo builds the binaries of the workspace into the directory of this one, or above it for a test.
 fn binary(name: &str) -> PathBuf {
-    let deps = std::env::current_exe().unwrap();
-    let path = deps.parent().unwrap().parent().unwrap().join(name);
+    let this = std::env::current_exe().unwrap();
+    let mut dir = this.parent().unwrap();
+    if dir.ends_with("deps") {
+        dir = dir.parent().unwrap();
+    }
+    let path = dir.join(name);
     assert!(
         path.exists(),
         "{} is missing: run cargo test --workspace",
@@ -30,36 +39,55 @@ fn binary(name: &str) -> PathBuf {
 }
 
 impl Pair {
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("agent.sock");
         let mut command = Command::new(binary("podbridge-agent"));
         command.arg("serve").arg("--socket").arg(&socket).stdin(Stdio::null());
         let agent = command.spawn().unwrap();
         eventually("the agent listens", || UnixStream::connect(&socket).is_ok());
-        Self { dir, agent }
+        Self {
+            dir,
+            agent,
+            link: socket,
+        }
     }
 
-    pub(crate) fn bridge_dir(&self) -> PathBuf {
+    /// The same, with a proxy between them.
+    pub fn with_proxy(seed: u64) -> (Self, Proxy) {
+        let mut pair = Self::start();
+        let link = pair.dir.path().join("proxy.sock");
+        let proxy = Proxy::start(&link, &pair.link, seed);
+        pair.link = link;
+        (pair, proxy)
+    }
+
+    /// For files of the test.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn bridge_dir(&self) -> PathBuf {
         self.dir.path().join("bridges")
     }
 
-    pub(crate) fn podbridge(&self, arguments: &[&str]) -> Command {
+    pub fn podbridge(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("podbridge"));
         command.args(arguments).stdin(Stdio::null());
         command
             .env("PODBRIDGE_DIR", self.bridge_dir())
-            .env("PODBRIDGE_LINK", "local");
-        command.env("PODBRIDGE_AGENT_SOCKET", self.dir.path().join("agent.sock"));
+            .env("PODBRIDGE_LINK", "local")
+            .env("PODBRIDGE_LOG", "error");
+        command.env("PODBRIDGE_AGENT_SOCKET", &self.link);
         command
     }
 
-    pub(crate) fn exec(&self, argv: &[&str]) -> Command {
+    pub fn exec(&self, argv: &[&str]) -> Command {
         self.podbridge(&[&["exec", "-i", "x", "--"], argv].concat())
     }
 
     /// A client whose command runs until something happens, and the command's pid.
-    pub(crate) fn exec_long(&self) -> (Child, u32) {
+    pub fn exec_long(&self) -> (Child, u32) {
         let mut command = self.exec(&["sh", "-c", "echo $$; exec sleep 300"]);
         let mut client = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
@@ -69,13 +97,13 @@ impl Pair {
         (client, line.trim().parse().unwrap())
     }
 
-    pub(crate) fn kill_agent(&mut self) {
+    pub fn kill_agent(&mut self) {
         self.agent.kill().unwrap();
         self.agent.wait().unwrap();
     }
 
     /// Processes of `podbridge bridge` that belong to this test.
-    pub(crate) fn bridges(&self) -> Vec<u32> {
+    pub fn bridges(&self) -> Vec<u32> {
         let entry = format!("PODBRIDGE_DIR={}", self.bridge_dir().display()).into_bytes();
         let pids = fs::read_dir("/proc")
             .unwrap()
@@ -102,18 +130,18 @@ impl Drop for Pair {
     }
 }
 
-pub(crate) fn kill(pid: u32, signal: Signal) {
+pub fn kill(pid: u32, signal: Signal) {
     // It may have ended by itself.
     let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), signal);
 }
 
-pub(crate) fn alive(pid: u32) -> bool {
+pub fn alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
         .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");

@@ -1,0 +1,68 @@
+//! Signals and terminal sizes on their way to the agent, in order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use podbridge_proto::v1::{ResizeRequest, SignalRequest};
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+use super::super::{Charge, Connection, diagnosis};
+use super::prepare::size;
+use crate::protocol::request::Size;
+
+pub(super) enum Control {
+    Signal(u8),
+    Resize(Size),
+}
+
+/// Sends what is queued, each once: what may have arrived before its link broke is not repeated, what provably did not
+/// waits for the next link.
+pub(super) async fn send(
+    id: [u8; 16],
+    mut links: watch::Receiver<Option<Arc<Connection>>>,
+    mut controls: mpsc::UnboundedReceiver<(Control, Charge)>,
+) {
+    while let Some((control, _charge)) = controls.recv().await {
+        loop {
+            let Some(connection) = links.borrow_and_update().clone() else {
+                match links.changed().await {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            };
+            match call(&connection, id, &control).await {
+                Ok(()) => break,
+                Err(status) if diagnosis::provably_not_sent(&status) => {
+                    if links.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Err(status) => {
+                    // It has ended meanwhile, most likely; its exit record is on the way.
+                    tracing::debug!(error = status.message(), "signal or size not delivered");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn call(connection: &Connection, id: [u8; 16], control: &Control) -> Result<(), Status> {
+    let mut exec = connection.exec();
+    let exec_id = Bytes::copy_from_slice(&id);
+    match control {
+        Control::Signal(number) => {
+            let request = SignalRequest {
+                exec_id,
+                signal: (*number).into(),
+                ..SignalRequest::default()
+            };
+            exec.signal(request).await.map(drop)
+        }
+        Control::Resize(wanted) => {
+            let size = Some(size(*wanted));
+            exec.resize(ResizeRequest { exec_id, size }).await.map(drop)
+        }
+    }
+}

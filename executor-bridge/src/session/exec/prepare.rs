@@ -1,0 +1,99 @@
+//! What an exec request means: the Start that the agent gets, and the client's descriptors.
+
+use bytes::Bytes;
+use podbridge_proto::limits::MAX_INLINE_STDIN;
+use podbridge_proto::v1::{EnvVar, Pty, StartRequest, StdinMode};
+use prost::Message as _;
+use rustix::rand::{GetRandomFlags, getrandom};
+use sha2::{Digest as _, Sha256};
+
+use super::super::descriptor::{self, Access, LocalFile};
+use super::super::{Client, bad_request};
+use crate::protocol::request::{self, Size};
+use crate::protocol::result::Outcome;
+
+pub(super) struct Prepared {
+    pub(super) start: StartRequest,
+    pub(super) id: [u8; 16],
+    /// Too long to travel inside Start.
+    pub(super) stdin_file: Option<LocalFile>,
+    pub(super) stdout: Option<LocalFile>,
+    pub(super) stderr: Option<LocalFile>,
+}
+
+pub(super) async fn prepare(request: request::Exec, client: &mut Client) -> Result<Prepared, Outcome> {
+    let descriptors = &mut client.descriptors;
+    let input = match request.stdin {
+        request::Input::Fd => Some(descriptor::take(descriptors, "stdin", Access::Read)?),
+        request::Input::None | request::Input::Stream => None,
+    };
+    let mut output = |what, mode| match mode {
+        request::Output::Fd => descriptor::take(descriptors, what, Access::Write).map(Some),
+        request::Output::Stream => Ok(None),
+    };
+    let stdout = output("stdout", request.stdout)?;
+    let stderr = output("stderr", request.stderr)?;
+    let id = match request.id() {
+        Some(id) => id,
+        None => random_id(),
+    };
+    let timeout_ms = request.timeout().map_or(0, |timeout| timeout.as_millis() as u64);
+    let shell = |script: Vec<u8>| vec![Bytes::from_static(b"/bin/sh"), Bytes::from_static(b"-c"), script.into()];
+    let argv = match (request.argv, request.shell) {
+        (Some(argv), _) => argv.into_iter().map(|argument| argument.0.into()).collect(),
+        (None, Some(script)) => shell(script.0),
+        (None, None) => return Err(bad_request("exec needs argv or shell")),
+    };
+    let (mode, inline, stdin_file) = match (request.stdin, input) {
+        (request::Input::Stream, _) => (StdinMode::Stream, Bytes::new(), None),
+        (_, None) => (StdinMode::Unspecified, Bytes::new(), None),
+        // One round trip for a module and its result.
+        (_, Some(file)) if file.size() <= MAX_INLINE_STDIN as u64 => {
+            let content = file.read_at(0, file.size() as usize).await?;
+            (StdinMode::Inline, content, None)
+        }
+        (_, Some(file)) => (StdinMode::Stream, Bytes::new(), Some(file)),
+    };
+    let mut start = StartRequest {
+        exec_id: Bytes::copy_from_slice(&id),
+        argv,
+        env: request
+            .env
+            .into_iter()
+            .map(|(name, value)| EnvVar {
+                name: name.0.into(),
+                value: value.0.into(),
+            })
+            .collect(),
+        cwd: request.cwd.map(|cwd| cwd.0.into()).unwrap_or_default(),
+        user: request.user.unwrap_or_default(),
+        pty: request.pty.map(size),
+        stdin_mode: mode.into(),
+        stdin: inline,
+        timeout_ms,
+        kill_grace_ms: request.kill_grace_ms.unwrap_or(0),
+        ..StartRequest::default()
+    };
+    start.digest = Sha256::digest(start.encode_to_vec()).to_vec().into();
+    Ok(Prepared {
+        start,
+        id,
+        stdin_file,
+        stdout,
+        stderr,
+    })
+}
+
+fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    // The kernel gives so few bytes at once, always.
+    let _ = getrandom(&mut id, GetRandomFlags::empty());
+    id
+}
+
+pub(super) fn size(size: Size) -> Pty {
+    Pty {
+        rows: size.rows.into(),
+        cols: size.cols.into(),
+    }
+}

@@ -1,0 +1,230 @@
+//! Commands over a link that is cut again and again: what goes in and comes out is compared with what was meant, and a
+//! counter says how often the command ran.
+
+use std::fmt;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use crate::pair::{self, Pair};
+use crate::proxy::Proxy;
+
+const WORKERS: u64 = 16;
+/// Of each stream of a run.
+const LONGEST: usize = 1 << 20;
+const MOST_CUTS: u64 = 5;
+/// A run that takes so long hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What happened in all.
+#[derive(Debug, Default)]
+pub struct Report {
+    seed: u64,
+    cuts: u64,
+    runs: u64,
+    lost_bytes: u64,
+    double_runs: u64,
+    false_successes: u64,
+    /// Runs without a result: honest, but the agent lived all the time.
+    given_up: u64,
+    notes: Vec<String>,
+}
+
+impl Report {
+    pub fn is_clean(&self) -> bool {
+        self.lost_bytes + self.double_runs + self.false_successes + self.given_up == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))?;
+        let Self {
+            seed, runs, given_up, ..
+        } = self;
+        writeln!(f, "seed {seed}: {runs} runs, {given_up} given up")?;
+        write!(
+            f,
+            "{} cuts: {} lost bytes, {} double runs, {} false successes",
+            self.cuts, self.lost_bytes, self.double_runs, self.false_successes
+        )
+    }
+}
+
+/// Runs commands until the link has been cut `cuts` times.
+pub fn run(cuts: u64, seed: u64) -> Report {
+    let report = Mutex::new(Report {
+        seed,
+        ..Report::default()
+    });
+    let made = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let (report, made) = (&report, &made);
+            scope.spawn(move || work(seed + worker, cuts, made, report));
+        }
+    });
+    report.into_inner().unwrap()
+}
+
+fn work(seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
+    let (pair, proxy) = Pair::with_proxy(seed);
+    let mut rng = Rng::with_seed(seed);
+    let mut before = 0;
+    while made.load(Ordering::SeqCst) < cuts {
+        let run = Run::new(&pair, &mut rng);
+        proxy.cut(rng.u64(1..=MOST_CUTS));
+        let result = run.carry_out(&pair);
+        let now = proxy.calm();
+        made.fetch_add(now - before, Ordering::SeqCst);
+        let mut report = report.lock().unwrap();
+        report.runs += 1;
+        report.cuts += now - before;
+        before = now;
+        run.judge(result, &mut report);
+        drop(report);
+        run.clean();
+    }
+    drop::<Proxy>(proxy);
+}
+
+/// One command: writes two files to its output, takes its input into a third, leaves a line in a fourth.
+struct Run {
+    id: u64,
+    code: i32,
+    stdin: Vec<u8>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    dir: PathBuf,
+}
+
+/// Exit code and output; `None` if it hung.
+type Outcome = Option<(Option<i32>, Vec<u8>, Vec<u8>)>;
+
+impl Run {
+    fn new(pair: &Pair, rng: &mut Rng) -> Self {
+        let id = rng.u64(..);
+        let dir = pair.dir().join(format!("run-{id:x}"));
+        fs::create_dir(&dir).unwrap();
+        let mut data = || {
+            // Short ones as often as long ones.
+            let length = rng.usize(0..=LONGEST) >> rng.u8(0..20);
+            let mut data = vec![0; length];
+            rng.fill(&mut data);
+            data
+        };
+        let (stdin, stdout, stderr) = (data(), data(), data());
+        fs::write(dir.join("stdout"), &stdout).unwrap();
+        fs::write(dir.join("stderr"), &stderr).unwrap();
+        Self {
+            id,
+            code: i32::from(rng.u8(0..100)),
+            stdin,
+            stdout,
+            stderr,
+            dir,
+        }
+    }
+
+    fn carry_out(&self, pair: &Pair) -> Outcome {
+        let script = format!(
+            "cd {}; echo x >> counter; cat stdout & cat stderr >&2 & cat > stdin; wait; exit {}",
+            self.dir.display(),
+            self.code
+        );
+        let mut command = pair.exec(&["sh", "-c", &script]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        thread::scope(|scope| {
+            // A client that gave up has closed it.
+            scope.spawn(move || drop(stdin.write_all(&self.stdin)));
+            let stdout = scope.spawn(move || {
+                let mut all = Vec::new();
+                stdout.read_to_end(&mut all).map(|_| all).unwrap()
+            });
+            let stderr = scope.spawn(move || {
+                let mut all = Vec::new();
+                stderr.read_to_end(&mut all).map(|_| all).unwrap()
+            });
+            let begun = Instant::now();
+            let mut ended = None;
+            while ended.is_none() && begun.elapsed() < PATIENCE {
+                thread::sleep(Duration::from_millis(2));
+                ended = child.try_wait().unwrap();
+            }
+            if ended.is_none() {
+                pair::kill(child.id(), rustix::process::Signal::KILL);
+            }
+            child.wait().unwrap();
+            let output = (stdout.join().unwrap(), stderr.join().unwrap());
+            ended.map(|ended| (ended.code(), output.0, output.1))
+        })
+    }
+
+    fn judge(&self, outcome: Outcome, report: &mut Report) {
+        let id = self.id;
+        let runs = fs::read_to_string(self.dir.join("counter"))
+            .unwrap_or_default()
+            .lines()
+            .count();
+        if runs > 1 {
+            report.double_runs += 1;
+            report.notes.push(format!("run {id:x} ran {runs} times"));
+        }
+        let Some((code, stdout, stderr)) = outcome else {
+            report.given_up += 1;
+            report.notes.push(format!("run {id:x} hung"));
+            return;
+        };
+        if code != Some(self.code) {
+            report.given_up += 1;
+            let said = String::from_utf8_lossy(&stderr[common(&self.stderr, &stderr)..]).into_owned();
+            report.notes.push(format!(
+                "run {id:x} ended with {code:?} instead of {}: {said}",
+                self.code
+            ));
+            return;
+        }
+        let stdin = fs::read(self.dir.join("stdin")).unwrap_or_default();
+        let streams = [
+            ("stdin", &self.stdin, stdin),
+            ("stdout", &self.stdout, stdout),
+            ("stderr", &self.stderr, stderr),
+        ];
+        let mut lost = 0;
+        for (name, meant, got) in streams {
+            let right = common(meant, &got);
+            let wrong = meant.len().max(got.len()) - right;
+            if wrong > 0 {
+                lost += wrong as u64;
+                report.notes.push(format!(
+                    "run {id:x}: {name} differs from byte {right} of {}",
+                    meant.len()
+                ));
+            }
+        }
+        report.lost_bytes += lost;
+        report.false_successes += u64::from(lost > 0 || runs == 0);
+    }
+
+    fn clean(&self) {
+        fs::remove_dir_all(&self.dir).unwrap();
+    }
+}
+
+/// Length of the common beginning.
+fn common(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
