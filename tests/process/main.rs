@@ -1,7 +1,7 @@
 //! Both binaries over the local link: full streams, losses, and that nothing is left behind.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 
 use podbridge_tests::pair::{self, Pair, alive, eventually};
@@ -43,17 +43,40 @@ fn a_peer_that_writes_before_it_reads_passes_in_both_directions() {
 }
 
 #[test]
-fn a_killed_bridge_is_lost_and_the_next_command_has_a_new_one() {
+fn a_killed_bridge_is_replaced_under_a_running_command() {
     let pair = Pair::start();
-    let (mut client, _) = pair.exec_long();
-    let [bridge] = pair.bridges()[..] else {
-        panic!("one bridge runs")
-    };
-    pair::kill(bridge, Signal::KILL);
-    let ended = client.wait().unwrap();
-    assert_eq!(ended.code(), Some(243));
-    assert!(pair.exec(&["true"]).status().unwrap().success());
-    assert_ne!(pair.bridges(), [bridge]);
+    let go = pair.dir().join("go");
+    let script = format!(
+        "echo x >> {0}/counter; echo begun; while ! [ -e {1} ]; do sleep 0.01; done; cat; exit 7",
+        pair.dir().display(),
+        go.display()
+    );
+    let mut command = pair.exec(&["sh", "-c", &script]);
+    let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(client.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    let mut stdin = client.stdin.take().unwrap();
+    stdin.write_all(b"before ").unwrap();
+    for _ in 0..2 {
+        let mut bridges = Vec::new();
+        eventually("one bridge runs", || {
+            bridges = pair.bridges();
+            bridges.len() == 1
+        });
+        pair::kill(bridges[0], Signal::KILL);
+        eventually("another one runs", || {
+            pair.bridges().iter().any(|pid| *pid != bridges[0])
+        });
+        stdin.write_all(b"after ").unwrap();
+    }
+    drop(stdin);
+    std::fs::write(&go, "").unwrap();
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!((line.as_str(), rest.as_str()), ("begun\n", "before after after "));
+    assert_eq!(client.wait().unwrap().code(), Some(7));
+    assert_eq!(std::fs::read_to_string(pair.dir().join("counter")).unwrap(), "x\n");
 }
 
 #[test]

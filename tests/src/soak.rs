@@ -1,4 +1,4 @@
-//! Commands over a link that is cut again and again: what goes in and comes out is compared with what was meant, and a
+//! Commands over a link that is cut again and again, by bridges that are killed: what goes in and comes out is compared with what was meant, and a
 //! counter says how often the command ran.
 
 use std::fmt;
@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use rustix::process::Signal;
 
 use crate::pair::{self, Pair};
 use crate::proxy::Proxy;
@@ -28,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Report {
     seed: u64,
     cuts: u64,
+    bridges_killed: u64,
     runs: u64,
     lost_bytes: u64,
     double_runs: u64,
@@ -49,7 +51,11 @@ impl fmt::Display for Report {
         let Self {
             seed, runs, given_up, ..
         } = self;
-        writeln!(f, "seed {seed}: {runs} runs, {given_up} given up")?;
+        let killed = self.bridges_killed;
+        writeln!(
+            f,
+            "seed {seed}: {runs} runs, {killed} bridges killed, {given_up} given up"
+        )?;
         write!(
             f,
             "{} cuts: {} lost bytes, {} double runs, {} false successes",
@@ -86,6 +92,7 @@ fn work(seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
         made.fetch_add(now - before, Ordering::SeqCst);
         let mut report = report.lock().unwrap();
         report.runs += 1;
+        report.bridges_killed += u64::from(run.bridge_dies_after.is_some());
         report.cuts += now - before;
         before = now;
         run.judge(result, &mut report);
@@ -99,6 +106,7 @@ fn work(seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
 struct Run {
     id: u64,
     code: i32,
+    bridge_dies_after: Option<Duration>,
     stdin: Vec<u8>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
@@ -126,6 +134,7 @@ impl Run {
         Self {
             id,
             code: i32::from(rng.u8(0..100)),
+            bridge_dies_after: (rng.u8(..4) == 0).then(|| Duration::from_millis(rng.u64(..60))),
             stdin,
             stdout,
             stderr,
@@ -158,6 +167,12 @@ impl Run {
                 let mut all = Vec::new();
                 stderr.read_to_end(&mut all).map(|_| all).unwrap()
             });
+            if let Some(pause) = self.bridge_dies_after {
+                thread::sleep(pause);
+                for bridge in pair.bridges() {
+                    pair::kill(bridge, Signal::KILL);
+                }
+            }
             let begun = Instant::now();
             let mut ended = None;
             while ended.is_none() && begun.elapsed() < PATIENCE {
@@ -165,7 +180,7 @@ impl Run {
                 ended = child.try_wait().unwrap();
             }
             if ended.is_none() {
-                pair::kill(child.id(), rustix::process::Signal::KILL);
+                pair::kill(child.id(), Signal::KILL);
             }
             child.wait().unwrap();
             let output = (stdout.join().unwrap(), stderr.join().unwrap());

@@ -1,9 +1,11 @@
-//! Frames on a client's connection. Keeps to the stdin window; turns the end of a connection into an outcome.
+//! Frames on a client's connection. Keeps to the stdin window, keeps what another bridge would need to go on, and turns
+//! the end of a connection into an outcome.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -12,6 +14,7 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::error::{Failure, Kind};
 use crate::protocol::STDIN_WINDOW;
 use crate::protocol::frame::{Frame, MAX_LENGTH};
+use crate::protocol::request::Resume;
 use crate::protocol::result::Outcome;
 
 /// Stdin per frame.
@@ -20,29 +23,37 @@ const CHUNK: usize = 128 * 1024;
 pub(super) fn split(stream: UnixStream) -> (Incoming, Outgoing) {
     let (reading, writing) = stream.into_split();
     let window = Arc::new(Semaphore::new(STDIN_WINDOW));
+    let unacknowledged = Arc::default();
     let incoming = Incoming {
         reading,
         read: BytesMut::new(),
         window: window.clone(),
-        acknowledged: 0,
-        started: false,
+        unacknowledged: Arc::clone(&unacknowledged),
+        progress: Resume::default(),
         heard: false,
     };
     let outgoing = Outgoing {
-        writing: Arc::new(Mutex::new(writing)),
+        writing: Arc::new(Mutex::new(Writing {
+            half: writing,
+            ended: false,
+        })),
         window,
+        unacknowledged,
     };
     (incoming, outgoing)
 }
+
+/// Stdin that was sent and that the agent may not have.
+type Unacknowledged = Arc<std::sync::Mutex<VecDeque<Bytes>>>;
 
 #[derive(Debug)]
 pub(crate) struct Incoming {
     reading: OwnedReadHalf,
     read: BytesMut,
     window: Arc<Semaphore>,
-    acknowledged: u64,
-    started: bool,
-    /// Anything at all.
+    unacknowledged: Unacknowledged,
+    progress: Resume,
+    /// Anything at all, from this bridge.
     heard: bool,
 }
 
@@ -53,11 +64,23 @@ pub(crate) enum Message {
     Stdout(Bytes),
     Stderr(Bytes),
     Result(Outcome),
-    /// The bridge died with what was sent unread: if that was the request alone, nothing ran.
-    Unread,
+    /// The bridge died without a result; this is it if another one does not help.
+    Lost(Outcome),
 }
 
 impl Incoming {
+    /// What another bridge has to know to go on; `None` if no agent can have got anything.
+    pub(crate) fn progress(&self) -> Option<Resume> {
+        (!self.progress.instance.is_empty()).then(|| self.progress.clone())
+    }
+
+    /// Goes on with another bridge, which has been told the progress.
+    pub(crate) fn go_on(&mut self, other: Incoming) {
+        self.reading = other.reading;
+        self.read = other.read;
+        self.heard = false;
+    }
+
     /// The next message; after `Result` there is none. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Message {
         loop {
@@ -75,7 +98,12 @@ impl Incoming {
                 Ok(0) => return self.broken("it closed the connection"),
                 Ok(_) => self.heard = true,
                 // A Unix socket is reset only by an end that was never accepted, or that had not read everything.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !self.heard => return Message::Unread,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !self.heard => {
+                    return Message::Lost(Outcome::Unreachable(Failure::new(
+                        Kind::Bridge,
+                        "the bridge ended before it took the request; try again",
+                    )));
+                }
                 Err(error) => return self.broken(&error.to_string()),
             }
         }
@@ -83,20 +111,30 @@ impl Incoming {
 
     fn message(&mut self, frame: Frame) -> Option<Message> {
         match frame {
+            Frame::Agent(json) => match serde_json::from_slice(&json) {
+                Ok(Resume { instance, .. }) => {
+                    self.progress.instance = instance;
+                    None
+                }
+                Err(error) => Some(self.broken(&format!("it names no agent: {error}"))),
+            },
             Frame::Started(_) => {
-                self.started = true;
+                self.progress.started = true;
                 Some(Message::Started)
             }
-            Frame::Stdout(data) => Some(Message::Stdout(data)),
-            Frame::Stderr(data) => Some(Message::Stderr(data)),
+            Frame::Stdout(data) => {
+                self.progress.stdout += data.len() as u64;
+                Some(Message::Stdout(data))
+            }
+            Frame::Stderr(data) => {
+                self.progress.stderr += data.len() as u64;
+                Some(Message::Stderr(data))
+            }
             Frame::StdinAck { offset, closed } => {
-                let newly = offset.saturating_sub(self.acknowledged);
-                self.acknowledged = self.acknowledged.max(offset);
+                self.acknowledge(offset);
                 if closed {
                     // Whoever waits to write more learns that nobody wants it.
                     self.window.close();
-                } else {
-                    self.window.add_permits(newly.min(STDIN_WINDOW as u64) as usize);
                 }
                 None
             }
@@ -110,13 +148,29 @@ impl Incoming {
         }
     }
 
+    fn acknowledge(&mut self, offset: u64) {
+        let mut newly = offset.saturating_sub(self.progress.stdin) as usize;
+        self.progress.stdin += newly as u64;
+        self.window.add_permits(newly.min(STDIN_WINDOW));
+        let mut pieces = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(first) = pieces.front_mut() {
+            if first.len() > newly {
+                first.advance(newly);
+                return;
+            }
+            newly -= first.len();
+            pieces.pop_front();
+        }
+    }
+
     /// The bridge is gone without a result.
     fn broken(&self, why: &str) -> Message {
-        let fate = match self.started {
-            true => "the command may still run in the pod",
-            false => "the command may have started",
+        let fate = match (self.progress.started, self.progress.instance.is_empty()) {
+            (true, _) => "the command may still run in the pod",
+            (false, false) => "the command may have started",
+            (false, true) => "what was asked may have been done",
         };
-        Message::Result(Outcome::lost(
+        Message::Lost(Outcome::lost(
             Kind::BridgeLost,
             format!("the bridge was lost ({why}); {fate}"),
         ))
@@ -126,11 +180,44 @@ impl Incoming {
 /// Clones write to the same connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
-    writing: Arc<Mutex<OwnedWriteHalf>>,
+    writing: Arc<Mutex<Writing>>,
     window: Arc<Semaphore>,
+    unacknowledged: Unacknowledged,
+}
+
+#[derive(Debug)]
+struct Writing {
+    half: OwnedWriteHalf,
+    /// Stdin's end was sent.
+    ended: bool,
+}
+
+impl Writing {
+    async fn send(&mut self, frame: Frame) -> io::Result<()> {
+        let (header, payload) = frame.encode();
+        self.half.write_all(&header).await?;
+        self.half.write_all(&payload).await
+    }
 }
 
 impl Outgoing {
+    /// Goes on with another bridge, which gets again what was not acknowledged.
+    pub(crate) async fn go_on(&self, other: Outgoing) {
+        let mut writing = self.writing.lock().await;
+        let pieces: Vec<Bytes> = {
+            let pieces = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+            pieces.iter().cloned().collect()
+        };
+        std::mem::swap(&mut writing.half, &mut other.writing.lock().await.half);
+        for piece in pieces {
+            // A bridge that has gone as well is noticed by the reading side.
+            let _ = writing.send(Frame::Stdin(piece)).await;
+        }
+        if writing.ended {
+            let _ = writing.send(Frame::StdinEof).await;
+        }
+    }
+
     pub(super) async fn request(&mut self, json: Vec<u8>) -> Result<(), Failure> {
         if json.len() >= MAX_LENGTH {
             return Err(Failure::usage(format!(
@@ -143,10 +230,7 @@ impl Outgoing {
     }
 
     async fn send(&self, frame: Frame) -> io::Result<()> {
-        let (header, payload) = frame.encode();
-        let mut writing = self.writing.lock().await;
-        writing.write_all(&header).await?;
-        writing.write_all(&payload).await
+        self.writing.lock().await.send(frame).await
     }
 
     /// False once nobody wants stdin any more. Waits while the window is full.
@@ -157,16 +241,21 @@ impl Outgoing {
                 return false;
             };
             room.forget();
-            if self.send(Frame::Stdin(chunk)).await.is_err() {
-                return false;
+            let mut writing = self.writing.lock().await;
+            {
+                let mut pieces = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+                pieces.push_back(chunk.clone());
             }
+            // It is kept: the reading side notices a bridge that has gone, and the next one gets it.
+            let _ = writing.send(Frame::Stdin(chunk)).await;
         }
         true
     }
 
     pub(crate) async fn stdin_eof(&self) {
-        // A bridge that has gone is noticed by the reading side.
-        let _ = self.send(Frame::StdinEof).await;
+        let mut writing = self.writing.lock().await;
+        writing.ended = true;
+        let _ = writing.send(Frame::StdinEof).await;
     }
 
     pub(crate) async fn signal(&self, number: u8) {

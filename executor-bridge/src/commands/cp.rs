@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::progress::Progress;
-use super::{conclude, result, runtime, unread};
+use super::{conclude, result, runtime};
 use crate::cli::{CpOptions, TargetOptions};
 use crate::client::{self, Message};
 use crate::config::{self, Process};
@@ -166,9 +166,8 @@ impl Copy {
         let receiving = async {
             loop {
                 match incoming.next().await {
-                    Message::Result(outcome) => return outcome,
+                    Message::Result(outcome) | Message::Lost(outcome) => return outcome,
                     // Of a transfer the end alone counts, and that was not reached.
-                    Message::Unread => return unread(),
                     Message::Started | Message::Stdout(_) | Message::Stderr(_) => {}
                 }
             }
@@ -207,8 +206,7 @@ impl Copy {
                         };
                     }
                 }
-                Message::Result(outcome) => break outcome,
-                Message::Unread => break unread(),
+                Message::Result(outcome) | Message::Lost(outcome) => break outcome,
                 Message::Started | Message::Stderr(_) => {}
             }
         };

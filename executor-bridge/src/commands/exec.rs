@@ -8,13 +8,14 @@ use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::stdio;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::{conclude, runtime, unread};
+use super::{conclude, runtime};
 use crate::cli::{ExecOptions, TargetOptions};
-use crate::client::{self, Message, Outgoing};
+use crate::client::{self, Incoming, Message, Outgoing};
 use crate::config::{self, Process};
 use crate::daemon;
 use crate::error::{Failure, Kind};
@@ -22,13 +23,14 @@ use crate::exit;
 use crate::protocol::octets::Octets;
 use crate::protocol::request::{Exec, Input, Operation, Request};
 use crate::protocol::result::Outcome;
+use crate::protocol::target::{Identified, hex};
 use crate::terminal;
 
 const STDIN_CHUNK: usize = 64 * 1024;
 /// So many interrupts that the command ignores, and we leave; the bridge then ends its tree.
 const PATIENCE: usize = 3;
-/// A request that its bridge never read is given to another one, so often.
-const ATTEMPTS: usize = 3;
+/// Bridges that die under one command, until we give up.
+const BRIDGES: usize = 5;
 
 pub(super) fn run(target: TargetOptions, options: daemon::Options, command: ExecOptions) -> Result<u8, Failure> {
     let container = target.container.clone();
@@ -40,22 +42,19 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Exec
         operation: Operation::Exec(Box::new(exec(command, takes_stdin)?)),
     };
     let runtime = runtime()?;
-    let ended = runtime.block_on(async {
-        for _ in 0..ATTEMPTS {
-            let conversation = client::begin(&identified, options, &request).await?;
-            match converse(conversation, takes_stdin, tty).await? {
-                Ended::Unread => {}
-                ended => return Ok(ended),
-            }
-        }
-        Ok(Ended::Outcome(unread()))
-    });
+    let conversing = Conversing {
+        identified,
+        options,
+        request,
+        takes_stdin,
+        tty,
+    };
+    let ended = runtime.block_on(conversing.run());
     // A thread that reads our stdin may wait for ever.
     runtime.shutdown_background();
     match ended? {
         Ended::Outcome(outcome) => Ok(conclude(&outcome)),
         Ended::Left(code) => Ok(code),
-        Ended::Unread => Ok(conclude(&unread())),
     }
 }
 
@@ -70,7 +69,11 @@ fn exec(command: ExecOptions, takes_stdin: bool) -> Result<Exec, Failure> {
     });
     let timeout = command.timeout.map(Duration::try_from_secs_f64).transpose();
     let timeout = timeout.map_err(|error| Failure::usage(format!("--timeout: {error}")))?;
+    let mut id = [0; 16];
+    // The kernel gives so few bytes at once, always.
+    let _ = getrandom(&mut id, GetRandomFlags::empty());
     Ok(Exec {
+        exec_id: Some(hex(&id)),
         argv: Some(command.command.into_iter().map(octets).collect()),
         env: env.collect::<Result<_, _>>()?,
         cwd: command.cwd.map(octets),
@@ -89,59 +92,85 @@ enum Ended {
     Outcome(Outcome),
     /// Without waiting for the command.
     Left(u8),
-    /// A dying bridge did not take the request: the next one will.
-    Unread,
 }
 
-async fn converse(conversation: client::Conversation, takes_stdin: bool, tty: bool) -> Result<Ended, Failure> {
-    let client::Conversation { mut incoming, outgoing } = conversation;
-    let mut signals = Signals::watch(tty)?;
-    let _raw = match tty {
-        true => terminal::Raw::enter()
-            .map_err(|error| Failure::new(Kind::Internal, format!("the terminal cannot be made raw: {error}")))?,
-        false => None,
-    };
-    let printer = Printer::start();
-    let (mut started, mut interrupts) = (false, 0);
-    let mut unprinted = None;
-    let ended = loop {
-        tokio::select! {
-            room = printer.queue.reserve(), if unprinted.is_some() => match (room, unprinted.take()) {
-                (Ok(room), Some(output)) => room.send(output),
-                // Nobody reads our output: leaving ends the command.
-                _ => break Ended::Left(exit::BROKEN_PIPE),
-            },
-            message = incoming.next(), if unprinted.is_none() => match message {
-                Message::Started => {
-                    started = true;
-                    // Not earlier: until then the request is all that was sent, and if it was not read, nothing ran.
-                    if takes_stdin {
-                        tokio::spawn(forward_stdin(outgoing.clone()));
+struct Conversing {
+    identified: Identified,
+    options: daemon::Options,
+    request: Request,
+    takes_stdin: bool,
+    tty: bool,
+}
+
+impl Conversing {
+    async fn run(mut self) -> Result<Ended, Failure> {
+        let (takes_stdin, tty) = (self.takes_stdin, self.tty);
+        let client::Conversation { mut incoming, outgoing } =
+            client::begin(&self.identified, self.options, &self.request).await?;
+        let mut signals = Signals::watch(tty)?;
+        let _raw = match tty {
+            true => terminal::Raw::enter()
+                .map_err(|error| Failure::new(Kind::Internal, format!("the terminal cannot be made raw: {error}")))?,
+            false => None,
+        };
+        let printer = Printer::start();
+        let (mut started, mut interrupts, mut bridges) = (false, 0, 0);
+        let mut unprinted = None;
+        let ended = loop {
+            tokio::select! {
+                room = printer.queue.reserve(), if unprinted.is_some() => match (room, unprinted.take()) {
+                    (Ok(room), Some(output)) => room.send(output),
+                    // Nobody reads our output: leaving ends the command.
+                    _ => break Ended::Left(exit::BROKEN_PIPE),
+                },
+                message = incoming.next(), if unprinted.is_none() => match message {
+                    Message::Started => {
+                        started = true;
+                        // Not earlier: until then the request is all that was sent, and if it was not read, nothing ran.
+                        if takes_stdin {
+                            tokio::spawn(forward_stdin(outgoing.clone()));
+                        }
                     }
-                }
-                Message::Unread => break Ended::Unread,
-                Message::Stdout(data) => unprinted = Some((Stream::Stdout, data)),
-                Message::Stderr(data) => unprinted = Some((Stream::Stderr, data)),
-                Message::Result(outcome) => break Ended::Outcome(outcome),
-            },
-            event = signals.next() => match event {
-                Event::Resized => {
-                    let size = terminal::size();
-                    outgoing.resize(size.rows, size.cols).await;
-                }
-                Event::Signal(number) => {
-                    interrupts += 1;
-                    if !started || interrupts > PATIENCE {
-                        break Ended::Left(128 + number);
+                    Message::Lost(outcome) => {
+                        bridges += 1;
+                        if bridges == BRIDGES || self.go_on(&mut incoming, &outgoing).await.is_err() {
+                            break Ended::Outcome(outcome);
+                        }
                     }
-                    outgoing.signal(number).await;
-                }
-            },
+                    Message::Stdout(data) => unprinted = Some((Stream::Stdout, data)),
+                    Message::Stderr(data) => unprinted = Some((Stream::Stderr, data)),
+                    Message::Result(outcome) => break Ended::Outcome(outcome),
+                },
+                event = signals.next() => match event {
+                    Event::Resized => {
+                        let size = terminal::size();
+                        outgoing.resize(size.rows, size.cols).await;
+                    }
+                    Event::Signal(number) => {
+                        interrupts += 1;
+                        if !started || interrupts > PATIENCE {
+                            break Ended::Left(128 + number);
+                        }
+                        outgoing.signal(number).await;
+                    }
+                },
+            }
+        };
+        match (printer.finish(), ended) {
+            (true, ended) => Ok(ended),
+            (false, _) => Ok(Ended::Left(exit::BROKEN_PIPE)),
         }
-    };
-    match (printer.finish(), ended) {
-        (true, ended) => Ok(ended),
-        (false, _) => Ok(Ended::Left(exit::BROKEN_PIPE)),
+    }
+
+    /// Goes on with another bridge.
+    async fn go_on(&mut self, incoming: &mut Incoming, outgoing: &Outgoing) -> Result<(), Failure> {
+        if let Operation::Exec(exec) = &mut self.request.operation {
+            exec.resume = incoming.progress();
+        }
+        let next = client::begin(&self.identified, self.options, &self.request).await?;
+        incoming.go_on(next.incoming);
+        outgoing.go_on(next.outgoing).await;
+        Ok(())
     }
 }
 

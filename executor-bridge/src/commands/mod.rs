@@ -100,16 +100,8 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 async fn result(mut conversation: Conversation) -> Outcome {
     loop {
         match conversation.incoming.next().await {
-            Message::Result(outcome) => return outcome,
-            Message::Unread => return unread(),
+            Message::Result(outcome) | Message::Lost(outcome) => return outcome,
             Message::Started | Message::Stdout(_) | Message::Stderr(_) => {}
         }
     }
-}
-
-fn unread() -> Outcome {
-    Outcome::Unreachable(Failure::new(
-        Kind::Bridge,
-        "the bridge ended before it took the request; try again",
-    ))
 }

@@ -18,6 +18,7 @@ pub(crate) enum Frame {
     Stdout(Bytes),
     Stderr(Bytes),
     StdinAck { offset: u64, closed: bool },
+    Agent(Bytes),
     Result(Bytes),
 }
 
@@ -43,6 +44,7 @@ mod kind {
     pub(super) const STDOUT: u8 = 0x11;
     pub(super) const STDERR: u8 = 0x12;
     pub(super) const STDIN_ACK: u8 = 0x13;
+    pub(super) const AGENT: u8 = 0x14;
     pub(super) const RESULT: u8 = 0x1f;
 }
 
@@ -69,6 +71,7 @@ impl Frame {
                 payload.put_u8(closed.into());
                 (kind::STDIN_ACK, payload.freeze())
             }
+            Frame::Agent(json) => (kind::AGENT, json),
             Frame::Result(json) => (kind::RESULT, json),
         };
         let length = (payload.len() + 1) as u32;
@@ -113,6 +116,7 @@ impl Frame {
                 offset: payload.get_u64(),
                 closed: payload[0] != 0,
             },
+            kind::AGENT => Frame::Agent(payload),
             kind::RESULT => Frame::Result(payload),
             kind::STDIN_EOF | kind::SIGNAL | kind::RESIZE | kind::STDIN_ACK => return wrong,
             other => return Err(FrameError::UnknownType(other)),

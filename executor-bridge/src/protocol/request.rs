@@ -81,6 +81,26 @@ pub(crate) struct Exec {
     pub stdout: Output,
     #[serde(default)]
     pub stderr: Output,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
+}
+
+/// How far an exec came through another bridge, which died. `requires` names it, so that no bridge begins again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resume {
+    /// The agent that may have the exec, and the only one that is asked.
+    pub instance: String,
+    /// The client was told that it started.
+    #[serde(default)]
+    pub started: bool,
+    /// Bytes of output that the client has.
+    #[serde(default)]
+    pub stdout: u64,
+    #[serde(default)]
+    pub stderr: u64,
+    /// Offset in stdin of the first STDIN frame.
+    #[serde(default)]
+    pub stdin: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +176,7 @@ const KNOWN: &[&str] = &[
     "mtime_ns",
     "no_follow",
     "container",
+    "resume",
 ];
 
 impl Request {
@@ -199,11 +220,12 @@ impl Request {
             Operation::Status => ("status", serde_json::json!({})),
             Operation::Stop => ("stop", serde_json::json!({})),
         };
+        let resumes = matches!(&self.operation, Operation::Exec(exec) if exec.resume.is_some());
         let mut envelope = serde_json::to_value(Envelope {
             v: VERSION,
             op: op.into(),
             container: self.container.clone(),
-            requires: Vec::new(),
+            requires: resumes.then(|| "resume".to_owned()).into_iter().collect(),
         })?;
         if let (Some(envelope), serde_json::Value::Object(body)) = (envelope.as_object_mut(), body) {
             envelope.extend(body);
@@ -237,6 +259,9 @@ impl Exec {
         }
         if self.exec_id.is_some() && self.id().is_none() {
             return Err(RequestError::Invalid("exec_id must be 32 hexadecimal digits"));
+        }
+        if self.resume.is_some() && self.exec_id.is_none() {
+            return Err(RequestError::Invalid("resume needs the exec_id of what is resumed"));
         }
         if self.pty.is_some() && self.stderr == Output::Fd {
             return Err(RequestError::Invalid(

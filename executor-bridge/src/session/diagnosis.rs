@@ -81,6 +81,34 @@ impl Patience {
     }
 }
 
+/// The agent that an operation may have reached, behind a link that broke.
+#[derive(Debug, Clone)]
+pub(super) struct Home {
+    instance: String,
+    place: Option<Place>,
+    /// Why the link broke, as a phrase.
+    reason: String,
+}
+
+impl Home {
+    pub(super) fn behind(connection: &Connection, hint: &str) -> Self {
+        Self {
+            instance: connection.agent.instance.clone(),
+            place: connection.place.clone(),
+            reason: connection.handle.ended().unwrap_or_else(|| hint.to_owned()),
+        }
+    }
+
+    /// As another bridge knew it, which died.
+    pub(super) fn of_another_bridge(instance: String) -> Self {
+        Self {
+            instance,
+            place: None,
+            reason: "its bridge died".into(),
+        }
+    }
+}
+
 pub(super) enum Recovery {
     /// A connection to the same agent.
     Again(Arc<Connection>),
@@ -119,9 +147,8 @@ impl Seen {
     }
 }
 
-/// Seeks a link to the agent that `home` led to, until there is one, or it is clear that there will be none.
-pub(super) async fn recover(container: &Container, home: &Connection, hint: &str, patience: &mut Patience) -> Recovery {
-    let reason = home.handle.ended().unwrap_or_else(|| hint.to_owned());
+/// Seeks a link to the agent at `home`, until there is one, or it is clear that there will be none.
+pub(super) async fn recover(container: &Container, home: &Home, patience: &mut Patience) -> Recovery {
     let pod = container.linker.pod();
     let mut seen = Seen::default();
     let mut last = None;
@@ -134,7 +161,7 @@ pub(super) async fn recover(container: &Container, home: &Connection, hint: &str
         }
         if seen.other_agent.is_none() {
             match container.reconnect().await {
-                Ok(connection) if connection.agent.instance == home.agent.instance => {
+                Ok(connection) if connection.agent.instance == home.instance => {
                     return Recovery::Again(connection);
                 }
                 Ok(_) => seen.other_agent = Some(Instant::now()),
@@ -147,7 +174,7 @@ pub(super) async fn recover(container: &Container, home: &Connection, hint: &str
         // Without Kubernetes there is nobody who could tell why.
         let other = seen.other_agent.is_some();
         if other && home.place.is_none() || seen.for_long() || patience.is_over() {
-            return Recovery::Over(over(pod, &reason, other, last.as_ref()));
+            return Recovery::Over(over(pod, &home.reason, other, last.as_ref()));
         }
     }
 }
@@ -174,12 +201,11 @@ fn over(pod: &str, reason: &str, other_agent: bool, last: Option<&Failure>) -> O
 }
 
 /// What became of an operation that cannot go on over another link.
-pub(super) async fn lost(container: &Container, home: &Connection, hint: &str) -> Outcome {
-    match recover(container, home, hint, &mut Patience::new(FILES)).await {
+pub(super) async fn lost(container: &Container, home: &Home) -> Outcome {
+    match recover(container, home, &mut Patience::new(FILES)).await {
         Recovery::Over(outcome) => outcome,
         Recovery::Again(_) => {
-            let reason = home.handle.ended().unwrap_or_else(|| hint.to_owned());
-            let pod = container.linker.pod();
+            let (pod, reason) = (container.linker.pod(), &home.reason);
             Outcome::lost(
                 Kind::LinkLost,
                 format!("the link to {pod} broke ({reason}); the agent lives, try again"),

@@ -13,7 +13,7 @@ use tonic::{Status, Streaming};
 
 use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
-use super::diagnosis::{self, Patience, Recovery};
+use super::diagnosis::{self, Home, Patience, Recovery};
 use super::{Client, Connection, gone, internal, status};
 use crate::error::{FailedKind, Failure};
 use crate::protocol::frame::{Frame, MAX_LENGTH};
@@ -55,13 +55,11 @@ pub(super) async fn get(container: &Container, request: request::Get, mut client
                 return status::outcome(&status);
             }
             // A file is written again from its start; frames are gone.
-            let hint = status::reason(&status);
+            let home = Home::behind(&connection, &status::reason(&status));
             match &file {
-                None => return diagnosis::lost(container, &connection, &hint).await,
+                None => return diagnosis::lost(container, &home).await,
                 Some(_) => {
-                    if let Recovery::Over(outcome) =
-                        diagnosis::recover(container, &connection, &hint, &mut patience).await
-                    {
+                    if let Recovery::Over(outcome) = diagnosis::recover(container, &home, &mut patience).await {
                         return outcome;
                     }
                 }
@@ -94,8 +92,8 @@ where
         if !diagnosis::is_broken_link(&status, &connection) {
             return Err(status::outcome(&status));
         }
-        let hint = status::reason(&status);
-        connection = match diagnosis::recover(container, &connection, &hint, patience).await {
+        let home = Home::behind(&connection, &status::reason(&status));
+        connection = match diagnosis::recover(container, &home, patience).await {
             Recovery::Again(connection) => connection,
             Recovery::Over(outcome) => return Err(outcome),
         };

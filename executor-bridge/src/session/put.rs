@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
-use super::diagnosis::{self, Patience, Recovery};
+use super::diagnosis::{self, Home, Patience, Recovery};
 use super::{Client, Connection, Input, bad_request, gone, status};
 use crate::error::FailedKind;
 use crate::protocol::frame::Frame;
@@ -39,12 +39,12 @@ pub(super) async fn put(container: &Container, request: request::Put, mut client
         },
     };
     let mut patience = Patience::new(container.linker.timeout());
-    let mut home: Option<(Arc<Connection>, String)> = None;
+    let mut home: Option<Home> = None;
     loop {
         let linked = async {
             match &home {
                 None => container.connection().await.map_err(Outcome::Unreachable),
-                Some((broken, hint)) => match diagnosis::recover(container, broken, hint, &mut patience).await {
+                Some(home) => match diagnosis::recover(container, home, &mut patience).await {
                     Recovery::Again(connection) => Ok(connection),
                     Recovery::Over(outcome) => Err(outcome),
                 },
@@ -70,12 +70,12 @@ pub(super) async fn put(container: &Container, request: request::Put, mut client
         match transfer.run(header.clone(), file.as_ref(), &mut client).await {
             Ok(outcome) => return outcome,
             Err(status) if diagnosis::is_broken_link(&status, &connection) => {
-                let hint = status::reason(&status);
+                let broken = Home::behind(&connection, &status::reason(&status));
                 // A file can be read again, and nothing was renamed if the agent did not say so; frames are gone.
                 if file.is_none() {
-                    return diagnosis::lost(container, &connection, &hint).await;
+                    return diagnosis::lost(container, &broken).await;
                 }
-                home = Some((connection, hint));
+                home = Some(broken);
             }
             Err(status) => return status::outcome(&status),
         }

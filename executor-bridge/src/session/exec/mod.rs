@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 use tonic::{Status, Streaming};
 
 use super::container::Container;
-use super::diagnosis::{self, Recovery};
+use super::diagnosis::{self, Home, Patience, Recovery};
 use super::{Client, Connection, Errands, status};
 use crate::error::{Failure, Kind};
 use crate::protocol::request;
-use crate::protocol::result::Outcome;
+use crate::protocol::result::{Ended, Outcome};
 use prepare::Prepared;
 use running::{End, Running, Sink, Wires};
 
@@ -46,14 +46,18 @@ pub(super) async fn run(
         stdin_file,
         stdout,
         stderr,
+        resume,
     } = prepared;
     let (links, watched) = watch::channel(None);
     let (pieces, queued_pieces) = mpsc::unbounded_channel();
     let (controls, queued_controls) = mpsc::unbounded_channel();
     let (acks, incoming_acks) = mpsc::unbounded_channel();
     let (unreadable, broken_stdin) = mpsc::channel(1);
+    let progress = resume.unwrap_or_default();
+    // A file is read from its start; the agent drops what it has.
+    let from = if stdin_file.is_some() { 0 } else { progress.stdin };
     let mut tasks = JoinSet::new();
-    tasks.spawn(stdin::pump(id, watched.clone(), queued_pieces, acks));
+    tasks.spawn(stdin::pump(id, from, watched.clone(), queued_pieces, acks));
     tasks.spawn(control::send(id, watched, queued_controls));
     if let Some(file) = stdin_file {
         let pieces = pieces.clone();
@@ -70,33 +74,32 @@ pub(super) async fn run(
         wires: Wires { pieces, controls },
         acks: incoming_acks,
         broken_stdin,
-        stdout: Sink::new(stdout),
-        stderr: Sink::new(stderr),
-        started: false,
+        stdout: Sink::new(stdout, progress.stdout),
+        stderr: Sink::new(stderr, progress.stderr),
+        started: progress.started,
         outbox: None,
         exit: None,
     };
+    let home = (!progress.instance.is_empty()).then(|| Home::of_another_bridge(progress.instance));
     let mut carrier = Carrier {
         container,
         start,
         running,
         links,
-        home: None,
+        home,
     };
     let over = carrier.carry().await;
-    let Some(home) = carrier.home else {
-        return match over {
-            Over::Closed(outcome) | Over::Cancel(outcome) | Over::Lost(outcome) => outcome,
-        };
-    };
+    let Carrier { home, .. } = carrier;
     match over {
-        Over::Closed(outcome) => {
-            errands.send(release(home, id));
+        Over::Closed(connection, outcome) => {
+            errands.send(release(connection, id));
             outcome
         }
         // Sent or not, started or not: the agent fences the id.
         Over::Cancel(outcome) => {
-            errands.send(cancel(container.clone(), home, id));
+            if let Some(home) = home {
+                errands.send(cancel(container.clone(), home, id));
+            }
             outcome
         }
         Over::Lost(outcome) => outcome,
@@ -104,7 +107,7 @@ pub(super) async fn run(
 }
 
 enum Over {
-    Closed(Outcome),
+    Closed(Arc<Connection>, Outcome),
     /// The command is to end.
     Cancel(Outcome),
     /// There is nobody to tell.
@@ -117,43 +120,36 @@ struct Carrier<'a> {
     start: StartRequest,
     running: Running,
     links: watch::Sender<Option<Arc<Connection>>>,
-    /// The last connection that may have carried the start: this agent and no other has the exec.
-    home: Option<Arc<Connection>>,
+    /// Where the start may have arrived: this agent and no other has the exec.
+    home: Option<Home>,
 }
 
 impl Carrier<'_> {
     async fn carry(&mut self) -> Over {
         let mut hint = String::new();
-        let mut patience = diagnosis::Patience::new(LEASE);
+        let mut patience = Patience::new(LEASE);
         loop {
             let connection = match self.link(&hint, &mut patience).await {
                 Ok(connection) => connection,
                 Err(over) => return over,
             };
-            let before = self.home.replace(connection.clone());
+            let before = self.home.replace(Home::behind(&connection, "the client went away"));
+            if before.is_none() && self.running.tell_agent(&connection.agent.instance).await.is_err() {
+                return Over::Cancel(Outcome::Cancelled(Ended::default()));
+            }
             let mut moved = false;
             let status = match self.open(&connection).await {
                 Ok(Ok(events)) => {
                     self.links.send_replace(Some(connection.clone()));
                     match self.running.follow(events, &mut moved).await {
-                        End::Closed(outcome) => return Over::Closed(outcome),
+                        End::Closed(outcome) => return Over::Closed(connection, outcome),
                         End::Cancel(outcome) => return Over::Cancel(outcome),
                         End::Broken(status) => status,
                     }
                 }
-                Ok(Err(status)) if diagnosis::provably_not_sent(&status) => {
-                    connection
-                        .handle
-                        .end("the connection had ended before the request was sent");
-                    self.home.clone_from(&before);
-                    status
-                }
                 Ok(Err(status)) => status,
                 Err(outcome) => return Over::Cancel(outcome),
             };
-            if moved {
-                patience = diagnosis::Patience::new(LEASE);
-            }
             if !diagnosis::is_broken_link(&status, &connection) {
                 return Over::Lost(self.refused(&status, before.is_some()));
             }
@@ -163,11 +159,22 @@ impl Carrier<'_> {
                 reason = hint,
                 "the link of an exec broke"
             );
+            if moved {
+                patience = Patience::new(LEASE);
+            }
+            if !moved && diagnosis::provably_not_sent(&status) {
+                connection
+                    .handle
+                    .end("the connection had ended before the request was sent");
+                self.home = before;
+            } else {
+                self.home = Some(Home::behind(&connection, &hint));
+            }
         }
     }
 
     /// A link to the agent that has the exec; to any, as long as none has.
-    async fn link(&mut self, hint: &str, patience: &mut diagnosis::Patience) -> Result<Arc<Connection>, Over> {
+    async fn link(&mut self, hint: &str, patience: &mut Patience) -> Result<Arc<Connection>, Over> {
         let Some(home) = &self.home else {
             let linked = async {
                 patience.pause().await;
@@ -183,7 +190,7 @@ impl Carrier<'_> {
                 Err(outcome) => Err(Over::Lost(outcome)),
             };
         };
-        let recovered = diagnosis::recover(self.container, home, hint, patience);
+        let recovered = diagnosis::recover(self.container, home, patience);
         match self.running.meanwhile(recovered).await {
             Ok(Recovery::Again(connection)) => Ok(connection),
             Ok(Recovery::Over(outcome)) => Err(Over::Lost(outcome)),
@@ -237,28 +244,27 @@ async fn release(connection: Arc<Connection>, id: [u8; 16]) {
     let _ = connection.exec().release(ReleaseRequest { exec_id }).await;
 }
 
-/// Over another link too, if this one has just broken.
-async fn cancel(container: Arc<Container>, mut connection: Arc<Connection>, id: [u8; 16]) {
-    let mut patience = diagnosis::Patience::new(CANCEL);
-    loop {
+/// Over another link too, if the exec's own has just broken.
+async fn cancel(container: Arc<Container>, home: Home, id: [u8; 16]) {
+    let mut patience = Patience::new(CANCEL);
+    let reason = loop {
+        let connection = match diagnosis::recover(&container, &home, &mut patience).await {
+            Recovery::Again(connection) => connection,
+            // Who is gone has ended it.
+            Recovery::Over(_) => break "there is no link to it any more".to_owned(),
+        };
         let request = CancelRequest {
             exec_id: Bytes::copy_from_slice(&id),
             reason: "its client went away".into(),
         };
-        let Err(status) = connection.exec().cancel(request).await else {
-            return;
-        };
-        let hint = status::reason(&status);
-        if diagnosis::is_broken_link(&status, &connection)
-            && let Recovery::Again(again) = diagnosis::recover(&container, &connection, &hint, &mut patience).await
-        {
-            connection = again;
-            continue;
+        match connection.exec().cancel(request).await {
+            Ok(_) => return,
+            Err(status) if diagnosis::is_broken_link(&status, &connection) => {}
+            Err(status) => break status::reason(&status),
         }
-        tracing::warn!(
-            error = hint,
-            "cancel did not reach the agent; if it lives, the lease will end the command"
-        );
-        return;
-    }
+    };
+    tracing::warn!(
+        reason,
+        "cancel did not reach the agent; if it lives, the lease will end the command"
+    );
 }

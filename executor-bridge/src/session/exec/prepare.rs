@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::descriptor::{self, Access, LocalFile};
 use super::super::{Client, bad_request};
-use crate::protocol::request::{self, Size};
+use crate::protocol::request::{self, Resume, Size};
 use crate::protocol::result::Outcome;
 
 pub(super) struct Prepared {
@@ -19,6 +19,7 @@ pub(super) struct Prepared {
     pub(super) stdin_file: Option<LocalFile>,
     pub(super) stdout: Option<LocalFile>,
     pub(super) stderr: Option<LocalFile>,
+    pub(super) resume: Option<Resume>,
 }
 
 pub(super) async fn prepare(request: request::Exec, client: &mut Client) -> Result<Prepared, Outcome> {
@@ -81,6 +82,7 @@ pub(super) async fn prepare(request: request::Exec, client: &mut Client) -> Resu
         stdin_file,
         stdout,
         stderr,
+        resume: request.resume,
     })
 }
 

@@ -49,8 +49,8 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    pub(super) fn new(file: Option<LocalFile>) -> Self {
-        Self { file, offset: 0 }
+    pub(super) fn new(file: Option<LocalFile>, offset: u64) -> Self {
+        Self { file, offset }
     }
 }
 
@@ -78,6 +78,12 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Tells the client, before anything is sent, which agent may have the exec from now on. An error: it has gone.
+    pub(super) async fn tell_agent(&self, instance: &str) -> Result<(), mpsc::error::SendError<Frame>> {
+        let json = serde_json::json!({ "instance": instance }).to_string();
+        self.client.replies.send(Frame::Agent(json.into())).await
+    }
+
     /// Waits for something else while the client is heard; its outcome if it ends the exec.
     pub(super) async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Result<T, Outcome> {
         tokio::pin!(something);

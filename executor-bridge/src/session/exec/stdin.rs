@@ -36,14 +36,19 @@ pub(super) struct Ack {
 }
 
 /// Sends what is queued until its end, until the command wants no more, or until the exec is over; what a broken link
-/// means is for the output's side to judge. Opens a call only when there is something to send.
+/// means is for the output's side to judge. Opens a call only when there is something to send. `from`: offset of the first piece.
 pub(super) async fn pump(
     id: [u8; 16],
+    from: u64,
     mut links: watch::Receiver<Option<Arc<Connection>>>,
     mut pieces: mpsc::UnboundedReceiver<Piece>,
     acks: mpsc::UnboundedSender<Ack>,
 ) {
-    let mut pending = Pending::default();
+    let mut pending = Pending {
+        end: from,
+        taken: from,
+        ..Pending::default()
+    };
     match pieces.recv().await {
         Some(piece) => pending.add(piece),
         None => return,
