@@ -73,9 +73,13 @@ cluster_agent() {
 }
 
 # The cgroup NAME in every hierarchy: one part for the daemons, the rest the kubelet's.
+# The cluster counts for many processes, not for one: what runs beside it must not starve the pods.
 make_cgroups() {
 	local r d f
 	for r in $(cgroup_roots); do
+		mkdir -p "$r/$NAME"
+		[ ! -f "$r/$NAME/cpu.shares" ] || echo 16384 >"$r/$NAME/cpu.shares"
+		[ ! -f "$r/$NAME/cpu.weight" ] || echo 2000 >"$r/$NAME/cpu.weight"
 		for d in "$r/$NAME" "$r/$NAME/daemons"; do
 			mkdir -p "$d"
 			for f in cpuset.cpus cpuset.mems; do
