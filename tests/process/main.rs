@@ -58,13 +58,14 @@ fn a_killed_bridge_is_replaced_under_a_running_command() {
     stdout.read_line(&mut line).unwrap();
     let mut stdin = client.stdin.take().unwrap();
     stdin.write_all(b"before ").unwrap();
-    for _ in 0..2 {
+    // Killed, and told to end as when the package is replaced.
+    for signal in [Signal::KILL, Signal::TERM] {
         let mut bridges = Vec::new();
         eventually("one bridge runs", || {
             bridges = pair.bridges();
             bridges.len() == 1
         });
-        pair::kill(bridges[0], Signal::KILL);
+        pair::kill(bridges[0], signal);
         eventually("another one runs", || {
             pair.bridges().iter().any(|pid| *pid != bridges[0])
         });

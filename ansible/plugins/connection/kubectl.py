@@ -270,6 +270,7 @@ EXAMPLES = r"""
 import base64
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -294,11 +295,7 @@ LOCAL_TIMEOUT = 10  # seconds, for answers that need no pod
 
 
 class Lost(Exception):
-    pass
-
-
-class Unconnected(Lost):
-    pass
+    """A bridge does not answer, or no longer."""
 
 
 def octets(value):
@@ -328,39 +325,78 @@ def login_path(path):
     return os.path.normpath(path if path.startswith("/") else "/" + path)
 
 
+def connect(path, timeout=None):
+    """A socket to the bridge on `path`."""
+    bridge = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bridge.settimeout(timeout)
+        bridge.connect(path)
+        credentials = bridge.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        if struct.unpack("3i", credentials)[1] != os.geteuid():
+            raise PermissionError(errno.EPERM, "it is another user's")
+    except OSError as error:
+        bridge.close()
+        raise Lost(f"the bridge does not answer on {path}: {error.strerror or error}") from error
+    return bridge
+
+
 class Exchange:
-    """One operation: a connection to the bridge, a request, frames, a result. Closing it early cancels."""
+    """One operation: a request to a bridge, frames, a result. If the bridge dies, the next one that `dial(timeout)`
+    finds goes on where it was: an exec starts once, by its id, and files begin again. Closing it early cancels."""
 
     REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03  # types of frames, to the bridge and (below) from it
-    STARTED, STDOUT, STDERR, STDIN_ACK, RESULT = 0x10, 0x11, 0x12, 0x13, 0x1F
+    STARTED, STDOUT, STDERR, STDIN_ACK, AGENT, RESULT = 0x10, 0x11, 0x12, 0x13, 0x14, 0x1F
     WINDOW, CHUNK = 1 << 20, 1 << 16  # bytes of stdin that may be on their way, and in one frame
+    BRIDGES = 5  # that may die
 
-    def __init__(self, path, request, descriptors=(), timeout=None):
-        self._buffer = bytearray()
-        self.started = False
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.settimeout, self.close = self._socket.settimeout, self._socket.close
-        try:
-            self.settimeout(timeout)
-            self._socket.connect(path)
-            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            if struct.unpack("3i", credentials)[1] != os.geteuid():
-                raise Lost(f"the socket {path} is another user's")
-        except (OSError, Lost) as error:
-            self.close()
-            raise Unconnected(f"the bridge does not answer on {path}: {error}") from error
-        payload = json.dumps({"v": 1, **request}).encode()
+    def __init__(self, dial, request, descriptors=(), timeout=None):
+        self._dial, self._request, self._descriptors, self._timeout = dial, request, list(descriptors), timeout
+        self._agent, self.started, self._died = None, False, 0
+        self._received = {self.STDOUT: 0, self.STDERR: 0}
+        self._stdin, self._taken, self._end = bytearray(), 0, False  # not acknowledged, acknowledged, complete
+        self._begin()
+
+    def _begin(self):
+        self._buffer, self._sent, self._end_sent = bytearray(), 0, False
+        request = {"v": 1, **self._request}
+        if self._agent:
+            out, err = self._received.values()
+            progress = {"started": self.started, "stdout": out, "stderr": err, "stdin": self._taken}
+            request.update(requires=["resume"], resume={"instance": self._agent, **progress})
+        payload = json.dumps(request).encode()
         frame = struct.pack(">IB", len(payload) + 1, self.REQUEST) + payload
+        self._socket = self._dial(self._timeout)
         # A failure shows as the end of the stream when the answer is read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            rest = frame[socket.send_fds(self._socket, [frame], list(descriptors)) :]
+            rest = frame[socket.send_fds(self._socket, [frame], self._descriptors) :]
             if rest:
                 self._socket.sendall(rest)
 
-    def send(self, kind, payload=b""):
+    def close(self):
+        self._socket.close()
+
+    def settimeout(self, timeout):
+        self._timeout = timeout
+        self._socket.settimeout(timeout)
+
+    def write(self, data, end=False):
+        """Queues stdin; `receive` sends it."""
+        self._stdin += data
+        self._end |= end
+
+    def _send(self, kind, payload=b""):
         # After a failure the result that the bridge sent before it closed is still to be read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(struct.pack(">IB", len(payload) + 1, kind) + payload)
+
+    def _send_stdin(self):
+        while self._sent < min(len(self._stdin), self.WINDOW):
+            chunk = self._stdin[self._sent : self._sent + self.CHUNK]
+            self._send(self.STDIN, chunk)
+            self._sent += len(chunk)
+        if self._end and not self._end_sent and self._sent == len(self._stdin):
+            self._end_sent = True
+            self._send(self.STDIN_EOF)
 
     def _read(self, count):
         while len(self._buffer) < count:
@@ -377,10 +413,29 @@ class Exchange:
 
     def receive(self):
         """The next frame: its type, and its payload or, for JSON, its object."""
-        length, kind = struct.unpack(">IB", self._read(5))
-        payload = self._read(length - 1)
-        self.started |= kind == self.STARTED
-        return kind, json.loads(payload) if kind in (self.STARTED, self.RESULT) else payload
+        try:
+            self._send_stdin()
+            length, kind = struct.unpack(">IB", self._read(5))
+            payload = self._read(length - 1)
+        except Lost:
+            self._died += 1
+            self.close()
+            if self._died == self.BRIDGES:
+                raise
+            self._begin()
+            return self.receive()
+        if kind in self._received:
+            self._received[kind] += len(payload)
+        elif kind == self.STDIN_ACK:
+            offset, closed = struct.unpack(">QB", payload)
+            newly, self._taken = offset - self._taken, offset
+            self._sent -= newly
+            del self._stdin[: None if closed else newly]
+        else:
+            payload = json.loads(payload)
+            self.started |= kind == self.STARTED
+            self._agent = payload["instance"] if kind == self.AGENT else self._agent
+        return kind, payload
 
     def result(self):
         """Skips to the result, for operations whose data goes through descriptors."""
@@ -394,27 +449,25 @@ class Connection(ConnectionBase):
     transport = "kubectl"
     has_pipelining = True
     prefix = "kubectl"  # of the options; oc.py has another
-    _stock = None  # the stock plugin, if ansible_podbridge is false
+    METHODS = ("get_option", "_connect", "exec_command", "put_file", "fetch_file", "close", "reset")  # of every plugin
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
-        if not super().get_option("podbridge"):
+        for method in self.METHODS:
+            vars(self).pop(method, None)
+        if not self.get_option("podbridge"):
             name = {"kubectl": "kubernetes.core.kubectl", "oc": "community.okd.oc"}[self.prefix]
-            self._stock = connection_loader.get(name, self._play_context, os.devnull)
-            if self._stock is None:
+            stock = connection_loader.get(name, self._play_context, os.devnull)
+            if stock is None:
                 raise AnsibleError(f"ansible_podbridge is false, but the collection of {name} is not installed")
-            self._stock.set_options(task_keys=task_keys, var_options=var_options, direct=direct)
+            stock.set_options(task_keys=task_keys, var_options=var_options, direct=direct)
+            for method in self.METHODS:
+                setattr(self, method, functools.partial(self._through, stock, method))
 
-    def get_option(self, option, hostvars=None):
-        # With the stock plugin its own options count, also what it does not have.
-        source = self._stock if self._stock else super()
-        return source.get_option(option, hostvars=hostvars)
-
-    def _stock_plugin(self):
-        """The stock plugin, if it was asked for, with what core has given to this one."""
-        if self._stock:
-            self._stock.set_become_plugin(self.become)
-        return self._stock
+    def _through(self, stock, method, *args, **kwargs):
+        """The stock plugin's method, with what core has given to this one."""
+        stock.set_become_plugin(self.become)
+        return getattr(stock, method)(*args, **kwargs)
 
     def _option(self, name):
         try:
@@ -488,16 +541,16 @@ class Connection(ConnectionBase):
         message = answer.get("error", {}).get("message") or to_text(started.stderr).strip() or "it gave no reason"
         raise AnsibleConnectionFailure(f"no bridge for pod {self._pod()}: {message}")
 
-    def _dial(self, request, descriptors):
+    def _dial(self, timeout):
+        """A socket to the bridge of this target, which is started if there is none."""
         target = self._target()
         path = self._bridge_socket(target)
         try:
-            return Exchange(path or self._start_bridge(target), request, descriptors)
-        except Unconnected as reason:
-            if path is None:
-                raise
+            if path:
+                return connect(path, timeout)
+        except Lost as reason:
             display.vvv(f"PODBRIDGE {reason}", host=self._pod())
-        return Exchange(self._start_bridge(target), request, descriptors)
+        return connect(self._start_bridge(target), timeout)
 
     @contextlib.contextmanager
     def _exchange(self, request, descriptors=()):
@@ -506,7 +559,7 @@ class Connection(ConnectionBase):
             request["container"] = self._option("container")
         state = "nothing was run"
         try:
-            with contextlib.closing(self._dial(request, descriptors)) as exchange:
+            with contextlib.closing(Exchange(self._dial, request, descriptors)) as exchange:
                 try:
                     yield exchange
                 finally:
@@ -527,11 +580,9 @@ class Connection(ConnectionBase):
     def _connect(self):
         # Every operation is a connection of its own to the bridge, which keeps the one to the pod.
         self._connected = True
-        return self._stock_plugin()._connect() if self._stock_plugin() else self
+        return self
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
-        if self._stock_plugin():
-            return self._stock_plugin().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         display.vvv(f"EXEC {to_text(cmd)}", host=self._pod())
         request = {
@@ -552,26 +603,16 @@ class Connection(ConnectionBase):
             with self._exchange(request, [memory.fileno()] if in_data else ()) as exchange:
                 return self._finish(exchange)
 
-    def _finish(self, exchange, stdin=None, sent=0, output=b""):
-        """Sends stdin from `sent` on, if there is one, and collects exit code, stdout and stderr."""
-        stdout, stderr, taken = [output], [], 0
+    def _finish(self, exchange, output=b""):
+        """Collects exit code, stdout and stderr."""
+        stdout, stderr = [output], []
         exchange.settimeout(None)
         while True:
-            while stdin is not None and sent - taken < Exchange.WINDOW:
-                if sent == len(stdin):
-                    stdin = None
-                    exchange.send(Exchange.STDIN_EOF)
-                    break
-                exchange.send(Exchange.STDIN, stdin[sent : sent + Exchange.CHUNK])
-                sent += len(stdin[sent : sent + Exchange.CHUNK])
             kind, payload = exchange.receive()
             if kind == Exchange.STDOUT:
                 stdout.append(payload)
             elif kind == Exchange.STDERR:
                 stderr.append(payload)
-            elif kind == Exchange.STDIN_ACK:
-                taken, closed = struct.unpack(">QB", payload)
-                stdin = None if closed else stdin
             elif kind == Exchange.RESULT:
                 return self._exited(payload, b"".join(stdout), b"".join(stderr))
 
@@ -587,7 +628,7 @@ class Connection(ConnectionBase):
     def _exec_with_prompt(self, request, in_data):
         """Answers the prompt of sudo, su and the like; stdin follows only when the user has been changed."""
         request["stdin"] = "stream"
-        seen, answered, sent = b"", None, b""
+        seen, answered = b"", None
         with self._exchange(request) as exchange:
             exchange.settimeout(max(self._play_context.timeout, self.get_option("podbridge_connect_timeout")))
             try:
@@ -595,8 +636,7 @@ class Connection(ConnectionBase):
                     if answered is None and self.become.check_password_prompt(seen):
                         answered = len(seen)
                         password = self.become.get_option("become_pass", playcontext=self._play_context)
-                        sent = to_bytes(password, errors="surrogate_or_strict") + b"\n"
-                        exchange.send(Exchange.STDIN, sent)
+                        exchange.write(to_bytes(password, errors="surrogate_or_strict") + b"\n")
                     elif answered is not None and self.become.check_incorrect_password(seen[answered:]):
                         raise AnsibleError(f"Incorrect {self.become.name} password")
                     kind, payload = exchange.receive()
@@ -608,7 +648,8 @@ class Connection(ConnectionBase):
             except TimeoutError as error:
                 raise AnsibleError(f"timeout waiting for the {self.become.name} prompt: {to_text(seen)}") from error
             rest = seen.split(to_bytes(self.become.success), 1)[1].lstrip(b"\r").removeprefix(b"\n")
-            return self._finish(exchange, stdin=sent + to_bytes(in_data or b""), sent=len(sent), output=rest)
+            exchange.write(to_bytes(in_data or b""), end=True)
+            return self._finish(exchange, rest)
 
     def _transfer(self, request, descriptor):
         user = self.get_option("remote_user")
@@ -621,8 +662,6 @@ class Connection(ConnectionBase):
         self._require(result)
 
     def put_file(self, in_path, out_path):
-        if self._stock_plugin():
-            return self._stock_plugin().put_file(in_path, out_path)
         super().put_file(in_path, out_path)
         out_path = login_path(out_path)
         display.vvv(f"PUT {in_path} TO {out_path}", host=self._pod())
@@ -635,8 +674,6 @@ class Connection(ConnectionBase):
             self._transfer({"op": "put", "path": octets(out_path)}, source.fileno())
 
     def fetch_file(self, in_path, out_path):
-        if self._stock_plugin():
-            return self._stock_plugin().fetch_file(in_path, out_path)
         super().fetch_file(in_path, out_path)
         in_path = login_path(in_path)
         display.vvv(f"FETCH {in_path} TO {out_path}", host=self._pod())
@@ -654,16 +691,15 @@ class Connection(ConnectionBase):
                 os.unlink(temporary)
 
     def close(self):
-        if self._stock_plugin():
-            self._stock_plugin().close()
         self._connected = False
 
     def reset(self):
         """Lets the bridge dial again. An error here would end the play for every host, so there is none."""
         try:
-            path = None if self._stock else self._bridge_socket(self._target())
+            path = self._bridge_socket(self._target())
             if path:
-                with contextlib.closing(Exchange(path, {"op": "relink"}, timeout=LOCAL_TIMEOUT)) as exchange:
+                dial = functools.partial(connect, path)
+                with contextlib.closing(Exchange(dial, {"op": "relink"}, timeout=LOCAL_TIMEOUT)) as exchange:
                     display.vvv(f"RESET {exchange.result()['outcome']}", host=self._pod())
         except Exception as reason:
             display.vvv(f"RESET without a bridge: {reason}", host=self._pod())

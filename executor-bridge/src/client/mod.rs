@@ -36,11 +36,15 @@ pub(crate) async fn begin(
     let mut attempt = 1;
     loop {
         let stream = match connect(&socket).await? {
-            Some(stream) => stream,
-            None => start(target, options).await?,
+            Some(stream) => Ok(stream),
+            None => start(target, options).await,
         };
-        match send(stream, request).await {
-            // A dying bridge did not read all of it: nothing ran.
+        let sent = match stream {
+            Ok(stream) => send(stream, request).await,
+            Err(failure) => Err(failure),
+        };
+        match sent {
+            // A dying bridge did not begin, or did not read all of it: nothing ran.
             Err(failure) if failure.kind == Kind::Bridge && attempt < ATTEMPTS => attempt += 1,
             sent => return sent,
         }

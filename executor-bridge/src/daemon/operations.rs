@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::client::{self, ClientError, Writer};
 use crate::error::{FailedKind, Failure, Kind};
@@ -19,7 +19,7 @@ use crate::protocol::request::{Operation, Request, RequestError};
 use crate::protocol::result::{Bridge, Done, Outcome};
 use crate::protocol::target::Target;
 use crate::session::{Client, Session};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Why};
 
 /// A client that connects and says nothing is not kept for longer.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
@@ -54,7 +54,7 @@ pub(super) async fn serve(stream: UnixStream, shared: &Shared) {
         reason = shared.shutdown.wait() => {
             // Closing with the request unread resets the connection, and the client tries the next bridge.
             if !reader.is_unread() {
-                send_result(&mut writer, &not_begun(reason)).await;
+                refuse_to_begin(&mut writer, reason).await;
             }
             return;
         }
@@ -82,7 +82,7 @@ pub(super) async fn serve(stream: UnixStream, shared: &Shared) {
     };
     drop(json);
     if shared.shutdown.begun() {
-        send_result(&mut writer, &not_begun(shared.shutdown.wait().await)).await;
+        refuse_to_begin(&mut writer, shared.shutdown.wait().await).await;
         return;
     }
     shared.operations.fetch_add(1, Ordering::Relaxed);
@@ -102,10 +102,12 @@ async fn perform(
     let stops = matches!(request.operation, Operation::Stop);
     let (forward, inputs) = mpsc::unbounded_channel();
     let (replies, mut outgoing) = mpsc::channel(REPLIES);
+    let (telling, told) = oneshot::channel();
     let client = Client {
         inputs,
         replies,
         descriptors,
+        told,
     };
     let container = request.container.clone();
     let reading = tokio::spawn(reader.forward(forward));
@@ -121,18 +123,26 @@ async fn perform(
     };
     let operating = async {
         tokio::select! {
-            outcome = operate(request, client, shared) => outcome,
-            reason = shared.shutdown.wait() => stopped(reason),
+            outcome = operate(request, client, shared) => Some(outcome),
+            reason = shared.shutdown.wait() => match reason {
+                // Without a result the client goes on with the next bridge.
+                Why::Signal(_) => None,
+                Why::Asked | Why::Idle => Some(stopped(reason)),
+            },
         }
     };
     let (mut writer, outcome) = tokio::join!(writing, operating);
-    send_result(&mut writer, &outcome).await;
+    if let Some(outcome) = &outcome {
+        send_result(&mut writer, outcome).await;
+    }
+    drop(telling);
     reading.abort();
     let milliseconds = begun.elapsed().as_millis() as u64;
-    let (container, outcome) = (container.as_deref().unwrap_or("-"), outcome.name());
+    let container = container.as_deref().unwrap_or("-");
+    let outcome = outcome.map_or("handed over", |outcome| outcome.name());
     tracing::info!(operation = name, container, outcome, milliseconds, "operation ended");
     if stops {
-        shared.shutdown.begin("a client asked the bridge to stop");
+        shared.shutdown.begin(Why::Asked);
     }
 }
 
@@ -171,14 +181,19 @@ fn refused(error: &RequestError) -> Outcome {
     Outcome::failed(kind, error.to_string())
 }
 
-fn not_begun(reason: &str) -> Outcome {
-    Outcome::Unreachable(Failure::new(
+async fn refuse_to_begin(writer: &mut Writer, reason: Why) {
+    // Without a result the client goes to the next bridge.
+    if let Why::Signal(_) = reason {
+        return;
+    }
+    let outcome = Outcome::Unreachable(Failure::new(
         Kind::Bridge,
         format!("the bridge ended before the operation began ({reason}); try again"),
-    ))
+    ));
+    send_result(writer, &outcome).await;
 }
 
-fn stopped(reason: &str) -> Outcome {
+fn stopped(reason: Why) -> Outcome {
     Outcome::lost(
         Kind::BridgeLost,
         format!("the bridge ended while the operation ran: {reason}"),

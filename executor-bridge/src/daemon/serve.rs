@@ -16,7 +16,7 @@ use super::socket::Bound;
 use crate::error::{Failure, Kind};
 use crate::protocol::target::Identified;
 use crate::session::Session;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Why};
 
 /// From the wish to end until the process ends, whatever still runs.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -74,12 +74,12 @@ async fn serve(target: Identified, bound: Bound, options: Options) -> io::Result
         served.await;
     }
     shared.session.settle(DRAIN).await;
-    tracing::info!(reason, "bridge ends");
+    tracing::info!(%reason, "bridge ends");
     Ok(())
 }
 
 /// Until the end is asked for or due; why.
-async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, shared: &Arc<Shared>) -> &'static str {
+async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, shared: &Arc<Shared>) -> Why {
     loop {
         let unused = clients.is_empty();
         let idle = async {
@@ -90,7 +90,7 @@ async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, shared: &Arc
         };
         tokio::select! {
             reason = shared.shutdown.wait() => return reason,
-            () = idle => return "idle",
+            () = idle => return Why::Idle,
             Some(_) = clients.join_next(), if !unused => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => welcome(stream, clients, shared),
@@ -121,9 +121,9 @@ fn watch_signals(shutdown: Shutdown) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         let reason = tokio::select! {
-            _ = term.recv() => "it was told to by SIGTERM",
-            _ = interrupt.recv() => "it was told to by SIGINT",
-            _ = hangup.recv() => "it was told to by SIGHUP",
+            _ = term.recv() => Why::Signal("SIGTERM"),
+            _ = interrupt.recv() => Why::Signal("SIGINT"),
+            _ = hangup.recv() => Why::Signal("SIGHUP"),
         };
         shutdown.begin(reason);
     });

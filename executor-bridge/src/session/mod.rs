@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::error::{Failure, Kind};
 use crate::link::Linker;
@@ -61,6 +61,8 @@ pub(crate) struct Client {
     /// Bounded: a slow client slows its own operation down. Closed: it has gone.
     pub(crate) replies: mpsc::Sender<Frame>,
     pub(crate) descriptors: VecDeque<OwnedFd>,
+    /// Ends when the client has its result, or nobody will tell it any more.
+    pub(crate) told: oneshot::Receiver<()>,
 }
 
 /// The pod of one target.

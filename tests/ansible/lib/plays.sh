@@ -66,11 +66,21 @@ play_reset_dead() {
 
 play_container_killed() { lose container_killed "$1" 'container|agent|pod' kill_container "$1"; }
 play_pod_deleted() { lose pod_deleted "$1" 'pod|agent' delete_pod "$1"; }
+
+# The command goes on, and so does the task, over another bridge.
 play_bridge_killed() {
-	lose bridge_killed "$1" bridge kill_bridges
-	# The exec lives on until its lease ends (DESIGN §5.1); a new bridge reaches the pod.
-	playbook bridge_killed_again ping "$WORK/bridge_killed.yaml"
+	local name=bridge_killed pod=$1
+	new_pod "$pod"
+	inventory >"$WORK/$name.yaml" <<<"testhost $pod"
+	start_playbook "$name" outlive "$WORK/$name.yaml"
+	poll 60 in_pod "$pod" test -e /tmp/counter || fail "$name" "the command did not start"
+	kill_bridges
+	poll 30 some_bridges || fail "$name" "no other bridge was started"
+	in_pod "$pod" touch /tmp/go
+	wait $! || fail "$name" "the task did not go on"
 }
+
+some_bridges() { ! no_bridges; }
 
 kill_bridges() {
 	local pid

@@ -201,12 +201,31 @@ def test_errors(connect, answer, variables, error):
 
 
 @pytest.mark.parametrize("started", [b"", frame(0x10, {"exec_id": "0", "pid": 7}), frame(0x11, b"half")[:7]])
-def test_a_bridge_that_dies_is_a_lost_host(connect, started):
+def test_bridges_that_die_again_and_again_are_a_lost_host(connect, started):
     connection = connect(answering(started))
     with pytest.raises(AnsibleConnectionFailure):
         connection.exec_command("x")
-    # It may have run: it is not run again.
-    assert len(connection.bridge.requests) == 1
+    # Always the same command: no agent starts it twice.
+    assert len({request["exec_id"] for request in connection.bridge.requests}) == 1
+    assert len(connection.bridge.requests) == Frame.BRIDGES
+
+
+def test_the_next_bridge_goes_on_with_a_command(connect):
+    def answer(request, receive, send, descriptors):
+        if "resume" not in request:
+            send(frame(Frame.AGENT, {"instance": "i"}))
+            send(frame(Frame.STARTED, {"exec_id": request["exec_id"], "pid": 7}))
+            send(frame(Frame.STDOUT, b"one "))
+            send(frame(Frame.STDOUT, b"lost")[:7])
+            return
+        send(frame(Frame.STDOUT, b"two"))
+        send(result(outcome="exited", code=3))
+
+    connection = connect(answer)
+    assert connection.exec_command("x") == (3, b"one two", b"")
+    first, second = connection.bridge.requests
+    assert (second["exec_id"], second["requires"]) == (first["exec_id"], ["resume"])
+    assert second["resume"] == {"instance": "i", "started": True, "stdout": 4, "stderr": 0, "stdin": 0}
 
 
 def test_a_bridge_that_cannot_be_started(connect):
@@ -273,6 +292,33 @@ def test_a_password_prompt_with_more_stdin_than_the_window(connect):
     connection = connect(answer)
     connection.set_become_plugin(Become())
     assert connection.exec_command("x", in_data=module, sudoable=True) == (0, b"out", b"")
+    assert b"".join(got) == module
+
+
+def test_the_next_bridge_gets_the_stdin_that_was_not_acknowledged(connect):
+    module = os.urandom(1 << 17)
+    password = "pässword\n".encode()
+    got = []
+
+    def answer(request, receive, send, descriptors):
+        resume = request.get("resume")
+        if resume is None:
+            send(frame(Frame.AGENT, {"instance": "i"}))
+            send(frame(Frame.STDERR, b"password:"))
+            receive()
+            send(frame(Frame.STDOUT, b"BECOME-SUCCESS-x\n"))
+            got.append(receive()[1][:5])
+            send(frame(Frame.STDIN_ACK, struct.pack(">QB", len(password) + 5, 0)))
+            return
+        assert (resume["stdin"], resume["started"], resume["stderr"]) == (len(password) + 5, False, 9)
+        while (piece := receive())[0] == Frame.STDIN:
+            got.append(piece[1])
+        assert piece[0] == Frame.STDIN_EOF
+        send(result(outcome="exited", code=0))
+
+    connection = connect(answer)
+    connection.set_become_plugin(Become())
+    assert connection.exec_command("x", in_data=module) == (0, b"", b"")
     assert b"".join(got) == module
 
 
