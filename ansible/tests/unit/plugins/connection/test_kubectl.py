@@ -58,10 +58,10 @@ class Bridge:
             length, kind = struct.unpack(">IB", stream.read(5))
             return kind, stream.read(length - 1)
 
-        buffer, descriptors, _flags, _address = socket.recv_fds(client, 1 << 20, 4)
-        length, kind = struct.unpack(">IB", buffer[:5])
-        assert (kind, length) == (Frame.REQUEST, len(buffer) - 4)
-        self.requests.append(json.loads(buffer[5:]))
+        head, descriptors, _flags, _address = socket.recv_fds(client, 5, 4)
+        length, kind = struct.unpack(">IB", head)
+        assert kind == Frame.REQUEST
+        self.requests.append(json.loads(stream.read(length - 1)))
         self.answer(self.requests[-1], receive, client.sendall, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
