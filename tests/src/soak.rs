@@ -106,6 +106,8 @@ fn work(seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
 struct Run {
     id: u64,
     code: i32,
+    /// It does not exit, it is killed: then the code says so.
+    killed: bool,
     bridge_dies_after: Option<Duration>,
     stdin: Vec<u8>,
     stdout: Vec<u8>,
@@ -131,9 +133,11 @@ impl Run {
         let (stdin, stdout, stderr) = (data(), data(), data());
         fs::write(dir.join("stdout"), &stdout).unwrap();
         fs::write(dir.join("stderr"), &stderr).unwrap();
+        let killed = rng.u8(..8) == 0;
         Self {
             id,
-            code: i32::from(rng.u8(0..100)),
+            code: if killed { 128 + 9 } else { i32::from(rng.u8(0..100)) },
+            killed,
             bridge_dies_after: (rng.u8(..4) == 0).then(|| Duration::from_millis(rng.u64(..60))),
             stdin,
             stdout,
@@ -143,11 +147,12 @@ impl Run {
     }
 
     fn carry_out(&self, pair: &Pair) -> Outcome {
-        let script = format!(
-            "cd {}; echo x >> counter; cat stdout & cat stderr >&2 & cat > stdin; wait; exit {}",
-            self.dir.display(),
-            self.code
-        );
+        let end = match self.killed {
+            true => "kill -KILL $$".to_owned(),
+            false => format!("exit {}", self.code),
+        };
+        let dir = self.dir.display();
+        let script = format!("cd {dir}; echo x >> counter; cat stdout & cat stderr >&2 & cat > stdin; wait; {end}");
         let mut command = pair.exec(&["sh", "-c", &script]);
         command
             .stdin(Stdio::piped())

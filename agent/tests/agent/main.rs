@@ -4,5 +4,6 @@
 
 mod exec;
 mod files;
+mod guarantees;
 mod harness;
 mod lifecycle;

@@ -1,0 +1,158 @@
+//! What holds however often a start is repeated, however many read, and however long the agent runs.
+
+use std::fs;
+
+use bytes::Bytes;
+use podbridge_proto::v1::exec_event::Event;
+use podbridge_proto::v1::exit_record::Cause;
+use podbridge_proto::v1::{AttachRequest, CancelRequest, ReleaseRequest};
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use crate::harness::{Agent, eventually, finish, run, shell, soon, zombies_of};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_racing_and_late_starts_run_one_command() {
+    let agent = Agent::start();
+    let counter = agent.dir.path().join("counter");
+    let start = shell(&format!("echo x >> {}; echo done", counter.display()));
+    let mut racing = JoinSet::new();
+    for round in 0..1000 {
+        // Few connections, as a bridge that repeats itself; a new one now and then.
+        let mut exec = agent.exec().await;
+        let start = start.clone();
+        racing.spawn(async move {
+            match round % 2 {
+                0 => exec
+                    .start(start)
+                    .await
+                    .map(|answer| u64::from(answer.into_inner().created)),
+                _ => {
+                    let seen = finish(exec.run(run(start)).await?.into_inner()).await;
+                    assert_eq!((seen.stdout(), seen.cause()), ("done\n", Cause::Exited(0)));
+                    Ok(0)
+                }
+            }
+        });
+    }
+    let created: u64 = soon(racing.join_all()).await.into_iter().map(Result::unwrap).sum();
+    assert!(created <= 1);
+    let mut exec = agent.exec().await;
+    let exec_id = start.exec_id.clone();
+    exec.release(ReleaseRequest { exec_id }).await.unwrap();
+    for _ in 0..10 {
+        let late = exec.start(start.clone()).await.unwrap_err();
+        assert_eq!(late.code(), Code::FailedPrecondition, "released ids stay fenced");
+    }
+    assert_eq!(fs::read_to_string(counter).unwrap(), "x\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_cancelled_id_never_starts() {
+    let agent = Agent::start();
+    let mut exec = agent.exec().await;
+    let counter = agent.dir.path().join("counter");
+    let start = shell(&format!("echo x >> {}", counter.display()));
+    let cancel = CancelRequest {
+        exec_id: start.exec_id.clone(),
+        reason: String::new(),
+    };
+    exec.cancel(cancel).await.unwrap();
+    assert_eq!(exec.start(start).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert!(!counter.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_readers_see_every_byte_and_an_idle_one_blocks_nobody() {
+    const LENGTH: usize = 3 << 20;
+    let agent = Agent::start();
+    let mut exec = agent.exec().await;
+    let start = shell(&format!("head -c {LENGTH} /dev/zero; echo end >&2"));
+    let exec_id = start.exec_id.clone();
+    let idle = exec.run(run(start)).await.unwrap();
+    let mut readers = JoinSet::new();
+    for _ in 0..100 {
+        let mut exec = agent.exec().await;
+        let exec_id = exec_id.clone();
+        readers.spawn(async move {
+            let attach = AttachRequest {
+                exec_id,
+                ..AttachRequest::default()
+            };
+            finish(exec.attach(attach).await.unwrap().into_inner()).await
+        });
+    }
+    for seen in soon(readers.join_all()).await {
+        assert_eq!((seen.stdout.len(), &seen.stderr[..]), (LENGTH, &b"end\n"[..]));
+    }
+    drop(idle);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_gone_is_a_gap_and_no_silence() {
+    const LENGTH: u64 = 20 << 20;
+    let agent = Agent::start();
+    let mut exec = agent.exec().await;
+    let start = shell(&format!("head -c {LENGTH} /dev/zero"));
+    let exec_id = start.exec_id.clone();
+    soon(finish(exec.run(run(start)).await.unwrap().into_inner())).await;
+    let attach = AttachRequest {
+        exec_id,
+        ..AttachRequest::default()
+    };
+    let mut late = exec.attach(attach).await.unwrap().into_inner();
+    let (mut gap, mut got) = (0, 0);
+    while let Some(event) = soon(late.message()).await.unwrap() {
+        match event.event.unwrap() {
+            Event::Gap(missing) => {
+                assert_eq!((missing.offset, got), (0, 0), "told before the rest");
+                gap = missing.length;
+            }
+            Event::Output(output) => got += output.data.len() as u64,
+            Event::Closed(closed) => assert_eq!(closed.stdout_length, LENGTH),
+            Event::Started(_) | Event::Exited(_) => {}
+        }
+    }
+    assert!(gap > 0);
+    assert_eq!(gap + got, LENGTH);
+}
+
+/// Anonymous memory and open descriptors of a process, and its threads: kB, count, count.
+fn held(pid: u32) -> (u64, usize, u64) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    (field("RssAnon:"), descriptors, field("Threads:"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_thousand_execs_leave_nothing() {
+    // What one process may keep after all of them, in kB; its own heap grows once, with the first ones.
+    const CEILING: u64 = 8 << 10;
+    let agent = Agent::start();
+    let mut exec = agent.exec().await;
+    let mut once = async |count: usize| {
+        for _ in 0..count {
+            let start = shell("echo out; echo err >&2");
+            let exec_id: Bytes = start.exec_id.clone();
+            soon(finish(exec.run(run(start)).await.unwrap().into_inner())).await;
+            exec.release(ReleaseRequest { exec_id }).await.unwrap();
+        }
+    };
+    once(20).await;
+    let mut settled = (0, 0, 0);
+    eventually("descriptors are closed", || {
+        let before = std::mem::replace(&mut settled, held(agent.pid()));
+        before.1 == settled.1
+    });
+    let (_, descriptors, threads) = settled;
+    once(1000).await;
+    eventually("no descriptor is left", || held(agent.pid()).1 <= descriptors);
+    let (memory, _, now) = held(agent.pid());
+    assert!(memory < CEILING, "{memory} kB");
+    assert!(now <= threads + 1, "{now} threads instead of {threads}");
+    assert_eq!(zombies_of(agent.pid()), 0);
+}
