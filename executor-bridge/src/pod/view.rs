@@ -224,7 +224,9 @@ impl View {
             State::Waiting(_) | State::Running | State::Unknown => container.last.as_ref().filter(|_| replaced),
         };
         match ended {
-            Some(ended) if ended.reason == "OOMKilled" => {
+            // The runtime says so of every container in which anything was ever killed for memory; 137 says that it was
+            // the container itself.
+            Some(ended) if ended.reason == "OOMKilled" && ended.code == 137 => {
                 let limit = container.memory_limit.as_deref().unwrap_or("unknown");
                 return Fate::OomKilled(format!(
                     "container {} of pod {pod} reached its memory limit ({limit}) and was killed; raise the limit",
@@ -342,6 +344,8 @@ mod tests {
         assert!(matches!(fate(again), Fate::OomKilled(_)));
         let old = status(serde_json::json!({"state": {"running": {}}, "lastState": oom}));
         assert_eq!(fate(old), Fate::Unchanged, "a memory kill before our time is not ours");
+        let child = status(serde_json::json!({"state": {"terminated": {"reason": "OOMKilled", "exitCode": 0}}}));
+        assert!(matches!(fate(child), Fate::ContainerEnded(_)), "its child was killed, long ago perhaps");
         let error = status(serde_json::json!({"state": {"terminated": {"reason": "Error", "exitCode": 137}}}));
         assert!(matches!(fate(error), Fate::ContainerEnded(why) if why.contains("137")));
     }
