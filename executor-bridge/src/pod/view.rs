@@ -345,7 +345,10 @@ mod tests {
         let old = status(serde_json::json!({"state": {"running": {}}, "lastState": oom}));
         assert_eq!(fate(old), Fate::Unchanged, "a memory kill before our time is not ours");
         let child = status(serde_json::json!({"state": {"terminated": {"reason": "OOMKilled", "exitCode": 0}}}));
-        assert!(matches!(fate(child), Fate::ContainerEnded(_)), "its child was killed, long ago perhaps");
+        assert!(
+            matches!(fate(child), Fate::ContainerEnded(_)),
+            "its child was killed, long ago perhaps"
+        );
         let error = status(serde_json::json!({"state": {"terminated": {"reason": "Error", "exitCode": 137}}}));
         assert!(matches!(fate(error), Fate::ContainerEnded(why) if why.contains("137")));
     }
