@@ -5,7 +5,7 @@ use std::fs;
 use bytes::Bytes;
 use podbridge_proto::v1::exec_event::Event;
 use podbridge_proto::v1::exit_record::Cause;
-use podbridge_proto::v1::{AttachRequest, CancelRequest, ReleaseRequest};
+use podbridge_proto::v1::{AttachRequest, ReleaseRequest};
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -45,21 +45,6 @@ async fn a_thousand_racing_and_late_starts_run_one_command() {
         assert_eq!(late.code(), Code::FailedPrecondition, "released ids stay fenced");
     }
     assert_eq!(fs::read_to_string(counter).unwrap(), "x\n");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_cancelled_id_never_starts() {
-    let agent = Agent::start();
-    let mut exec = agent.exec().await;
-    let counter = agent.dir.path().join("counter");
-    let start = shell(&format!("echo x >> {}", counter.display()));
-    let cancel = CancelRequest {
-        exec_id: start.exec_id.clone(),
-        reason: String::new(),
-    };
-    exec.cancel(cancel).await.unwrap();
-    assert_eq!(exec.start(start).await.unwrap_err().code(), Code::FailedPrecondition);
-    assert!(!counter.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
