@@ -12,6 +12,7 @@ mod link;
 mod place;
 mod pod;
 mod protocol;
+mod random;
 mod session;
 mod shutdown;
 mod sys;

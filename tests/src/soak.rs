@@ -15,7 +15,6 @@ use fastrand::Rng;
 use rustix::process::Signal;
 
 use crate::pair::{self, Pair};
-use crate::proxy::Proxy;
 
 const WORKERS: u64 = 16;
 /// Of each stream of a run.
@@ -92,14 +91,13 @@ fn work(seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
         made.fetch_add(now - before, Ordering::SeqCst);
         let mut report = report.lock().unwrap();
         report.runs += 1;
-        report.bridges_killed += u64::from(run.bridge_dies_after.is_some());
+        report.bridges_killed += run.bridges_killed.load(Ordering::SeqCst);
         report.cuts += now - before;
         before = now;
         run.judge(result, &mut report);
         drop(report);
         run.clean();
     }
-    drop::<Proxy>(proxy);
 }
 
 /// One command: writes two files to its output, takes its input into a third, leaves a line in a fourth.
@@ -109,6 +107,7 @@ struct Run {
     /// It does not exit, it is killed: then the code says so.
     killed: bool,
     bridge_dies_after: Option<Duration>,
+    bridges_killed: AtomicU64,
     stdin: Vec<u8>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
@@ -139,6 +138,7 @@ impl Run {
             code: if killed { 128 + 9 } else { i32::from(rng.u8(0..100)) },
             killed,
             bridge_dies_after: (rng.u8(..4) == 0).then(|| Duration::from_millis(rng.u64(..60))),
+            bridges_killed: AtomicU64::new(0),
             stdin,
             stdout,
             stderr,
@@ -176,6 +176,7 @@ impl Run {
                 thread::sleep(pause);
                 for bridge in pair.bridges() {
                     pair::kill(bridge, Signal::KILL);
+                    self.bridges_killed.fetch_add(1, Ordering::SeqCst);
                 }
             }
             let begun = Instant::now();

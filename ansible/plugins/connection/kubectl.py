@@ -428,7 +428,8 @@ class Exchange:
             self._received[kind] += len(payload)
         elif kind == self.STDIN_ACK:
             offset, closed = struct.unpack(">QB", payload)
-            newly, self._taken = offset - self._taken, offset
+            newly = max(offset - self._taken, 0)
+            self._taken += newly
             self._sent -= newly
             del self._stdin[: None if closed else newly]
         else:

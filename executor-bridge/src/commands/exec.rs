@@ -8,7 +8,6 @@ use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::stdio;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -24,6 +23,7 @@ use crate::protocol::octets::Octets;
 use crate::protocol::request::{Exec, Input, Operation, Request};
 use crate::protocol::result::Outcome;
 use crate::protocol::target::{Identified, hex};
+use crate::random;
 use crate::terminal;
 
 const STDIN_CHUNK: usize = 64 * 1024;
@@ -69,11 +69,8 @@ fn exec(command: ExecOptions, takes_stdin: bool) -> Result<Exec, Failure> {
     });
     let timeout = command.timeout.map(Duration::try_from_secs_f64).transpose();
     let timeout = timeout.map_err(|error| Failure::usage(format!("--timeout: {error}")))?;
-    let mut id = [0; 16];
-    // The kernel gives so few bytes at once, always.
-    let _ = getrandom(&mut id, GetRandomFlags::empty());
     Ok(Exec {
-        exec_id: Some(hex(&id)),
+        exec_id: Some(hex(&random::bytes::<16>())),
         argv: Some(command.command.into_iter().map(octets).collect()),
         env: env.collect::<Result<_, _>>()?,
         cwd: command.cwd.map(octets),

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use podbridge_proto::limits::PROXY_MAGIC;
-use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::task::spawn_blocking;
@@ -20,6 +19,7 @@ use super::{Dialed, Handle, Monitored, Start};
 use crate::error::{Failure, Kind};
 use crate::pod::{Access, Fate, Place};
 use crate::protocol::target::{Target, hex};
+use crate::random;
 
 /// Between HTTP/2 and the WebSocket, each direction.
 const PIPE: usize = 256 * 1024;
@@ -81,7 +81,7 @@ impl Dial {
             Start::Never => "",
         };
         let tags: Vec<_> = self.binaries.iter().map(|binary| binary.tag()).collect();
-        let random = random();
+        let random = hex(&random::bytes::<8>());
         let mut skip = ":".to_owned();
         loop {
             let mut find = vec!["sh", "-c", inject::FIND, "sh", option, &random, &skip];
@@ -400,13 +400,6 @@ async fn upward(mut from_bridge: tokio::io::ReadHalf<DuplexStream>, mut writer: 
     // The proxy ends when its stdin does.
     let _ = writer.end_stdin().await;
     writer.close().await;
-}
-
-fn random() -> String {
-    let mut bytes = [0; 8];
-    // The kernel gives so few bytes at once, always.
-    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
-    hex(&bytes)
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Connection;
@@ -12,6 +11,7 @@ use super::container::Container;
 use crate::error::{Failure, Kind};
 use crate::pod::{Fate, Place};
 use crate::protocol::result::Outcome;
+use crate::random;
 
 /// For one question to the API.
 const QUESTION: Duration = Duration::from_secs(5);
@@ -69,10 +69,8 @@ impl Patience {
             self.begun = Some(Instant::now());
             return;
         }
-        let mut random = [0];
-        // The kernel gives so few bytes at once, always.
-        let _ = getrandom(&mut random, GetRandomFlags::empty());
-        sleep(self.next.mul_f32(0.5 + f32::from(random[0]) / 255.0)).await;
+        let [jitter] = random::bytes();
+        sleep(self.next.mul_f32(0.5 + f32::from(jitter) / 255.0)).await;
         self.next = (self.next * 2).min(LONGEST_PAUSE);
     }
 
@@ -153,6 +151,10 @@ pub(super) async fn recover(container: &Container, home: &Home, patience: &mut P
     let mut seen = Seen::default();
     let mut last = None;
     loop {
+        // Also when every link that there was broke again.
+        if patience.is_over() {
+            return Recovery::Over(over(pod, &home.reason, seen.other_agent.is_some(), last.as_ref()));
+        }
         patience.pause().await;
         if let Some(place) = &home.place
             && let Some(outcome) = fate(container, place).await
@@ -173,7 +175,7 @@ pub(super) async fn recover(container: &Container, home: &Home, patience: &mut P
         }
         // Without Kubernetes there is nobody who could tell why.
         let other = seen.other_agent.is_some();
-        if other && home.place.is_none() || seen.for_long() || patience.is_over() {
+        if other && home.place.is_none() || seen.for_long() {
             return Recovery::Over(over(pod, &home.reason, other, last.as_ref()));
         }
     }
@@ -186,7 +188,9 @@ fn over(pod: &str, reason: &str, other_agent: bool, last: Option<&Failure>) -> O
             format!("the agent in {pod} died and another one answers: its container or the agent was restarted"),
         );
     }
-    let (kind, message) = last.map_or((Kind::Timeout, "no time was left"), |last| (last.kind, &last.message));
+    let (kind, message) = last.map_or((Kind::Timeout, "new links broke as well"), |last| {
+        (last.kind, &last.message)
+    });
     match kind {
         Kind::PodNotFound => Outcome::lost(Kind::PodLost, message),
         Kind::Agent | Kind::NoShell | Kind::NoSpace | Kind::ContainerNotFound | Kind::PodNotRunning => Outcome::lost(

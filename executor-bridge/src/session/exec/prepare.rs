@@ -4,13 +4,13 @@ use bytes::Bytes;
 use podbridge_proto::limits::MAX_INLINE_STDIN;
 use podbridge_proto::v1::{EnvVar, Pty, StartRequest, StdinMode};
 use prost::Message as _;
-use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest as _, Sha256};
 
 use super::super::descriptor::{self, Access, LocalFile};
 use super::super::{Client, bad_request};
 use crate::protocol::request::{self, Resume, Size};
 use crate::protocol::result::Outcome;
+use crate::random;
 
 pub(super) struct Prepared {
     pub(super) start: StartRequest,
@@ -34,10 +34,7 @@ pub(super) async fn prepare(request: request::Exec, client: &mut Client) -> Resu
     };
     let stdout = output("stdout", request.stdout)?;
     let stderr = output("stderr", request.stderr)?;
-    let id = match request.id() {
-        Some(id) => id,
-        None => random_id(),
-    };
+    let id = request.id().unwrap_or_else(random::bytes);
     let timeout_ms = request.timeout().map_or(0, |timeout| timeout.as_millis() as u64);
     let shell = |script: Vec<u8>| vec![Bytes::from_static(b"/bin/sh"), Bytes::from_static(b"-c"), script.into()];
     let argv = match (request.argv, request.shell) {
@@ -84,13 +81,6 @@ pub(super) async fn prepare(request: request::Exec, client: &mut Client) -> Resu
         stderr,
         resume: request.resume,
     })
-}
-
-fn random_id() -> [u8; 16] {
-    let mut id = [0; 16];
-    // The kernel gives so few bytes at once, always.
-    let _ = getrandom(&mut id, GetRandomFlags::empty());
-    id
 }
 
 pub(super) fn size(size: Size) -> Pty {
