@@ -25,7 +25,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-use crate::exec::Registry;
+use crate::exec::{Registry, Store};
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting};
 use crate::sys::proc;
 use crate::sys::reaper::Reaper;
@@ -40,8 +40,13 @@ const PING_TIMEOUT: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(4);
 
 /// Serves until a signal or the idle time ends it.
-pub(crate) async fn serve(listener: UnixListener, nofile: Rlimit, idle: Option<Duration>) -> io::Result<()> {
-    let registry = Arc::new(Registry::new(Reaper::start()?, nofile));
+pub(crate) async fn serve(
+    listener: UnixListener,
+    nofile: Rlimit,
+    store: Store,
+    idle: Option<Duration>,
+) -> io::Result<()> {
+    let registry = Arc::new(Registry::new(Reaper::start()?, nofile, store));
     let connections = watch::Sender::new(0usize);
     let incoming = accepted(tokio::net::UnixListener::from_std(listener)?, connections.clone());
     let (health, health_service) = tonic_health::server::health_reporter();

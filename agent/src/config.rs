@@ -1,5 +1,6 @@
 //! What the agent is told by arguments and environment, checked once. Nothing else reads either.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,9 +42,30 @@ pub(crate) struct Socket {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Spool {
+    /// Where output that nobody reads waits, in files without names [default: the socket's directory]
+    #[arg(long = "spool", value_name = "DIRECTORY")]
+    pub(crate) directory: Option<PathBuf>,
+    /// MiB that these files may hold together; 0: none, output waits in memory only
+    #[arg(long = "spool-limit", value_name = "MIB", default_value_t = 256)]
+    pub(crate) limit: u32,
+}
+
+impl Spool {
+    /// For another process that is to have the same.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let limit = ["--spool-limit".into(), self.limit.to_string().into()];
+        let directory = self.directory.iter().flat_map(|path| ["--spool".into(), path.into()]);
+        limit.into_iter().chain(directory).collect()
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) socket: Socket,
+    #[command(flatten)]
+    pub(crate) spool: Spool,
     /// Detach once the socket listens; an agent that listens there already is enough
     #[arg(long)]
     pub(crate) daemon: bool,

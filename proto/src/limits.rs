@@ -13,7 +13,7 @@ pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 pub const MAX_INLINE_STDIN: usize = 4 * 1024 * 1024;
 
 /// Capabilities named in `HelloResponse.capabilities`; a peer may require them by these names.
-pub const CAPABILITIES: &[&str] = &["exec.v1", "files.v1"];
+pub const CAPABILITIES: &[&str] = &["exec.drop_oldest", "exec.v1", "files.v1"];
 
 /// First line that `podbridge-agent proxy` prints, so that shell noise on the link is told from an agent.
 pub const PROXY_MAGIC: &str = "podbridge-proxy/1\n";

@@ -19,7 +19,7 @@ pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
     let path = socket::existing(options.socket.path.clone());
     let stream = match socket::connect(&path) {
         Err(_) if options.start => {
-            serve::start_detached(&path, options.socket.idle_when_detached())?;
+            serve::start_detached(&path, options.socket.idle_when_detached(), &[])?;
             socket::connect(&path)
         }
         other => other,

@@ -1,5 +1,6 @@
 //! `serve`: in the foreground, as the container's PID 1, or detached.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -7,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use rustix::process::{getpid, setsid};
 
 use crate::config::Serve;
+use crate::exec::Store;
 use crate::sys::{descriptors, init};
 use crate::{app, socket, telemetry};
 
@@ -22,7 +24,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     init::unblock_signals();
     let path = socket::new(options.socket.path.clone());
     if options.daemon {
-        start_detached(&path, options.socket.idle_when_detached())?;
+        start_detached(&path, options.socket.idle_when_detached(), &options.spool.arguments())?;
         return Ok(ExitCode::SUCCESS);
     }
     if options.detached {
@@ -47,7 +49,9 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| format!("no threads: {error}"))?;
-    let served = runtime.block_on(app::serve(listener, nofile, options.socket.idle()));
+    let directory = options.spool.directory.or_else(|| path.parent().map(Path::to_owned));
+    let store = Store::new(directory, u64::from(options.spool.limit) << 20);
+    let served = runtime.block_on(app::serve(listener, nofile, store, options.socket.idle()));
     // Nobody listens any more; a leftover would only be found stale.
     let _ = std::fs::remove_file(&path);
     // A thread that still hangs in a file system must not keep the process.
@@ -66,7 +70,7 @@ fn as_init() -> Result<ExitCode, String> {
 }
 
 /// Starts a detached agent on the socket, unless one listens there; returns when it listens.
-pub(super) fn start_detached(path: &Path, idle: u64) -> Result<(), String> {
+pub(super) fn start_detached(path: &Path, idle: u64, more: &[OsString]) -> Result<(), String> {
     let _lock = socket::lock(path).map_err(|error| error.to_string())?;
     if socket::connect(path).is_ok() {
         return Ok(());
@@ -76,6 +80,7 @@ pub(super) fn start_detached(path: &Path, idle: u64) -> Result<(), String> {
     let child = Command::new(own)
         .args(["serve", "--detached", "--idle", &idle.to_string(), "--socket"])
         .arg(path)
+        .args(more)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -70,7 +70,8 @@ impl Reader {
             let grown = exec.spool.grown.notified();
             tokio::pin!(grown);
             grown.as_mut().enable();
-            if let Some(event) = self.ready(exit.borrow().as_ref()) {
+            let record = exit.borrow().clone();
+            if let Some(event) = self.ready(record).await {
                 return Some(event);
             }
             tokio::select! {
@@ -81,36 +82,40 @@ impl Reader {
         None
     }
 
-    fn ready(&mut self, exit: Option<&ExitRecord>) -> Option<Event> {
+    async fn ready(&mut self, exit: Option<ExitRecord>) -> Option<Event> {
         self.stderr_first = !self.stderr_first;
         let order = match self.stderr_first {
             true => [Channel::Stderr, Channel::Stdout],
             false => [Channel::Stdout, Channel::Stderr],
         };
-        if let Some(event) = order.into_iter().find_map(|channel| self.output(channel)) {
-            return Some(event);
+        for channel in order {
+            if let Some(event) = self.output(channel).await {
+                return Some(event);
+            }
         }
         let exit = exit?;
         if !self.exited {
             self.exited = true;
-            return Some(Event::Exited(exit.clone()));
+            return Some(Event::Exited(exit));
         }
         let lengths = self.exec.spool.lengths()?;
         // Closed between the two looks above: there may be output yet.
-        if (self.offsets.stdout, self.offsets.stderr) != (lengths.stdout, lengths.stderr) {
-            return order.into_iter().find_map(|channel| self.output(channel));
+        for channel in order {
+            if let Some(event) = self.output(channel).await {
+                return Some(event);
+            }
         }
         self.closed = true;
         Some(Event::Closed(lengths))
     }
 
-    fn output(&mut self, channel: Channel) -> Option<Event> {
+    async fn output(&mut self, channel: Channel) -> Option<Event> {
         let position = match channel {
             Channel::Stdout => &mut self.offsets.stdout,
             Channel::Stderr => &mut self.offsets.stderr,
         };
         let offset = *position;
-        let event = match self.exec.spool.read(channel, offset, self.max) {
+        let event = match self.exec.spool.read(channel, offset, self.max).await {
             Read::Data(data) => {
                 *position += data.len() as u64;
                 Event::Output { channel, offset, data }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Size;
+use super::{Overflow, Size};
 
 /// UUID made by the client. It is the only handle of an exec: knowing it is being allowed to use it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,6 +69,7 @@ pub struct Command {
     pub on_disconnect: OnDisconnect,
     /// How long it may live, and its output be kept, without a reader.
     pub lease: Duration,
+    pub overflow: Overflow,
     /// Groups execs for `List`; empty: none.
     pub session: Vec<u8>,
 }

@@ -20,8 +20,8 @@ pub use error::Error;
 pub use exit::{Cause, ExitRecord, StartFailure};
 pub(crate) use registry::MAX_EXECS;
 pub use registry::{Exec, Registry, Scope, Summary};
-pub(crate) use spool::AHEAD as SPOOL_BYTES;
-pub use spool::{Channel, Lengths, Offsets};
+pub(crate) use spool::{CAPACITY as SPOOL_BYTES, Store};
+pub use spool::{Channel, Lengths, Offsets, Overflow};
 pub use stdin::{Progress, StdinWriter};
 
 pub use crate::sys::pty::Size;

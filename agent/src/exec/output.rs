@@ -11,9 +11,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::spool::{Channel, Spool};
+use super::spool::{Channel, PIECE, Spool};
 
-const READ: usize = 64 * 1024;
 /// After the command's end, this long without output while another process holds the pipe ends the reading.
 const QUIET: Duration = Duration::from_millis(500);
 /// And this long in all, if that process keeps writing: by then all that the command itself wrote (at most a pipe's
@@ -34,12 +33,13 @@ pub(crate) async fn pump(
 
 /// True if somebody still holds the other end.
 async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut ended: watch::Receiver<bool>) -> bool {
-    let mut buffer = Vec::with_capacity(READ);
     let mut end: Option<Instant> = None;
     let mut since_end = 0;
     loop {
-        spool.room(channel).await;
-        let read = read(source, &mut buffer);
+        if !spool.room(channel).await {
+            return true;
+        }
+        let read = read(source);
         let got = match end {
             None => tokio::select! {
                 biased;
@@ -57,30 +57,28 @@ async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut en
         };
         match got {
             // A terminal whose last holder has closed it says EIO.
-            Ok(0) | Err(_) => return false,
-            Ok(count) => {
-                since_end += if end.is_some() { count } else { 0 };
-                spool.write(channel, chunk(&mut buffer));
+            Err(_) => return false,
+            Ok(piece) if piece.is_empty() => return false,
+            Ok(piece) => {
+                since_end += if end.is_some() { piece.len() } else { 0 };
+                spool.write(channel, piece);
             }
         }
     }
 }
 
-/// What was read, and an empty buffer again. Short pieces are copied, so that none of them holds a whole buffer.
-fn chunk(buffer: &mut Vec<u8>) -> Bytes {
-    if buffer.len() >= READ / 2 {
-        return Bytes::from(std::mem::replace(buffer, Vec::with_capacity(READ)));
-    }
-    let chunk = Bytes::copy_from_slice(buffer);
-    buffer.clear();
-    chunk
-}
-
-async fn read(source: &AsyncFd<OwnedFd>, buffer: &mut Vec<u8>) -> io::Result<usize> {
+/// What is there, in a buffer of that size: thousands of quiet commands hold none. Empty at the end.
+async fn read(source: &AsyncFd<OwnedFd>) -> io::Result<Bytes> {
     loop {
         let mut ready = source.readable().await?;
-        if let Ok(result) = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), spare_capacity(buffer))?)) {
-            return result;
+        let piece = ready.try_io(|fd| {
+            let waiting = rustix::io::ioctl_fionread(fd.get_ref())?;
+            let mut piece = Vec::with_capacity(waiting.clamp(1, PIECE as u64) as usize);
+            rustix::io::read(fd.get_ref(), spare_capacity(&mut piece))?;
+            Ok(Bytes::from(piece))
+        });
+        if let Ok(piece) = piece {
+            return piece;
         }
     }
 }

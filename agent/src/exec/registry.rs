@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::attach::Reader;
-use super::spool::{Offsets, Spool};
+use super::spool::{Offsets, Spool, Store};
 use super::stdin::{Stdin, StdinWriter};
 use super::{Command, Digest, Error, ExecId, ExitRecord, Size, StdinMode, supervisor, tree};
 use crate::sys::pty;
@@ -64,12 +64,12 @@ pub(crate) struct Readers {
 }
 
 impl Exec {
-    fn new(command: &Command) -> Self {
+    fn new(command: &Command, store: Arc<Store>) -> Self {
         Self {
             digest: command.digest,
             session: command.session.clone(),
             takes_stdin: command.stdin == StdinMode::Stream,
-            spool: Arc::default(),
+            spool: Arc::new(Spool::new(command.overflow, store)),
             stdin: Stdin::default(),
             pid: watch::Sender::new(None),
             exit: watch::Sender::new(None),
@@ -140,17 +140,19 @@ pub struct Registry {
     table: Mutex<Table>,
     pub(crate) reaper: Reaper,
     pub(crate) nofile: Rlimit,
+    store: Arc<Store>,
     /// Execs that have not ended, for the idle end of the agent.
     running: watch::Sender<usize>,
 }
 
 impl Registry {
     /// `nofile` is the descriptor limit that commands get.
-    pub(crate) fn new(reaper: Reaper, nofile: Rlimit) -> Self {
+    pub(crate) fn new(reaper: Reaper, nofile: Rlimit, store: Store) -> Self {
         Self {
             table: Mutex::default(),
             reaper,
             nofile,
+            store: Arc::new(store),
             running: watch::Sender::new(0),
         }
     }
@@ -181,7 +183,7 @@ impl Registry {
             if table.execs.len() >= MAX_EXECS {
                 return Err(Error::Full(MAX_EXECS));
             }
-            let exec = Arc::new(Exec::new(&command));
+            let exec = Arc::new(Exec::new(&command, self.store.clone()));
             table.execs.insert(command.id, exec.clone());
             exec
         };

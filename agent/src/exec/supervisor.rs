@@ -45,6 +45,7 @@ pub(crate) async fn run(registry: Arc<Registry>, exec: Arc<Exec>, command: Comma
             let _ = registry.release(id);
         }
     }
+    exec.spool.abandon();
 }
 
 async fn drive(

@@ -8,8 +8,8 @@ use podbridge_proto::v1 as wire;
 use tonic::Status;
 
 use crate::exec::{
-    self, Cause, Channel, Command, Digest, Event, ExecId, ExitRecord, Lengths, Offsets, OnDisconnect, Scope, Size,
-    StdinMode,
+    self, Cause, Channel, Command, Digest, Event, ExecId, ExitRecord, Lengths, Offsets, OnDisconnect, Overflow, Scope,
+    Size, StdinMode,
 };
 use crate::files::{self, Attributes};
 
@@ -73,6 +73,11 @@ pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
         Ok(wire::OnDisconnect::Cancel) => OnDisconnect::Cancel,
         Err(_) => return Err(invalid("unknown on_disconnect")),
     };
+    let overflow = match wire::Overflow::try_from(request.overflow) {
+        Ok(wire::Overflow::Unspecified) => Overflow::Block,
+        Ok(wire::Overflow::DropOldest) => Overflow::DropOldest,
+        Err(_) => return Err(invalid("unknown overflow")),
+    };
     let or_default = |milliseconds: u64, default| match milliseconds {
         0 => default,
         some => Duration::from_millis(some),
@@ -90,6 +95,7 @@ pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
         kill_grace: or_default(request.kill_grace_ms, DEFAULT_GRACE),
         on_disconnect,
         lease: or_default(request.lease_ms, DEFAULT_LEASE),
+        overflow,
         session: request.session.into(),
     })
 }
@@ -141,10 +147,12 @@ pub(super) fn event(event: Event) -> wire::ExecEvent {
             stdout,
             stderr,
             held_open,
+            refused,
         }) => Wire::Closed(wire::Closed {
             stdout_length: stdout,
             stderr_length: stderr,
             held_open,
+            spool_error: refused.unwrap_or_default(),
         }),
     };
     wire::ExecEvent { event: Some(event) }

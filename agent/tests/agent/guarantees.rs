@@ -5,9 +5,9 @@ use std::fs;
 use bytes::Bytes;
 use podbridge_proto::v1::exec_event::Event;
 use podbridge_proto::v1::exit_record::Cause;
-use podbridge_proto::v1::{AttachRequest, ReleaseRequest};
+use podbridge_proto::v1::{AttachRequest, ExecEvent, Overflow, ReleaseRequest, WaitRequest};
 use tokio::task::JoinSet;
-use tonic::Code;
+use tonic::{Code, Streaming};
 
 use crate::harness::{Agent, eventually, finish, run, shell, soon, zombies_of};
 
@@ -85,21 +85,128 @@ async fn what_is_gone_is_a_gap_and_no_silence() {
         exec_id,
         ..AttachRequest::default()
     };
-    let mut late = exec.attach(attach).await.unwrap().into_inner();
+    with_gap(exec.attach(attach).await.unwrap().into_inner(), LENGTH).await;
+}
+
+/// Reads stdout, `length` in all, whose beginning is gone: the bytes of the gap, and the others.
+async fn with_gap(mut stream: Streaming<ExecEvent>, length: u64) -> (u64, u64) {
     let (mut gap, mut got) = (0, 0);
-    while let Some(event) = soon(late.message()).await.unwrap() {
+    while let Some(event) = soon(stream.message()).await.unwrap() {
         match event.event.unwrap() {
             Event::Gap(missing) => {
                 assert_eq!((missing.offset, got), (0, 0), "told before the rest");
                 gap = missing.length;
             }
             Event::Output(output) => got += output.data.len() as u64,
-            Event::Closed(closed) => assert_eq!(closed.stdout_length, LENGTH),
+            Event::Closed(closed) => assert_eq!(closed.stdout_length, length),
             Event::Started(_) | Event::Exited(_) => {}
         }
     }
     assert!(gap > 0);
-    assert_eq!(gap + got, LENGTH);
+    assert_eq!(gap + got, length);
+    (gap, got)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_command_that_nobody_reads_ends_and_its_output_waits_in_a_file() {
+    const LENGTH: usize = 30 << 20;
+    let own = std::env::current_exe().unwrap();
+    let directory = tempfile::tempdir_in(own.parent().unwrap()).unwrap();
+    let agent = Agent::with(&["--spool", directory.path().to_str().unwrap()]);
+    let mut exec = agent.exec().await;
+    let start = shell(&format!("yes 'never read' | head -c {LENGTH}"));
+    let exec_id = start.exec_id.clone();
+    exec.start(start).await.unwrap();
+    let wait = WaitRequest {
+        exec_id: exec_id.clone(),
+    };
+    soon(exec.wait(wait)).await.unwrap();
+    assert_eq!(
+        fs::read_dir(directory.path()).unwrap().count(),
+        0,
+        "the file has no name"
+    );
+    let attach = AttachRequest {
+        exec_id: exec_id.clone(),
+        ..AttachRequest::default()
+    };
+    let seen = soon(finish(exec.attach(attach).await.unwrap().into_inner())).await;
+    assert_eq!(seen.stdout.len(), LENGTH);
+    assert!(
+        seen.stdout
+            .chunks(11)
+            .all(|line| line == &b"never read\n"[..line.len()])
+    );
+    let files = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap().flatten();
+        open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.starts_with(directory.path())))
+            .count()
+    };
+    exec.release(ReleaseRequest { exec_id }).await.unwrap();
+    eventually("the file is closed", || files() == 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_full_disk_makes_the_command_wait_and_is_told() {
+    const LENGTH: u64 = 30 << 20;
+    let agent = Agent::with_a_small_disk();
+    let mut exec = agent.exec().await;
+    let counter = agent.dir.path().join("counter");
+    let start = shell(&format!(
+        "for i in $(seq 30); do head -c 1048576 /dev/zero; echo x >>{}; done",
+        counter.display()
+    ));
+    let exec_id = start.exec_id.clone();
+    exec.start(start).await.unwrap();
+    let written = || fs::read(&counter).map_or(0, |lines| lines.len() / 2);
+    let mut last = 0;
+    eventually("the disk takes some, then the command waits", || {
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let before = std::mem::replace(&mut last, written());
+        last > 8 && last == before
+    });
+    assert!(last < 20, "{last} MiB");
+    let attach = AttachRequest {
+        exec_id,
+        ..AttachRequest::default()
+    };
+    let mut stream = exec.attach(attach).await.unwrap().into_inner();
+    let mut got = 0;
+    let closed = loop {
+        match soon(stream.message()).await.unwrap().unwrap().event.unwrap() {
+            Event::Output(output) => {
+                assert_eq!(output.offset, got);
+                got += output.data.len() as u64;
+            }
+            Event::Gap(gap) => panic!("{gap:?}"),
+            Event::Closed(closed) => break closed,
+            Event::Started(_) | Event::Exited(_) => {}
+        }
+    };
+    assert_eq!((got, closed.stdout_length), (LENGTH, LENGTH));
+    assert!(closed.spool_error.contains("No space left"), "{}", closed.spool_error);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_overflows_is_dropped_when_the_client_says_so() {
+    const LENGTH: u64 = 60 << 20;
+    let agent = Agent::with(&["--spool-limit", "0"]);
+    let mut exec = agent.exec().await;
+    let mut start = shell(&format!("head -c {LENGTH} /dev/zero; echo end"));
+    start.overflow = Overflow::DropOldest as i32;
+    start.requires = vec!["exec.drop_oldest".into()];
+    let exec_id = start.exec_id.clone();
+    exec.start(start).await.unwrap();
+    let wait = WaitRequest {
+        exec_id: exec_id.clone(),
+    };
+    soon(exec.wait(wait)).await.unwrap();
+    let attach = AttachRequest {
+        exec_id,
+        ..AttachRequest::default()
+    };
+    let (gap, got) = with_gap(exec.attach(attach).await.unwrap().into_inner(), LENGTH + 4).await;
+    assert!(got < 10 << 20, "{got} after a gap of {gap}");
 }
 
 /// Anonymous memory and open descriptors of a process, and its threads: kB, count, count.

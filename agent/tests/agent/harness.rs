@@ -30,8 +30,27 @@ impl Agent {
     }
 
     pub(crate) fn with(arguments: &[&str]) -> Self {
+        Self::spawn(tempfile::tempdir().unwrap(), Command::new(AGENT), arguments)
+    }
+
+    /// Its spool is a disk of 8 MiB, which nobody else sees and which ends with it.
+    pub(crate) fn with_a_small_disk() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(AGENT);
+        let disk = dir.path().join("disk");
+        std::fs::File::create(dir.path().join("image"))
+            .and_then(|image| image.set_len(8 << 20))
+            .and_then(|()| std::fs::create_dir(&disk))
+            .unwrap();
+        let mut command = Command::new("unshare");
+        let mount = r#"cd "$0" && mkfs.ext4 -q image && mount -o loop image disk && exec "$@""#;
+        command
+            .args(["--mount", "sh", "-c", mount])
+            .args([dir.path().as_os_str(), AGENT.as_ref()])
+            .env("PATH", format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap()));
+        Self::spawn(dir, command, &["--spool", disk.to_str().unwrap()])
+    }
+
+    fn spawn(dir: TempDir, mut command: Command, arguments: &[&str]) -> Self {
         command
             .arg("serve")
             .arg("--socket")

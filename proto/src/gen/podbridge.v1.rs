@@ -391,6 +391,8 @@ pub struct StartRequest {
     /// As HelloRequest.requires.
     #[prost(string, repeated, tag = "15")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "Overflow", tag = "16")]
+    pub overflow: i32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartResponse {
@@ -469,7 +471,7 @@ pub struct Gap {
     pub length: u64,
 }
 /// The last event: both streams are complete up to these lengths.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Closed {
     #[prost(uint64, tag = "1")]
     pub stdout_length: u64,
@@ -478,6 +480,10 @@ pub struct Closed {
     /// A process that inherited the pipes still holds them; the drain grace ran out. What it writes later is lost to readers.
     #[prost(bool, tag = "3")]
     pub held_open: bool,
+    /// Why the agent could not put output into a file (a full disk, for example), so that the command had to wait for its
+    /// reader early, or bytes went early; empty: it could, or needed none.
+    #[prost(string, tag = "4")]
+    pub spool_error: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExitRecord {
@@ -679,6 +685,35 @@ impl OnDisconnect {
         match value {
             "ON_DISCONNECT_UNSPECIFIED" => Some(Self::Unspecified),
             "ON_DISCONNECT_CANCEL" => Some(Self::Cancel),
+            _ => None,
+        }
+    }
+}
+/// What happens to output that nobody reads, when the agent can hold no more of it (Limits.spool_bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Overflow {
+    /// The command waits, as on a full pipe.
+    Unspecified = 0,
+    /// The oldest bytes go; readers are told by a Gap. Needs the capability "exec.drop_oldest".
+    DropOldest = 1,
+}
+impl Overflow {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OVERFLOW_UNSPECIFIED",
+            Self::DropOldest => "OVERFLOW_DROP_OLDEST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OVERFLOW_UNSPECIFIED" => Some(Self::Unspecified),
+            "OVERFLOW_DROP_OLDEST" => Some(Self::DropOldest),
             _ => None,
         }
     }

@@ -185,6 +185,12 @@ impl Running {
         if (closed.stdout_length, closed.stderr_length) != (self.stdout.offset, self.stderr.offset) {
             return Err(Outcome::Lost(internal("the agent's output is shorter than it says")));
         }
+        if !closed.spool_error.is_empty() {
+            tracing::warn!(
+                reason = closed.spool_error,
+                "the agent could not put output into a file"
+            );
+        }
         ended(record, closed.held_open).ok_or_else(|| Outcome::Lost(internal("the exit record has no cause")))
     }
 }

@@ -1,0 +1,233 @@
+//! An exec's output, read by byte offset. Readers are independent. What nobody has read waits in memory; when readers
+//! stand still it moves on to a file, and when that is full as well the command waits (`Overflow::Block`) or the oldest
+//! bytes go. What some reader has taken stays for a while, so that a cut connection can resume. A reader that wants
+//! bytes which are gone gets a `Gap`.
+
+mod ring;
+mod store;
+mod stream;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+pub(crate) use store::Store;
+use stream::{Found, Step, Stream};
+
+/// Bytes per stream that may wait for a first reader, with a file.
+pub(crate) const CAPACITY: u64 = stream::AHEAD + ring::CAPACITY;
+/// Largest piece that `write` takes.
+pub(crate) const PIECE: usize = stream::PIECE as usize;
+/// Readers that have taken nothing for so long stand still.
+const STALL: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    Stdout,
+    Stderr,
+}
+
+/// What happens to output that nobody reads, when the spool is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The command waits, as on a full pipe.
+    #[default]
+    Block,
+    /// The oldest bytes go.
+    DropOldest,
+}
+
+/// First byte wanted of each stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offsets {
+    pub stdout: u64,
+    pub stderr: u64,
+}
+
+/// Final lengths of both streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lengths {
+    pub stdout: u64,
+    pub stderr: u64,
+    /// Another process still held the pipes when the agent stopped reading.
+    pub held_open: bool,
+    /// Why no file took output, so that the command waited or bytes went early.
+    pub refused: Option<String>,
+}
+
+/// The answer to a read at one offset.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Data(Bytes),
+    /// So many bytes from the offset on are gone.
+    Gap(u64),
+    /// Nothing yet.
+    Wait,
+    End,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stdout: Stream,
+    stderr: Stream,
+    held_open: bool,
+    abandoned: bool,
+}
+
+impl State {
+    fn stream(&mut self, channel: Channel) -> &mut Stream {
+        match channel {
+            Channel::Stdout => &mut self.stdout,
+            Channel::Stderr => &mut self.stderr,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Spool {
+    state: Mutex<State>,
+    overflow: Overflow,
+    store: Arc<Store>,
+    /// Something was written or closed.
+    pub(crate) grown: Notify,
+    /// Something was taken, or nobody wants anything any more.
+    drained: Notify,
+}
+
+impl Spool {
+    pub(crate) fn new(overflow: Overflow, store: Arc<Store>) -> Self {
+        Self {
+            state: Mutex::default(),
+            overflow,
+            store,
+            grown: Notify::new(),
+            drained: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while the spool is locked")
+    }
+
+    /// Waits until a piece may be taken from the command; false if nobody will ever want it.
+    pub(crate) async fn room(&self, channel: Channel) -> bool {
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            self.relieve_memory(channel).await;
+            let may_change = {
+                let mut state = self.lock();
+                if state.abandoned {
+                    return false;
+                }
+                let stream = state.stream(channel);
+                if stream.may_grow(self.overflow, &self.store) {
+                    return true;
+                }
+                stream.may_change(&self.store)
+            };
+            if !may_change {
+                drained.await;
+            } else if timeout(STALL, drained).await.is_err() {
+                self.lock().stream(channel).stalled = true;
+            }
+        }
+    }
+
+    /// Moves the oldest pieces to the file while more is in memory than may be. Only the stream's writer calls it.
+    async fn relieve_memory(&self, channel: Channel) {
+        loop {
+            let step = self.lock().stream(channel).step(self.overflow, &self.store);
+            let Step::Move { file, offset, piece } = step else {
+                return;
+            };
+            let target = file.clone();
+            let written = spawn_blocking(move || ring::write(&target, offset, &piece)).await;
+            let mut state = self.lock();
+            let stream = state.stream(channel);
+            match written.expect("writing does not panic") {
+                Ok(()) => stream.moved(&file, offset, &self.store),
+                Err(error) => {
+                    tracing::warn!(%error, "spool file not written");
+                    stream.refused = Some(error.to_string());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn write(&self, channel: Channel, data: Bytes) {
+        self.lock().stream(channel).push(data, &self.store);
+        self.grown.notify_waiters();
+    }
+
+    pub(crate) fn close(&self, channel: Channel, held_open: bool) {
+        {
+            let mut state = self.lock();
+            state.stream(channel).closed = true;
+            state.held_open |= held_open;
+        }
+        self.grown.notify_waiters();
+    }
+
+    /// At most `max` bytes from `offset` on.
+    pub(crate) async fn read(&self, channel: Channel, offset: u64, max: usize) -> Read {
+        let found = self.lock().stream(channel).find(offset, max);
+        let (file, length) = match found {
+            Found::Here(read) => return read,
+            Found::Stored(file, length) => (file, length),
+        };
+        let data = spawn_blocking(move || ring::read(&file, offset, length)).await;
+        let data = data.expect("reading does not panic");
+        // The ring may have come round meanwhile.
+        let floor = self.lock().stream(channel).floor();
+        match data {
+            _ if offset < floor => Read::Gap(floor - offset),
+            Ok(data) => Read::Data(data.into()),
+            Err(error) => {
+                tracing::warn!(%error, "spool file not read");
+                Read::Gap(length as u64)
+            }
+        }
+    }
+
+    /// A reader has everything of this stream below `offset`.
+    pub(crate) fn take(&self, channel: Channel, offset: u64) {
+        self.lock().stream(channel).take(offset, &self.store);
+        self.drained.notify_waiters();
+    }
+
+    /// Nobody will read any more: whoever waits for room need not.
+    pub(crate) fn abandon(&self) {
+        self.lock().abandoned = true;
+        self.drained.notify_waiters();
+    }
+
+    /// The lengths, once both streams are closed.
+    pub(crate) fn lengths(&self) -> Option<Lengths> {
+        let state = self.lock();
+        let (stdout, stderr) = (&state.stdout, &state.stderr);
+        (stdout.closed && stderr.closed).then(|| Lengths {
+            stdout: stdout.end(),
+            stderr: stderr.end(),
+            held_open: state.held_open,
+            refused: stdout.refused.clone().or_else(|| stderr.refused.clone()),
+        })
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let store = self.store.clone();
+        let mut state = self.lock();
+        state.stdout.clear(&store);
+        state.stderr.clear(&store);
+    }
+}
+
+#[cfg(test)]
+mod tests;

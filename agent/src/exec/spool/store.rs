@@ -1,0 +1,92 @@
+//! What the spools of all execs share: the directory of their files, and how much memory and disk they may hold together.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+/// Bytes in memory, of all streams, from which on each of them makes do with little.
+const MEMORY: u64 = 64 << 20;
+/// Magic number of tmpfs (statfs(2)): a file there is memory, which the container may not have.
+const TMPFS: i64 = 0x0102_1994;
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// `None`: memory only.
+    directory: Option<PathBuf>,
+    memory: AtomicU64,
+    disk: AtomicU64,
+    disk_limit: u64,
+}
+
+impl Store {
+    /// Files in `directory`, at most `limit` bytes of them; without a directory or with 0 everything stays in memory.
+    pub(crate) fn new(directory: Option<PathBuf>, limit: u64) -> Self {
+        Self {
+            directory: directory.filter(|_| limit > 0),
+            memory: AtomicU64::new(0),
+            disk: AtomicU64::new(0),
+            disk_limit: limit,
+        }
+    }
+
+    pub(super) fn has_files(&self) -> bool {
+        self.directory.is_some()
+    }
+
+    pub(super) fn memory_is_short(&self) -> bool {
+        self.memory.load(Relaxed) > MEMORY
+    }
+
+    pub(super) fn memory_taken(&self, bytes: u64) {
+        self.memory.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn memory_given_back(&self, bytes: u64) {
+        self.memory.fetch_sub(bytes, Relaxed);
+    }
+
+    /// False if all files together would be too long.
+    pub(super) fn take_disk(&self, bytes: u64) -> bool {
+        let more = |used: u64| Some(used + bytes).filter(|sum| *sum <= self.disk_limit);
+        self.disk.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    pub(super) fn give_back_disk(&self, bytes: u64) {
+        self.disk.fetch_sub(bytes, Relaxed);
+    }
+
+    /// A file without a name: whatever ends the agent, nothing is left.
+    pub(super) fn new_file(&self) -> io::Result<File> {
+        let directory = self.directory.as_deref().ok_or(io::ErrorKind::Unsupported)?;
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => File::from(file),
+            // Not every file system has such files.
+            Err(_) => named_and_unlinked(directory)?,
+        };
+        match rustix::fs::fstatfs(&file)?.f_type as i64 {
+            TMPFS => Err(io::Error::other("its file system is in memory")),
+            _ => Ok(file),
+        }
+    }
+}
+
+fn named_and_unlinked(directory: &Path) -> io::Result<File> {
+    let mut random = [0u8; 8];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    let path = directory.join(format!(".spool-{:016x}", u64::from_ne_bytes(random)));
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}

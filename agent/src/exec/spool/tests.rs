@@ -1,0 +1,233 @@
+use std::sync::LazyLock;
+
+use super::*;
+
+const OUT: Channel = Channel::Stdout;
+const MIB: u64 = 1 << 20;
+
+/// What every test writes: the byte at an offset tells the offset, but for a multiple of a prime.
+fn piece(offset: u64, length: usize) -> Bytes {
+    const PERIOD: usize = 65_521;
+    static TWICE: LazyLock<Bytes> =
+        LazyLock::new(|| (0..3 * PERIOD).map(|at| ((at % PERIOD * 31) >> 3) as u8).collect());
+    let start = (offset % PERIOD as u64) as usize;
+    let period = |at: usize| TWICE.slice(at..(at + length).min(TWICE.len()));
+    match start + length <= TWICE.len() {
+        true => period(start),
+        false => (start..start + length).map(|at| TWICE[at % PERIOD]).collect(),
+    }
+}
+
+fn in_memory(overflow: Overflow) -> Arc<Spool> {
+    Arc::new(Spool::new(overflow, Arc::new(Store::new(None, 0))))
+}
+
+/// A directory that is not in memory, and a spool with files there.
+fn on_disk(overflow: Overflow, limit: u64) -> (tempfile::TempDir, Arc<Spool>) {
+    let own = std::env::current_exe().unwrap();
+    let directory = tempfile::tempdir_in(own.parent().unwrap()).unwrap();
+    let store = Store::new(Some(directory.path().to_owned()), limit);
+    (directory, Arc::new(Spool::new(overflow, Arc::new(store))))
+}
+
+/// A command that writes so much, as fast as it may.
+fn writer(spool: &Arc<Spool>, length: u64) -> tokio::task::JoinHandle<()> {
+    let spool = spool.clone();
+    tokio::spawn(async move {
+        let mut offset = 0;
+        while offset < length {
+            assert!(spool.room(OUT).await);
+            spool.write(OUT, piece(offset, PIECE));
+            offset += PIECE as u64;
+        }
+        spool.close(OUT, false);
+        spool.close(Channel::Stderr, false);
+    })
+}
+
+/// Reads on to the end or until there is nothing yet; the bytes that were gone, and the next offset.
+async fn read_on(spool: &Spool, mut offset: u64) -> (u64, u64) {
+    let mut gone = 0;
+    loop {
+        match spool.read(OUT, offset, 128 << 10).await {
+            Read::Data(data) => {
+                assert!(data == piece(offset, data.len()), "at {offset}");
+                offset += data.len() as u64;
+            }
+            Read::Gap(length) => {
+                gone += length;
+                offset += length;
+            }
+            Read::Wait | Read::End => return (gone, offset),
+        }
+        spool.take(OUT, offset);
+    }
+}
+
+async fn data(spool: &Spool, offset: u64, max: usize) -> Bytes {
+    match spool.read(OUT, offset, max).await {
+        Read::Data(data) => data,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn readers_are_independent_and_see_every_byte() {
+    let spool = in_memory(Overflow::Block);
+    spool.write(OUT, "hello ".into());
+    spool.write(OUT, "world".into());
+    assert_eq!(data(&spool, 0, 1024).await, "hello world");
+    assert_eq!(data(&spool, 3, 4).await, "lo w"[..3]);
+    assert_eq!(data(&spool, 8, 1024).await, "rld");
+    assert_eq!(spool.read(OUT, 11, 8).await, Read::Wait);
+    assert_eq!(spool.read(Channel::Stderr, 0, 8).await, Read::Wait);
+    spool.close(OUT, false);
+    assert_eq!(spool.read(OUT, 11, 8).await, Read::End);
+    assert_eq!(spool.lengths(), None);
+    spool.close(Channel::Stderr, true);
+    let lengths = spool.lengths().unwrap();
+    assert_eq!((lengths.stdout, lengths.stderr, lengths.held_open), (11, 0, true));
+}
+
+#[tokio::test]
+async fn what_a_reader_took_long_ago_is_an_explicit_gap() {
+    let spool = in_memory(Overflow::Block);
+    for round in 0..6 {
+        spool.write(OUT, piece(round * MIB, MIB as usize));
+    }
+    spool.take(OUT, 6 * MIB);
+    assert_eq!(spool.read(OUT, 0, 8).await, Read::Gap(2 * MIB));
+    assert_eq!(data(&spool, 2 * MIB, 8).await.len(), 8);
+}
+
+#[tokio::test]
+async fn an_offset_beyond_the_end_takes_nothing() {
+    let spool = in_memory(Overflow::Block);
+    spool.write(OUT, piece(0, PIECE));
+    spool.take(OUT, u64::MAX);
+    assert!(spool.room(OUT).await);
+    spool.write(OUT, piece(PIECE as u64, PIECE));
+    assert_eq!(read_on(&spool, 0).await, (0, 2 * PIECE as u64));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_files_the_command_waits_for_a_reader() {
+    let spool = in_memory(Overflow::Block);
+    let writing = writer(&spool, 20 * MIB);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(spool.lock().stdout.end(), 4 * MIB);
+    let mut offset = 0;
+    while !writing.is_finished() {
+        offset = read_on(&spool, offset).await.1;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(read_on(&spool, offset).await, (0, 20 * MIB));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_released_exec_need_not() {
+    let spool = in_memory(Overflow::Block);
+    spool.write(OUT, piece(0, 5 << 20));
+    let waiting = tokio::spawn({
+        let spool = spool.clone();
+        async move { spool.room(OUT).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    spool.abandon();
+    assert!(!waiting.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_readers_stand_still_a_file_takes_the_output() {
+    let (directory, spool) = on_disk(Overflow::Block, 256 * MIB);
+    let writing = writer(&spool, 30 * MIB);
+    writing.await.unwrap();
+    assert!(spool.lock().stdout.in_memory() < 9 * MIB);
+    assert_eq!(
+        std::fs::read_dir(directory.path()).unwrap().count(),
+        0,
+        "a file without a name"
+    );
+    assert_eq!(read_on(&spool, 0).await, (0, 30 * MIB));
+    assert_eq!(spool.lengths().unwrap().refused, None);
+    // A second reader finds what one connection may have lost.
+    assert_eq!(read_on(&spool, 26 * MIB).await, (0, 30 * MIB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_file_holds_the_command_until_there_is_a_reader() {
+    let (_directory, spool) = on_disk(Overflow::Block, 256 * MIB);
+    let writing = writer(&spool, 100 * MIB);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let held = spool.lock().stdout.end();
+    assert!((36 * MIB..48 * MIB).contains(&held), "{held}");
+    let mut offset = 0;
+    while !writing.is_finished() {
+        let (gone, next) = read_on(&spool, offset).await;
+        assert_eq!(gone, 0);
+        offset = next;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(read_on(&spool, offset).await, (0, 100 * MIB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_overflows_drops_the_oldest_and_says_so() {
+    let (_directory, with_file) = on_disk(Overflow::DropOldest, 256 * MIB);
+    for (spool, kept) in [(in_memory(Overflow::DropOldest), 8 * MIB), (with_file, 40 * MIB)] {
+        writer(&spool, 100 * MIB).await.unwrap();
+        let (gone, end) = read_on(&spool, 0).await;
+        assert_eq!(end, 100 * MIB);
+        assert!((kept..kept + MIB).contains(&(end - gone)), "{gone} of {end} are gone");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_takes_no_file_means_waiting_and_a_reason() {
+    let store = Store::new(Some("/no/such/directory".into()), 256 * MIB);
+    let spool = Arc::new(Spool::new(Overflow::Block, Arc::new(store)));
+    let writing = writer(&spool, 20 * MIB);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(spool.lock().stdout.end() < 9 * MIB);
+    let mut offset = 0;
+    while !writing.is_finished() {
+        offset = read_on(&spool, offset).await.1;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(read_on(&spool, offset).await, (0, 20 * MIB));
+    assert!(spool.lengths().unwrap().refused.unwrap().contains("No such file"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_files_together_have_a_limit_and_give_back() {
+    let (_directory, first) = on_disk(Overflow::Block, 16 * MIB);
+    let second = Arc::new(Spool::new(Overflow::Block, first.store.clone()));
+    writer(&first, 20 * MIB).await.unwrap();
+    let writing = writer(&second, 20 * MIB);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!writing.is_finished(), "the limit holds");
+    drop(first);
+    writing.await.unwrap();
+    assert_eq!(read_on(&second, 0).await, (0, 20 * MIB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_silent_streams_share_the_memory() {
+    let store = Arc::new(Store::new(None, 0));
+    let spools: Vec<_> = (0..200)
+        .map(|_| Arc::new(Spool::new(Overflow::Block, store.clone())))
+        .collect();
+    let writing: Vec<_> = spools.iter().map(|spool| writer(spool, MIB)).collect();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let held: u64 = spools.iter().map(|spool| spool.lock().stdout.in_memory()).sum();
+    assert!(held < (64 + 13) * MIB, "{held}");
+    for (spool, writing) in spools.iter().zip(writing) {
+        let mut offset = 0;
+        while !writing.is_finished() {
+            offset = read_on(spool, offset).await.1;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(read_on(spool, offset).await, (0, MIB));
+    }
+}
