@@ -27,8 +27,8 @@ use tonic::transport::server::Connected;
 
 use crate::exec::{Registry, Store};
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting};
-use crate::sys::proc;
 use crate::sys::reaper::Reaper;
+use crate::sys::{memory, proc};
 
 /// Flow control, fixed (DESIGN §6): one connection carries commands and files.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -38,6 +38,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// From the signal to end until the process ends, whatever still runs.
 const DRAIN: Duration = Duration::from_secs(4);
+
+/// From a release until memory is given back: a busy agent does so once in that time, an idle one once and no more.
+const MEMORY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Serves until a signal or the idle time ends it.
 pub(crate) async fn serve(
@@ -54,6 +57,7 @@ pub(crate) async fn serve(
         .set_service_status("", tonic_health::ServingStatus::Serving)
         .await;
 
+    tokio::spawn(give_back(registry.released()));
     let (stop, mut stopping) = watch::channel(false);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -108,6 +112,15 @@ async fn asked_to_end() -> io::Result<&'static str> {
     tokio::select! {
         _ = term.recv() => Ok("TERM"),
         _ = interrupt.recv() => Ok("INT"),
+    }
+}
+
+/// Gives back what execs held, a little after some were released.
+async fn give_back(mut released: watch::Receiver<u64>) {
+    while released.changed().await.is_ok() {
+        sleep(MEMORY_PAUSE).await;
+        released.borrow_and_update();
+        memory::give_back();
     }
 }
 

@@ -1,6 +1,8 @@
 //! Both binaries over the local link: full streams, losses, and that nothing is left behind.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod difficult;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 

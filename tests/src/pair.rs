@@ -23,7 +23,7 @@ pub struct Pair {
 }
 
 /// Cargo builds the binaries of the workspace into the directory of this one, or above it for a test.
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let mut dir = this.parent().unwrap();
     if dir.ends_with("deps") {
@@ -57,7 +57,7 @@ impl Pair {
     pub fn with_proxy(seed: u64) -> (Self, Proxy) {
         let mut pair = Self::start();
         let link = pair.dir.path().join("proxy.sock");
-        let proxy = Proxy::start(&link, &pair.link, seed);
+        let proxy = Proxy::unix(&link, &pair.link, seed);
         pair.link = link;
         (pair, proxy)
     }
@@ -100,6 +100,16 @@ impl Pair {
     pub fn kill_agent(&mut self) {
         self.agent.kill().unwrap();
         self.agent.wait().unwrap();
+    }
+
+    /// Processes that the agent has started and that run.
+    pub fn commands(&self) -> Vec<u32> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.agent.id()))
+            .unwrap()
+            .flatten();
+        let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+        let pids = children.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        pids.filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// Processes of `podbridge bridge` that belong to this test.

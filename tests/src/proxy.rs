@@ -1,10 +1,10 @@
-//! A proxy of Unix sockets that cuts: every connection gets its own fate from a seeded generator. Its threads end
-//! with the process.
+//! A proxy that cuts, of Unix sockets or TCP: every connection gets its own fate from a seeded generator. Its threads
+//! end with the process.
 
-use std::io::{Read as _, Write as _};
-use std::net::Shutdown;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -20,6 +20,8 @@ const LONGEST_DELAY: u64 = 30;
 enum How {
     /// Both directions at once; what the kernel holds of them is lost.
     Close,
+    /// The same, told by a reset where there is such a thing.
+    Reset,
     /// One direction ends, the other goes on.
     HalfClose,
     /// It goes on after a while.
@@ -38,9 +40,42 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
+/// One end of a connection.
+trait Wire: Read + Write + Send {
+    fn another(&self) -> Box<dyn Wire>;
+    fn shut(&self, how: Shutdown);
+    fn reset(&self);
+}
+
+impl Wire for UnixStream {
+    fn another(&self) -> Box<dyn Wire> {
+        Box::new(self.try_clone().unwrap())
+    }
+    fn shut(&self, how: Shutdown) {
+        // It may be down already.
+        let _ = self.shutdown(how);
+    }
+    fn reset(&self) {
+        self.shut(Shutdown::Both);
+    }
+}
+
+impl Wire for TcpStream {
+    fn another(&self) -> Box<dyn Wire> {
+        Box::new(self.try_clone().unwrap())
+    }
+    fn shut(&self, how: Shutdown) {
+        let _ = self.shutdown(how);
+    }
+    /// To an address of no family: the kernel resets the connection.
+    fn reset(&self) {
+        let _ = rustix::net::connect_unspec(self);
+        self.shut(Shutdown::Both);
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
-    agent: PathBuf,
     rng: Mutex<Rng>,
     cuts: AtomicU64,
     /// Cuts that are still to be made; then every connection lives.
@@ -48,22 +83,40 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Listens on `path` and leads to `agent`, with no cuts yet.
-    pub fn start(path: &Path, agent: &Path, seed: u64) -> Self {
+    /// Listens on `path` and leads to the socket `agent`, with no cuts yet.
+    pub fn unix(path: &Path, agent: &Path, seed: u64) -> Self {
         let listener = UnixListener::bind(path).unwrap();
+        let agent = agent.to_owned();
+        let accept = move || listener.accept().map(|(client, _)| Box::new(client) as Box<dyn Wire>);
+        Self::start(accept, seed, move || Ok(Box::new(UnixStream::connect(&agent)?)))
+    }
+
+    /// The same between a port of its own on loopback, which it returns, and `server`.
+    pub fn tcp(server: SocketAddr, seed: u64) -> (Self, u16) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let accept = move || listener.accept().map(|(client, _)| Box::new(client) as Box<dyn Wire>);
+        let proxy = Self::start(accept, seed, move || Ok(Box::new(TcpStream::connect(server)?)));
+        (proxy, port)
+    }
+
+    fn start(
+        accept: impl Fn() -> io::Result<Box<dyn Wire>> + Send + 'static,
+        seed: u64,
+        connect: impl Fn() -> io::Result<Box<dyn Wire>> + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared {
-            agent: agent.to_owned(),
             rng: Mutex::new(Rng::with_seed(seed)),
             cuts: AtomicU64::new(0),
             left: AtomicU64::new(0),
         });
         let serving = shared.clone();
         thread::spawn(move || {
-            for client in listener.incoming() {
-                let client = client.unwrap();
+            loop {
+                let client = accept().unwrap();
                 // An agent that is gone is what a closed connection says.
-                if let Ok(agent) = UnixStream::connect(&serving.agent) {
-                    serve(&serving, client, agent);
+                if let Ok(agent) = connect() {
+                    serve(&serving, &*client, &*agent);
                 }
             }
         });
@@ -82,18 +135,19 @@ impl Proxy {
     }
 }
 
-fn serve(shared: &Arc<Shared>, client: UnixStream, agent: UnixStream) {
-    for (from, to) in [(&client, &agent), (&agent, &client)] {
-        let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+fn serve(shared: &Arc<Shared>, client: &dyn Wire, agent: &dyn Wire) {
+    for (from, to) in [(client, agent), (agent, client)] {
+        let (mut from, mut to) = (from.another(), to.another());
         let shared = shared.clone();
         let cut = fate(&mut shared.rng.lock().unwrap());
-        thread::spawn(move || copy(&shared, from, to, cut));
+        thread::spawn(move || copy(&shared, &mut *from, &mut *to, cut));
     }
 }
 
 fn fate(rng: &mut Rng) -> Cut {
     let how = match rng.u8(..10) {
-        0..6 => How::Close,
+        0..5 => How::Close,
+        5 => How::Reset,
         6..9 => How::HalfClose,
         _ => How::Delay(Duration::from_millis(rng.u64(1..LONGEST_DELAY))),
     };
@@ -103,7 +157,7 @@ fn fate(rng: &mut Rng) -> Cut {
     }
 }
 
-fn copy(shared: &Shared, mut from: UnixStream, mut to: UnixStream, cut: Cut) {
+fn copy(shared: &Shared, from: &mut dyn Wire, to: &mut dyn Wire, cut: Cut) {
     let mut cut = Some(cut);
     let mut passed = 0;
     let mut buffer = vec![0; 64 << 10];
@@ -123,22 +177,22 @@ fn copy(shared: &Shared, mut from: UnixStream, mut to: UnixStream, cut: Cut) {
             shared.cuts.fetch_add(1, Ordering::SeqCst);
             match how {
                 How::Close => break,
-                How::HalfClose => {
-                    let _ = to.shutdown(Shutdown::Write);
+                How::Reset => {
+                    from.reset();
+                    to.reset();
                     return;
                 }
+                How::HalfClose => return to.shut(Shutdown::Write),
                 How::Delay(pause) => thread::sleep(pause),
             }
             continue;
         }
         match from.read(&mut buffer[..room as usize]) {
-            Ok(0) => {
-                let _ = to.shutdown(Shutdown::Write);
-                return;
-            }
+            Ok(0) => return to.shut(Shutdown::Write),
             Ok(count) if to.write_all(&buffer[..count]).is_ok() => passed += count as u64,
             _ => break,
         }
     }
-    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    from.shut(Shutdown::Both);
+    to.shut(Shutdown::Both);
 }

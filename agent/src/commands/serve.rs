@@ -9,13 +9,14 @@ use rustix::process::{getpid, setsid};
 
 use crate::config::Serve;
 use crate::exec::Store;
-use crate::sys::{descriptors, init};
+use crate::sys::{descriptors, init, memory};
 use crate::{app, socket, telemetry};
 
 /// What a detached agent tells the parent that waits for it.
 const READY: &str = "ready";
 
 pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
+    memory::share_heap();
     // Also for the sake of the commands: whatever was left open here would be open in each of them.
     descriptors::close_inherited();
     if getpid().is_init() {

@@ -143,6 +143,8 @@ pub struct Registry {
     store: Arc<Store>,
     /// Execs that have not ended, for the idle end of the agent.
     running: watch::Sender<usize>,
+    /// Execs that were released so far.
+    released: watch::Sender<u64>,
 }
 
 impl Registry {
@@ -154,6 +156,7 @@ impl Registry {
             nofile,
             store: Arc::new(store),
             running: watch::Sender::new(0),
+            released: watch::Sender::new(0),
         }
     }
 
@@ -164,6 +167,11 @@ impl Registry {
     /// Number of execs that have not ended.
     pub fn running(&self) -> watch::Receiver<usize> {
         self.running.subscribe()
+    }
+
+    /// Counts the execs that were released.
+    pub fn released(&self) -> watch::Receiver<u64> {
+        self.released.subscribe()
     }
 
     /// Starts a command, or finds the one that the same request started before; true if it is new. The command is run
@@ -265,6 +273,7 @@ impl Registry {
             }
             exec.released.send_replace(true);
             table.execs.remove(&id);
+            self.released.send_modify(|released| *released += 1);
         }
         table.fence(id, "released");
         Ok(())

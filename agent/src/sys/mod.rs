@@ -7,6 +7,7 @@ pub(crate) mod descriptors;
 pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod init;
+#[allow(unsafe_code)]
 pub(crate) mod memory;
 pub(crate) mod proc;
 pub(crate) mod pty;

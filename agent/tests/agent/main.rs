@@ -7,3 +7,4 @@ mod files;
 mod guarantees;
 mod harness;
 mod lifecycle;
+mod memory;

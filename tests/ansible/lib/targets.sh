@@ -16,7 +16,11 @@ run_targets() {
 	} >"$TARGETS/../inventory"
 	for target in "$@"; do
 		case $target in
-		connection) run_connection "$pod" ;;
+		connection:plain) run_connection "$pod" ;;
+		connection)
+			run_connection "$pod"
+			run_connection "$pod" -b
+			;;
 		*:plain) run_target "${target%:plain}" ;;
 		*)
 			run_target "$target"
@@ -27,21 +31,21 @@ run_targets() {
 	done
 }
 
-# Both ways of sending a module, under names that need quoting.
+# run_connection POD [OPTION…]: both ways of sending a module, under names that need quoting.
 run_connection() {
-	local inventory=$WORK/connection.yaml name
+	local inventory=$WORK/connection.yaml name pod=$1
+	shift
 	{
 		echo "kubectl:"
 		echo "  hosts:"
 		for name in pipelining no-pipelining; do
 			echo "    kubectl-$name-ünï:"
 			echo "      ansible_pipelining: $([ $name = pipelining ] && echo true || echo false)"
-			host_vars "$1" | sed 's/^/      /'
+			host_vars "$pod" | sed 's/^/      /'
 		done
 	} >"$inventory"
 	local arguments=(-e target_hosts=kubectl -e action_prefix= -e "local_tmp=$WORK/ansible-local" -e remote_tmp=/tmp/ansible-remote)
-	logged connection env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh "${arguments[@]}"
-	logged connection-become env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh "${arguments[@]}" -b
+	logged "connection$*" env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh "${arguments[@]}" "$@"
 }
 
 # A home of root that has authorized_keys, as in the test containers of ansible (the target fetch copies them).

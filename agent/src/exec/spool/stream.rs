@@ -12,7 +12,7 @@ use super::store::Store;
 use super::{Overflow, Read};
 
 /// Bytes that may wait in memory for a first reader.
-pub(super) const AHEAD: u64 = 4 << 20;
+pub(super) const AHEAD: u64 = 2 << 20;
 /// Bytes kept after a reader has taken them: more than the windows and buffers of one connection hold.
 pub(super) const BEHIND: u64 = 4 << 20;
 /// Either of them, while the memory of all streams is short.

@@ -1,0 +1,117 @@
+//! Commands that behave badly, through both binaries.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Command, Stdio};
+
+use podbridge_tests::pair::{Pair, alive, binary, eventually};
+
+fn child(pair: &Pair, arguments: &[&str]) -> Command {
+    let own = binary("difficult-child");
+    let mut command = pair.exec(&[&[own.to_str().unwrap()], arguments].concat());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Exit code, and stdout by its length and whether it is what `expected` makes of each offset.
+fn read(command: &mut Command, expected: impl Fn(usize) -> u8) -> (Option<i32>, usize) {
+    let mut child = command.spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut block = vec![0; 1 << 20];
+    let mut got = 0;
+    while let count @ 1.. = stdout.read(&mut block).unwrap() {
+        for byte in &block[..count] {
+            assert_eq!(*byte, expected(got), "at {got}");
+            got += 1;
+        }
+    }
+    (child.wait().unwrap().code(), got)
+}
+
+#[test]
+fn output_of_every_shape_arrives_whole() {
+    let pair = Pair::start();
+    for count in [0, 1, 65_535, 1 << 20] {
+        let mut command = child(&pair, &["bytes", &count.to_string()]);
+        assert_eq!(read(&mut command, |at| at as u8), (Some(0), count));
+    }
+    let line = |at: usize| format!("{:063}\n", at / 64).as_bytes()[at % 64];
+    let mut command = child(&pair, &["lines", "20000"]);
+    assert_eq!(read(&mut command, line), (Some(0), 20_000 * 64));
+}
+
+#[test]
+fn a_gibibyte_arrives_whole() {
+    const COUNT: usize = 1 << 30;
+    let pair = Pair::start();
+    let mut child = child(&pair, &["bytes", &COUNT.to_string()]).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let pattern: Vec<u8> = (0..=255u8).cycle().take(1 << 20).collect();
+    let mut block = vec![0; 1 << 19];
+    let mut got = 0;
+    while let count @ 1.. = stdout.read(&mut block).unwrap() {
+        let from = got % 256;
+        assert!(block[..count] == pattern[from..from + count], "at {got}");
+        got += count;
+    }
+    assert_eq!((child.wait().unwrap().code(), got), (Some(0), COUNT));
+}
+
+#[test]
+fn an_end_is_the_commands_own() {
+    let pair = Pair::start();
+    for (signal, code) in [("9", 137), ("15", 143), ("6", 134)] {
+        let mut command = child(&pair, &["die", signal]);
+        assert_eq!(read(&mut command, |at| b"last words"[at]), (Some(code), 10));
+    }
+    // Closed streams are not the end.
+    let mut command = child(&pair, &["close"]);
+    assert_eq!(read(&mut command, |at| b"early"[at]), (Some(3), 5));
+}
+
+/// With its client killed, every process of it is gone, whatever it ignores and wherever it has hidden.
+#[test]
+fn nothing_of_a_cancelled_family_is_left() {
+    for (kind, processes) in [("sleep", 1), ("deaf", 1), ("family", 4), ("flood", 0)] {
+        let pair = Pair::start();
+        let mut client = child(&pair, &[kind]).spawn().unwrap();
+        let mut stdout = BufReader::new(client.stdout.take().unwrap());
+        let mut pids = Vec::new();
+        for _ in 0..processes {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            pids.push(line.trim().parse::<u32>().unwrap());
+        }
+        if kind == "flood" {
+            stdout.read_exact(&mut [0; 1 << 20]).unwrap();
+            eventually("it runs", || !pair.commands().is_empty());
+            pids = pair.commands();
+        }
+        assert!(pids.iter().all(|pid| alive(*pid)), "{kind}");
+        client.kill().unwrap();
+        client.wait().unwrap();
+        for pid in pids {
+            eventually(kind, || !alive(pid));
+        }
+    }
+}
+
+#[test]
+fn a_full_stdin_that_nobody_reads_blocks_nobody_else() {
+    let pair = Pair::start();
+    let mut client = child(&pair, &["sleep"]);
+    let mut client = client.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = client.stdin.take().unwrap();
+    let writing = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &vec![7; 16 << 20]));
+    let mut line = String::new();
+    BufReader::new(client.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let mut other = child(&pair, &["bytes", "10000000"]);
+    assert_eq!(read(&mut other, |at| at as u8), (Some(0), 10_000_000));
+    client.kill().unwrap();
+    client.wait().unwrap();
+    // The pipe has no reader any more.
+    assert!(writing.join().unwrap().is_err());
+    let pid = line.trim().parse().unwrap();
+    eventually("the command is gone", || !alive(pid));
+}
