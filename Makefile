@@ -61,7 +61,8 @@ test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin
 
 .PHONY: test-cluster
 test-cluster: build ## the command line and Ansible against pods of a real Kubernetes
-	tests/cluster-tier
+	cargo build --locked -p podbridge-tests --bin soak
+	SOAK=$(CARGO_TARGET_DIR)/debug/soak tests/cluster-tier
 
 .PHONY: cluster-up cluster-down
 cluster-up: ## start the test cluster and print its settings

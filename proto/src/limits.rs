@@ -12,8 +12,11 @@ pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 /// Largest stdin that travels inside Start, bytes.
 pub const MAX_INLINE_STDIN: usize = 4 * 1024 * 1024;
 
+/// Most files that go with one command in PutAndExec: each is held open in the bridge and staged in the pod.
+pub const MAX_PUTS: usize = 16;
+
 /// Capabilities named in `HelloResponse.capabilities`; a peer may require them by these names.
-pub const CAPABILITIES: &[&str] = &["exec.drop_oldest", "exec.v1", "files.v1"];
+pub const CAPABILITIES: &[&str] = &["exec.drop_oldest", "exec.put", "exec.v1", "files.v1"];
 
 /// First line that `podbridge-agent proxy` prints, so that shell noise on the link is told from an agent.
 pub const PROXY_MAGIC: &str = "podbridge-proxy/1\n";

@@ -115,3 +115,40 @@ fn a_full_stdin_that_nobody_reads_blocks_nobody_else() {
     let pid = line.trim().parse().unwrap();
     eventually("the command is gone", || !alive(pid));
 }
+
+/// As when a job is aborted and its cleanup playbook connects at once.
+#[test]
+fn who_comes_while_another_ones_command_is_killed_is_served() {
+    let pair = Pair::start();
+    let mut aborted = child(&pair, &["deaf"]).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(aborted.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let pid = line.trim().parse().unwrap();
+    aborted.kill().unwrap();
+    let mut cleanup = child(&pair, &["bytes", "10"]);
+    assert_eq!(read(&mut cleanup, |at| at as u8), (Some(0), 10));
+    aborted.wait().unwrap();
+    eventually("the command is gone", || !alive(pid));
+}
+
+/// Bridge and client at once, as when an executor is killed: the agent ends the command when nobody comes back.
+#[test]
+fn a_command_without_client_and_bridge_runs_until_its_lease_ends() {
+    let pair = Pair::start();
+    let mut client = child(&pair, &["sleep"]).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(client.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let pid = line.trim().parse().unwrap();
+    for bridge in pair.bridges() {
+        podbridge_tests::pair::kill(bridge, rustix::process::Signal::KILL);
+    }
+    client.kill().unwrap();
+    client.wait().unwrap();
+    // Another bridge does not disturb it.
+    assert!(pair.exec(&["true"]).status().unwrap().success());
+    assert!(alive(pid));
+}

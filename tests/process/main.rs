@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod difficult;
+mod puts;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
@@ -141,7 +142,7 @@ fn files_of_every_size_about_a_chunk_arrive() {
 /// The seed is this run's; a failure says it, and `make soak SEED=…` repeats it.
 #[test]
 fn a_link_that_is_cut_loses_nothing() {
-    let report = soak::run(500, fastrand::u64(..));
+    let report = soak::run(500, fastrand::u64(..), 16, Pair::with_proxy);
     println!("{report}");
     assert!(report.is_clean(), "{report}");
 }

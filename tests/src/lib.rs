@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 pub mod pair;
+pub mod place;
 pub mod proxy;
 pub mod soak;

@@ -112,20 +112,9 @@ impl Pair {
         pids.filter_map(|pid| pid.parse().ok()).collect()
     }
 
-    /// Processes of `podbridge bridge` that belong to this test.
+    /// Processes of the bridges that belong to this test.
     pub fn bridges(&self) -> Vec<u32> {
-        let entry = format!("PODBRIDGE_DIR={}", self.bridge_dir().display()).into_bytes();
-        let pids = fs::read_dir("/proc")
-            .unwrap()
-            .flatten()
-            .filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| {
-            let has = |file: &str, wanted: &[u8]| {
-                fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|all| all.split(|b| *b == 0).any(|e| e == wanted))
-            };
-            has("environ", &entry) && has("cmdline", b"bridge") && alive(*pid)
-        })
-        .collect()
+        bridges_of(&self.bridge_dir())
     }
 }
 
@@ -138,6 +127,22 @@ impl Drop for Pair {
         kill(self.agent.id(), Signal::TERM);
         let _ = self.agent.wait();
     }
+}
+
+/// Processes of `podbridge bridge` whose files are in `dir`.
+pub fn bridges_of(dir: &Path) -> Vec<u32> {
+    let entry = format!("PODBRIDGE_DIR={}", dir.display()).into_bytes();
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let has = |file: &str, wanted: &[u8]| {
+            fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|all| all.split(|b| *b == 0).any(|e| e == wanted))
+        };
+        has("environ", &entry) && has("cmdline", b"bridge") && alive(*pid)
+    })
+    .collect()
 }
 
 pub fn kill(pid: u32, signal: Signal) {

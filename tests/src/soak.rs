@@ -2,7 +2,6 @@
 //! counter says how often the command ran.
 
 use std::fmt;
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -14,9 +13,10 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rustix::process::Signal;
 
-use crate::pair::{self, Pair};
+use crate::pair;
+use crate::place::Place;
+use crate::proxy::Proxy;
 
-const WORKERS: u64 = 16;
 /// Of each stream of a run.
 const LONGEST: usize = 1 << 20;
 const MOST_CUTS: u64 = 5;
@@ -63,40 +63,42 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs commands until the link has been cut `cuts` times.
-pub fn run(cuts: u64, seed: u64) -> Report {
+/// Runs commands until the links have been cut `cuts` times; each worker has a place of its own, made with its seed.
+pub fn run<P: Place>(cuts: u64, seed: u64, workers: u64, place: impl Fn(u64) -> (P, Proxy) + Sync) -> Report {
     let report = Mutex::new(Report {
         seed,
         ..Report::default()
     });
     let made = AtomicU64::new(0);
     thread::scope(|scope| {
-        for worker in 0..WORKERS {
-            let (report, made) = (&report, &made);
-            scope.spawn(move || work(seed + worker, cuts, made, report));
+        for seed in (seed..).take(workers as usize) {
+            let (report, made, place) = (&report, &made, &place);
+            scope.spawn(move || {
+                let (place, proxy) = place(seed);
+                work(&place, &proxy, seed, cuts, made, report);
+            });
         }
     });
     report.into_inner().unwrap()
 }
 
-fn work(seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
-    let (pair, proxy) = Pair::with_proxy(seed);
+fn work(place: &impl Place, proxy: &Proxy, seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
     let mut rng = Rng::with_seed(seed);
     let mut before = 0;
     while made.load(Ordering::SeqCst) < cuts {
-        let run = Run::new(&pair, &mut rng);
+        let run = Run::new(place, &mut rng);
         proxy.cut(rng.u64(1..=MOST_CUTS));
-        let result = run.carry_out(&pair);
+        let result = run.carry_out(place);
         let now = proxy.calm();
         made.fetch_add(now - before, Ordering::SeqCst);
+        let seen = run.look(place);
+        place.remove(&run.dir);
         let mut report = report.lock().unwrap();
         report.runs += 1;
         report.bridges_killed += run.bridges_killed.load(Ordering::SeqCst);
         report.cuts += now - before;
         before = now;
-        run.judge(result, &mut report);
-        drop(report);
-        run.clean();
+        run.judge(result, seen, &mut report);
     }
 }
 
@@ -118,10 +120,10 @@ struct Run {
 type Outcome = Option<(Option<i32>, Vec<u8>, Vec<u8>)>;
 
 impl Run {
-    fn new(pair: &Pair, rng: &mut Rng) -> Self {
+    fn new(place: &impl Place, rng: &mut Rng) -> Self {
         let id = rng.u64(..);
-        let dir = pair.dir().join(format!("run-{id:x}"));
-        fs::create_dir(&dir).unwrap();
+        let dir = place.directory().join(format!("run-{id:x}"));
+        place.make_directory(&dir);
         let mut data = || {
             // Short ones as often as long ones.
             let length = rng.usize(0..=LONGEST) >> rng.u8(0..20);
@@ -130,8 +132,8 @@ impl Run {
             data
         };
         let (stdin, stdout, stderr) = (data(), data(), data());
-        fs::write(dir.join("stdout"), &stdout).unwrap();
-        fs::write(dir.join("stderr"), &stderr).unwrap();
+        place.write(&dir.join("stdout"), &stdout);
+        place.write(&dir.join("stderr"), &stderr);
         let killed = rng.u8(..8) == 0;
         Self {
             id,
@@ -146,14 +148,14 @@ impl Run {
         }
     }
 
-    fn carry_out(&self, pair: &Pair) -> Outcome {
+    fn carry_out(&self, place: &impl Place) -> Outcome {
         let end = match self.killed {
             true => "kill -KILL $$".to_owned(),
             false => format!("exit {}", self.code),
         };
         let dir = self.dir.display();
         let script = format!("cd {dir}; echo x >> counter; cat stdout & cat stderr >&2 & cat > stdin; wait; {end}");
-        let mut command = pair.exec(&["sh", "-c", &script]);
+        let mut command = place.exec(&["sh", "-c", &script]);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -174,7 +176,7 @@ impl Run {
             });
             if let Some(pause) = self.bridge_dies_after {
                 thread::sleep(pause);
-                for bridge in pair.bridges() {
+                for bridge in place.bridges() {
                     pair::kill(bridge, Signal::KILL);
                     self.bridges_killed.fetch_add(1, Ordering::SeqCst);
                 }
@@ -194,12 +196,14 @@ impl Run {
         })
     }
 
-    fn judge(&self, outcome: Outcome, report: &mut Report) {
+    /// How often it ran, and its input as it got it.
+    fn look(&self, place: &impl Place) -> (usize, Vec<u8>) {
+        let lines = place.read(&self.dir.join("counter")).unwrap_or_default();
+        (lines.len() / 2, place.read(&self.dir.join("stdin")).unwrap_or_default())
+    }
+
+    fn judge(&self, outcome: Outcome, (runs, stdin): (usize, Vec<u8>), report: &mut Report) {
         let id = self.id;
-        let runs = fs::read_to_string(self.dir.join("counter"))
-            .unwrap_or_default()
-            .lines()
-            .count();
         if runs > 1 {
             report.double_runs += 1;
             report.notes.push(format!("run {id:x} ran {runs} times"));
@@ -218,7 +222,6 @@ impl Run {
             ));
             return;
         }
-        let stdin = fs::read(self.dir.join("stdin")).unwrap_or_default();
         let streams = [
             ("stdin", &self.stdin, stdin),
             ("stdout", &self.stdout, stdout),
@@ -238,10 +241,6 @@ impl Run {
         }
         report.lost_bytes += lost;
         report.false_successes += u64::from(lost > 0 || runs == 0);
-    }
-
-    fn clean(&self) {
-        fs::remove_dir_all(&self.dir).unwrap();
     }
 }
 

@@ -141,6 +141,8 @@ pub struct Registry {
     pub(crate) reaper: Reaper,
     pub(crate) nofile: Rlimit,
     store: Arc<Store>,
+    /// Held by the one who prepares a start.
+    preparing: tokio::sync::Mutex<()>,
     /// Execs that have not ended, for the idle end of the agent.
     running: watch::Sender<usize>,
     /// Execs that were released so far.
@@ -155,6 +157,7 @@ impl Registry {
             reaper,
             nofile,
             store: Arc::new(store),
+            preparing: tokio::sync::Mutex::default(),
             running: watch::Sender::new(0),
             released: watch::Sender::new(0),
         }
@@ -198,6 +201,24 @@ impl Registry {
         self.running.send_modify(|running| *running += 1);
         tokio::spawn(supervisor::run(self.clone(), exec.clone(), command));
         Ok((exec, true))
+    }
+
+    /// As `start`, with something to be done first, and once, however often and at once the same request comes.
+    pub async fn start_after<E>(
+        self: &Arc<Self>,
+        command: Command,
+        first: impl Future<Output = Result<(), E>>,
+    ) -> Result<Result<(Arc<Exec>, bool), Error>, E> {
+        let _alone = self.preparing.lock().await;
+        if !self.knows(command.id) {
+            first.await?;
+        }
+        Ok(self.start(command))
+    }
+
+    /// It is here, or may not start any more.
+    pub fn knows(&self, id: ExecId) -> bool {
+        !matches!(self.find(id), Err(Error::Unknown(_)))
     }
 
     pub(crate) fn ended(&self) {

@@ -77,8 +77,8 @@ impl Put {
         Ok(())
     }
 
-    /// Compares with what the sender sent, and puts the file in its place.
-    pub fn finish(mut self, length: u64, sha256: Sha256) -> Result<(u64, Sha256), Error> {
+    /// Compares with what the sender sent, and gives the file all but its name.
+    pub fn verify(&mut self, length: u64, sha256: Sha256) -> Result<(), Error> {
         if length != self.length {
             return Err(Error::Length {
                 path: self.path.clone(),
@@ -90,7 +90,11 @@ impl Put {
         if digest != sha256 {
             return Err(Error::Digest(self.path.clone()));
         }
-        self.give_attributes()?;
+        self.give_attributes()
+    }
+
+    /// Puts a verified file in its place.
+    pub fn commit(mut self) -> Result<(), Error> {
         if let Some(temporary) = self.temporary.take() {
             let renamed = fs::rename(&temporary, &self.path);
             if renamed.is_err() {
@@ -98,7 +102,7 @@ impl Put {
             }
             renamed.map_err(Error::system("replace it", &self.path))?;
         }
-        Ok((length, digest))
+        Ok(())
     }
 
     fn give_attributes(&self) -> Result<(), Error> {
@@ -211,7 +215,9 @@ mod tests {
         put.write(b"hello ").unwrap();
         put.write(b"world").unwrap();
         assert!(!path.exists());
-        put.finish(11, sha(b"hello world")).unwrap();
+        put.verify(11, sha(b"hello world")).unwrap();
+        assert!(!path.exists());
+        put.commit().unwrap();
         let meta = fs::metadata(&path).unwrap();
         assert_eq!(
             (meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()),
@@ -229,12 +235,14 @@ mod tests {
         let mut put = Put::create(target(&path)).unwrap();
         put.write(b"new").unwrap();
         assert!(matches!(
-            put.finish(4, sha(b"new")),
+            put.verify(4, sha(b"new")),
             Err(Error::Length { sent: 4, got: 3, .. })
         ));
+        drop(put);
         let mut put = Put::create(target(&path)).unwrap();
         put.write(b"new").unwrap();
-        assert!(matches!(put.finish(3, sha(b"other")), Err(Error::Digest(_))));
+        assert!(matches!(put.verify(3, sha(b"other")), Err(Error::Digest(_))));
+        drop(put);
         drop(Put::create(target(&path)).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(dir.path()), ["f"]);
@@ -247,8 +255,9 @@ mod tests {
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
-        let put = Put::create(target(&dir.path().join("link"))).unwrap();
-        put.finish(0, sha(b"")).unwrap();
+        let mut put = Put::create(target(&dir.path().join("link"))).unwrap();
+        put.verify(0, sha(b"")).unwrap();
+        put.commit().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(fs::read(&path).unwrap(), b"");
         assert!(fs::symlink_metadata(dir.path().join("link")).unwrap().is_symlink());

@@ -3,12 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use podbridge_proto::limits::MAX_CHUNK;
+use podbridge_proto::limits::{MAX_CHUNK, MAX_PUTS};
 use podbridge_proto::v1::exec_server::Exec;
+use podbridge_proto::v1::put_and_exec_request::Part;
+use podbridge_proto::v1::put_request::Part as PutPart;
 use podbridge_proto::v1::{
-    AttachRequest, CancelRequest, CancelResponse, ExecEvent, ExecSummary, ListRequest, ListResponse, ReleaseRequest,
-    ReleaseResponse, ResizeRequest, ResizeResponse, RunRequest, SignalRequest, SignalResponse, StartRequest,
-    StartResponse, StdinAck, StdinChunk, WaitRequest, WaitResponse,
+    AttachRequest, CancelRequest, CancelResponse, ExecEvent, ExecSummary, ListRequest, ListResponse, PutAndExecRequest,
+    PutRequest, ReleaseRequest, ReleaseResponse, ResizeRequest, ResizeResponse, RunRequest, SignalRequest,
+    SignalResponse, StartRequest, StartResponse, StdinAck, StdinChunk, WaitRequest, WaitResponse,
 };
 use rustix::process::Signal;
 use tokio::sync::mpsc;
@@ -16,8 +18,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert;
+use super::files::Incoming;
+use super::{convert, files};
 use crate::exec::{Reader, Registry, StdinWriter};
+use crate::files::Put;
 
 /// Events on their way into the connection: enough to keep it busy, few enough to bound memory.
 const IN_FLIGHT: usize = 4;
@@ -71,9 +75,40 @@ async fn write_stdin(
     }
 }
 
+/// Files, one after the other; verified, and none of them in its place yet.
+async fn receive(messages: &mut Streaming<PutAndExecRequest>) -> Result<Vec<Put>, Status> {
+    let mut puts = Vec::new();
+    let mut open: Option<Incoming> = None;
+    while let Some(message) = messages.message().await? {
+        let part = match message.part {
+            Some(Part::Put(PutRequest { part: Some(part) })) => part,
+            _ => return Err(Status::invalid_argument("only files follow the run")),
+        };
+        match (part, open.take()) {
+            (PutPart::Header(_), None) if puts.len() == MAX_PUTS => {
+                return Err(Status::invalid_argument(format!(
+                    "at most {MAX_PUTS} files go with a command"
+                )));
+            }
+            (PutPart::Header(header), None) => open = Some(Incoming::begin(header)?),
+            (PutPart::Data(data), Some(file)) => match file.data(data).await {
+                true => open = Some(file),
+                false => puts.push(file.end(None).await?),
+            },
+            (PutPart::Trailer(trailer), Some(file)) => puts.push(file.end(Some(trailer)).await?),
+            _ => return Err(Status::invalid_argument("a file is a header, data and a trailer")),
+        }
+    }
+    match open {
+        None => Ok(puts),
+        Some(file) => file.end(None).await.map(|_| puts),
+    }
+}
+
 #[tonic::async_trait]
 impl Exec for ExecService {
     type RunStream = Answers<ExecEvent>;
+    type PutAndExecStream = Answers<ExecEvent>;
     type AttachStream = Answers<ExecEvent>;
     type WriteStdinStream = Answers<StdinAck>;
 
@@ -89,6 +124,33 @@ impl Exec for ExecService {
             .0
             .attach(exec, convert::offsets(stdout_offset, stderr_offset), MAX_CHUNK);
         Ok(Response::new(events(reader)))
+    }
+
+    async fn put_and_exec(
+        &self,
+        request: Request<Streaming<PutAndExecRequest>>,
+    ) -> Result<Response<Self::PutAndExecStream>, Status> {
+        let mut messages = request.into_inner();
+        let Some(PutAndExecRequest {
+            part:
+                Some(Part::Run(RunRequest {
+                    start: Some(start),
+                    stdout_offset,
+                    stderr_offset,
+                })),
+        }) = messages.message().await?
+        else {
+            return Err(Status::invalid_argument("put_and_exec begins with a run"));
+        };
+        let command = convert::command(start)?;
+        let puts = match self.0.knows(command.id) {
+            true => Vec::new(),
+            false => receive(&mut messages).await?,
+        };
+        let started = self.0.start_after(command, files::commit(puts)).await?;
+        let (exec, _) = started.map_err(convert::exec_status)?;
+        let offsets = convert::offsets(stdout_offset, stderr_offset);
+        Ok(Response::new(events(self.0.attach(exec, offsets, MAX_CHUNK))))
     }
 
     async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {

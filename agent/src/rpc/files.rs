@@ -14,7 +14,7 @@ use podbridge_proto::v1::{
     GetRequest, GetResponse, GetTrailer, PutHeader, PutRequest, PutResponse, PutTrailer, StatRequest, StatResponse,
 };
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -54,10 +54,60 @@ fn outcome<T>(joined: Result<Result<T, Error>, JoinError>) -> Result<T, Status> 
     }
 }
 
-/// One message of a Put after its header.
+/// A file on its way to the disk: chunks go to a thread that may block.
+pub(super) struct Incoming {
+    pieces: mpsc::Sender<Piece>,
+    writing: JoinHandle<Result<Option<Put>, Error>>,
+}
+
+/// What follows the header.
 enum Piece {
     Data(Bytes),
     End(PutTrailer),
+}
+
+impl Incoming {
+    pub(super) fn begin(header: PutHeader) -> Result<Self, Status> {
+        let target = target(header)?;
+        let (pieces, mut queue) = mpsc::channel::<Piece>(IN_FLIGHT);
+        let writing = spawn_blocking(move || {
+            let mut put = Put::create(target)?;
+            while let Some(piece) = queue.blocking_recv() {
+                match piece {
+                    Piece::Data(data) => put.write(&data)?,
+                    Piece::End(PutTrailer { length, sha256 }) => {
+                        // A digest of another length is one that differs.
+                        put.verify(length, sha256[..].try_into().unwrap_or_default())?;
+                        return Ok(Some(put));
+                    }
+                }
+            }
+            // The client went away: dropping the Put removes the temporary file.
+            Ok(None)
+        });
+        Ok(Self { pieces, writing })
+    }
+
+    /// False if no more is wanted: `end` says why.
+    pub(super) async fn data(&self, data: Bytes) -> bool {
+        self.pieces.send(Piece::Data(data)).await.is_ok()
+    }
+
+    /// The file, verified and not yet in its place.
+    pub(super) async fn end(self, trailer: Option<PutTrailer>) -> Result<Put, Status> {
+        if let Some(trailer) = trailer {
+            // A writer that has given up says why below.
+            let _ = self.pieces.send(Piece::End(trailer)).await;
+        }
+        drop(self.pieces);
+        outcome(self.writing.await)?
+            .ok_or_else(|| Status::invalid_argument("put ended without a trailer; nothing was changed"))
+    }
+}
+
+/// Puts verified files in their places, in order.
+pub(super) async fn commit(puts: Vec<Put>) -> Result<(), Status> {
+    outcome(spawn_blocking(move || puts.into_iter().try_for_each(Put::commit)).await)
 }
 
 #[tonic::async_trait]
@@ -72,45 +122,25 @@ impl Files for FilesService {
         else {
             return Err(Status::invalid_argument("put begins with a header"));
         };
-        let target = target(header)?;
-        let (pieces, mut queue) = mpsc::channel::<Piece>(IN_FLIGHT);
-        let writing = spawn_blocking(move || {
-            let mut put = Put::create(target)?;
-            while let Some(piece) = queue.blocking_recv() {
-                match piece {
-                    Piece::Data(data) => put.write(&data)?,
-                    Piece::End(PutTrailer { length, sha256 }) => {
-                        // A digest of another length is one that differs.
-                        let sha256 = sha256[..].try_into().unwrap_or_default();
-                        return put.finish(length, sha256).map(Some);
+        let file = Incoming::begin(header)?;
+        let mut trailer = None;
+        while let Some(message) = messages.message().await? {
+            match message.part {
+                Some(PutPart::Data(data)) => {
+                    if !file.data(data).await {
+                        break;
                     }
                 }
-            }
-            // The client went away: dropping the Put removes the temporary file.
-            Ok(None)
-        });
-        while let Some(message) = messages.message().await? {
-            let piece = match message.part {
-                Some(PutPart::Data(data)) => Piece::Data(data),
-                Some(PutPart::Trailer(trailer)) => Piece::End(trailer),
+                Some(PutPart::Trailer(last)) => {
+                    trailer = Some(last);
+                    break;
+                }
                 _ => return Err(Status::invalid_argument("put has one header")),
-            };
-            let last = matches!(piece, Piece::End(_));
-            // A writer that has given up says why below.
-            if pieces.send(piece).await.is_err() || last {
-                break;
             }
         }
-        drop(pieces);
-        match outcome(writing.await)? {
-            Some((length, sha256)) => Ok(Response::new(PutResponse {
-                length,
-                sha256: sha256.to_vec().into(),
-            })),
-            None => Err(Status::invalid_argument(
-                "put ended without a trailer; nothing was changed",
-            )),
-        }
+        let PutTrailer { length, sha256 } = trailer.clone().unwrap_or_default();
+        commit(vec![file.end(trailer).await?]).await?;
+        Ok(Response::new(PutResponse { length, sha256 }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Self::GetStream>, Status> {

@@ -8,3 +8,4 @@ mod guarantees;
 mod harness;
 mod lifecycle;
 mod memory;
+mod puts;

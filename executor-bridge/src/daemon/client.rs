@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use podbridge_proto::limits::MAX_PUTS;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -22,8 +23,8 @@ use crate::session::{Charge, Input};
 const PENDING_MAX: usize = 2 * STDIN_WINDOW;
 /// What a frame costs at least, so that empty ones cannot pile up either.
 const FRAME_COST: usize = 256;
-/// Most descriptors with one request: stdin, stdout, stderr.
-const DESCRIPTORS: usize = 3;
+/// Most descriptors with one request: stdin, stdout, stderr, and files that go with a command.
+const DESCRIPTORS: usize = 3 + MAX_PUTS;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {

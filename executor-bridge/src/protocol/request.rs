@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use podbridge_proto::limits::MAX_PUTS;
+
 use super::VERSION;
 use super::octets::Octets;
 
@@ -81,6 +83,9 @@ pub(crate) struct Exec {
     pub stdout: Output,
     #[serde(default)]
     pub stderr: Output,
+    /// Files that are put before the command starts; the content of each is a descriptor, after those of the streams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub puts: Vec<Put>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
 }
@@ -176,6 +181,7 @@ const KNOWN: &[&str] = &[
     "mtime_ns",
     "no_follow",
     "container",
+    "puts",
     "resume",
 ];
 
@@ -259,6 +265,9 @@ impl Exec {
         }
         if self.exec_id.is_some() && self.id().is_none() {
             return Err(RequestError::Invalid("exec_id must be 32 hexadecimal digits"));
+        }
+        if self.puts.len() > MAX_PUTS {
+            return Err(RequestError::Invalid("at most 16 files go with a command"));
         }
         if self.resume.is_some() && self.exec_id.is_none() {
             return Err(RequestError::Invalid("resume needs the exec_id of what is resumed"));
@@ -353,6 +362,7 @@ mod tests {
             r#"{"v":1,"op":"exec","argv":["a"],"shell":"b"}"#,
             r#"{"v":1,"op":"exec","argv":["a"],"exec_id":"+0112233445566778899aabbccddeeff"}"#,
             r#"{"v":1,"op":"exec","argv":["a"],"stdin":"tape"}"#,
+            r#"{"v":1,"op":"exec","argv":["a"],"puts":[{}]}"#,
             r#"{"op":"status"}"#,
             "[]",
             "",

@@ -25,12 +25,7 @@ use crate::protocol::target::hex;
 const IN_FLIGHT: usize = 4;
 
 pub(super) async fn put(container: &Container, request: request::Put, mut client: Client) -> Outcome {
-    let header = PutHeader {
-        path: request.path.0.into(),
-        mode: request.mode,
-        mtime_ns: request.mtime_ns,
-        user: request.user.unwrap_or_default(),
-    };
+    let header = header(request);
     let file = match client.descriptors.is_empty() {
         true => None,
         false => match descriptor::take(&mut client.descriptors, "the content", Access::Read) {
@@ -79,6 +74,15 @@ pub(super) async fn put(container: &Container, request: request::Put, mut client
             }
             Err(status) => return status::outcome(&status),
         }
+    }
+}
+
+pub(super) fn header(request: request::Put) -> PutHeader {
+    PutHeader {
+        path: request.path.0.into(),
+        mode: request.mode,
+        mtime_ns: request.mtime_ns,
+        user: request.user.unwrap_or_default(),
     }
 }
 

@@ -330,1379 +330,6 @@ pub mod agent_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Pty {
-    /// Size in characters; 0 means 24 rows or 80 columns.
-    #[prost(uint32, tag = "1")]
-    pub rows: u32,
-    #[prost(uint32, tag = "2")]
-    pub cols: u32,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct EnvVar {
-    /// Without '='.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub name: ::prost::bytes::Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub value: ::prost::bytes::Bytes,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct StartRequest {
-    /// UUID made by the client, 16 bytes. It is also the only handle: knowing it is being allowed to use it.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub exec_id: ::prost::bytes::Bytes,
-    /// SHA-256 over the request as the client means it; 32 bytes. Tells a repeated Start from a conflicting one.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub digest: ::prost::bytes::Bytes,
-    /// The program and its arguments, not NUL-terminated; the program is looked up in PATH if it holds no '/'. At least 1.
-    #[prost(bytes = "bytes", repeated, tag = "3")]
-    pub argv: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-    /// Added to the agent's own environment, later entries win.
-    #[prost(message, repeated, tag = "4")]
-    pub env: ::prost::alloc::vec::Vec<EnvVar>,
-    /// Working directory; empty: the agent's.
-    #[prost(bytes = "bytes", tag = "5")]
-    pub cwd: ::prost::bytes::Bytes,
-    /// User name or number to run as; empty: the agent's own user. Needs an agent that is root.
-    #[prost(string, tag = "6")]
-    pub user: ::prost::alloc::string::String,
-    /// Absent: pipes. With a pty all output is stdout.
-    #[prost(message, optional, tag = "7")]
-    pub pty: ::core::option::Option<Pty>,
-    #[prost(enumeration = "StdinMode", tag = "8")]
-    pub stdin_mode: i32,
-    /// For STDIN_MODE_INLINE.
-    #[prost(bytes = "bytes", tag = "9")]
-    pub stdin: ::prost::bytes::Bytes,
-    /// Milliseconds until the tree is ended with cause timed_out; 0: never.
-    #[prost(uint64, tag = "10")]
-    pub timeout_ms: u64,
-    /// Milliseconds between TERM and KILL; 0: 2000.
-    #[prost(uint64, tag = "11")]
-    pub kill_grace_ms: u64,
-    #[prost(enumeration = "OnDisconnect", tag = "12")]
-    pub on_disconnect: i32,
-    /// Milliseconds an exec may live without any reader or writer; 0: 15 minutes.
-    #[prost(uint64, tag = "13")]
-    pub lease_ms: u64,
-    /// Groups execs for List; empty: none.
-    #[prost(bytes = "bytes", tag = "14")]
-    pub session: ::prost::bytes::Bytes,
-    /// As HelloRequest.requires.
-    #[prost(string, repeated, tag = "15")]
-    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    #[prost(enumeration = "Overflow", tag = "16")]
-    pub overflow: i32,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct StartResponse {
-    /// Process id in the pod; 0 if it never started (see the exit record).
-    #[prost(uint32, tag = "1")]
-    pub pid: u32,
-    /// False if this exec existed before.
-    #[prost(bool, tag = "2")]
-    pub created: bool,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct RunRequest {
-    #[prost(message, optional, tag = "1")]
-    pub start: ::core::option::Option<StartRequest>,
-    /// First byte wanted of each stream.
-    #[prost(uint64, tag = "2")]
-    pub stdout_offset: u64,
-    #[prost(uint64, tag = "3")]
-    pub stderr_offset: u64,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct AttachRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub exec_id: ::prost::bytes::Bytes,
-    #[prost(uint64, tag = "2")]
-    pub stdout_offset: u64,
-    #[prost(uint64, tag = "3")]
-    pub stderr_offset: u64,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExecEvent {
-    #[prost(oneof = "exec_event::Event", tags = "1, 2, 3, 4, 5")]
-    pub event: ::core::option::Option<exec_event::Event>,
-}
-/// Nested message and enum types in `ExecEvent`.
-pub mod exec_event {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Event {
-        #[prost(message, tag = "1")]
-        Started(super::Started),
-        #[prost(message, tag = "2")]
-        Output(super::Output),
-        /// Output that is gone for good.
-        #[prost(message, tag = "3")]
-        Gap(super::Gap),
-        #[prost(message, tag = "4")]
-        Exited(super::ExitRecord),
-        #[prost(message, tag = "5")]
-        Closed(super::Closed),
-    }
-}
-/// The exec is running or has run; the first event of every Run and Attach.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Started {
-    #[prost(uint32, tag = "1")]
-    pub pid: u32,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Output {
-    #[prost(enumeration = "Stream", tag = "1")]
-    pub stream: i32,
-    /// Of the first byte of data in its stream.
-    #[prost(uint64, tag = "2")]
-    pub offset: u64,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub data: ::prost::bytes::Bytes,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Gap {
-    #[prost(enumeration = "Stream", tag = "1")]
-    pub stream: i32,
-    #[prost(uint64, tag = "2")]
-    pub offset: u64,
-    /// Bytes missing from offset on.
-    #[prost(uint64, tag = "3")]
-    pub length: u64,
-}
-/// The last event: both streams are complete up to these lengths.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Closed {
-    #[prost(uint64, tag = "1")]
-    pub stdout_length: u64,
-    #[prost(uint64, tag = "2")]
-    pub stderr_length: u64,
-    /// A process that inherited the pipes still holds them; the drain grace ran out. What it writes later is lost to readers.
-    #[prost(bool, tag = "3")]
-    pub held_open: bool,
-    /// Why the agent could not put output into a file (a full disk, for example), so that the command had to wait for its
-    /// reader early, or bytes went early; empty: it could, or needed none.
-    #[prost(string, tag = "4")]
-    pub spool_error: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExitRecord {
-    /// Processes that were told to end but could not be killed (another user's).
-    #[prost(uint32, repeated, tag = "7")]
-    pub survivors: ::prost::alloc::vec::Vec<u32>,
-    #[prost(oneof = "exit_record::Cause", tags = "1, 2, 3, 4, 5, 6")]
-    pub cause: ::core::option::Option<exit_record::Cause>,
-}
-/// Nested message and enum types in `ExitRecord`.
-pub mod exit_record {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Cause {
-        /// Exit code, 0 to 255.
-        #[prost(uint32, tag = "1")]
-        Exited(u32),
-        /// Number of the signal.
-        #[prost(uint32, tag = "2")]
-        Signaled(u32),
-        /// Ended by its timeout.
-        #[prost(message, tag = "3")]
-        TimedOut(super::Ended),
-        /// Ended by Cancel, a lost client or an expired lease.
-        #[prost(message, tag = "4")]
-        Cancelled(super::Ended),
-        #[prost(message, tag = "5")]
-        OomKilled(super::Ended),
-        #[prost(message, tag = "6")]
-        StartFailed(super::StartFailed),
-    }
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Ended {
-    /// One phrase for people; may be empty.
-    #[prost(string, tag = "1")]
-    pub reason: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct StartFailed {
-    /// "stdin", "user", "cwd", "exec" or "interpreter".
-    #[prost(string, tag = "1")]
-    pub step: ::prost::alloc::string::String,
-    /// errno of that step.
-    #[prost(int32, tag = "2")]
-    pub errno: i32,
-    /// One sentence for people.
-    #[prost(string, tag = "3")]
-    pub message: ::prost::alloc::string::String,
-    /// As a shell would exit: 127 not found, 126 not executable or otherwise not started.
-    #[prost(uint32, tag = "4")]
-    pub exit_code: u32,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct StdinChunk {
-    /// In the first message of a call, 16 bytes; may be empty later.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub exec_id: ::prost::bytes::Bytes,
-    /// Of the first byte of data in stdin.
-    #[prost(uint64, tag = "2")]
-    pub offset: u64,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub data: ::prost::bytes::Bytes,
-    /// Nothing follows data.
-    #[prost(bool, tag = "4")]
-    pub eof: bool,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct StdinAck {
-    /// Bytes of stdin the agent has taken; writing may resume here.
-    #[prost(uint64, tag = "1")]
-    pub offset: u64,
-    /// The command has closed its stdin or ended; nothing more is wanted.
-    #[prost(bool, tag = "2")]
-    pub closed: bool,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SignalRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub exec_id: ::prost::bytes::Bytes,
-    /// 1 to 64.
-    #[prost(uint32, tag = "2")]
-    pub signal: u32,
-    #[prost(enumeration = "SignalScope", tag = "3")]
-    pub scope: i32,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SignalResponse {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ResizeRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub exec_id: ::prost::bytes::Bytes,
-    #[prost(message, optional, tag = "2")]
-    pub size: ::core::option::Option<Pty>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ResizeResponse {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WaitRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub exec_id: ::prost::bytes::Bytes,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WaitResponse {
-    #[prost(message, optional, tag = "1")]
-    pub exit: ::core::option::Option<ExitRecord>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListRequest {
-    /// StartRequest.session; must not be empty.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub session: ::prost::bytes::Bytes,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub execs: ::prost::alloc::vec::Vec<ExecSummary>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExecSummary {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub exec_id: ::prost::bytes::Bytes,
-    #[prost(uint32, tag = "2")]
-    pub pid: u32,
-    /// Absent while it runs.
-    #[prost(message, optional, tag = "3")]
-    pub exit: ::core::option::Option<ExitRecord>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ReleaseRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub exec_id: ::prost::bytes::Bytes,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ReleaseResponse {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CancelRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub exec_id: ::prost::bytes::Bytes,
-    #[prost(string, tag = "2")]
-    pub reason: ::prost::alloc::string::String,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CancelResponse {}
-/// How stdin reaches the command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum StdinMode {
-    /// /dev/null.
-    Unspecified = 0,
-    /// Written by WriteStdin.
-    Stream = 1,
-    /// Exactly StartRequest.stdin, then end of file.
-    Inline = 2,
-}
-impl StdinMode {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "STDIN_MODE_UNSPECIFIED",
-            Self::Stream => "STDIN_MODE_STREAM",
-            Self::Inline => "STDIN_MODE_INLINE",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "STDIN_MODE_UNSPECIFIED" => Some(Self::Unspecified),
-            "STDIN_MODE_STREAM" => Some(Self::Stream),
-            "STDIN_MODE_INLINE" => Some(Self::Inline),
-            _ => None,
-        }
-    }
-}
-/// What the loss of the last bridge connection does to the exec.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum OnDisconnect {
-    /// Go on until the lease ends, then end the tree.
-    Unspecified = 0,
-    /// End the tree at once.
-    Cancel = 1,
-}
-impl OnDisconnect {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "ON_DISCONNECT_UNSPECIFIED",
-            Self::Cancel => "ON_DISCONNECT_CANCEL",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "ON_DISCONNECT_UNSPECIFIED" => Some(Self::Unspecified),
-            "ON_DISCONNECT_CANCEL" => Some(Self::Cancel),
-            _ => None,
-        }
-    }
-}
-/// What happens to output that nobody reads, when the agent can hold no more of it (Limits.spool_bytes).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Overflow {
-    /// The command waits, as on a full pipe.
-    Unspecified = 0,
-    /// The oldest bytes go; readers are told by a Gap. Needs the capability "exec.drop_oldest".
-    DropOldest = 1,
-}
-impl Overflow {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "OVERFLOW_UNSPECIFIED",
-            Self::DropOldest => "OVERFLOW_DROP_OLDEST",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "OVERFLOW_UNSPECIFIED" => Some(Self::Unspecified),
-            "OVERFLOW_DROP_OLDEST" => Some(Self::DropOldest),
-            _ => None,
-        }
-    }
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Stream {
-    Unspecified = 0,
-    Stdout = 1,
-    Stderr = 2,
-}
-impl Stream {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "STREAM_UNSPECIFIED",
-            Self::Stdout => "STREAM_STDOUT",
-            Self::Stderr => "STREAM_STDERR",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "STREAM_UNSPECIFIED" => Some(Self::Unspecified),
-            "STREAM_STDOUT" => Some(Self::Stdout),
-            "STREAM_STDERR" => Some(Self::Stderr),
-            _ => None,
-        }
-    }
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum SignalScope {
-    /// The process group.
-    Unspecified = 0,
-    Leader = 1,
-    Tree = 2,
-}
-impl SignalScope {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "SIGNAL_SCOPE_UNSPECIFIED",
-            Self::Leader => "SIGNAL_SCOPE_LEADER",
-            Self::Tree => "SIGNAL_SCOPE_TREE",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "SIGNAL_SCOPE_UNSPECIFIED" => Some(Self::Unspecified),
-            "SIGNAL_SCOPE_LEADER" => Some(Self::Leader),
-            "SIGNAL_SCOPE_TREE" => Some(Self::Tree),
-            _ => None,
-        }
-    }
-}
-/// Generated client implementations.
-pub mod exec_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    #[derive(Debug, Clone)]
-    pub struct ExecClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl<T> ExecClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> ExecClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            ExecClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// Start and Attach in one round trip, with Start's idempotence.
-        pub async fn run(
-            &mut self,
-            request: impl tonic::IntoRequest<super::RunRequest>,
-        ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::ExecEvent>>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Run");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Run"));
-            self.inner.server_streaming(req, path, codec).await
-        }
-        /// Starts a command once: the same id and digest give the same exec, another digest ALREADY_EXISTS, a cancelled or
-        /// released id FAILED_PRECONDITION.
-        pub async fn start(
-            &mut self,
-            request: impl tonic::IntoRequest<super::StartRequest>,
-        ) -> std::result::Result<tonic::Response<super::StartResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Start");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Start"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Follows the output from the given offsets to the end. Readers are independent of each other.
-        pub async fn attach(
-            &mut self,
-            request: impl tonic::IntoRequest<super::AttachRequest>,
-        ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::ExecEvent>>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Attach");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Attach"));
-            self.inner.server_streaming(req, path, codec).await
-        }
-        /// Writes stdin by offset; the first message names the exec. A new writer evicts the old one.
-        pub async fn write_stdin(
-            &mut self,
-            request: impl tonic::IntoStreamingRequest<Message = super::StdinChunk>,
-        ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::StdinAck>>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/podbridge.v1.Exec/WriteStdin",
-            );
-            let mut req = request.into_streaming_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("podbridge.v1.Exec", "WriteStdin"));
-            self.inner.streaming(req, path, codec).await
-        }
-        /// Sends a signal. NOT_FOUND if the exec is unknown, FAILED_PRECONDITION if it has ended.
-        pub async fn signal(
-            &mut self,
-            request: impl tonic::IntoRequest<super::SignalRequest>,
-        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Signal");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Signal"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Sets the terminal size of an exec that has a pty.
-        pub async fn resize(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ResizeRequest>,
-        ) -> std::result::Result<tonic::Response<super::ResizeResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Resize");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Resize"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Answers when the exec has ended.
-        pub async fn wait(
-            &mut self,
-            request: impl tonic::IntoRequest<super::WaitRequest>,
-        ) -> std::result::Result<tonic::Response<super::WaitResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Wait");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Wait"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// The execs of one session.
-        pub async fn list(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListRequest>,
-        ) -> std::result::Result<tonic::Response<super::ListResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/List");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "List"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Forgets an ended exec's output; its id stays fenced. Idempotent.
-        pub async fn release(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ReleaseRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ReleaseResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/podbridge.v1.Exec/Release",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Release"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Ends the exec's process tree, or fences an id not seen yet. Idempotent.
-        pub async fn cancel(
-            &mut self,
-            request: impl tonic::IntoRequest<super::CancelRequest>,
-        ) -> std::result::Result<tonic::Response<super::CancelResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Cancel");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Cancel"));
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-pub mod exec_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with ExecServer.
-    #[async_trait]
-    pub trait Exec: std::marker::Send + std::marker::Sync + 'static {
-        /// Server streaming response type for the Run method.
-        type RunStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::ExecEvent, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
-        /// Start and Attach in one round trip, with Start's idempotence.
-        async fn run(
-            &self,
-            request: tonic::Request<super::RunRequest>,
-        ) -> std::result::Result<tonic::Response<Self::RunStream>, tonic::Status>;
-        /// Starts a command once: the same id and digest give the same exec, another digest ALREADY_EXISTS, a cancelled or
-        /// released id FAILED_PRECONDITION.
-        async fn start(
-            &self,
-            request: tonic::Request<super::StartRequest>,
-        ) -> std::result::Result<tonic::Response<super::StartResponse>, tonic::Status>;
-        /// Server streaming response type for the Attach method.
-        type AttachStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::ExecEvent, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
-        /// Follows the output from the given offsets to the end. Readers are independent of each other.
-        async fn attach(
-            &self,
-            request: tonic::Request<super::AttachRequest>,
-        ) -> std::result::Result<tonic::Response<Self::AttachStream>, tonic::Status>;
-        /// Server streaming response type for the WriteStdin method.
-        type WriteStdinStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::StdinAck, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
-        /// Writes stdin by offset; the first message names the exec. A new writer evicts the old one.
-        async fn write_stdin(
-            &self,
-            request: tonic::Request<tonic::Streaming<super::StdinChunk>>,
-        ) -> std::result::Result<tonic::Response<Self::WriteStdinStream>, tonic::Status>;
-        /// Sends a signal. NOT_FOUND if the exec is unknown, FAILED_PRECONDITION if it has ended.
-        async fn signal(
-            &self,
-            request: tonic::Request<super::SignalRequest>,
-        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
-        /// Sets the terminal size of an exec that has a pty.
-        async fn resize(
-            &self,
-            request: tonic::Request<super::ResizeRequest>,
-        ) -> std::result::Result<tonic::Response<super::ResizeResponse>, tonic::Status>;
-        /// Answers when the exec has ended.
-        async fn wait(
-            &self,
-            request: tonic::Request<super::WaitRequest>,
-        ) -> std::result::Result<tonic::Response<super::WaitResponse>, tonic::Status>;
-        /// The execs of one session.
-        async fn list(
-            &self,
-            request: tonic::Request<super::ListRequest>,
-        ) -> std::result::Result<tonic::Response<super::ListResponse>, tonic::Status>;
-        /// Forgets an ended exec's output; its id stays fenced. Idempotent.
-        async fn release(
-            &self,
-            request: tonic::Request<super::ReleaseRequest>,
-        ) -> std::result::Result<tonic::Response<super::ReleaseResponse>, tonic::Status>;
-        /// Ends the exec's process tree, or fences an id not seen yet. Idempotent.
-        async fn cancel(
-            &self,
-            request: tonic::Request<super::CancelRequest>,
-        ) -> std::result::Result<tonic::Response<super::CancelResponse>, tonic::Status>;
-    }
-    #[derive(Debug)]
-    pub struct ExecServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> ExecServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for ExecServer<T>
-    where
-        T: Exec,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/podbridge.v1.Exec/Run" => {
-                    #[allow(non_camel_case_types)]
-                    struct RunSvc<T: Exec>(pub Arc<T>);
-                    impl<
-                        T: Exec,
-                    > tonic::server::ServerStreamingService<super::RunRequest>
-                    for RunSvc<T> {
-                        type Response = super::ExecEvent;
-                        type ResponseStream = T::RunStream;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::ResponseStream>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::RunRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::run(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = RunSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.server_streaming(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/podbridge.v1.Exec/Start" => {
-                    #[allow(non_camel_case_types)]
-                    struct StartSvc<T: Exec>(pub Arc<T>);
-                    impl<T: Exec> tonic::server::UnaryService<super::StartRequest>
-                    for StartSvc<T> {
-                        type Response = super::StartResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::StartRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::start(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = StartSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/podbridge.v1.Exec/Attach" => {
-                    #[allow(non_camel_case_types)]
-                    struct AttachSvc<T: Exec>(pub Arc<T>);
-                    impl<
-                        T: Exec,
-                    > tonic::server::ServerStreamingService<super::AttachRequest>
-                    for AttachSvc<T> {
-                        type Response = super::ExecEvent;
-                        type ResponseStream = T::AttachStream;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::ResponseStream>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::AttachRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::attach(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = AttachSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.server_streaming(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/podbridge.v1.Exec/WriteStdin" => {
-                    #[allow(non_camel_case_types)]
-                    struct WriteStdinSvc<T: Exec>(pub Arc<T>);
-                    impl<T: Exec> tonic::server::StreamingService<super::StdinChunk>
-                    for WriteStdinSvc<T> {
-                        type Response = super::StdinAck;
-                        type ResponseStream = T::WriteStdinStream;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::ResponseStream>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<tonic::Streaming<super::StdinChunk>>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::write_stdin(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = WriteStdinSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.streaming(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/podbridge.v1.Exec/Signal" => {
-                    #[allow(non_camel_case_types)]
-                    struct SignalSvc<T: Exec>(pub Arc<T>);
-                    impl<T: Exec> tonic::server::UnaryService<super::SignalRequest>
-                    for SignalSvc<T> {
-                        type Response = super::SignalResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::SignalRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::signal(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = SignalSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/podbridge.v1.Exec/Resize" => {
-                    #[allow(non_camel_case_types)]
-                    struct ResizeSvc<T: Exec>(pub Arc<T>);
-                    impl<T: Exec> tonic::server::UnaryService<super::ResizeRequest>
-                    for ResizeSvc<T> {
-                        type Response = super::ResizeResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ResizeRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::resize(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ResizeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/podbridge.v1.Exec/Wait" => {
-                    #[allow(non_camel_case_types)]
-                    struct WaitSvc<T: Exec>(pub Arc<T>);
-                    impl<T: Exec> tonic::server::UnaryService<super::WaitRequest>
-                    for WaitSvc<T> {
-                        type Response = super::WaitResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::WaitRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::wait(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = WaitSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/podbridge.v1.Exec/List" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListSvc<T: Exec>(pub Arc<T>);
-                    impl<T: Exec> tonic::server::UnaryService<super::ListRequest>
-                    for ListSvc<T> {
-                        type Response = super::ListResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ListRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::list(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ListSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/podbridge.v1.Exec/Release" => {
-                    #[allow(non_camel_case_types)]
-                    struct ReleaseSvc<T: Exec>(pub Arc<T>);
-                    impl<T: Exec> tonic::server::UnaryService<super::ReleaseRequest>
-                    for ReleaseSvc<T> {
-                        type Response = super::ReleaseResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ReleaseRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::release(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ReleaseSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/podbridge.v1.Exec/Cancel" => {
-                    #[allow(non_camel_case_types)]
-                    struct CancelSvc<T: Exec>(pub Arc<T>);
-                    impl<T: Exec> tonic::server::UnaryService<super::CancelRequest>
-                    for CancelSvc<T> {
-                        type Response = super::CancelResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::CancelRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Exec>::cancel(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = CancelSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for ExecServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "podbridge.v1.Exec";
-    impl<T> tonic::server::NamedService for ExecServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutRequest {
     #[prost(oneof = "put_request::Part", tags = "1, 2, 3")]
@@ -2239,6 +866,1482 @@ pub mod files_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "podbridge.v1.Files";
     impl<T> tonic::server::NamedService for FilesServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pty {
+    /// Size in characters; 0 means 24 rows or 80 columns.
+    #[prost(uint32, tag = "1")]
+    pub rows: u32,
+    #[prost(uint32, tag = "2")]
+    pub cols: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnvVar {
+    /// Without '='.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartRequest {
+    /// UUID made by the client, 16 bytes. It is also the only handle: knowing it is being allowed to use it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub exec_id: ::prost::bytes::Bytes,
+    /// SHA-256 over the request as the client means it; 32 bytes. Tells a repeated Start from a conflicting one.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+    /// The program and its arguments, not NUL-terminated; the program is looked up in PATH if it holds no '/'. At least 1.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub argv: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Added to the agent's own environment, later entries win.
+    #[prost(message, repeated, tag = "4")]
+    pub env: ::prost::alloc::vec::Vec<EnvVar>,
+    /// Working directory; empty: the agent's.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub cwd: ::prost::bytes::Bytes,
+    /// User name or number to run as; empty: the agent's own user. Needs an agent that is root.
+    #[prost(string, tag = "6")]
+    pub user: ::prost::alloc::string::String,
+    /// Absent: pipes. With a pty all output is stdout.
+    #[prost(message, optional, tag = "7")]
+    pub pty: ::core::option::Option<Pty>,
+    #[prost(enumeration = "StdinMode", tag = "8")]
+    pub stdin_mode: i32,
+    /// For STDIN_MODE_INLINE.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub stdin: ::prost::bytes::Bytes,
+    /// Milliseconds until the tree is ended with cause timed_out; 0: never.
+    #[prost(uint64, tag = "10")]
+    pub timeout_ms: u64,
+    /// Milliseconds between TERM and KILL; 0: 2000.
+    #[prost(uint64, tag = "11")]
+    pub kill_grace_ms: u64,
+    #[prost(enumeration = "OnDisconnect", tag = "12")]
+    pub on_disconnect: i32,
+    /// Milliseconds an exec may live without any reader or writer; 0: 15 minutes.
+    #[prost(uint64, tag = "13")]
+    pub lease_ms: u64,
+    /// Groups execs for List; empty: none.
+    #[prost(bytes = "bytes", tag = "14")]
+    pub session: ::prost::bytes::Bytes,
+    /// As HelloRequest.requires.
+    #[prost(string, repeated, tag = "15")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "Overflow", tag = "16")]
+    pub overflow: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartResponse {
+    /// Process id in the pod; 0 if it never started (see the exit record).
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// False if this exec existed before.
+    #[prost(bool, tag = "2")]
+    pub created: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RunRequest {
+    #[prost(message, optional, tag = "1")]
+    pub start: ::core::option::Option<StartRequest>,
+    /// First byte wanted of each stream.
+    #[prost(uint64, tag = "2")]
+    pub stdout_offset: u64,
+    #[prost(uint64, tag = "3")]
+    pub stderr_offset: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PutAndExecRequest {
+    #[prost(oneof = "put_and_exec_request::Part", tags = "1, 2")]
+    pub part: ::core::option::Option<put_and_exec_request::Part>,
+}
+/// Nested message and enum types in `PutAndExecRequest`.
+pub mod put_and_exec_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Part {
+        /// The first message.
+        #[prost(message, tag = "1")]
+        Run(super::RunRequest),
+        /// Then, file by file, what Files.Put takes; the end of the stream is the end of the last file.
+        #[prost(message, tag = "2")]
+        Put(super::PutRequest),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttachRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub exec_id: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub stdout_offset: u64,
+    #[prost(uint64, tag = "3")]
+    pub stderr_offset: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecEvent {
+    #[prost(oneof = "exec_event::Event", tags = "1, 2, 3, 4, 5")]
+    pub event: ::core::option::Option<exec_event::Event>,
+}
+/// Nested message and enum types in `ExecEvent`.
+pub mod exec_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Event {
+        #[prost(message, tag = "1")]
+        Started(super::Started),
+        #[prost(message, tag = "2")]
+        Output(super::Output),
+        /// Output that is gone for good.
+        #[prost(message, tag = "3")]
+        Gap(super::Gap),
+        #[prost(message, tag = "4")]
+        Exited(super::ExitRecord),
+        #[prost(message, tag = "5")]
+        Closed(super::Closed),
+    }
+}
+/// The exec is running or has run; the first event of every Run and Attach.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Started {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Output {
+    #[prost(enumeration = "Stream", tag = "1")]
+    pub stream: i32,
+    /// Of the first byte of data in its stream.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Gap {
+    #[prost(enumeration = "Stream", tag = "1")]
+    pub stream: i32,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Bytes missing from offset on.
+    #[prost(uint64, tag = "3")]
+    pub length: u64,
+}
+/// The last event: both streams are complete up to these lengths.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Closed {
+    #[prost(uint64, tag = "1")]
+    pub stdout_length: u64,
+    #[prost(uint64, tag = "2")]
+    pub stderr_length: u64,
+    /// A process that inherited the pipes still holds them; the drain grace ran out. What it writes later is lost to readers.
+    #[prost(bool, tag = "3")]
+    pub held_open: bool,
+    /// Why the agent could not put output into a file (a full disk, for example), so that the command had to wait for its
+    /// reader early, or bytes went early; empty: it could, or needed none.
+    #[prost(string, tag = "4")]
+    pub spool_error: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExitRecord {
+    /// Processes that were told to end but could not be killed (another user's).
+    #[prost(uint32, repeated, tag = "7")]
+    pub survivors: ::prost::alloc::vec::Vec<u32>,
+    #[prost(oneof = "exit_record::Cause", tags = "1, 2, 3, 4, 5, 6")]
+    pub cause: ::core::option::Option<exit_record::Cause>,
+}
+/// Nested message and enum types in `ExitRecord`.
+pub mod exit_record {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Cause {
+        /// Exit code, 0 to 255.
+        #[prost(uint32, tag = "1")]
+        Exited(u32),
+        /// Number of the signal.
+        #[prost(uint32, tag = "2")]
+        Signaled(u32),
+        /// Ended by its timeout.
+        #[prost(message, tag = "3")]
+        TimedOut(super::Ended),
+        /// Ended by Cancel, a lost client or an expired lease.
+        #[prost(message, tag = "4")]
+        Cancelled(super::Ended),
+        #[prost(message, tag = "5")]
+        OomKilled(super::Ended),
+        #[prost(message, tag = "6")]
+        StartFailed(super::StartFailed),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ended {
+    /// One phrase for people; may be empty.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartFailed {
+    /// "stdin", "user", "cwd", "exec" or "interpreter".
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// errno of that step.
+    #[prost(int32, tag = "2")]
+    pub errno: i32,
+    /// One sentence for people.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    /// As a shell would exit: 127 not found, 126 not executable or otherwise not started.
+    #[prost(uint32, tag = "4")]
+    pub exit_code: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StdinChunk {
+    /// In the first message of a call, 16 bytes; may be empty later.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub exec_id: ::prost::bytes::Bytes,
+    /// Of the first byte of data in stdin.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
+    /// Nothing follows data.
+    #[prost(bool, tag = "4")]
+    pub eof: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StdinAck {
+    /// Bytes of stdin the agent has taken; writing may resume here.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// The command has closed its stdin or ended; nothing more is wanted.
+    #[prost(bool, tag = "2")]
+    pub closed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignalRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub exec_id: ::prost::bytes::Bytes,
+    /// 1 to 64.
+    #[prost(uint32, tag = "2")]
+    pub signal: u32,
+    #[prost(enumeration = "SignalScope", tag = "3")]
+    pub scope: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignalResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub exec_id: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub size: ::core::option::Option<Pty>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResizeResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub exec_id: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitResponse {
+    #[prost(message, optional, tag = "1")]
+    pub exit: ::core::option::Option<ExitRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRequest {
+    /// StartRequest.session; must not be empty.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub execs: ::prost::alloc::vec::Vec<ExecSummary>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecSummary {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub exec_id: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "2")]
+    pub pid: u32,
+    /// Absent while it runs.
+    #[prost(message, optional, tag = "3")]
+    pub exit: ::core::option::Option<ExitRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub exec_id: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub exec_id: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelResponse {}
+/// How stdin reaches the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StdinMode {
+    /// /dev/null.
+    Unspecified = 0,
+    /// Written by WriteStdin.
+    Stream = 1,
+    /// Exactly StartRequest.stdin, then end of file.
+    Inline = 2,
+}
+impl StdinMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STDIN_MODE_UNSPECIFIED",
+            Self::Stream => "STDIN_MODE_STREAM",
+            Self::Inline => "STDIN_MODE_INLINE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STDIN_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "STDIN_MODE_STREAM" => Some(Self::Stream),
+            "STDIN_MODE_INLINE" => Some(Self::Inline),
+            _ => None,
+        }
+    }
+}
+/// What the loss of the last bridge connection does to the exec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OnDisconnect {
+    /// Go on until the lease ends, then end the tree.
+    Unspecified = 0,
+    /// End the tree at once.
+    Cancel = 1,
+}
+impl OnDisconnect {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ON_DISCONNECT_UNSPECIFIED",
+            Self::Cancel => "ON_DISCONNECT_CANCEL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ON_DISCONNECT_UNSPECIFIED" => Some(Self::Unspecified),
+            "ON_DISCONNECT_CANCEL" => Some(Self::Cancel),
+            _ => None,
+        }
+    }
+}
+/// What happens to output that nobody reads, when the agent can hold no more of it (Limits.spool_bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Overflow {
+    /// The command waits, as on a full pipe.
+    Unspecified = 0,
+    /// The oldest bytes go; readers are told by a Gap. Needs the capability "exec.drop_oldest".
+    DropOldest = 1,
+}
+impl Overflow {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OVERFLOW_UNSPECIFIED",
+            Self::DropOldest => "OVERFLOW_DROP_OLDEST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OVERFLOW_UNSPECIFIED" => Some(Self::Unspecified),
+            "OVERFLOW_DROP_OLDEST" => Some(Self::DropOldest),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Stream {
+    Unspecified = 0,
+    Stdout = 1,
+    Stderr = 2,
+}
+impl Stream {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STREAM_UNSPECIFIED",
+            Self::Stdout => "STREAM_STDOUT",
+            Self::Stderr => "STREAM_STDERR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STREAM_UNSPECIFIED" => Some(Self::Unspecified),
+            "STREAM_STDOUT" => Some(Self::Stdout),
+            "STREAM_STDERR" => Some(Self::Stderr),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SignalScope {
+    /// The process group.
+    Unspecified = 0,
+    Leader = 1,
+    Tree = 2,
+}
+impl SignalScope {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SIGNAL_SCOPE_UNSPECIFIED",
+            Self::Leader => "SIGNAL_SCOPE_LEADER",
+            Self::Tree => "SIGNAL_SCOPE_TREE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SIGNAL_SCOPE_UNSPECIFIED" => Some(Self::Unspecified),
+            "SIGNAL_SCOPE_LEADER" => Some(Self::Leader),
+            "SIGNAL_SCOPE_TREE" => Some(Self::Tree),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod exec_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct ExecClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> ExecClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ExecClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ExecClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Start and Attach in one round trip, with Start's idempotence.
+        pub async fn run(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExecEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Run");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Run"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Files and their command in one round trip: the command starts when all files are in their places, or not at all.
+        /// If the exec is there already, nothing is put, and it is followed as by Run.
+        pub async fn put_and_exec(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::PutAndExecRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExecEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/podbridge.v1.Exec/PutAndExec",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("podbridge.v1.Exec", "PutAndExec"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Starts a command once: the same id and digest give the same exec, another digest ALREADY_EXISTS, a cancelled or
+        /// released id FAILED_PRECONDITION.
+        pub async fn start(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartRequest>,
+        ) -> std::result::Result<tonic::Response<super::StartResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Start");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Start"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Follows the output from the given offsets to the end. Readers are independent of each other.
+        pub async fn attach(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AttachRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExecEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Attach");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Attach"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Writes stdin by offset; the first message names the exec. A new writer evicts the old one.
+        pub async fn write_stdin(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::StdinChunk>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::StdinAck>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/podbridge.v1.Exec/WriteStdin",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("podbridge.v1.Exec", "WriteStdin"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Sends a signal. NOT_FOUND if the exec is unknown, FAILED_PRECONDITION if it has ended.
+        pub async fn signal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SignalRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Signal");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Signal"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Sets the terminal size of an exec that has a pty.
+        pub async fn resize(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResizeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Resize");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Resize"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Answers when the exec has ended.
+        pub async fn wait(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WaitRequest>,
+        ) -> std::result::Result<tonic::Response<super::WaitResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Wait");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Wait"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The execs of one session.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Forgets an ended exec's output; its id stays fenced. Idempotent.
+        pub async fn release(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReleaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReleaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/podbridge.v1.Exec/Release",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Release"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends the exec's process tree, or fences an id not seen yet. Idempotent.
+        pub async fn cancel(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelRequest>,
+        ) -> std::result::Result<tonic::Response<super::CancelResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Exec/Cancel");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Exec", "Cancel"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod exec_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ExecServer.
+    #[async_trait]
+    pub trait Exec: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Run method.
+        type RunStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExecEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Start and Attach in one round trip, with Start's idempotence.
+        async fn run(
+            &self,
+            request: tonic::Request<super::RunRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RunStream>, tonic::Status>;
+        /// Server streaming response type for the PutAndExec method.
+        type PutAndExecStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExecEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Files and their command in one round trip: the command starts when all files are in their places, or not at all.
+        /// If the exec is there already, nothing is put, and it is followed as by Run.
+        async fn put_and_exec(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::PutAndExecRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::PutAndExecStream>, tonic::Status>;
+        /// Starts a command once: the same id and digest give the same exec, another digest ALREADY_EXISTS, a cancelled or
+        /// released id FAILED_PRECONDITION.
+        async fn start(
+            &self,
+            request: tonic::Request<super::StartRequest>,
+        ) -> std::result::Result<tonic::Response<super::StartResponse>, tonic::Status>;
+        /// Server streaming response type for the Attach method.
+        type AttachStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExecEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Follows the output from the given offsets to the end. Readers are independent of each other.
+        async fn attach(
+            &self,
+            request: tonic::Request<super::AttachRequest>,
+        ) -> std::result::Result<tonic::Response<Self::AttachStream>, tonic::Status>;
+        /// Server streaming response type for the WriteStdin method.
+        type WriteStdinStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::StdinAck, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Writes stdin by offset; the first message names the exec. A new writer evicts the old one.
+        async fn write_stdin(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::StdinChunk>>,
+        ) -> std::result::Result<tonic::Response<Self::WriteStdinStream>, tonic::Status>;
+        /// Sends a signal. NOT_FOUND if the exec is unknown, FAILED_PRECONDITION if it has ended.
+        async fn signal(
+            &self,
+            request: tonic::Request<super::SignalRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignalResponse>, tonic::Status>;
+        /// Sets the terminal size of an exec that has a pty.
+        async fn resize(
+            &self,
+            request: tonic::Request<super::ResizeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResizeResponse>, tonic::Status>;
+        /// Answers when the exec has ended.
+        async fn wait(
+            &self,
+            request: tonic::Request<super::WaitRequest>,
+        ) -> std::result::Result<tonic::Response<super::WaitResponse>, tonic::Status>;
+        /// The execs of one session.
+        async fn list(
+            &self,
+            request: tonic::Request<super::ListRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListResponse>, tonic::Status>;
+        /// Forgets an ended exec's output; its id stays fenced. Idempotent.
+        async fn release(
+            &self,
+            request: tonic::Request<super::ReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReleaseResponse>, tonic::Status>;
+        /// Ends the exec's process tree, or fences an id not seen yet. Idempotent.
+        async fn cancel(
+            &self,
+            request: tonic::Request<super::CancelRequest>,
+        ) -> std::result::Result<tonic::Response<super::CancelResponse>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct ExecServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ExecServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ExecServer<T>
+    where
+        T: Exec,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/podbridge.v1.Exec/Run" => {
+                    #[allow(non_camel_case_types)]
+                    struct RunSvc<T: Exec>(pub Arc<T>);
+                    impl<
+                        T: Exec,
+                    > tonic::server::ServerStreamingService<super::RunRequest>
+                    for RunSvc<T> {
+                        type Response = super::ExecEvent;
+                        type ResponseStream = T::RunStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RunRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::run(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RunSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/PutAndExec" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutAndExecSvc<T: Exec>(pub Arc<T>);
+                    impl<
+                        T: Exec,
+                    > tonic::server::StreamingService<super::PutAndExecRequest>
+                    for PutAndExecSvc<T> {
+                        type Response = super::ExecEvent;
+                        type ResponseStream = T::PutAndExecStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::PutAndExecRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::put_and_exec(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutAndExecSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/Start" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartSvc<T: Exec>(pub Arc<T>);
+                    impl<T: Exec> tonic::server::UnaryService<super::StartRequest>
+                    for StartSvc<T> {
+                        type Response = super::StartResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::start(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/Attach" => {
+                    #[allow(non_camel_case_types)]
+                    struct AttachSvc<T: Exec>(pub Arc<T>);
+                    impl<
+                        T: Exec,
+                    > tonic::server::ServerStreamingService<super::AttachRequest>
+                    for AttachSvc<T> {
+                        type Response = super::ExecEvent;
+                        type ResponseStream = T::AttachStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AttachRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::attach(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AttachSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/WriteStdin" => {
+                    #[allow(non_camel_case_types)]
+                    struct WriteStdinSvc<T: Exec>(pub Arc<T>);
+                    impl<T: Exec> tonic::server::StreamingService<super::StdinChunk>
+                    for WriteStdinSvc<T> {
+                        type Response = super::StdinAck;
+                        type ResponseStream = T::WriteStdinStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::StdinChunk>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::write_stdin(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WriteStdinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/Signal" => {
+                    #[allow(non_camel_case_types)]
+                    struct SignalSvc<T: Exec>(pub Arc<T>);
+                    impl<T: Exec> tonic::server::UnaryService<super::SignalRequest>
+                    for SignalSvc<T> {
+                        type Response = super::SignalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SignalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::signal(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SignalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/Resize" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResizeSvc<T: Exec>(pub Arc<T>);
+                    impl<T: Exec> tonic::server::UnaryService<super::ResizeRequest>
+                    for ResizeSvc<T> {
+                        type Response = super::ResizeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResizeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::resize(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResizeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/Wait" => {
+                    #[allow(non_camel_case_types)]
+                    struct WaitSvc<T: Exec>(pub Arc<T>);
+                    impl<T: Exec> tonic::server::UnaryService<super::WaitRequest>
+                    for WaitSvc<T> {
+                        type Response = super::WaitResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WaitRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::wait(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WaitSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Exec>(pub Arc<T>);
+                    impl<T: Exec> tonic::server::UnaryService<super::ListRequest>
+                    for ListSvc<T> {
+                        type Response = super::ListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/Release" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReleaseSvc<T: Exec>(pub Arc<T>);
+                    impl<T: Exec> tonic::server::UnaryService<super::ReleaseRequest>
+                    for ReleaseSvc<T> {
+                        type Response = super::ReleaseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReleaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::release(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Exec/Cancel" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelSvc<T: Exec>(pub Arc<T>);
+                    impl<T: Exec> tonic::server::UnaryService<super::CancelRequest>
+                    for CancelSvc<T> {
+                        type Response = super::CancelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Exec>::cancel(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ExecServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "podbridge.v1.Exec";
+    impl<T> tonic::server::NamedService for ExecServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

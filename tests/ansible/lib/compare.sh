@@ -1,5 +1,5 @@
 # This file owns the comparison: one play, once with kubernetes.core.kubectl as Zuul configures it and once with podbridge,
-# each in a fresh pod.
+# each in a fresh pod; and the way back: a host that opts out.
 
 # Releases of the package `ansible` carry the collections: kubernetes.core 5.x, community.okd and the callback ansible.posix.json.
 BUNDLE=11.13.0
@@ -50,4 +50,18 @@ run_compare() {
 		die "the results differ"
 	fi
 	cmp "$WORK/fetched-podbridge/large" "$files/large" || die "the fetched file differs"
+	opted_out
+}
+
+# With ansible_podbridge: false the stock plugin does the work, and no bridge is started.
+opted_out() {
+	local pod=opted-out-${CORE/./-}
+	new_pod "$pod"
+	inventory >"$WORK/opted-out.yaml" <<<"testhost $pod"
+	(
+		export ANSIBLE_COLLECTIONS_PATH=$COLLECTIONS PATH=$(dirname "$KUBECTL"):$PATH PODBRIDGE_DIR=$WORK/none
+		logged opted-out ansible-playbook -vvv -i "$WORK/opted-out.yaml" "$HERE/plays/ping.yml" -e ansible_podbridge=false
+	)
+	grep -qE "EXEC .*kubectl.* exec .*$pod" "$WORK/opted-out.log" || fail opted-out "the stock plugin was not used"
+	[ ! -e "$WORK/none" ] || fail opted-out "a bridge was started"
 }

@@ -4,6 +4,7 @@
 mod control;
 mod ended;
 mod prepare;
+mod puts;
 mod running;
 mod stdin;
 
@@ -11,12 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use podbridge_proto::v1::{AttachRequest, CancelRequest, ExecEvent, ReleaseRequest, RunRequest, StartRequest};
+use podbridge_proto::v1::{
+    AttachRequest, CancelRequest, ExecEvent, PutHeader, ReleaseRequest, RunRequest, StartRequest,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::{Status, Streaming};
 
 use super::container::Container;
+use super::descriptor::LocalFile;
 use super::diagnosis::{self, Home, Patience, Recovery};
 use super::{Client, Connection, Errands, status};
 use crate::error::{Failure, Kind};
@@ -46,6 +50,7 @@ pub(super) async fn run(
         stdin_file,
         stdout,
         stderr,
+        puts,
         resume,
     } = prepared;
     let (links, watched) = watch::channel(None);
@@ -84,6 +89,7 @@ pub(super) async fn run(
     let mut carrier = Carrier {
         container,
         start,
+        puts,
         running,
         links,
         home,
@@ -123,6 +129,7 @@ enum Over {
 struct Carrier<'a> {
     container: &'a Arc<Container>,
     start: StartRequest,
+    puts: Vec<(PutHeader, LocalFile)>,
     running: Running,
     links: watch::Sender<Option<Arc<Connection>>>,
     /// Where the start may have arrived: this agent and no other has the exec.
@@ -217,14 +224,16 @@ impl Carrier<'_> {
             stdout_offset,
             stderr_offset,
         };
+        let puts = &self.puts;
         let opened = async {
             let events = match attach {
                 Some(attach) => exec.attach(attach).await,
+                None if !puts.is_empty() => return puts::run(&mut exec, run, puts).await,
                 None => exec.run(run).await,
             };
-            events.map(tonic::Response::into_inner)
+            Ok(events.map(tonic::Response::into_inner))
         };
-        self.running.meanwhile(opened).await
+        self.running.meanwhile(opened).await?
     }
 
     /// The agent's own answer.

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use podbridge_proto::limits::MAX_INLINE_STDIN;
-use podbridge_proto::v1::{EnvVar, Pty, StartRequest, StdinMode};
+use podbridge_proto::v1::{EnvVar, Pty, PutHeader, StartRequest, StdinMode};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use super::super::descriptor::{self, Access, LocalFile};
-use super::super::{Client, bad_request};
+use super::super::{Client, bad_request, put};
 use crate::protocol::request::{self, Resume, Size};
 use crate::protocol::result::Outcome;
 use crate::random;
@@ -19,10 +19,12 @@ pub(super) struct Prepared {
     pub(super) stdin_file: Option<LocalFile>,
     pub(super) stdout: Option<LocalFile>,
     pub(super) stderr: Option<LocalFile>,
+    /// Put before the command starts.
+    pub(super) puts: Vec<(PutHeader, LocalFile)>,
     pub(super) resume: Option<Resume>,
 }
 
-pub(super) async fn prepare(request: request::Exec, client: &mut Client) -> Result<Prepared, Outcome> {
+pub(super) async fn prepare(mut request: request::Exec, client: &mut Client) -> Result<Prepared, Outcome> {
     let descriptors = &mut client.descriptors;
     let input = match request.stdin {
         request::Input::Fd => Some(descriptor::take(descriptors, "stdin", Access::Read)?),
@@ -34,6 +36,11 @@ pub(super) async fn prepare(request: request::Exec, client: &mut Client) -> Resu
     };
     let stdout = output("stdout", request.stdout)?;
     let stderr = output("stderr", request.stderr)?;
+    let puts = std::mem::take(&mut request.puts).into_iter().map(|put| {
+        let file = descriptor::take(descriptors, "the content of a file", Access::Read)?;
+        Ok((put::header(put), file))
+    });
+    let puts = puts.collect::<Result<Vec<_>, Outcome>>()?;
     let id = request.id().unwrap_or_else(random::bytes);
     let timeout_ms = request.timeout().map_or(0, |timeout| timeout.as_millis() as u64);
     let shell = |script: Vec<u8>| vec![Bytes::from_static(b"/bin/sh"), Bytes::from_static(b"-c"), script.into()];
@@ -70,6 +77,8 @@ pub(super) async fn prepare(request: request::Exec, client: &mut Client) -> Resu
         stdin: inline,
         timeout_ms,
         kill_grace_ms: request.kill_grace_ms.unwrap_or(0),
+        // An agent that cannot do it must not start the command without its files.
+        requires: (!puts.is_empty()).then(|| "exec.put".to_owned()).into_iter().collect(),
         ..StartRequest::default()
     };
     start.digest = Sha256::digest(start.encode_to_vec()).to_vec().into();
@@ -79,6 +88,7 @@ pub(super) async fn prepare(request: request::Exec, client: &mut Client) -> Resu
         stdin_file,
         stdout,
         stderr,
+        puts,
         resume: request.resume,
     })
 }

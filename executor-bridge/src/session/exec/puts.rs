@@ -1,0 +1,72 @@
+//! A command with its files in one call. The files can be read again, so a broken link only means to begin again; the agent
+//! puts nothing once it has the exec.
+
+use podbridge_proto::limits::MAX_CHUNK;
+use podbridge_proto::v1::exec_client::ExecClient;
+use podbridge_proto::v1::put_and_exec_request::Part;
+use podbridge_proto::v1::put_request::Part as PutPart;
+use podbridge_proto::v1::{ExecEvent, PutAndExecRequest, PutHeader, PutRequest, PutTrailer, RunRequest};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Response, Status, Streaming};
+
+use super::super::descriptor::LocalFile;
+use crate::protocol::result::Outcome;
+
+/// Chunks handed to HTTP/2 and not yet taken by it.
+const IN_FLIGHT: usize = 4;
+
+/// The outer error: a file cannot be read.
+pub(super) async fn run(
+    exec: &mut ExecClient<Channel>,
+    run: RunRequest,
+    puts: &[(PutHeader, LocalFile)],
+) -> Result<Result<Streaming<ExecEvent>, Status>, Outcome> {
+    let (parts, outgoing) = mpsc::channel(IN_FLIGHT);
+    let call = exec.put_and_exec(ReceiverStream::new(outgoing));
+    tokio::pin!(call);
+    // The call moves only while it is polled; its answer, a refusal too, may come before the last part.
+    let feeding = feed(run, puts, parts);
+    tokio::pin!(feeding);
+    let answer = tokio::select! {
+        answer = &mut call => answer,
+        fed = &mut feeding => {
+            fed?;
+            call.await
+        }
+    };
+    Ok(answer.map(Response::into_inner))
+}
+
+async fn feed(
+    run: RunRequest,
+    puts: &[(PutHeader, LocalFile)],
+    parts: mpsc::Sender<PutAndExecRequest>,
+) -> Result<(), Outcome> {
+    let send = async |part| {
+        if parts.send(PutAndExecRequest { part: Some(part) }).await.is_err() {
+            // The call has ended; its answer is all that counts.
+            std::future::pending::<()>().await;
+        }
+    };
+    let put = |part| Part::Put(PutRequest { part: Some(part) });
+    send(Part::Run(run)).await;
+    for (header, file) in puts {
+        send(put(PutPart::Header(header.clone()))).await;
+        let (mut length, mut digest) = (0, Sha256::new());
+        loop {
+            let data = file.read_at(length, MAX_CHUNK).await?;
+            if data.is_empty() {
+                break;
+            }
+            length += data.len() as u64;
+            digest.update(&data);
+            send(put(PutPart::Data(data))).await;
+        }
+        let sha256 = digest.finalize().to_vec().into();
+        send(put(PutPart::Trailer(PutTrailer { length, sha256 }))).await;
+    }
+    Ok(())
+}
