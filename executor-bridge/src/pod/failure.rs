@@ -85,6 +85,7 @@ fn credentials(error: &AuthError) -> Failure {
 
 fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure {
     let mut source = Some(error);
+    let mut on_the_way = false;
     while let Some(cause) = source {
         if let Some(auth) = cause.downcast_ref::<AuthError>() {
             return credentials(auth);
@@ -113,15 +114,28 @@ fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure
                 format!("no connection to the API server {server} in time; is it up, and reachable from here?"),
             );
         }
+        on_the_way |= io.is_some_and(was_cut) || cause.downcast_ref().is_some_and(hyper::Error::is_incomplete_message);
         source = cause.source();
     }
-    Failure::new(
+    let failure = Failure::new(
         Kind::ApiUnreachable,
         format!(
             "the API server {server} does not answer: {}; is it up, and reachable from here?",
             innermost(error)
         ),
-    )
+    );
+    Failure { on_the_way, ..failure }
+}
+
+/// There was a server, and a restart or the network between cut it off: it may be there again in a moment.
+fn was_cut(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as E;
+    // Wrapped, as for `tls`.
+    let within = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(
+        error.kind(),
+        E::ConnectionReset | E::ConnectionAborted | E::BrokenPipe | E::UnexpectedEof
+    ) || within.is_some_and(was_cut)
 }
 
 fn tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
@@ -167,6 +181,17 @@ mod tests {
             forbidden.contains("get pods") && forbidden.contains("ci"),
             "{forbidden}"
         );
+    }
+
+    #[test]
+    fn a_cut_is_on_the_way_however_it_is_wrapped_and_a_refusal_is_not() {
+        use std::io::{Error, ErrorKind};
+        let wrapped = |kind| {
+            let error = Error::other(Error::other(Error::new(kind, "inside")));
+            classify(&kube::Error::Service(Box::new(error)), DOING).on_the_way
+        };
+        assert!(wrapped(ErrorKind::UnexpectedEof) && wrapped(ErrorKind::ConnectionReset));
+        assert!(!wrapped(ErrorKind::ConnectionRefused));
     }
 
     #[test]
