@@ -450,7 +450,8 @@ class Connection(ConnectionBase):
     transport = "kubectl"
     has_pipelining = True
     prefix = "kubectl"  # of the options; oc.py has another
-    METHODS = ("get_option", "_connect", "exec_command", "put_file", "fetch_file", "close", "reset")  # of every plugin
+    # Of every plugin.
+    METHODS = ("get_option", "update_vars", "_connect", "exec_command", "put_file", "fetch_file", "close", "reset")
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)

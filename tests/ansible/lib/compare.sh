@@ -62,6 +62,6 @@ opted_out() {
 		export ANSIBLE_COLLECTIONS_PATH=$COLLECTIONS PATH=$(dirname "$KUBECTL"):$PATH PODBRIDGE_DIR=$WORK/none
 		logged opted-out ansible-playbook -vvv -i "$WORK/opted-out.yaml" "$HERE/plays/ping.yml" -e ansible_podbridge=false
 	)
-	grep -qE "EXEC .*kubectl.* exec .*$pod" "$WORK/opted-out.log" || fail opted-out "the stock plugin was not used"
+	grep -qE "EXEC .*kubectl.*exec.*$pod" "$WORK/opted-out.log" || fail opted-out "the stock plugin was not used"
 	[ ! -e "$WORK/none" ] || fail opted-out "a bridge was started"
 }
