@@ -23,7 +23,7 @@ help: ## list the targets
 build: ## release binaries in dist/bin
 	# The agent runs in any image: nothing may be looked up in a libc that is not there.
 	RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo build --release --locked -p podbridge-agent --target $(HOST)
+		cargo build --release --locked -p podbridge-agent --bench agent --target $(HOST)
 	cargo build --release --locked -p podbridge
 	install -D -t dist/bin $(CARGO_TARGET_DIR)/$(HOST)/release/podbridge-agent $(CARGO_TARGET_DIR)/release/podbridge
 
@@ -46,7 +46,8 @@ lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python 
 
 .PHONY: test-rust
 test-rust: ## unit, crate and process tests
-	cargo test --workspace --locked
+	# More than cores: most of them wait.
+	RUST_TEST_THREADS=$$(($$(nproc) * 2)) cargo test --workspace --locked
 
 .PHONY: soak
 CUTS ?= 10000
@@ -54,6 +55,10 @@ SEED ?=
 soak: ## CUTS=10000 cuts of the link under running commands, SEED= to repeat a run
 	cargo build --workspace --locked
 	$(CARGO_TARGET_DIR)/debug/soak $(CUTS) $(SEED)
+
+.PHONY: bench
+bench: ## time and memory of the agent, beside the same done without it
+	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
 
 .PHONY: test-plugin
 test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use tokio::time::{Instant, sleep};
 
 use super::environment;
@@ -13,8 +13,9 @@ use crate::exec::ExecId;
 use crate::sys::proc::{self, Process};
 use crate::sys::reaper::Reaper;
 
-/// How often the dying tree is looked at.
+/// How soon the dying tree is looked at again: later and later, as each look reads all of /proc.
 const POLL: Duration = Duration::from_millis(20);
+const LONGEST_POLL: Duration = Duration::from_millis(200);
 /// Rounds of KILL: a tree that forks while it is killed is found again.
 const ROUNDS: usize = 50;
 
@@ -34,8 +35,10 @@ pub(crate) async fn end(reaper: &Reaper, id: ExecId, leader: Pid, grace: Duratio
     let mut alive = tree.look();
     let _ = reaper.signal_group(leader, Signal::TERM);
     let deadline = Instant::now() + grace;
+    let mut pause = POLL;
     while !alive.is_empty() && Instant::now() < deadline {
-        sleep(POLL).await;
+        sleep(pause).await;
+        pause = (pause * 3 / 2).min(LONGEST_POLL);
         alive = tree.look();
     }
     let mut refused = Vec::new();
@@ -76,12 +79,14 @@ impl<'a> Tree<'a> {
     fn look(&mut self) -> Vec<Process> {
         let all = proc::processes();
         let leader = self.leader.as_raw_nonzero().get();
+        let agent = getpid().as_raw_nonzero().get();
         let mut members: HashMap<i32, Process> = HashMap::new();
         let known = |p: &Process| {
             p.pid == leader
                 || p.session == leader
                 || self.seen.get(&p.pid) == Some(&p.start)
-                || proc::has_environment(p.pid, &self.cookie)
+                // Who has lost its parent was adopted by the agent, or by the container's first process.
+                || ((p.parent == agent || p.parent == 1) && proc::has_environment(p.pid, &self.cookie))
         };
         members.extend(all.iter().filter(|p| known(p)).map(|p| (p.pid, *p)));
         loop {

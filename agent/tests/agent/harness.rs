@@ -57,7 +57,7 @@ impl Agent {
             .arg(dir.path().join("agent.sock"))
             .args(arguments);
         let process = command
-            .env("PODBRIDGE_LOG", "info")
+            .env("PODBRIDGE_LOG", "warn")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

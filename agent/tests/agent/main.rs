@@ -7,5 +7,6 @@ mod files;
 mod guarantees;
 mod harness;
 mod lifecycle;
+mod measure;
 mod memory;
 mod puts;

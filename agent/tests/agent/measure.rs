@@ -1,0 +1,132 @@
+//! What the agent holds, measured from outside: at rest, with many commands, with output that nobody reads. `memory` sets
+//! ceilings, the benchmark prints.
+
+use std::fs;
+
+use podbridge_proto::v1::exec_event::Event;
+use podbridge_proto::v1::{AttachRequest, ExecEvent, ReleaseRequest, SignalRequest, SignalScope, WaitRequest};
+use tonic::Streaming;
+
+use crate::harness::{Agent, argv, eventually, run, shell, soon};
+
+/// Of one process.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Anonymous memory, kB.
+    pub(crate) memory: u64,
+    /// All that is resident, kB.
+    pub(crate) resident: u64,
+    /// The same at its highest, kB.
+    pub(crate) peak: u64,
+    pub(crate) descriptors: usize,
+    pub(crate) threads: u64,
+}
+
+pub(crate) fn held(pid: u32) -> Held {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    Held {
+        memory: field("RssAnon:"),
+        resident: field("VmRSS:"),
+        peak: field("VmHWM:"),
+        descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
+        threads: field("Threads:"),
+    }
+}
+
+/// Once descriptors have been closed and memory has been given back.
+pub(crate) fn settled(agent: &Agent) -> Held {
+    let mut last = Held::default();
+    eventually("the agent is at rest", || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let before = std::mem::replace(&mut last, held(agent.pid()));
+        before == last
+    });
+    last
+}
+
+/// kB of anonymous memory with commands in flight.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) idle: Held,
+    /// For each of them.
+    pub(crate) unattached: f64,
+    pub(crate) attached: f64,
+    pub(crate) after: Held,
+}
+
+/// Starts so many commands, attaches to them, ends them; until so much memory (kB) is held at most.
+pub(crate) async fn in_flight(agent: &Agent, count: u64, given_back: u64) -> InFlight {
+    let mut exec = agent.exec().await;
+    let idle = settled(agent);
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let start = argv(&["sleep", "1000"]);
+        ids.push(start.exec_id.clone());
+        exec.start(start).await.unwrap();
+    }
+    let unattached = settled(agent);
+    let mut readers: Vec<Streaming<ExecEvent>> = Vec::new();
+    for exec_id in ids.clone() {
+        let attach = AttachRequest {
+            exec_id,
+            ..AttachRequest::default()
+        };
+        let mut reader = exec.attach(attach).await.unwrap().into_inner();
+        soon(reader.message()).await.unwrap();
+        readers.push(reader);
+    }
+    let attached = settled(agent);
+    for exec_id in ids.clone() {
+        let kill = SignalRequest {
+            exec_id,
+            signal: 9,
+            scope: SignalScope::Leader as i32,
+        };
+        exec.signal(kill).await.unwrap();
+    }
+    for exec_id in ids {
+        let wait = WaitRequest {
+            exec_id: exec_id.clone(),
+        };
+        soon(exec.wait(wait)).await.unwrap();
+        exec.release(ReleaseRequest { exec_id }).await.unwrap();
+    }
+    drop(readers);
+    drop(exec);
+    eventually("memory and threads are given back", || {
+        let now = held(agent.pid());
+        now.memory <= given_back && now.threads <= idle.threads + 1
+    });
+    let each = |held: Held| (held.memory - idle.memory) as f64 / count as f64;
+    InFlight {
+        idle,
+        unattached: each(unattached),
+        attached: each(attached),
+        after: settled(agent),
+    }
+}
+
+/// 1 GiB of output through a connection on which nobody reads for 10 s, then read to the end.
+pub(crate) async fn unread_gibibyte() -> Held {
+    const LENGTH: u64 = 1 << 30;
+    let own = std::env::current_exe().unwrap();
+    let directory = tempfile::tempdir_in(own.parent().unwrap()).unwrap();
+    let agent = Agent::with(&["--spool", directory.path().to_str().unwrap()]);
+    let mut exec = agent.exec().await;
+    let start = shell(&format!("head -c {LENGTH} /dev/zero"));
+    let mut reader = exec.run(run(start)).await.unwrap().into_inner();
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    let mut got = 0;
+    while let Some(event) = soon(reader.message()).await.unwrap() {
+        if let Some(Event::Output(output)) = event.event {
+            assert_eq!(output.offset, got);
+            got += output.data.len() as u64;
+        }
+    }
+    assert_eq!(got, LENGTH);
+    held(agent.pid())
+}
