@@ -23,7 +23,7 @@ help: ## list the targets
 build: ## release binaries in dist/bin
 	# The agent runs in any image: nothing may be looked up in a libc that is not there.
 	RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo build --release --locked -p podbridge-agent --bench agent --target $(HOST)
+		cargo build --release --locked -p podbridge-agent --target $(HOST)
 	cargo build --release --locked -p podbridge
 	install -D -t dist/bin $(CARGO_TARGET_DIR)/$(HOST)/release/podbridge-agent $(CARGO_TARGET_DIR)/release/podbridge
 
