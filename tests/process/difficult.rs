@@ -3,7 +3,8 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 
-use podbridge_tests::pair::{Pair, alive, binary, eventually};
+use podbridge_tests::pair::{Pair, alive, binary, eventually, kill};
+use rustix::process::Signal;
 
 fn child(pair: &Pair, arguments: &[&str]) -> Command {
     let own = binary("difficult-child");
@@ -143,8 +144,10 @@ fn a_command_without_client_and_bridge_runs_until_its_lease_ends() {
         .read_line(&mut line)
         .unwrap();
     let pid = line.trim().parse().unwrap();
+    // Stopped first: it would start another bridge.
+    kill(client.id(), Signal::STOP);
     for bridge in pair.bridges() {
-        podbridge_tests::pair::kill(bridge, rustix::process::Signal::KILL);
+        kill(bridge, Signal::KILL);
     }
     client.kill().unwrap();
     client.wait().unwrap();

@@ -126,6 +126,13 @@ play_playbook_killed() {
 	expect_nothing_left "$1"
 }
 
+play_no_python() {
+	printf '#!/bin/sh\necho "got $1"\nid -un\n' >"$WORK/script.sh"
+	IMAGE=${PODBRIDGE_TEST_BUSYBOX_IMAGE:-localhost/podbridge-test/busybox:1} new_pod "$1"
+	inventory >"$WORK/no_python.yaml" <<<"testhost $1"
+	playbook no_python no_python "$WORK/no_python.yaml"
+}
+
 # The same through oc.py and the variables of community.okd.oc.
 play_oc() {
 	new_pod "$1"

@@ -21,7 +21,7 @@ kube() { "$KUBECTL" --kubeconfig "$KUBE_CONFIG" -n "$NAMESPACE" "$@"; }
 
 PODS=()
 
-# new_pod NAME [NAMESPACE]: a pod of the image debian, ready; removed at the end.
+# new_pod NAME [NAMESPACE]: a pod of the image debian, or of $IMAGE, ready; removed at the end.
 new_pod() {
 	local name=$1 namespace=${2:-$NAMESPACE}
 	kube -n "$namespace" apply -f - >/dev/null <<-Y
@@ -35,7 +35,7 @@ new_pod() {
 		  terminationGracePeriodSeconds: 1
 		  containers:
 		    - name: main
-		      image: ${PODBRIDGE_TEST_DEBIAN_IMAGE:-localhost/podbridge-test/debian:1}
+		      image: ${IMAGE:-${PODBRIDGE_TEST_DEBIAN_IMAGE:-localhost/podbridge-test/debian:1}}
 		      imagePullPolicy: IfNotPresent
 		      command: ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait \$!; done"]
 		      ${LIMITS:+resources: {limits: {memory: $LIMITS\}\}}
