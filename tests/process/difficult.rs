@@ -1,7 +1,7 @@
 //! Commands that behave badly, through both binaries.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use podbridge_tests::pair::{Pair, alive, binary, eventually, kill};
 use rustix::process::Signal;
@@ -11,6 +11,15 @@ fn child(pair: &Pair, arguments: &[&str]) -> Command {
     let mut command = pair.exec(&[&[own.to_str().unwrap()], arguments].concat());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// The process id that a long command says first.
+fn pid(client: &mut Child) -> u32 {
+    let mut line = String::new();
+    BufReader::new(client.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    line.trim().parse().unwrap()
 }
 
 /// Exit code, and stdout by its length and whether it is what `expected` makes of each offset.
@@ -103,17 +112,13 @@ fn a_full_stdin_that_nobody_reads_blocks_nobody_else() {
     let mut client = client.stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = client.stdin.take().unwrap();
     let writing = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &vec![7; 16 << 20]));
-    let mut line = String::new();
-    BufReader::new(client.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let pid = pid(&mut client);
     let mut other = child(&pair, &["bytes", "10000000"]);
     assert_eq!(read(&mut other, |at| at as u8), (Some(0), 10_000_000));
     client.kill().unwrap();
     client.wait().unwrap();
     // The pipe has no reader any more.
     assert!(writing.join().unwrap().is_err());
-    let pid = line.trim().parse().unwrap();
     eventually("the command is gone", || !alive(pid));
 }
 
@@ -122,11 +127,7 @@ fn a_full_stdin_that_nobody_reads_blocks_nobody_else() {
 fn who_comes_while_another_ones_command_is_killed_is_served() {
     let pair = Pair::start();
     let mut aborted = child(&pair, &["deaf"]).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(aborted.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let pid = line.trim().parse().unwrap();
+    let pid = pid(&mut aborted);
     aborted.kill().unwrap();
     let mut cleanup = child(&pair, &["bytes", "10"]);
     assert_eq!(read(&mut cleanup, |at| at as u8), (Some(0), 10));
@@ -139,11 +140,7 @@ fn who_comes_while_another_ones_command_is_killed_is_served() {
 fn a_command_without_client_and_bridge_runs_until_its_lease_ends() {
     let pair = Pair::start();
     let mut client = child(&pair, &["sleep"]).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(client.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let pid = line.trim().parse().unwrap();
+    let pid = pid(&mut client);
     // Stopped first: it would start another bridge.
     kill(client.id(), Signal::STOP);
     for bridge in pair.bridges() {

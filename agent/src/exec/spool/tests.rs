@@ -1,3 +1,5 @@
+//! The spool from its users' side: a command that writes, readers at any offset, and time that passes.
+
 use std::sync::LazyLock;
 
 use super::*;
