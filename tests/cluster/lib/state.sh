@@ -40,11 +40,11 @@ cluster_cgroups() {
 # is_ours PID: every process that `up` starts, and all their children, are in the cgroup NAME.
 is_ours() { grep -qE ":/(.*/)?$NAME(/|\$)" "/proc/$1/cgroup" 2>/dev/null; }
 
-# All living processes of the cluster; a zombie only waits for its parent.
+# All living processes of the cluster; a zombie only waits for its parent, which may have come since.
 cluster_pids() {
 	local p
 	for p in $(grep -lE ":/(.*/)?$NAME(/|\$)" /proc/[0-9]*/cgroup 2>/dev/null | cut -d/ -f3); do
-		is_zombie "$p" || echo "$p"
+		is_zombie "$p" || [ ! -e "/proc/$p" ] || echo "$p"
 	done
 }
 
