@@ -2387,6 +2387,27 @@ pub mod follow_event {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogAbsent {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    /// Absolute path.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub directory: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub prefix: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub suffix: ::prost::bytes::Bytes,
+}
+/// Names without the directory.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchEvent {
+    /// `appeared` names all there are, and what was told before is void: the first event, and one after events were lost.
+    #[prost(bool, tag = "1")]
+    pub all: bool,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub appeared: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub gone: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveRequest {
     /// Absolute path; a symbolic link itself is deleted.
     #[prost(bytes = "bytes", tag = "1")]
@@ -2496,6 +2517,28 @@ pub mod logs_client {
             req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Logs", "Follow"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Tells which files of a directory have names that begin and end in a certain way, until the caller goes away.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Logs/Watch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Logs", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Deletes a log. One that is not there is no error.
         pub async fn remove(
             &mut self,
@@ -2541,6 +2584,17 @@ pub mod logs_server {
             &self,
             request: tonic::Request<super::FollowRequest>,
         ) -> std::result::Result<tonic::Response<Self::FollowStream>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Tells which files of a directory have names that begin and end in a certain way, until the caller goes away.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
         /// Deletes a log. One that is not there is no error.
         async fn remove(
             &self,
@@ -2654,6 +2708,52 @@ pub mod logs_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FollowSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Logs/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Logs>(pub Arc<T>);
+                    impl<
+                        T: Logs,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchEvent;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Logs>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
