@@ -13,6 +13,7 @@ use podbridge_proto::limits::MAX_MESSAGE;
 use podbridge_proto::v1::agent_server::AgentServer;
 use podbridge_proto::v1::exec_server::ExecServer;
 use podbridge_proto::v1::files_server::FilesServer;
+use podbridge_proto::v1::logs_server::LogsServer;
 use rustix::process::{Rlimit, geteuid, getpid};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,7 +27,8 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use crate::exec::{Registry, Store};
-use crate::rpc::{AgentService, ExecService, FilesService, Greeting};
+use crate::logs::Logs;
+use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService};
 use crate::sys::reaper::Reaper;
 use crate::sys::{memory, proc};
 
@@ -39,7 +41,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// From the signal to end until the process ends, whatever still runs.
 const DRAIN: Duration = Duration::from_secs(4);
 
-/// From a release until memory is given back: a busy agent does so once in that time, an idle one once and no more.
+/// From an end until memory is given back: a busy agent does so once in that time, an idle one once and no more.
 const MEMORY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Serves until a signal or the idle time ends it.
@@ -57,7 +59,9 @@ pub(crate) async fn serve(
         .set_service_status("", tonic_health::ServingStatus::Serving)
         .await;
 
+    let logs = Logs::default();
     tokio::spawn(give_back(registry.released()));
+    tokio::spawn(give_back(logs.gone()));
     let (stop, mut stopping) = watch::channel(false);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -69,6 +73,7 @@ pub(crate) async fn serve(
         .add_service(AgentServer::new(AgentService(greeting())))
         .add_service(ExecServer::new(ExecService(registry.clone())).max_decoding_message_size(MAX_MESSAGE))
         .add_service(FilesServer::new(FilesService).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(LogsServer::new(LogsService(logs)))
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that the sender is gone, which is a stop as well.
             let _ = stopping.wait_for(|stop| *stop).await;
@@ -115,11 +120,11 @@ async fn asked_to_end() -> io::Result<&'static str> {
     }
 }
 
-/// Gives back what execs held, a little after some were released.
-async fn give_back(mut released: watch::Receiver<u64>) {
-    while released.changed().await.is_ok() {
+/// Gives back what execs or followers of logs held, a little after some have gone.
+async fn give_back(mut gone: watch::Receiver<u64>) {
+    while gone.changed().await.is_ok() {
         sleep(MEMORY_PAUSE).await;
-        released.borrow_and_update();
+        gone.borrow_and_update();
         memory::give_back();
     }
 }

@@ -16,7 +16,7 @@ pub const MAX_INLINE_STDIN: usize = 4 * 1024 * 1024;
 pub const MAX_PUTS: usize = 16;
 
 /// Capabilities named in `HelloResponse.capabilities`; a peer may require them by these names.
-pub const CAPABILITIES: &[&str] = &["exec.drop_oldest", "exec.put", "exec.v1", "files.v1"];
+pub const CAPABILITIES: &[&str] = &["exec.drop_oldest", "exec.put", "exec.v1", "files.v1", "logs.v1"];
 
 /// First line that `podbridge-agent proxy` prints, so that shell noise on the link is told from an agent.
 pub const PROXY_MAGIC: &str = "podbridge-proxy/1\n";

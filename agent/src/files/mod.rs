@@ -7,6 +7,7 @@ mod put;
 mod stat;
 
 pub use error::Error;
+pub(crate) use error::reason;
 pub use get::Source;
 pub use put::{Put, Target};
 pub use stat::{Attributes, stat};

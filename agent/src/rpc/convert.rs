@@ -12,6 +12,7 @@ use crate::exec::{
     Size, StdinMode,
 };
 use crate::files::{self, Attributes};
+use crate::logs;
 
 const DEFAULT_GRACE: Duration = Duration::from_secs(2);
 const DEFAULT_LEASE: Duration = Duration::from_secs(15 * 60);
@@ -228,22 +229,56 @@ pub(super) fn files_status(error: files::Error) -> Status {
     use files::Error as E;
     let text = error.to_string();
     let mut status = match &error {
-        E::System { source, .. } => match source.raw_os_error() {
-            Some(libc::ENOENT) => Status::not_found(text),
-            Some(libc::EACCES | libc::EPERM) => Status::permission_denied(text),
-            Some(libc::ENOSPC | libc::EDQUOT) => Status::resource_exhausted(text),
-            _ => Status::failed_precondition(text),
-        },
+        E::System { .. } => refused(text, error.errno()),
         E::NotRegular(_) | E::UnknownUser(_) => Status::failed_precondition(text),
         E::Length { .. } | E::Digest(_) => Status::data_loss(text),
     };
-    if let Some(errno) = error.errno() {
-        status.metadata_mut().insert(ERRNO_METADATA, errno.into());
-    }
     if matches!(error, E::Length { .. } | E::Digest(_)) {
         status
             .metadata_mut()
             .insert(KIND_METADATA, tonic::metadata::MetadataValue::from_static("digest"));
     }
     status
+}
+
+/// The system refused.
+fn refused(text: String, errno: Option<i32>) -> Status {
+    let mut status = match errno {
+        Some(libc::ENOENT) => Status::not_found(text),
+        Some(libc::EACCES | libc::EPERM) => Status::permission_denied(text),
+        Some(libc::ENOSPC | libc::EDQUOT) => Status::resource_exhausted(text),
+        _ => Status::failed_precondition(text),
+    };
+    if let Some(errno) = errno {
+        status.metadata_mut().insert(ERRNO_METADATA, errno.into());
+    }
+    status
+}
+
+pub(super) fn log_position(position: wire::LogPosition) -> logs::Position {
+    logs::Position {
+        file: logs::FileId(position.file),
+        offset: position.offset,
+    }
+}
+
+pub(super) fn follow_event(event: logs::Event) -> wire::FollowEvent {
+    use wire::follow_event::Event as E;
+    let event = match event {
+        logs::Event::Absent => E::Absent(wire::LogAbsent {}),
+        logs::Event::Begins(position) => E::Begins(wire::LogPosition {
+            file: position.file.0,
+            offset: position.offset,
+        }),
+        logs::Event::Data(data) => E::Data(data),
+    };
+    wire::FollowEvent { event: Some(event) }
+}
+
+pub(super) fn logs_status(error: logs::Error) -> Status {
+    let text = error.to_string();
+    match error {
+        logs::Error::System { .. } => refused(text, error.errno()),
+        logs::Error::Panicked => Status::internal(text),
+    }
 }

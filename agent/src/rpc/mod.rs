@@ -4,7 +4,9 @@ mod agent;
 mod convert;
 mod exec;
 mod files;
+mod logs;
 
 pub(crate) use agent::{AgentService, Greeting};
 pub(crate) use exec::ExecService;
 pub(crate) use files::FilesService;
+pub(crate) use logs::LogsService;

@@ -23,7 +23,7 @@ async fn hello_tells_who_serves() {
     };
     let mut client = agent.hello().await;
     let answer = client
-        .hello(hello(PROTOCOL_MAJOR, &["exec.v1", "files.v1"]))
+        .hello(hello(PROTOCOL_MAJOR, &["exec.v1", "files.v1", "logs.v1"]))
         .await
         .unwrap()
         .into_inner();

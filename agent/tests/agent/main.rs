@@ -7,6 +7,7 @@ mod files;
 mod guarantees;
 mod harness;
 mod lifecycle;
+mod logs;
 mod measure;
 mod memory;
 mod puts;
