@@ -26,6 +26,11 @@ build: ## release binaries in dist/bin
 		cargo build --release --locked -p podbridge-agent --target $(HOST)
 	cargo build --release --locked -p podbridge
 	install -D -t dist/bin $(CARGO_TARGET_DIR)/$(HOST)/release/podbridge-agent $(CARGO_TARGET_DIR)/release/podbridge
+	# For a Zuul executor's /usr/local/sbin, in a directory of their own: dist/bin in PATH must not hide kubectl. Links, not
+	# copies, as they cost nothing; hard ones, as a symbolic link is worth nothing where its directory is copied to.
+	mkdir -p dist/bin/zuul
+	ln -f dist/bin/podbridge dist/bin/zuul/kubectl
+	ln -f dist/bin/podbridge dist/bin/zuul/oc
 
 .PHONY: demo
 demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cluster

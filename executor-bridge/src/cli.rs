@@ -34,6 +34,12 @@ pub(crate) enum Command {
     Stop(StopOptions),
     /// Find or start the bridge of a target (JSON on standard input) and print its socket; for the Ansible plugin
     Bridge(DaemonOptions),
+    /// Be the kubectl of a Zuul executor, as under the name kubectl: pods of a build through their bridges, the rest unchanged
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Which pod, and how to reach its cluster; as kubectl's global options. A token is taken from PODBRIDGE_TOKEN.

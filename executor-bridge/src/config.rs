@@ -55,24 +55,7 @@ pub(crate) fn target(options: TargetOptions, pod: &str, environment: &impl Envir
             None => None,
         },
     };
-    let link = match options.link {
-        Some(link) => Some(link),
-        None => match text("PODBRIDGE_LINK")? {
-            Some(name) => Some(LinkChoice::from_str(&name, false).map_err(|_| {
-                Failure::usage(format!(
-                    "PODBRIDGE_LINK is {name:?}; it may be auto, exec-proxy or local"
-                ))
-            })?),
-            None => None,
-        },
-    };
-    // Absent and `auto` mean the same, and must have the same key.
-    let link = link.filter(|link| *link != LinkChoice::Auto);
-    let agent_socket = match (link, options.agent_socket) {
-        (_, Some(path)) => Some(path),
-        (Some(LinkChoice::Local), None) => environment.variable("PODBRIDGE_AGENT_SOCKET").map(PathBuf::from),
-        (_, None) => None,
-    };
+    let (link, agent_socket) = link(options.link, options.agent_socket, environment)?;
     let mut extra_args = Vec::new();
     if let Some(user) = options.impersonate {
         extra_args.push(format!("--as={user}"));
@@ -99,11 +82,38 @@ pub(crate) fn target(options: TargetOptions, pod: &str, environment: &impl Envir
         verify_ssl: options.insecure_skip_tls_verify.then_some(false),
         extra_args,
         link,
-        agent_socket: agent_socket
-            .map(|path| absolute(&path).map(PathBuf::from))
-            .transpose()?,
+        agent_socket,
         ..Target::default()
     })
+}
+
+/// The link and the agent's socket, from options or else the environment.
+pub(crate) fn link(
+    link: Option<LinkChoice>,
+    agent_socket: Option<PathBuf>,
+    environment: &impl Environment,
+) -> Result<(Option<LinkChoice>, Option<PathBuf>), Failure> {
+    const LINK: &str = "PODBRIDGE_LINK";
+    let link = match (link, environment.variable(LINK)) {
+        (Some(link), _) => Some(link),
+        (None, Some(name)) => {
+            let name = utf8(&name, LINK)?;
+            Some(
+                LinkChoice::from_str(&name, false)
+                    .map_err(|_| Failure::usage(format!("{LINK} is {name:?}; it may be auto, exec-proxy or local")))?,
+            )
+        }
+        (None, None) => None,
+    };
+    // Absent and `auto` mean the same, and must have the same key.
+    let link = link.filter(|link| *link != LinkChoice::Auto);
+    let agent_socket = match (link, agent_socket) {
+        (_, Some(path)) => Some(path),
+        (Some(LinkChoice::Local), None) => environment.variable("PODBRIDGE_AGENT_SOCKET").map(PathBuf::from),
+        (_, None) => None,
+    };
+    let agent_socket = agent_socket.map(|path| absolute(&path, environment).map(PathBuf::from));
+    Ok((link, agent_socket.transpose()?))
 }
 
 fn token(path: &Path) -> Result<String, Failure> {
@@ -124,7 +134,7 @@ fn utf8(value: &OsStr, what: &str) -> Result<String, Failure> {
 }
 
 /// The bridge has another working directory.
-fn absolute(path: &Path, environment: &impl Environment) -> Result<String, Failure> {
+pub(crate) fn absolute(path: &Path, environment: &impl Environment) -> Result<String, Failure> {
     let joined = match path.is_absolute() {
         true => path.to_owned(),
         false => environment

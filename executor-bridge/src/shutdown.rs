@@ -11,6 +11,8 @@ pub(crate) enum Why {
     /// A signal came, as when the package is replaced.
     Signal(&'static str),
     Idle,
+    /// The Zuul build that it served has ended.
+    BuildOver,
 }
 
 impl fmt::Display for Why {
@@ -19,6 +21,7 @@ impl fmt::Display for Why {
             Why::Asked => f.write_str("a client asked the bridge to stop"),
             Why::Signal(name) => write!(f, "it was told to by {name}"),
             Why::Idle => f.write_str("nobody used it"),
+            Why::BuildOver => f.write_str("the build is over"),
         }
     }
 }

@@ -1,6 +1,12 @@
-//! Logs, on stderr: one INFO line per operation when it ends. `PODBRIDGE_LOG` sets the level; nothing else reads it.
+//! Logs, on stderr: one INFO line per operation when it ends. `PODBRIDGE_LOG` sets the level; in Zuul's slot, where stderr
+//! is a pipe that nobody drains, they go to syslog, or to the file that `PODBRIDGE_LOG` names.
 
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::Mutex;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -29,4 +35,59 @@ pub(crate) fn start_for_command() {
 /// For a daemon, whose stderr is its log file.
 pub(crate) fn start_for_daemon() {
     start(LevelFilter::INFO);
+}
+
+/// For a daemon in Zuul's slot.
+pub(crate) fn start_in_slot() {
+    let file = std::env::var_os("PODBRIDGE_LOG").filter(|value| Path::new(value).is_absolute());
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level(LevelFilter::INFO))
+        .with_ansi(false);
+    let _ = match (file.map(append), Syslog::connect()) {
+        (Some(Ok(file)), _) => builder.with_writer(Mutex::new(file)).try_init(),
+        (_, Ok(syslog)) => builder.without_time().with_writer(Mutex::new(syslog)).try_init(),
+        // A container without syslog.
+        (_, Err(_)) => return,
+    };
+}
+
+fn append(path: std::ffi::OsString) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// The host's syslog, as RFC 3164 has it; one datagram per event.
+struct Syslog {
+    socket: UnixDatagram,
+    tag: String,
+}
+
+impl Syslog {
+    const SOCKET: &str = "/dev/log";
+    /// Facility daemon, severity info.
+    const PRIORITY: u8 = 3 * 8 + 6;
+
+    fn connect() -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(Self::SOCKET)?;
+        // A full log must not hold up a job.
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            tag: format!("<{}>podbridge[{}]: ", Self::PRIORITY, std::process::id()),
+        })
+    }
+}
+
+impl Write for Syslog {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let mut datagram = self.tag.clone().into_bytes();
+        datagram.extend_from_slice(event.trim_ascii_end());
+        // Events that it has no room for are lost, as syslog's own are.
+        let _ = self.socket.send(&datagram);
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -1,6 +1,10 @@
 //! The client's side of the client protocol, for the command line: finds or starts the bridge and speaks with it.
 
+mod attend;
+mod bridge;
 mod connection;
+mod signals;
+mod streams;
 
 use std::io;
 use std::path::Path;
@@ -8,16 +12,12 @@ use std::path::Path;
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
 
+pub(crate) use attend::{Ended, attend};
+pub(crate) use bridge::Bridge;
 pub(crate) use connection::{Incoming, Message, Outgoing};
 
-use crate::daemon;
 use crate::error::{Failure, Kind};
-use crate::place::Directory;
 use crate::protocol::request::Request;
-use crate::protocol::target::Identified;
-
-/// Bridges that die under a request before they have read it, until we give up.
-const ATTEMPTS: usize = 3;
 
 /// A connection with its request sent.
 #[derive(Debug)]
@@ -26,44 +26,11 @@ pub(crate) struct Conversation {
     pub outgoing: Outgoing,
 }
 
-/// Sends a request to the target's bridge, which is started if there is none.
-pub(crate) async fn begin(
-    target: &Identified,
-    options: daemon::Options,
-    request: &Request,
-) -> Result<Conversation, Failure> {
-    let socket = Directory::open()?.files(&target.key)?.socket;
-    let mut attempt = 1;
-    loop {
-        let stream = match connect(&socket).await? {
-            Some(stream) => Ok(stream),
-            None => start(target, options).await,
-        };
-        let sent = match stream {
-            Ok(stream) => send(stream, request).await,
-            Err(failure) => Err(failure),
-        };
-        match sent {
-            // A dying bridge did not begin, or did not read all of it: nothing ran.
-            Err(failure) if failure.kind == Kind::Bridge && attempt < ATTEMPTS => attempt += 1,
-            sent => return sent,
-        }
-    }
-}
-
-async fn start(target: &Identified, options: daemon::Options) -> Result<UnixStream, Failure> {
-    let json = serde_json::to_vec(&target.target)
-        .map_err(|error| Failure::usage(format!("the target cannot be written as JSON: {error}")))?;
-    let socket = daemon::launch(target, &json, options)?;
-    connect(&socket).await?.ok_or_else(|| {
-        Failure::new(
-            Kind::Bridge,
-            format!(
-                "the bridge on {} ended at once; see its log beside it",
-                socket.display()
-            ),
-        )
-    })
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Kind::Internal, format!("no event loop: {error}")))
 }
 
 /// Sends a request to a bridge that runs; `None` if none does.

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::progress::Progress;
-use super::{conclude, result, runtime};
+use super::{conclude, result};
 use crate::cli::{CpOptions, TargetOptions};
-use crate::client::{self, Message};
+use crate::client::{self, Bridge, Message};
 use crate::config::{self, Process};
 use crate::daemon;
 use crate::error::{Failure, Kind};
@@ -22,7 +22,6 @@ use crate::exit;
 use crate::protocol::octets::Octets;
 use crate::protocol::request::{Get, Operation, Put, Request, Stat};
 use crate::protocol::result::{FileStat, Outcome};
-use crate::protocol::target::Identified;
 
 const CHUNK: usize = 128 * 1024;
 const TYPE: u32 = 0o170_000;
@@ -64,13 +63,12 @@ impl Side {
 pub(super) fn run(target: TargetOptions, options: daemon::Options, command: CpOptions) -> Result<u8, Failure> {
     let (source, destination) = (Side::parse(&command.source)?, Side::parse(&command.destination)?);
     let container = target.container.clone();
-    let copy = |identified| Copy {
-        identified,
-        options,
+    let copy = |target| Copy {
+        bridge: Bridge::OnDemand { target, options },
         container,
         quiet: command.quiet,
     };
-    let runtime = runtime()?;
+    let runtime = client::runtime()?;
     let copied = match (source, destination) {
         (Side::Pod { pod, path }, local @ (Side::Local(_) | Side::Standard)) => {
             let copy = copy(config::target(target, &pod, &Process)?);
@@ -88,8 +86,7 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: CpOp
 }
 
 struct Copy {
-    identified: Identified,
-    options: daemon::Options,
+    bridge: Bridge,
     container: Option<String>,
     quiet: bool,
 }
@@ -100,7 +97,7 @@ impl Copy {
             container: self.container.clone(),
             operation,
         };
-        client::begin(&self.identified, self.options, &request).await
+        self.bridge.begin(&request).await
     }
 
     /// `Err`: an outcome that ends the copy.

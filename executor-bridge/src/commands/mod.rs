@@ -17,10 +17,13 @@ use crate::cli::{Cli, Command};
 use crate::client::{Conversation, Message};
 use crate::error::{Failure, Kind};
 use crate::protocol::result::Outcome;
-use crate::{config, exit, telemetry};
+use crate::{config, exit, kubectl_shim, telemetry};
 
 /// The main program.
 pub fn run() -> ExitCode {
+    if let Some(code) = kubectl_shim::intercept() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return no_command(&error),
@@ -40,6 +43,8 @@ pub fn run() -> ExitCode {
         Command::Status(command) => status::run(target, &command),
         Command::Stop(command) => stop::run(target, command),
         Command::Bridge(command) => bridge::run(&command, options),
+        // Recognised above, unless an option came before it.
+        Command::Kubectl { .. } => Err(Failure::usage("write kubectl's options after `podbridge kubectl`")),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -70,7 +75,7 @@ fn no_command(error: &clap::Error) -> ExitCode {
 }
 
 /// One sentence for people.
-fn say(sentence: &str) {
+pub(crate) fn say(sentence: &str) {
     let _ = writeln!(std::io::stderr(), "podbridge: {sentence}");
 }
 
@@ -87,13 +92,6 @@ fn conclude(outcome: &Outcome) -> u8 {
         say(sentence);
     }
     exit::code(outcome)
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Kind::Internal, format!("no event loop: {error}")))
 }
 
 /// The result of an operation without output.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::{result, runtime, say};
+use super::{result, say};
 use crate::cli::{StatusOptions, TargetOptions};
 use crate::client;
 use crate::config::{self, Process};
@@ -20,7 +20,7 @@ pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, 
             .sockets()
             .map_err(|error| Failure::new(Kind::Bridge, format!("the bridges cannot be listed: {error}")))?,
     };
-    let found = runtime()?.block_on(async {
+    let found = client::runtime()?.block_on(async {
         let request = Request {
             container: None,
             operation: Operation::Status,

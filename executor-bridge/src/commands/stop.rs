@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{conclude, result, runtime, say};
+use super::{conclude, result, say};
 use crate::cli::{StopOptions, TargetOptions};
 use crate::client;
 use crate::config::{self, Process};
@@ -18,7 +18,7 @@ pub(super) fn run(target: TargetOptions, command: StopOptions) -> Result<u8, Fai
             .sockets()
             .map_err(|error| Failure::new(Kind::Bridge, format!("the bridges cannot be listed: {error}")))?,
     };
-    runtime()?.block_on(stop(sockets, command.pod.as_deref()))
+    client::runtime()?.block_on(stop(sockets, command.pod.as_deref()))
 }
 
 async fn stop(sockets: Vec<PathBuf>, pod: Option<&str>) -> Result<u8, Failure> {

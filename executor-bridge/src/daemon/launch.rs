@@ -86,7 +86,7 @@ pub(crate) fn run_detached(options: Options) -> Result<(), Failure> {
     };
     tell_launcher(&told);
     let_go_of_caller().map_err(|error| Failure::new(Kind::Bridge, format!("cannot detach: {error}")))?;
-    serve::run(target, bound, options)
+    serve::run(target, bound, options, None).map(drop)
 }
 
 /// Serves without detaching, for a service manager or a test; prints the socket's path once it listens.
@@ -109,7 +109,7 @@ pub(crate) fn run_foreground(
         socket::bind(&files, &lock)?
     };
     listening(&files.socket);
-    serve::run(target, bound, options)
+    serve::run(target, bound, options, None).map(drop)
 }
 
 fn target_from_stdin() -> Result<Identified, Failure> {

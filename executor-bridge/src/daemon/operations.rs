@@ -18,7 +18,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::request::{Operation, Request, RequestError};
 use crate::protocol::result::{Bridge, Done, Outcome};
 use crate::protocol::target::Target;
-use crate::session::{Client, Session};
+use crate::session::{Client, LogId, Session};
 use crate::shutdown::{Shutdown, Why};
 
 /// A client that connects and says nothing is not kept for longer.
@@ -32,7 +32,9 @@ const REPLIES: usize = 1;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) target: Arc<Target>,
-    pub(super) session: Session,
+    pub(super) session: Arc<Session>,
+    /// Of a Zuul build, whose clients cannot end it.
+    pub(super) in_slot: bool,
     pub(super) shutdown: Shutdown,
     pub(super) idle: Option<Duration>,
     pub(super) begun: Instant,
@@ -99,7 +101,7 @@ async fn perform(
 ) {
     let begun = Instant::now();
     let name = request.operation.name();
-    let stops = matches!(request.operation, Operation::Stop);
+    let stops = matches!(request.operation, Operation::Stop) && !shared.in_slot;
     let (forward, inputs) = mpsc::unbounded_channel();
     let (replies, mut outgoing) = mpsc::channel(REPLIES);
     let (telling, told) = oneshot::channel();
@@ -127,7 +129,7 @@ async fn perform(
             reason = shared.shutdown.wait() => match reason {
                 // Without a result the client goes on with the next bridge.
                 Why::Signal(_) => None,
-                Why::Asked | Why::Idle => Some(stopped(reason)),
+                Why::Asked | Why::Idle | Why::BuildOver => Some(stopped(reason)),
             },
         }
     };
@@ -156,6 +158,15 @@ async fn operate(request: Request, client: Client, shared: &Shared) -> Outcome {
         Operation::Stat(stat) => session.stat(container, stat, client).await,
         Operation::Connect => session.connect(container, client).await,
         Operation::Relink => session.relink(container, client).await,
+        Operation::Logs => session.list_logs(client).await,
+        Operation::Log(log) => match LogId::new(&log.id) {
+            Some(id) => session.send_log(&id, client).await,
+            None => Outcome::failed(FailedKind::BadRequest, "no log can have that id"),
+        },
+        Operation::DeleteLog(log) => match LogId::new(&log.id) {
+            Some(id) => session.delete_log(&id).await,
+            None => Outcome::done(),
+        },
         Operation::Status => Outcome::Ok(Done {
             bridge: Some(Bridge {
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -168,6 +179,10 @@ async fn operate(request: Request, client: Client, shared: &Shared) -> Outcome {
             links: Some(session.links()),
             ..Done::default()
         }),
+        Operation::Stop if shared.in_slot => Outcome::failed(
+            FailedKind::Unsupported,
+            "this bridge belongs to a Zuul build and ends with it",
+        ),
         // The bridge ends after the answer.
         Operation::Stop => Outcome::done(),
     }

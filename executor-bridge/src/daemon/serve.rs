@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::launch::Options;
 use super::operations::{self, Shared};
+use super::slot::Streams;
 use super::socket::Bound;
 use crate::error::{Failure, Kind};
 use crate::protocol::target::Identified;
@@ -25,7 +26,13 @@ const BLOCKING_THREADS: usize = 8;
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-pub(super) fn run(target: Identified, bound: Bound, options: Options) -> Result<(), Failure> {
+/// `streams`: what it does for Zuul, if it is in a slot of Zuul's.
+pub(super) fn run(
+    target: Identified,
+    bound: Bound,
+    options: Options,
+    streams: Option<Streams>,
+) -> Result<Why, Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("the bridge cannot run: {error}"));
     // Named: with two providers in the build, rustls would not choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -34,19 +41,28 @@ pub(super) fn run(target: Identified, bound: Bound, options: Options) -> Result<
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(failed)?;
-    let served = runtime.block_on(serve(target, bound, options));
+    let served = runtime.block_on(serve(target, bound, options, streams));
     // A thread that still hangs in a file system must not keep the process.
     runtime.shutdown_background();
     served.map_err(failed)
 }
 
-async fn serve(target: Identified, bound: Bound, options: Options) -> io::Result<()> {
+async fn serve(target: Identified, bound: Bound, options: Options, streams: Option<Streams>) -> io::Result<Why> {
     let listener = UnixListener::from_std(bound.listener.try_clone()?)?;
     let shutdown = Shutdown::default();
     watch_signals(shutdown.clone())?;
     let target_of = Arc::new(target.target);
+    let in_slot = streams.is_some();
+    let session = Arc::new(match in_slot {
+        true => Session::kept(target_of.clone(), options.connect_timeout),
+        false => Session::new(target_of.clone(), options.connect_timeout),
+    });
+    if let Some(streams) = streams {
+        streams.begin(&session, &shutdown)?;
+    }
     let shared = Arc::new(Shared {
-        session: Session::new(target_of.clone(), options.connect_timeout),
+        session,
+        in_slot,
         target: target_of,
         shutdown: shutdown.clone(),
         idle: options.idle,
@@ -75,7 +91,7 @@ async fn serve(target: Identified, bound: Bound, options: Options) -> io::Result
     }
     shared.session.settle(DRAIN).await;
     tracing::info!(%reason, "bridge ends");
-    Ok(())
+    Ok(reason)
 }
 
 /// Until the end is asked for or due; why.

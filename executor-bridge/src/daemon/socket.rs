@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, flock};
@@ -44,12 +45,12 @@ pub(super) fn lock(files: &Files) -> Result<Lock, Failure> {
 /// Whether a bridge of this user listens.
 pub(super) fn is_served(files: &Files) -> Result<bool, Failure> {
     match UnixStream::connect(&files.socket) {
-        Ok(stream) => check_peer(&stream, files).map(|()| true),
+        Ok(stream) => check_peer(&stream, &files.socket).map(|()| true),
         Err(_) => Ok(false),
     }
 }
 
-fn check_peer(stream: &UnixStream, files: &Files) -> Result<(), Failure> {
+fn check_peer(stream: &UnixStream, socket: &Path) -> Result<(), Failure> {
     let own = geteuid();
     match socket_peercred(stream) {
         Ok(peer) if peer.uid == own => Ok(()),
@@ -57,7 +58,7 @@ fn check_peer(stream: &UnixStream, files: &Files) -> Result<(), Failure> {
             Kind::Bridge,
             format!(
                 "{} is served by another user ({}); remove it",
-                files.socket.display(),
+                socket.display(),
                 other.map_or_else(|errno| errno.to_string(), |peer| format!("uid {}", peer.uid.as_raw()))
             ),
         )),
@@ -71,46 +72,79 @@ pub(super) fn bind(files: &Files, _lock: &Lock) -> Result<Bound, Failure> {
 
 /// As `bind`, for a daemon whose launcher holds the lock until the daemon says that it listens.
 pub(super) fn bind_locked(files: &Files) -> Result<Bound, Failure> {
-    let failed = |error: io::Error| {
-        Failure::new(
-            Kind::Bridge,
-            format!("cannot listen on {}: {error}", files.socket.display()),
-        )
-    };
+    let failed = failed_on(&files.socket);
     match fs::remove_file(&files.socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(&files.socket);
-    rustix::process::umask(before);
-    let listener = listener.map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let found = fs::symlink_metadata(&files.socket).map_err(failed)?;
+    let listener = listen(&files.socket).map_err(&failed)?;
+    let found = fs::symlink_metadata(&files.socket).map_err(&failed)?;
     Ok(Bound {
         listener,
-        files: files.clone(),
-        identity: (found.dev(), found.ino()),
+        removable: Some((files.clone(), (found.dev(), found.ino()))),
     })
 }
 
-/// A socket that listens, and which file it is.
+/// In the directory of a Zuul build, which is removed as a whole: no lock, no log, and the socket stays when the bridge
+/// ends, so that clients know that another one will come. A client finds the old socket or the new one, never none.
+pub(super) fn bind_in_slot(socket: &Path) -> Result<Bound, Failure> {
+    let failed = failed_on(socket);
+    if let Ok(stream) = UnixStream::connect(socket) {
+        check_peer(&stream, socket)?;
+        return Err(Failure::new(
+            Kind::Bridge,
+            format!("a bridge serves {} already", socket.display()),
+        ));
+    }
+    let name = socket.file_name().unwrap_or_default().to_string_lossy();
+    // As long as the other: longer may be too long.
+    let new = socket.with_file_name(format!(".{}", name.get(1..).unwrap_or_default()));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = listen(&new).map_err(&failed)?;
+    fs::rename(&new, socket).map_err(&failed)?;
+    Ok(Bound {
+        listener,
+        removable: None,
+    })
+}
+
+fn failed_on(socket: &Path) -> impl Fn(io::Error) -> Failure + '_ {
+    move |error| Failure::new(Kind::Bridge, format!("cannot listen on {}: {error}", socket.display()))
+}
+
+/// Mode 0600.
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(socket);
+    rustix::process::umask(before);
+    let listener = listener?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// A socket that listens.
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) listener: UnixListener,
-    pub(super) files: Files,
-    identity: (u64, u64),
+    /// And which file it is, if it is to be removed.
+    removable: Option<(Files, (u64, u64))>,
 }
 
 impl Bound {
     /// Removes the socket file if it is still ours. A client that comes later starts another bridge.
     pub(super) fn remove(&self) {
+        let Some((files, identity)) = &self.removable else {
+            return;
+        };
         // A lock that cannot be had means that somebody starts a bridge this moment; they replace the file themselves.
-        let Ok(_lock) = lock(&self.files) else { return };
-        let found = fs::symlink_metadata(&self.files.socket);
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+        let Ok(_lock) = lock(files) else { return };
+        let found = fs::symlink_metadata(&files.socket);
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == *identity) {
             // Gone already is as good.
-            let _ = fs::remove_file(&self.files.socket);
+            let _ = fs::remove_file(&files.socket);
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Binary {
     /// As `uname -m` has it.
     pub(super) machine: String,
     pub(super) sha256: [u8; 32],
-    pub(super) content: Bytes,
+    pub(super) length: usize,
 }
 
 impl Binary {
@@ -42,6 +42,13 @@ impl Binary {
 
     pub(super) fn short_digest(&self) -> String {
         hex(&self.sha256[..4])
+    }
+
+    /// Read again whenever it is brought somewhere, not kept: it is larger than all else that a bridge holds. Blocks on the
+    /// file system. `None`: it was replaced a moment ago.
+    pub(super) fn content(&self) -> Option<Bytes> {
+        let content = fs::read(&self.path).ok()?;
+        (Sha256::digest(&content)[..] == self.sha256).then(|| content.into())
     }
 }
 
@@ -76,7 +83,8 @@ impl Agents {
     }
 }
 
-/// `$PODBRIDGE_AGENT`, else beside this program, else in `../libexec/podbridge`.
+/// `$PODBRIDGE_AGENT`, else beside this program, else above it (the shims have a directory of their own), else in
+/// `../libexec/podbridge`.
 fn candidates() -> Vec<PathBuf> {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         return vec![path.into()];
@@ -86,7 +94,7 @@ fn candidates() -> Vec<PathBuf> {
         return Vec::new();
     };
     let mut paths = Vec::new();
-    for directory in [directory.to_owned(), directory.join("../libexec/podbridge")] {
+    for directory in ["", "..", "../libexec/podbridge"].map(|way| directory.join(way)) {
         paths.push(directory.join(NAME));
         paths.extend(
             MACHINES
@@ -104,7 +112,7 @@ fn read(path: &Path) -> Option<Binary> {
         path: path.to_owned(),
         machine,
         sha256: Sha256::digest(&content).into(),
-        content: content.into(),
+        length: content.len(),
     })
 }
 

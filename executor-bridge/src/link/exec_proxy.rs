@@ -171,7 +171,7 @@ impl Dial {
     }
 
     /// Writes, compares, starts.
-    async fn bring(&self, binary: &Binary, usable: &Usable, random: &str) -> Result<Proxy, Failure> {
+    async fn bring(&self, binary: &Arc<Binary>, usable: &Usable, random: &str) -> Result<Proxy, Failure> {
         let file = format!("{}/podbridge-agent-{}.{random}", usable.place, binary.tag());
         let socket = format!("{}/agent-{}.sock", usable.socket, binary.short_digest());
         self.write(binary, &file).await?;
@@ -194,7 +194,7 @@ impl Dial {
         }
     }
 
-    async fn write(&self, binary: &Binary, file: &str) -> Result<(), Failure> {
+    async fn write(&self, binary: &Arc<Binary>, file: &str) -> Result<(), Failure> {
         let (mut reader, mut writer) = self.exec(&["sh", "-c", inject::WRITE, "sh", file]).await?;
         if !writer.can_end_stdin() {
             return Err(self.failure(
@@ -203,7 +203,15 @@ impl Dial {
                  brought; add podbridge-agent to the image",
             ));
         }
-        let content = binary.content.clone();
+        let own = binary.clone();
+        let content = spawn_blocking(move || own.content()).await.ok().flatten();
+        let content = content.ok_or_else(|| {
+            let path = binary.path.display();
+            self.failure(
+                Kind::Agent,
+                &format!("{path} was replaced while it was brought; try again"),
+            )
+        })?;
         let sent = Arc::new(AtomicUsize::new(0));
         let sent_by_task = sent.clone();
         // Its own task: `cat` may say why it stops before it has read all.
@@ -242,7 +250,7 @@ impl Dial {
         let read = read.await;
         sending.abort();
         read?;
-        let same = length == binary.content.len() && digest.finalize()[..] == binary.sha256[..];
+        let same = length == binary.length && digest.finalize()[..] == binary.sha256[..];
         if same && reader.status().is_some_and(exec_stream::Status::success) {
             return Ok(());
         }
@@ -257,7 +265,7 @@ impl Dial {
             Kind::Agent,
             &format!(
                 "the agent came to {file} with {length} of {} bytes ({}); try again",
-                binary.content.len(),
+                binary.length,
                 reader.epitaph()
             ),
         ))

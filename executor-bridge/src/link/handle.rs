@@ -58,6 +58,14 @@ impl Handle {
         self.0.ended.borrow().clone()
     }
 
+    /// Waits for the end; why.
+    pub(crate) async fn wait(&self) -> String {
+        let mut ended = self.0.ended.subscribe();
+        let reason = ended.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        // We hold its sender ourselves: it cannot be gone.
+        reason.ok().flatten().unwrap_or_default()
+    }
+
     /// Notes that the pipe has ended; the first reason counts.
     pub(crate) fn note_end(&self, reason: impl Into<String>) {
         self.0.ended.send_if_modified(|told| {

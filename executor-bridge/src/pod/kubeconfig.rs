@@ -84,7 +84,7 @@ fn read_list(list: &str) -> Result<Kubeconfig, Failure> {
 }
 
 /// Relative paths inside become absolute, from the file's directory.
-fn read(path: &Path) -> Result<Kubeconfig, Failure> {
+pub(super) fn read(path: &Path) -> Result<Kubeconfig, Failure> {
     let named = format!("the kubeconfig {}", path.display());
     if !path.is_absolute() {
         return Err(Failure::usage(format!("{named} is not an absolute path")));

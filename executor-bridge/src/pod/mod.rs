@@ -4,6 +4,7 @@
 mod failure;
 mod flags;
 mod http_client;
+mod identity;
 mod kubeconfig;
 mod settings;
 mod view;
@@ -20,6 +21,7 @@ use tokio_tungstenite::WebSocketStream;
 use crate::error::{Failure, Kind};
 use crate::protocol::target::Target;
 use failure::{Doing, classify};
+pub(crate) use identity::{Identity, identity};
 use view::View;
 
 /// Refuses options that could never be used, before anything is started for them.

@@ -77,7 +77,7 @@ fn proxy_of(server: &Uri) -> Option<Uri> {
 }
 
 /// What was given beside the kubeconfig. `extra_args` come last on kubectl's command line, and win.
-struct Chosen<'a> {
+pub(super) struct Chosen<'a> {
     target: &'a Target,
     flags: &'a Flags,
     context: Option<String>,
@@ -91,15 +91,15 @@ struct Chosen<'a> {
 }
 
 /// One cluster, one user.
-struct Selected {
-    cluster: Cluster,
+pub(super) struct Selected {
+    pub(super) cluster: Cluster,
     user: AuthInfo,
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     proxy: Option<String>,
 }
 
 impl<'a> Chosen<'a> {
-    fn new(target: &'a Target, flags: &'a Flags) -> Self {
+    pub(super) fn new(target: &'a Target, flags: &'a Flags) -> Self {
         let either = |flag: &Option<String>, option: &Option<String>| flag.clone().or_else(|| option.clone());
         Self {
             target,
@@ -134,7 +134,7 @@ impl<'a> Chosen<'a> {
         Ok(())
     }
 
-    fn select(&self, content: Kubeconfig, named: &str) -> Result<Selected, Failure> {
+    pub(super) fn select(&self, content: Kubeconfig, named: &str) -> Result<Selected, Failure> {
         let context = self.select_context(&content, named)?;
         let cluster_name = self.flags.cluster.as_ref().unwrap_or(&context.cluster);
         let found = content.clusters.iter().find(|cluster| cluster.name == *cluster_name);

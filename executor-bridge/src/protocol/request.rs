@@ -41,6 +41,10 @@ pub(crate) enum Operation {
     Stat(Stat),
     Connect,
     Relink,
+    /// The logs of a Zuul build's pod; what its other bridges ask each other.
+    Logs,
+    Log(Log),
+    DeleteLog(Log),
     Status,
     Stop,
 }
@@ -154,6 +158,11 @@ pub(crate) struct Stat {
     pub no_follow: bool,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Log {
+    pub id: String,
+}
+
 /// What `requires` may name: the operations and the keys of this version.
 const KNOWN: &[&str] = &[
     "exec",
@@ -162,6 +171,9 @@ const KNOWN: &[&str] = &[
     "stat",
     "connect",
     "relink",
+    "logs",
+    "log",
+    "delete_log",
     "status",
     "stop",
     "argv",
@@ -205,6 +217,9 @@ impl Request {
             "stat" => Operation::Stat(serde_json::from_slice(json)?),
             "connect" => Operation::Connect,
             "relink" => Operation::Relink,
+            "logs" => Operation::Logs,
+            "log" => Operation::Log(serde_json::from_slice(json)?),
+            "delete_log" => Operation::DeleteLog(serde_json::from_slice(json)?),
             "status" => Operation::Status,
             "stop" => Operation::Stop,
             _ => return Err(RequestError::Operation(envelope.op)),
@@ -223,6 +238,9 @@ impl Request {
             Operation::Stat(stat) => ("stat", serde_json::to_value(stat)?),
             Operation::Connect => ("connect", serde_json::json!({})),
             Operation::Relink => ("relink", serde_json::json!({})),
+            Operation::Logs => ("logs", serde_json::json!({})),
+            Operation::Log(log) => ("log", serde_json::to_value(log)?),
+            Operation::DeleteLog(log) => ("delete_log", serde_json::to_value(log)?),
             Operation::Status => ("status", serde_json::json!({})),
             Operation::Stop => ("stop", serde_json::json!({})),
         };
@@ -250,6 +268,9 @@ impl Operation {
             Operation::Stat(_) => "stat",
             Operation::Connect => "connect",
             Operation::Relink => "relink",
+            Operation::Logs => "logs",
+            Operation::Log(_) => "log",
+            Operation::DeleteLog(_) => "delete_log",
             Operation::Status => "status",
             Operation::Stop => "stop",
         }
@@ -312,7 +333,7 @@ macro_rules! opaque_debug {
         })+
     };
 }
-opaque_debug!(Put, Get, Stat);
+opaque_debug!(Put, Get, Stat, Log);
 
 #[cfg(test)]
 mod tests {

@@ -104,7 +104,7 @@ impl Identified {
 
 /// First 16 hexadecimal digits of the SHA-256 of the canonical JSON: sorted keys, no white space, no escapes for
 /// printable text. serde_json writes exactly that, its objects being sorted maps.
-fn key(value: &Value) -> Key {
+pub(crate) fn key(value: &Value) -> Key {
     let digest = Sha256::digest(value.to_string().as_bytes());
     Key(hex(&digest[..8]))
 }
@@ -115,7 +115,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 impl Target {
-    fn check(&self) -> Result<(), Failure> {
+    /// Refuses what could never work.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
         let link = self.link.unwrap_or(LinkChoice::Auto);
         if link == LinkChoice::Local {
             return match &self.agent_socket {
@@ -183,7 +184,7 @@ impl Target {
 }
 
 /// RFC 1123 subdomain, as Kubernetes has it. Such a name is safe in a URL.
-fn is_kubernetes_name(name: &str) -> bool {
+pub(crate) fn is_kubernetes_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed) && !name.starts_with('.')
 }

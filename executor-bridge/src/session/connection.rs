@@ -9,6 +9,7 @@ use podbridge_proto::v1::HelloRequest;
 use podbridge_proto::v1::agent_client::AgentClient;
 use podbridge_proto::v1::exec_client::ExecClient;
 use podbridge_proto::v1::files_client::FilesClient;
+use podbridge_proto::v1::logs_client::LogsClient;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
@@ -31,7 +32,7 @@ const SILENCE: Duration = Duration::from_secs(45);
 const STALL: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     channel: Channel,
     pub(super) handle: Handle,
     pub(super) agent: Agent,
@@ -84,6 +85,24 @@ impl Connection {
 
     pub(super) fn exec(&self) -> ExecClient<Channel> {
         ExecClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn logs(&self) -> LogsClient<Channel> {
+        LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Which machine it is: another one after its container was restarted.
+    pub(super) fn machine(&self) -> String {
+        match &self.place {
+            Some(place) => format!("{}/{}", place.pod_uid, place.container_id),
+            // Behind the agent's own random part: boot id and start of PID 1.
+            None => self
+                .agent
+                .instance
+                .split_once('.')
+                .map_or("", |(_, machine)| machine)
+                .to_owned(),
+        }
     }
 
     pub(super) fn files(&self) -> FilesClient<Channel> {

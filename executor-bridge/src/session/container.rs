@@ -1,14 +1,15 @@
 //! One container: its connection, dialled when first needed and again when dead. Whoever comes while a dial is under way
 //! shares it and its answer.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::Notify;
 
 use super::diagnosis::Patience;
 use super::{Connection, internal};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::link::{Linker, Start};
 use crate::protocol::result::LinkStatus;
 
@@ -26,15 +27,26 @@ pub(super) struct Container {
     /// `None`: the pod's default.
     pub(super) name: Option<String>,
     dial: Mutex<Option<Dial>>,
+    /// Told at every dial that succeeds.
+    dialed: Arc<Notify>,
+    /// The machine that was reached first and none but that is reached again; `None`: whichever is there.
+    machine: Option<Arc<OnceLock<String>>>,
 }
 
 impl Container {
-    pub(super) fn new(linker: Arc<Linker>, name: Option<String>) -> Self {
+    pub(super) fn new(linker: Arc<Linker>, name: Option<String>, one_machine: bool) -> Self {
         Self {
             linker,
             name,
             dial: Mutex::new(None),
+            dialed: Arc::default(),
+            machine: one_machine.then(Arc::default),
         }
+    }
+
+    /// Waits for the next dial that succeeds.
+    pub(super) async fn dialed_anew(&self) {
+        self.dialed.notified().await;
     }
 
     /// A connection that was alive a moment ago; an agent is started if there is none.
@@ -69,6 +81,7 @@ impl Container {
     /// In a task of its own: a client that gives up does not stop it for the others.
     fn begin(&self, start: Start) -> Opening {
         let (linker, name) = (self.linker.clone(), self.name.clone());
+        let (dialed, machine) = (self.dialed.clone(), self.machine.clone());
         let task = tokio::spawn(async move {
             let begun = std::time::Instant::now();
             let mut patience = Patience::new(linker.timeout());
@@ -83,10 +96,15 @@ impl Container {
                     opened => break opened,
                 }
             };
+            let opened = opened.and_then(|connection| match &machine {
+                Some(machine) => same_machine(connection, machine, &linker),
+                None => Ok(connection),
+            });
             let milliseconds = begun.elapsed().as_millis() as u64;
             let container = name.as_deref().unwrap_or("-");
             match &opened {
                 Ok(connection) => {
+                    dialed.notify_waiters();
                     let agent = &connection.agent.version;
                     tracing::info!(pod = linker.pod(), container, agent, milliseconds, "link is up");
                 }
@@ -136,4 +154,21 @@ impl Container {
             message,
         }
     }
+}
+
+/// A container that was restarted is empty: what was prepared in it is gone, and nothing may run there as if it were not.
+fn same_machine(connection: Connection, machine: &OnceLock<String>, linker: &Linker) -> Result<Connection, Failure> {
+    if *machine.get_or_init(|| connection.machine()) == connection.machine() {
+        return Ok(connection);
+    }
+    connection.handle.end("it leads to another machine");
+    let container = connection.place.as_ref().map_or("-", |place| &place.container);
+    Err(Failure::new(
+        Kind::PodNotRunning,
+        format!(
+            "container {container} of pod {} was restarted: it is no longer the machine that this build began with; \
+             look for its reason with `kubectl describe pod`",
+            linker.pod()
+        ),
+    ))
 }

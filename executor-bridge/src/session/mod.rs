@@ -7,6 +7,7 @@ mod descriptor;
 mod diagnosis;
 mod exec;
 mod files;
+mod logs;
 mod put;
 mod status;
 
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::error::{Failure, Kind};
 use crate::link::Linker;
@@ -26,6 +27,8 @@ use crate::protocol::result::{Done, LinkStatus, Outcome};
 use crate::protocol::target::Target;
 use connection::Connection;
 use container::Container;
+use logs::Keeper;
+pub(crate) use logs::{Event as LogEvent, Follow, Interest, Lists, LogId, Logs, Reach, Source};
 
 /// What a client says after its request.
 #[derive(Debug)]
@@ -72,6 +75,15 @@ pub(crate) struct Session {
     containers: Mutex<HashMap<Option<String>, Arc<Container>>>,
     /// Calls that nobody waits for: Release, Cancel.
     errands: Errands,
+    /// In Zuul's slot.
+    kept: Option<Kept>,
+}
+
+/// The containers of a build's pod, kept in reach for as long as the build lasts, and their logs.
+#[derive(Debug, Default)]
+struct Kept {
+    logs: Arc<Logs>,
+    keepers: Mutex<HashMap<Option<String>, Arc<Keeper>>>,
 }
 
 impl Session {
@@ -80,20 +92,37 @@ impl Session {
             linker: Arc::new(Linker::new(target, connect_timeout)),
             containers: Mutex::default(),
             errands: Errands::default(),
+            kept: None,
+        }
+    }
+
+    /// For Zuul's slot: the pod is kept in reach, and only as the machine that was reached first.
+    pub(crate) fn kept(target: Arc<Target>, connect_timeout: Duration) -> Self {
+        let kept = Some(Kept::default());
+        Self {
+            kept,
+            ..Self::new(target, connect_timeout)
         }
     }
 
     fn container(&self, name: Option<&str>) -> Arc<Container> {
         let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-        containers
-            .entry(name.map(str::to_owned))
-            .or_insert_with(|| Arc::new(Container::new(self.linker.clone(), name.map(str::to_owned))))
-            .clone()
+        let begin = || {
+            let one_machine = self.kept.is_some();
+            let container = Container::new(self.linker.clone(), name.map(str::to_owned), one_machine);
+            let container = Arc::new(container);
+            if let Some(kept) = &self.kept {
+                kept.keep(container.clone());
+            }
+            container
+        };
+        containers.entry(name.map(str::to_owned)).or_insert_with(begin).clone()
     }
 
     pub(crate) async fn exec(&self, container: Option<&str>, request: request::Exec, client: Client) -> Outcome {
         let container = self.container(container);
-        exec::run(&container, &self.errands, request, client).await
+        let logs = self.kept.as_ref().map(|kept| &kept.logs);
+        exec::run(&container, &self.errands, logs, request, client).await
     }
 
     pub(crate) async fn put(&self, container: Option<&str>, request: request::Put, client: Client) -> Outcome {
@@ -140,6 +169,19 @@ impl Session {
     /// Waits for calls under way that no client waits for, but not long.
     pub(crate) async fn settle(&self, patience: Duration) {
         self.errands.settle(patience).await;
+    }
+}
+
+impl Kept {
+    fn reach(&self, container: Option<&str>) -> watch::Receiver<Reach> {
+        let keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeper = keepers.get(&container.map(str::to_owned));
+        keeper.map_or_else(|| watch::channel(Reach::Sought).1, |keeper| keeper.reach())
+    }
+
+    fn keep(&self, container: Arc<Container>) {
+        let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        keepers.insert(container.name.clone(), Keeper::start(container, self.logs.clone()));
     }
 }
 

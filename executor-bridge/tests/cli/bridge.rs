@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::Cli;
+use crate::harness::{Cli, frame, next_frame};
 
 fn target() -> Value {
     json!({"pod": "x", "link": "local", "agent_socket": "/no/agent"})
@@ -18,20 +18,11 @@ fn socket(answer: &Value) -> &Path {
     Path::new(answer["socket"].as_str().unwrap_or_else(|| panic!("{answer}")))
 }
 
-fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32 + 1).to_be_bytes();
-    [&length[..], &[kind], payload].concat()
-}
-
 /// The result that a connection gives, after whatever else.
 fn result(stream: &mut UnixStream) -> Value {
     loop {
-        let mut header = [0; 5];
-        stream.read_exact(&mut header).unwrap();
-        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
-        let mut payload = vec![0; length as usize - 1];
-        stream.read_exact(&mut payload).unwrap();
-        if header[4] == 0x1f {
+        let (kind, payload) = next_frame(stream);
+        if kind == 0x1f {
             return serde_json::from_slice(&payload).unwrap();
         }
     }

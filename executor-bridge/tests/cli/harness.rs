@@ -1,6 +1,7 @@
 //! A place of its own for each test: no environment, a private directory, and no bridge left behind.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -72,6 +73,21 @@ impl Cli {
         let output = child.wait_with_output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     }
+}
+
+/// A frame of the client protocol.
+pub(crate) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32 + 1).to_be_bytes();
+    [&length[..], &[kind], payload].concat()
+}
+
+pub(crate) fn next_frame(stream: &mut UnixStream) -> (u8, Vec<u8>) {
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).unwrap();
+    let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
+    let mut payload = vec![0; length as usize - 1];
+    stream.read_exact(&mut payload).unwrap();
+    (header[4], payload)
 }
 
 impl Drop for Cli {

@@ -5,3 +5,5 @@
 mod bad_input;
 mod bridge;
 mod harness;
+mod shim;
+mod shim_exec;

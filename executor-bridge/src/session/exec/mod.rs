@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 use super::container::Container;
 use super::descriptor::LocalFile;
 use super::diagnosis::{self, Home, Patience, Recovery};
-use super::{Client, Connection, Errands, status};
+use super::{Client, Connection, Errands, Logs, logs, status};
 use crate::error::{Failure, Kind};
 use crate::protocol::request;
 use crate::protocol::result::{Ended, Outcome};
@@ -37,6 +37,7 @@ const CANCEL: Duration = Duration::from_secs(60);
 pub(super) async fn run(
     container: &Arc<Container>,
     errands: &Errands,
+    logs: Option<&Arc<Logs>>,
     request: request::Exec,
     mut client: Client,
 ) -> Outcome {
@@ -53,6 +54,7 @@ pub(super) async fn run(
         puts,
         resume,
     } = prepared;
+    let _running = logs.map(|logs| logs.begin(container.name.as_deref(), logs::ids(&start.stdin)));
     let (links, watched) = watch::channel(None);
     let (pieces, queued_pieces) = mpsc::unbounded_channel();
     let (controls, queued_controls) = mpsc::unbounded_channel();

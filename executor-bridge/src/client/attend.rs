@@ -1,0 +1,170 @@
+//! A command with our own standard streams, signals and terminal, over one bridge after the other. `podbridge exec` and the
+//! `kubectl` shim run it.
+
+use std::pin::pin;
+
+use super::signals::{Event, Signals};
+use super::streams::{Printer, Stream, forward_stdin};
+use super::{Bridge, Conversation, Incoming, Message, Outgoing, runtime};
+use crate::error::{Failure, Kind};
+use crate::exit;
+use crate::protocol::request::{Exec, Input, Operation, Request};
+use crate::protocol::result::Outcome;
+use crate::terminal;
+
+/// So many interrupts that the command ignores, and we leave; the bridge then ends its tree.
+const PATIENCE: usize = 3;
+/// Bridges that die under one command, until we give up.
+const BRIDGES: usize = 5;
+
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Outcome(Outcome),
+    /// Without waiting for the command.
+    Left(u8),
+}
+
+/// Runs the command to its end.
+pub(crate) fn attend(bridge: Bridge, container: Option<String>, exec: Exec) -> Result<Ended, Failure> {
+    let runtime = runtime()?;
+    let (takes_stdin, tty) = (exec.stdin == Input::Stream, exec.pty.is_some());
+    let request = Request {
+        container,
+        operation: Operation::Exec(Box::new(exec)),
+    };
+    let ended = runtime.block_on(async {
+        let Conversation { incoming, outgoing } = bridge.begin(&request).await?;
+        let attended = Attended {
+            bridge,
+            request,
+            incoming,
+            outgoing,
+            // Not earlier: until a bridge has the command, a signal ends us as it ends any program.
+            signals: Signals::watch(tty)?,
+            interrupts: Interrupts::default(),
+        };
+        let _raw = match tty {
+            true => terminal::Raw::enter()
+                .map_err(|error| Failure::new(Kind::Internal, format!("the terminal cannot be made raw: {error}")))?,
+            false => None,
+        };
+        Ok(attended.run(takes_stdin).await)
+    });
+    // A thread that reads our stdin may wait for ever.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Interrupts, counted: a command may ignore them.
+#[derive(Default)]
+struct Interrupts {
+    started: bool,
+    count: usize,
+}
+
+impl Interrupts {
+    /// The exit code if we leave for this one.
+    fn gives_up(&mut self, event: &Event) -> Option<u8> {
+        let Event::Signal(number) = event else { return None };
+        self.count += 1;
+        (!self.started || self.count > PATIENCE).then(|| 128 + number)
+    }
+}
+
+struct Attended {
+    bridge: Bridge,
+    request: Request,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    signals: Signals,
+    interrupts: Interrupts,
+}
+
+impl Attended {
+    async fn run(mut self, takes_stdin: bool) -> Ended {
+        let printer = Printer::start();
+        let mut bridges = 0;
+        let mut unprinted = None;
+        let ended = loop {
+            tokio::select! {
+                room = printer.queue.reserve(), if unprinted.is_some() => match (room, unprinted.take()) {
+                    (Ok(room), Some(output)) => room.send(output),
+                    // Nobody reads our output: leaving ends the command.
+                    _ => break Ended::Left(exit::BROKEN_PIPE),
+                },
+                message = self.incoming.next(), if unprinted.is_none() => match message {
+                    Message::Started => {
+                        self.interrupts.started = true;
+                        // Not earlier: until then the request is all that was sent, and if it was not read, nothing ran.
+                        if takes_stdin {
+                            tokio::spawn(forward_stdin(self.outgoing.clone()));
+                        }
+                    }
+                    Message::Lost(outcome) => {
+                        bridges += 1;
+                        if bridges == BRIDGES {
+                            break Ended::Outcome(outcome);
+                        }
+                        if let Err(ended) = self.go_on(outcome).await {
+                            break ended;
+                        }
+                    }
+                    Message::Stdout(data) => unprinted = Some((Stream::Stdout, data)),
+                    Message::Stderr(data) => unprinted = Some((Stream::Stderr, data)),
+                    Message::Result(outcome) => break Ended::Outcome(outcome),
+                },
+                event = self.signals.next() => {
+                    if let Some(code) = self.interrupts.gives_up(&event) {
+                        break Ended::Left(code);
+                    }
+                    self.deliver(event).await;
+                }
+            }
+        };
+        match printer.finish() {
+            true => ended,
+            false => Ended::Left(exit::BROKEN_PIPE),
+        }
+    }
+
+    /// Goes on with another bridge, which gets the signals that came until it was there. `lost` is the end without one.
+    async fn go_on(&mut self, lost: Outcome) -> Result<(), Ended> {
+        if let Operation::Exec(exec) = &mut self.request.operation {
+            exec.resume = self.incoming.progress();
+        }
+        let mut missed = Vec::new();
+        let next = {
+            let mut beginning = pin!(self.bridge.begin(&self.request));
+            loop {
+                tokio::select! {
+                    next = &mut beginning => break next,
+                    event = self.signals.next() => {
+                        if let Some(code) = self.interrupts.gives_up(&event) {
+                            return Err(Ended::Left(code));
+                        }
+                        missed.push(event);
+                    }
+                }
+            }
+        };
+        let Ok(next) = next else {
+            return Err(Ended::Outcome(lost));
+        };
+        self.incoming.go_on(next.incoming);
+        self.outgoing.go_on(next.outgoing).await;
+        for event in missed {
+            self.deliver(event).await;
+        }
+        Ok(())
+    }
+
+    async fn deliver(&self, event: Event) {
+        match event {
+            Event::Signal(number) => self.outgoing.signal(number).await,
+            Event::Resized => {
+                let size = terminal::size();
+                self.outgoing.resize(size.rows, size.cols).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Which bridge a request is for, and how it is got: one that is started when it is needed, or the one that Zuul's own loop keeps
+//! alive. The commands and the `kubectl` shim choose.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use super::{Conversation, connect, send};
+use crate::daemon;
+use crate::error::{Failure, Kind};
+use crate::place::Directory;
+use crate::protocol::request::Request;
+use crate::protocol::target::Identified;
+
+/// Bridges that die under a request before they have read it, until we give up.
+const ATTEMPTS: usize = 3;
+/// Zuul's loop starts a bridge again at once; this is for a host that is short of everything.
+const SLOT_PATIENCE: Duration = Duration::from_secs(30);
+const SLOT_FIRST_PAUSE: Duration = Duration::from_millis(10);
+const SLOT_LAST_PAUSE: Duration = Duration::from_millis(320);
+
+#[derive(Debug)]
+pub(crate) enum Bridge {
+    /// The target's, started if there is none.
+    OnDemand {
+        target: Identified,
+        options: daemon::Options,
+    },
+    /// The one on this socket. A rival would take a pod of the slot away from Zuul: it is waited for, never started.
+    Slot(PathBuf),
+}
+
+impl Bridge {
+    /// A connection to it, with the request sent.
+    pub(crate) async fn begin(&self, request: &Request) -> Result<Conversation, Failure> {
+        match self {
+            Bridge::OnDemand { target, options } => begin_on_demand(target, *options, request).await,
+            Bridge::Slot(socket) => begin_in_slot(socket, request).await,
+        }
+    }
+}
+
+async fn begin_on_demand(
+    target: &Identified,
+    options: daemon::Options,
+    request: &Request,
+) -> Result<Conversation, Failure> {
+    let socket = Directory::open()?.files(&target.key)?.socket;
+    let mut attempt = 1;
+    loop {
+        let stream = match connect(&socket).await? {
+            Some(stream) => Ok(stream),
+            None => start(target, options).await,
+        };
+        let sent = match stream {
+            Ok(stream) => send(stream, request).await,
+            Err(failure) => Err(failure),
+        };
+        match sent {
+            // A dying bridge did not begin, or did not read all of it: nothing ran.
+            Err(failure) if failure.kind == Kind::Bridge && attempt < ATTEMPTS => attempt += 1,
+            sent => return sent,
+        }
+    }
+}
+
+async fn start(target: &Identified, options: daemon::Options) -> Result<UnixStream, Failure> {
+    let json = serde_json::to_vec(&target.target)
+        .map_err(|error| Failure::usage(format!("the target cannot be written as JSON: {error}")))?;
+    let socket = daemon::launch(target, &json, options)?;
+    connect(&socket).await?.ok_or_else(|| {
+        Failure::new(
+            Kind::Bridge,
+            format!(
+                "the bridge on {} ended at once; see its log beside it",
+                socket.display()
+            ),
+        )
+    })
+}
+
+async fn begin_in_slot(socket: &Path, request: &Request) -> Result<Conversation, Failure> {
+    let begun = Instant::now();
+    let mut pause = SLOT_FIRST_PAUSE;
+    loop {
+        let sent = match connect(socket).await {
+            Ok(Some(stream)) => send(stream, request).await,
+            Ok(None) => Err(Failure::new(Kind::Bridge, "nobody listens there")),
+            Err(failure) => Err(failure),
+        };
+        match sent {
+            Err(failure) if failure.kind == Kind::Bridge && begun.elapsed() < SLOT_PATIENCE => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(SLOT_LAST_PAUSE);
+            }
+            Err(failure) if failure.kind == Kind::Bridge => {
+                return Err(Failure::new(
+                    Kind::Bridge,
+                    format!(
+                        "the bridge on {} did not answer within {} s: {}; does Zuul's `kubectl port-forward` for this pod still run?",
+                        socket.display(),
+                        SLOT_PATIENCE.as_secs(),
+                        failure.message
+                    ),
+                ));
+            }
+            sent => return sent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::request::Operation;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_that_nobody_serves_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("0199756f54f43fe8");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let request = Request {
+            container: None,
+            operation: Operation::Status,
+        };
+        let begun = Instant::now();
+        let failure = Bridge::Slot(socket.clone()).begin(&request).await.unwrap_err();
+        assert!(begun.elapsed() >= SLOT_PATIENCE);
+        assert_eq!(failure.kind, Kind::Bridge);
+        assert!(failure.message.contains(socket.to_str().unwrap()), "{failure}");
+    }
+}

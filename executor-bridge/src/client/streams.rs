@@ -1,0 +1,96 @@
+//! Our own standard streams, each on a thread of its own, as they may block for ever. `attend` uses them.
+
+use std::thread;
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+use rustix::stdio;
+use tokio::sync::mpsc;
+
+use super::Outgoing;
+
+const STDIN_CHUNK: usize = 64 * 1024;
+
+pub(super) async fn forward_stdin(outgoing: Outgoing) {
+    let (queue, mut read) = mpsc::channel(2);
+    // A thread of its own: reading a terminal or a pipe may block for ever.
+    thread::spawn(move || {
+        let mut buffer = vec![0; STDIN_CHUNK];
+        loop {
+            match rustix::io::read(stdio::stdin(), &mut buffer[..]) {
+                Ok(0) => return,
+                Ok(count) => {
+                    if queue.blocking_send(Bytes::copy_from_slice(&buffer[..count])).is_err() {
+                        return;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => wait(stdio::stdin(), PollFlags::IN),
+                // As good as its end: there is nothing to read.
+                Err(_) => return,
+            }
+        }
+    });
+    while let Some(data) = read.recv().await {
+        if !outgoing.stdin(data).await {
+            return;
+        }
+    }
+    outgoing.stdin_eof().await;
+}
+
+/// For a descriptor that somebody else made non-blocking.
+fn wait(descriptor: BorrowedFd<'_>, flags: PollFlags) {
+    let _ = poll(&mut [PollFd::new(&descriptor, flags)], None);
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Writes output on a thread of its own: a blocked terminal must not block signals.
+pub(super) struct Printer {
+    pub(super) queue: mpsc::Sender<(Stream, Bytes)>,
+    thread: thread::JoinHandle<bool>,
+}
+
+impl Printer {
+    pub(super) fn start() -> Self {
+        let (queue, mut outputs) = mpsc::channel::<(Stream, Bytes)>(1);
+        let thread = thread::spawn(move || {
+            while let Some((stream, data)) = outputs.blocking_recv() {
+                let descriptor = match stream {
+                    Stream::Stdout => stdio::stdout(),
+                    Stream::Stderr => stdio::stderr(),
+                };
+                if !write_all(descriptor, &data) {
+                    return false;
+                }
+            }
+            true
+        });
+        Self { queue, thread }
+    }
+
+    /// Whether all was written.
+    pub(super) fn finish(self) -> bool {
+        drop(self.queue);
+        self.thread.join().unwrap_or(false)
+    }
+}
+
+fn write_all(descriptor: BorrowedFd<'_>, mut data: &[u8]) -> bool {
+    while !data.is_empty() {
+        match rustix::io::write(descriptor, data) {
+            Ok(count) => data = &data[count..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(descriptor, PollFlags::OUT),
+            Err(_) => return false,
+        }
+    }
+    true
+}

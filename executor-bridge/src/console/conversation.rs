@@ -1,0 +1,230 @@
+//! One connection of the console stream, from its first request until its client closes it: that client never comes back, so
+//! it is kept whatever becomes of the links to the pod.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::{sleep, timeout};
+
+use super::Console;
+use super::last_line::LastLine;
+use super::request::{self, Parsed, Request};
+use super::rhythm::Rhythm;
+use super::source::Stream;
+use crate::session::{Interest, LogEvent, LogId, Logs, Reach, Source};
+
+/// For one request to arrive (zuul_console's REQUEST_TIMEOUT).
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes that may be the beginning of an exit code line are held back for so long: its rest is a page away.
+const HELD: Duration = Duration::from_millis(50);
+
+const VERSION: &[u8] = b"1\n";
+const NOT_FOUND: &[u8] = b"[Zuul] Log not found\n";
+
+pub(super) async fn hold(mut stream: TcpStream, console: &Console) -> io::Result<()> {
+    let mut received = BytesMut::new();
+    loop {
+        let next = timeout(REQUEST_PATIENCE, next_request(&mut stream, &mut received)).await;
+        match next.ok().transpose()?.flatten() {
+            Some(Request::Version) => stream.write_all(VERSION).await?,
+            Some(Request::Finish(id)) => finish(console, &id).await,
+            Some(Request::Stream(id)) => {
+                let (reading, writing) = stream.split();
+                return tokio::select! {
+                    sent = send(writing, console, &id) => sent,
+                    () = closed(reading) => Ok(()),
+                };
+            }
+            // Gone, silent, or not one of Zuul's.
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn next_request(stream: &mut TcpStream, received: &mut BytesMut) -> io::Result<Option<Request>> {
+    loop {
+        match request::parse(received) {
+            Parsed::Request(request, length) => {
+                let _ = received.split_to(length);
+                return Ok(Some(request));
+            }
+            Parsed::Bad => return Ok(None),
+            Parsed::Incomplete => {}
+        }
+        received.reserve(request::MAX_LENGTH);
+        if stream.read_buf(received).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// Waits until the client closes. What else it says is not listened to.
+async fn closed(mut reading: ReadHalf<'_>) {
+    let mut buffer = [0; 256];
+    while reading.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+}
+
+async fn finish(console: &Console, id: &LogId) {
+    console.session.remove_log(id).await;
+    let elsewhere = console.session.logs().and_then(|logs| logs.source(id));
+    if let Some(Source::Sibling(socket)) = elsewhere {
+        console.siblings.delete(&socket, id).await;
+    }
+}
+
+async fn send(mut writing: WriteHalf<'_>, console: &Console, id: &LogId) -> io::Result<()> {
+    let Some(logs) = console.session.logs() else {
+        return Ok(());
+    };
+    let interest = logs.interest(id);
+    let mut sought = Sought {
+        console,
+        logs,
+        id,
+        interest,
+    };
+    loop {
+        let (source, stream) = match sought.found(&mut writing).await? {
+            Found::At(source, stream) => (source, stream),
+            Found::Never => return Ok(()),
+            Found::Lost(why) => return say_lost(&mut writing, &why).await,
+        };
+        if let Some(why) = sought.carry(stream, &mut writing).await? {
+            return match why {
+                Over::Lost(why) => say_lost(&mut writing, &why).await,
+                Over::Ended => Ok(()),
+            };
+        }
+        logs.forget(&source, id);
+    }
+}
+
+/// As Zuul's own lines, so that it stands in the job's log like them.
+async fn say_lost(writing: &mut WriteHalf<'_>, why: &str) -> io::Result<()> {
+    let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S.%6f");
+    writing.write_all(format!("{now} | [Zuul] {why}\n").as_bytes()).await
+}
+
+enum Found {
+    At(Source, Stream),
+    /// Its task has ended without one.
+    Never,
+    Lost(String),
+}
+
+enum Over {
+    Lost(String),
+    /// Its task has ended, and the log was deleted.
+    Ended,
+}
+
+/// One log that somebody wants.
+struct Sought<'a> {
+    console: &'a Console,
+    logs: &'a Logs,
+    id: &'a LogId,
+    interest: Interest,
+}
+
+impl Sought<'_> {
+    /// Waits for the log to be somewhere, and says meanwhile that it is not.
+    async fn found(&mut self, writing: &mut WriteHalf<'_>) -> io::Result<Found> {
+        let session = &self.console.session;
+        let (mut rhythm, mut ended, mut reach) = (Rhythm::begin(), self.logs.ended(), session.reach(None));
+        loop {
+            let changed = self.interest.changed();
+            if let Some(source) = self.logs.source(self.id) {
+                let stream = Stream::open(&source, self.id, session).await;
+                return Ok(Found::At(source, stream));
+            }
+            if self.never_comes().await {
+                return Ok(Found::Never);
+            }
+            if let Reach::Lost(why) = &*reach.borrow_and_update() {
+                return Ok(Found::Lost(why.clone()));
+            }
+            tokio::select! {
+                () = changed => continue,
+                Ok(()) = reach.changed() => continue,
+                () = rhythm.due() => {}
+                Ok(()) = ended.changed() => {}
+            }
+            self.console.siblings.look();
+            writing.write_all(NOT_FOUND).await?;
+            rhythm.said();
+        }
+    }
+
+    /// Whether the task that would write it has ended, and it is not there: asked, as what the agent tells of logs and what
+    /// it tells of an exec's end come on two streams.
+    async fn never_comes(&self) -> bool {
+        let Some(run) = self.logs.run(self.id).filter(|run| run.ended) else {
+            return false;
+        };
+        match &run.source {
+            Source::Container(container) => {
+                let exists = self.console.session.log_exists(container.as_deref(), self.id).await;
+                exists == Some(false)
+            }
+            Source::Sibling(_) => false,
+        }
+    }
+
+    /// Sends the log as it is written. `None`: it is there no longer, and may be elsewhere.
+    async fn carry(&self, mut stream: Stream, writing: &mut WriteHalf<'_>) -> io::Result<Option<Over>> {
+        let mut line = LastLine::default();
+        let mut ended = self.logs.ended();
+        // While the file is away.
+        let mut absent: Option<Rhythm> = None;
+        loop {
+            let due = async {
+                match &absent {
+                    Some(rhythm) => rhythm.due().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let event = tokio::select! {
+                event = stream.next() => event,
+                () = sleep(HELD), if line.holds() => {
+                    writing.write_all(&line.flush()).await?;
+                    continue;
+                }
+                () = due => None,
+                Ok(()) = ended.changed(), if absent.is_some() => None,
+            };
+            match (event, &mut absent) {
+                (Some(LogEvent::Begins), _) => {
+                    writing.write_all(&line.flush()).await?;
+                    (line, absent) = (LastLine::default(), None);
+                }
+                (Some(LogEvent::Data(data)), _) => {
+                    absent = None;
+                    writing.write_all(&line.push(data)).await?;
+                }
+                (Some(LogEvent::Absent), _) => {
+                    writing.write_all(&line.flush()).await?;
+                    absent = Some(Rhythm::begin());
+                }
+                (Some(LogEvent::Lost(why)), _) => {
+                    writing.write_all(&line.flush()).await?;
+                    return Ok(Some(Over::Lost(why)));
+                }
+                (None, Some(rhythm)) => {
+                    if self.never_comes().await {
+                        return Ok(Some(Over::Ended));
+                    }
+                    writing.write_all(NOT_FOUND).await?;
+                    rhythm.said();
+                }
+                (None, None) => {
+                    writing.write_all(&line.flush()).await?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}

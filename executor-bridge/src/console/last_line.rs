@@ -1,0 +1,180 @@
+//! The one change to a log's bytes. Zuul's `command` module writes the last line of an output as it is; without a newline at
+//! its end, the line that tells the exit code is appended to it, and Zuul's callback, which takes that line away, loses both.
+
+use bytes::{Bytes, BytesMut};
+use memchr::memmem;
+
+/// What follows the time stamp.
+const MARK: &[u8] = b" | [Zuul] Task exit code";
+/// `str(datetime.now())`, digits as 0; the fraction is absent when it is zero.
+const STAMPS: [&[u8]; 2] = [b"0000-00-00 00:00:00.000000", b"0000-00-00 00:00:00"];
+
+/// Puts the missing newline in.
+#[derive(Debug)]
+pub(super) struct LastLine {
+    /// The next byte is the first of a line.
+    at_start: bool,
+    /// What may be the beginning of an exit code line, in the middle of a line.
+    held: BytesMut,
+}
+
+impl Default for LastLine {
+    fn default() -> Self {
+        Self {
+            at_start: true,
+            held: BytesMut::new(),
+        }
+    }
+}
+
+fn is_stamp(bytes: &[u8], stamp: &[u8]) -> bool {
+    let digit = |(byte, wanted): (&u8, &u8)| match wanted {
+        b'0' => byte.is_ascii_digit(),
+        other => byte == other,
+    };
+    bytes.len() <= stamp.len() && bytes.iter().zip(stamp).all(digit)
+}
+
+/// Whether more bytes could make an exit code line of it.
+fn may_begin(bytes: &[u8]) -> bool {
+    STAMPS.iter().any(|stamp| match bytes.len().checked_sub(stamp.len()) {
+        None | Some(0) => is_stamp(bytes, stamp),
+        Some(_) => is_stamp(&bytes[..stamp.len()], stamp) && MARK.starts_with(&bytes[stamp.len()..]),
+    })
+}
+
+impl LastLine {
+    /// What can be sent now. The rest comes with the next bytes, or with `flush`.
+    pub(super) fn push(&mut self, data: Bytes) -> Bytes {
+        let data = match self.held.is_empty() {
+            true => data,
+            false => {
+                let mut joined = self.held.split();
+                joined.extend_from_slice(&data);
+                joined.freeze()
+            }
+        };
+        let mut sent = BytesMut::new();
+        let mut from = 0;
+        for mark in memmem::find_iter(&data, MARK) {
+            let before = &data[..mark];
+            let stamp = STAMPS.iter().find(|stamp| {
+                let start = before.len().checked_sub(stamp.len());
+                start.is_some_and(|start| is_stamp(&before[start..], stamp))
+            });
+            let Some(start) = stamp.map(|stamp| mark - stamp.len()) else {
+                continue;
+            };
+            let begins_line = match start {
+                0 => self.at_start,
+                _ => data[start - 1] == b'\n',
+            };
+            if !begins_line {
+                sent.extend_from_slice(&data[from..start]);
+                sent.extend_from_slice(b"\n");
+                from = start;
+            }
+        }
+        let keep = self.unsure(&data[from..]);
+        let end = data.len() - keep;
+        self.held.extend_from_slice(&data[end..]);
+        let rest = data.slice(from..end);
+        let all = match sent.is_empty() {
+            true => rest,
+            false => {
+                sent.extend_from_slice(&rest);
+                sent.freeze()
+            }
+        };
+        if let Some(last) = all.last() {
+            self.at_start = *last == b'\n';
+        }
+        all
+    }
+
+    /// How many bytes at the end may be the beginning of a line without its newline before it.
+    fn unsure(&self, rest: &[u8]) -> usize {
+        let longest = STAMPS[0].len() + MARK.len();
+        let from = rest.len().saturating_sub(longest - 1);
+        let in_line = |start: usize| match start {
+            0 => !self.at_start,
+            _ => rest[start - 1] != b'\n',
+        };
+        let start = (from..rest.len()).find(|start| in_line(*start) && may_begin(&rest[*start..]));
+        start.map_or(0, |start| rest.len() - start)
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// What was held back and is nothing but output.
+    pub(super) fn flush(&mut self) -> Bytes {
+        if self.holds() {
+            self.at_start = false;
+        }
+        self.held.split().freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXIT: &str = "2026-11-26 10:20:30.123456 | [Zuul] Task exit code: 0\n";
+
+    fn through(pieces: &[&[u8]]) -> Vec<u8> {
+        let mut line = LastLine::default();
+        let mut out = Vec::new();
+        for piece in pieces {
+            out.extend_from_slice(&line.push(Bytes::copy_from_slice(piece)));
+        }
+        out.extend_from_slice(&line.flush());
+        out
+    }
+
+    #[test]
+    fn the_missing_newline_is_put_in_however_the_bytes_come() {
+        for exit in [EXIT, "2026-11-26 10:20:30 | [Zuul] Task exit code: 137\n"] {
+            let text = format!("2026-11-26 10:20:29.000001 | one\n2026-11-26 10:20:29.000002 | last{exit}");
+            let expected = format!("2026-11-26 10:20:29.000001 | one\n2026-11-26 10:20:29.000002 | last\n{exit}");
+            for cut in 0..text.len() {
+                let (a, b) = text.as_bytes().split_at(cut);
+                let got = through(&[a, b]);
+                assert_eq!(String::from_utf8(got).unwrap(), expected, "cut at {cut}");
+            }
+            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            assert_eq!(through(&bytes), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn everything_else_is_verbatim() {
+        let usual = format!("2026-11-26 10:20:29.000001 | one\n{EXIT}");
+        let binary: Vec<u8> = (0..=255).cycle().take(5000).collect();
+        let others: [&[u8]; 6] = [
+            usual.as_bytes(),
+            &binary,
+            b"x 2026-11-26 | [Zuul] Task exit code",
+            b"no stamp | [Zuul] Task exit code: 0\n",
+            b"2026-11-26 10:20:30.12",
+            b"",
+        ];
+        for text in others {
+            for cut in 0..text.len() {
+                let (a, b) = text.split_at(cut);
+                assert_eq!(through(&[a, b]), text);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_else_waits() {
+        let mut line = LastLine::default();
+        assert_eq!(line.push("2026-11-26 10:20:29.000001 | prompt> ".into()).len(), 37);
+        assert!(!line.holds());
+        assert_eq!(line.push("20".into()), "");
+        assert!(line.holds());
+        assert_eq!(line.flush(), "20");
+    }
+}

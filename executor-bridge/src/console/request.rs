@@ -1,0 +1,86 @@
+//! What a client of the console stream may say, as bytes; no I/O.
+
+use crate::session::LogId;
+
+/// Longer requests are refused (zuul_console's MAX_REQUEST_LEN).
+pub(super) const MAX_LENGTH: usize = 1024;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// `v:<version of the client>`
+    Version,
+    /// `s:<id>`, or the id alone, as before Zuul 6.3.
+    Stream(LogId),
+    /// `f:<id>`
+    Finish(LogId),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// And how many bytes it took.
+    Request(Request, usize),
+    Incomplete,
+    Bad,
+}
+
+/// The request at the beginning of what was received.
+pub(super) fn parse(received: &[u8]) -> Parsed {
+    let Some(end) = received.iter().take(MAX_LENGTH).position(|byte| *byte == b'\n') else {
+        return match received.len() < MAX_LENGTH {
+            true => Parsed::Incomplete,
+            false => Parsed::Bad,
+        };
+    };
+    let Ok(line) = std::str::from_utf8(&received[..end]) else {
+        return Parsed::Bad;
+    };
+    let line = line.trim();
+    let with_id = |id: &str, request: fn(LogId) -> Request| LogId::new(id).map(request);
+    let request = match line.split_once(':') {
+        Some(("v", _)) => Some(Request::Version),
+        Some(("s", id)) => with_id(id, Request::Stream),
+        Some(("f", id)) => with_id(id, Request::Finish),
+        _ => with_id(line, Request::Stream),
+    };
+    request.map_or(Parsed::Bad, |request| Parsed::Request(request, end + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> LogId {
+        LogId::new(text).unwrap()
+    }
+
+    #[test]
+    fn requests_are_read() {
+        assert_eq!(parse(b"v:0\ns:x"), Parsed::Request(Request::Version, 4));
+        assert_eq!(
+            parse(b"s:u-1-node\n"),
+            Parsed::Request(Request::Stream(id("u-1-node")), 11)
+        );
+        assert_eq!(
+            parse(b"u-1-node\r\n"),
+            Parsed::Request(Request::Stream(id("u-1-node")), 10)
+        );
+        assert_eq!(parse(b"f:../../u\n"), Parsed::Request(Request::Finish(id("u")), 10));
+        assert_eq!(parse(b"s:u"), Parsed::Incomplete);
+        assert_eq!(parse(b""), Parsed::Incomplete);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert_eq!(parse(b"\n"), Parsed::Bad);
+        assert_eq!(parse(b"s:\n"), Parsed::Bad);
+        assert_eq!(parse(b"s:\xff\n"), Parsed::Bad);
+        assert_eq!(parse(b"s:a\0b\n"), Parsed::Bad);
+        assert_eq!(parse(&[b'x'; 1024]), Parsed::Bad);
+        let mut long = vec![b'x'; 1023];
+        assert_eq!(parse(&long), Parsed::Incomplete);
+        long.push(b'\n');
+        assert!(matches!(parse(&long), Parsed::Request(_, 1024)));
+        long.insert(0, b'x');
+        assert_eq!(parse(&long), Parsed::Bad);
+    }
+}

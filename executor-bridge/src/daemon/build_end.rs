@@ -1,0 +1,90 @@
+//! Tells when a Zuul build is over: its kubeconfig is removed with the job's directory. A bridge that only waited to be killed
+//! would be started again for ever by the loop of an executor that crashed.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
+use tokio::time::sleep;
+
+use crate::sys;
+
+/// For a file that is replaced by another one.
+const REPLACED: Duration = Duration::from_millis(100);
+/// Where changes cannot be watched.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Waits until there is no such file.
+pub(super) async fn wait(kubeconfig: &Path) {
+    let watched = match watch(kubeconfig).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, "the kubeconfig cannot be watched");
+            false
+        }
+    };
+    while !watched && !is_gone(kubeconfig).await {
+        sleep(INTERVAL).await;
+    }
+}
+
+async fn is_gone(kubeconfig: &Path) -> bool {
+    if kubeconfig.exists() {
+        return false;
+    }
+    sleep(REPLACED).await;
+    !kubeconfig.exists()
+}
+
+async fn watch(kubeconfig: &Path) -> io::Result<()> {
+    let directory = kubeconfig.parent().unwrap_or(Path::new("/"));
+    let watcher = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    let flags = WatchFlags::DELETE
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MOVE_SELF
+        | WatchFlags::ONLYDIR;
+    match inotify::add_watch(&watcher, directory, flags) {
+        Ok(_) => {}
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+    }
+    let watcher = sys::watch_readable(watcher)?;
+    let mut buffer = [0; 4096];
+    while !is_gone(kubeconfig).await {
+        let mut ready = watcher.readable().await?;
+        // What happened does not matter: the file is looked for.
+        while rustix::io::read(&watcher, &mut buffer[..]).is_ok_and(|count| count > 0) {}
+        ready.clear_ready();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_end_of_the_file_is_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (config, other) = (directory.path().join("config"), directory.path().join("other"));
+        fs::write(&config, "x").unwrap();
+        let waiting = tokio::spawn({
+            let config = config.clone();
+            async move { wait(&config).await }
+        });
+        for _ in 0..3 {
+            fs::write(&config, "y").unwrap();
+            fs::write(&other, "z").unwrap();
+            fs::rename(&other, &config).unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!waiting.is_finished());
+        fs::remove_dir_all(directory.path()).unwrap();
+        waiting.await.unwrap();
+    }
+}

@@ -1,0 +1,78 @@
+//! kubectl's `exec`, through the bridge of the pod's slot: its streams to the byte, its exit code, its sentences and no others.
+//! Never starts a bridge, and never asks the next kubectl once a bridge is there: nothing may run twice.
+
+use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt as _;
+
+use super::slot::Slot;
+use super::{FAILED, arguments, say};
+use crate::client::{self, Bridge, Ended};
+use crate::error::Failure;
+use crate::exit;
+use crate::protocol::octets::Octets;
+use crate::protocol::request::{Exec, Input};
+use crate::protocol::result::Outcome;
+use crate::protocol::target::hex;
+use crate::random;
+use crate::terminal;
+
+pub(super) fn run(slot: Slot, wanted: arguments::Exec) -> Result<u8, Failure> {
+    let arguments::Exec {
+        container,
+        stdin,
+        tty,
+        quiet,
+        command,
+    } = wanted;
+    // As kubectl: without standard input there is no terminal, and nobody is told.
+    let tty = tty && stdin;
+    let terminal = tty && terminal::stdin_is_terminal();
+    if tty && !terminal && !quiet {
+        print("Unable to use a TTY - input is not a terminal or the right kind of file");
+    }
+    let exec = Exec {
+        exec_id: Some(hex(&random::bytes::<16>())),
+        argv: Some(command.into_iter().map(|word| Octets(word.into_vec())).collect()),
+        pty: terminal.then(terminal::size),
+        stdin: match stdin {
+            true => Input::Stream,
+            false => Input::None,
+        },
+        ..Exec::default()
+    };
+    let ended = client::attend(Bridge::Slot(slot.socket), container, exec)?;
+    Ok(match ended {
+        Ended::Outcome(outcome) => conclude(&outcome, quiet),
+        Ended::Left(code) => code,
+    })
+}
+
+/// Says what kubectl would say of such an end; its exit code.
+fn conclude(outcome: &Outcome, quiet: bool) -> u8 {
+    let sentence = match outcome {
+        Outcome::Exited { .. } | Outcome::Signaled { .. } => {
+            let code = exit::code(outcome);
+            if code != 0 && !quiet {
+                print(&format!("command terminated with exit code {code}"));
+            }
+            return code;
+        }
+        // The command's own ends.
+        Outcome::OomKilled { message, .. } | Outcome::StartFailed { message, .. } => {
+            say(message);
+            return exit::code(outcome);
+        }
+        Outcome::TimedOut(ended) | Outcome::Cancelled(ended) => &ended.message,
+        Outcome::Failed { message, .. } => message,
+        Outcome::Unreachable(failure) | Outcome::Lost(failure) => &failure.message,
+        Outcome::Ok(_) => "the bridge answered another question than it was asked",
+    };
+    say(sentence);
+    FAILED
+}
+
+/// kubectl's own words.
+fn print(sentence: &str) {
+    // Whoever closed our stderr does without.
+    let _ = writeln!(std::io::stderr(), "{sentence}");
+}

@@ -1,0 +1,34 @@
+//! `kubectl port-forward pod/X P1:19885 P2:19886`, which Zuul keeps running for each pod of a build, is the bridge of that pod.
+
+use std::io::Write as _;
+
+use super::arguments::Ports;
+use super::slot::Slot;
+use crate::daemon;
+use crate::error::{Failure, Kind};
+use crate::shutdown::Why;
+
+/// Exit code 0 only when the build is over: Zuul starts it again after any other.
+pub(super) fn run(slot: Slot, ports: Ports) -> Result<u8, Failure> {
+    let slot = daemon::Slot {
+        target: slot.target,
+        socket: slot.socket,
+        kubeconfig: slot.kubeconfig,
+        ports: [ports.console, ports.windows],
+    };
+    match daemon::run_in_slot(slot, || say(ports))? {
+        Why::BuildOver => Ok(0),
+        other => Err(Failure::new(Kind::Bridge, format!("the bridge ends: {other}"))),
+    }
+}
+
+/// As kubectl says it. Zuul waits for the first line, and reads no other.
+fn say(ports: Ports) {
+    let lines = format!(
+        "Forwarding from 127.0.0.1:{} -> 19885\nForwarding from 127.0.0.1:{} -> 19886\n",
+        ports.console, ports.windows
+    );
+    let mut stdout = std::io::stdout();
+    // A caller that has gone ends us.
+    let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
+}

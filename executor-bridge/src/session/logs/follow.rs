@@ -1,0 +1,144 @@
+//! One log, followed over as many links as it takes: by offset, so that no byte comes twice and none is missing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use podbridge_proto::v1::follow_event::Event as Told;
+use podbridge_proto::v1::{FollowEvent, FollowRequest, LogPosition};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tonic::{Status, Streaming};
+
+use super::super::{Connection, diagnosis, status};
+use super::{LogId, Reach};
+
+/// After an error that would come again at once.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What happens to a log.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// What follows is another file, or the same from its beginning.
+    Begins,
+    Data(Bytes),
+    /// There is no such file, or no longer.
+    Absent,
+    /// Nobody can say any more: which pod, and why, as one line.
+    Lost(String),
+}
+
+#[derive(Debug)]
+pub(crate) struct Follow {
+    path: String,
+    reach: watch::Receiver<Reach>,
+    /// Where the next byte belongs; `None` before the first.
+    position: Option<LogPosition>,
+    open: Option<(Arc<Connection>, Streaming<FollowEvent>)>,
+}
+
+impl Follow {
+    pub(in crate::session) fn new(id: &LogId, reach: watch::Receiver<Reach>) -> Self {
+        Self {
+            path: id.path(),
+            reach,
+            position: None,
+            open: None,
+        }
+    }
+
+    /// Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Event {
+        loop {
+            let message = match &mut self.open {
+                Some((_, events)) => events.message().await,
+                None => match self.begin().await {
+                    Ok(()) => continue,
+                    Err(event) => return event,
+                },
+            };
+            let told = match message {
+                Ok(Some(FollowEvent { event: Some(told) })) => told,
+                // An event of a newer agent, and nothing that was asked for.
+                Ok(Some(FollowEvent { event: None })) => continue,
+                Ok(None) => {
+                    self.open = None;
+                    continue;
+                }
+                Err(status) => match self.broken(&status).await {
+                    Some(event) => return event,
+                    None => continue,
+                },
+            };
+            match told {
+                Told::Absent(_) => {
+                    self.position = None;
+                    return Event::Absent;
+                }
+                Told::Begins(position) => {
+                    let goes_on = self.position.as_ref() == Some(&position);
+                    self.position = Some(position);
+                    if !goes_on {
+                        return Event::Begins;
+                    }
+                }
+                Told::Data(data) => {
+                    if let Some(position) = &mut self.position {
+                        position.offset += data.len() as u64;
+                    }
+                    return Event::Data(data);
+                }
+            }
+        }
+    }
+
+    /// Opens the call on a link that lives, as soon as there is one.
+    async fn begin(&mut self) -> Result<(), Event> {
+        let connection = loop {
+            match &*self.reach.borrow_and_update() {
+                Reach::Up(connection) if connection.alive() => break connection.clone(),
+                Reach::Up(_) | Reach::Sought => {}
+                Reach::Lost(why) => return Err(Event::Lost(why.clone())),
+            }
+            if self.reach.changed().await.is_err() {
+                return Err(Event::Lost("the bridge ends".into()));
+            }
+        };
+        let request = FollowRequest {
+            path: self.path.clone().into(),
+            position: self.position.clone(),
+        };
+        match connection.logs().follow(request).await {
+            Ok(events) => {
+                self.open = Some((connection, events.into_inner()));
+                Ok(())
+            }
+            Err(status) if diagnosis::is_broken_link(&status, &connection) => {
+                // Its keeper seeks another one; a call that only this end refused is made again.
+                let _ = timeout(PAUSE, connection.handle.wait()).await;
+                Ok(())
+            }
+            Err(status) => Err(self.refused(&status).await),
+        }
+    }
+
+    async fn broken(&mut self, status: &Status) -> Option<Event> {
+        let (connection, _) = self.open.take()?;
+        match diagnosis::is_broken_link(status, &connection) {
+            true => None,
+            false => Some(self.refused(status).await),
+        }
+    }
+
+    /// The agent's own answer.
+    async fn refused(&mut self, status: &Status) -> Event {
+        tracing::warn!(
+            path = self.path,
+            reason = status::reason(status),
+            "log cannot be followed"
+        );
+        self.position = None;
+        sleep(PAUSE).await;
+        Event::Absent
+    }
+}

@@ -1,0 +1,288 @@
+//! What logs there are in the pod's containers and at other sources, who waits for one, and which of them a running exec
+//! will write. No I/O: `keeper` fills it from the agents, `console` asks.
+
+mod access;
+mod follow;
+mod keeper;
+mod runs;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+
+pub(crate) use access::Lists;
+pub(crate) use follow::{Event, Follow};
+pub(super) use keeper::Keeper;
+pub(crate) use keeper::Reach;
+pub(crate) use runs::Run;
+pub(super) use runs::ids;
+
+/// Zuul's `command` module writes here (its LOG_STREAM_FILE).
+pub(super) const DIRECTORY: &str = "/tmp";
+pub(super) const PREFIX: &str = "console-";
+pub(super) const SUFFIX: &str = ".log";
+
+/// Names a console log.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct LogId(String);
+
+impl LogId {
+    /// `None`: no file can have that name. What comes before a slash is dropped, as Zuul does.
+    pub(crate) fn new(text: &str) -> Option<Self> {
+        let name = text.rsplit('/').next().unwrap_or_default().trim();
+        let usable = !name.is_empty() && !name.contains('\0');
+        usable.then(|| Self(name.to_owned()))
+    }
+
+    fn of_file(name: &[u8]) -> Option<Self> {
+        let name = std::str::from_utf8(name).ok()?;
+        Self::new(name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?)
+    }
+
+    pub(super) fn path(&self) -> String {
+        format!("{DIRECTORY}/{PREFIX}{}{SUFFIX}", self.0)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where logs are. Ordered: the pod's own containers are asked before anybody else.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// `None`: the pod's default.
+    Container(Option<String>),
+    /// The bridge of another pod of this build, by the name of its socket.
+    Sibling(std::path::PathBuf),
+}
+
+/// Shared by everybody in one bridge.
+#[derive(Debug, Default)]
+pub(crate) struct Logs {
+    state: Mutex<State>,
+    /// Counts execs that have ended.
+    ended: watch::Sender<u64>,
+    /// Counts changes of what this pod has.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    present: HashMap<LogId, HashSet<Source>>,
+    /// Told whenever something about this log changes.
+    interested: HashMap<LogId, Arc<Notify>>,
+    runs: runs::Runs,
+}
+
+impl State {
+    fn tell(&self, id: &LogId) {
+        if let Some(interested) = self.interested.get(id) {
+            interested.notify_waiters();
+        }
+    }
+
+    fn appeared(&mut self, source: &Source, id: LogId) {
+        self.tell(&id);
+        self.present.entry(id).or_default().insert(source.clone());
+    }
+
+    fn gone(&mut self, source: &Source, id: &LogId) {
+        if let Some(sources) = self.present.get_mut(id) {
+            sources.remove(source);
+            if sources.is_empty() {
+                self.present.remove(id);
+            }
+        }
+    }
+}
+
+impl Logs {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a source tells of its logs; `all`: there are no others.
+    pub(crate) fn update(&self, source: &Source, all: bool, appeared: Vec<LogId>, gone: &[LogId]) {
+        let mut state = self.lock();
+        if all {
+            state.present.retain(|_, sources| {
+                sources.remove(source);
+                !sources.is_empty()
+            });
+        }
+        for id in gone {
+            state.gone(source, id);
+        }
+        for id in appeared {
+            state.appeared(source, id);
+        }
+        drop(state);
+        if let Source::Container(_) = source {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// A source has no such log any more, whatever it told before.
+    pub(crate) fn forget(&self, source: &Source, id: &LogId) {
+        self.lock().gone(source, id);
+    }
+
+    /// Where a log is now, if anywhere.
+    pub(crate) fn source(&self, id: &LogId) -> Option<Source> {
+        self.lock().present.get(id)?.iter().min().cloned()
+    }
+
+    /// In which container of this pod a log is.
+    pub(crate) fn own_source(&self, id: &LogId) -> Option<Option<String>> {
+        match self.source(id)? {
+            Source::Container(container) => Some(container),
+            Source::Sibling(_) => None,
+        }
+    }
+
+    /// Changes when this pod's logs do.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// All that are in this pod.
+    pub(crate) fn own(&self) -> Vec<LogId> {
+        let own = |sources: &HashSet<Source>| sources.iter().any(|source| matches!(source, Source::Container(_)));
+        let state = self.lock();
+        let present = state.present.iter().filter(|(_, sources)| own(sources));
+        present.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// To be told of changes to one log.
+    pub(crate) fn interest(self: &Arc<Self>, id: &LogId) -> Interest {
+        let changed = self.lock().interested.entry(id.clone()).or_default().clone();
+        Interest {
+            logs: self.clone(),
+            id: id.clone(),
+            changed,
+        }
+    }
+
+    /// Changes when an exec has ended.
+    pub(crate) fn ended(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
+    }
+
+    /// An exec begins whose payload carries these ids; it has ended when the answer is dropped.
+    pub(super) fn begin(self: &Arc<Self>, container: Option<&str>, ids: Vec<LogId>) -> Running {
+        let source = Source::Container(container.map(str::to_owned));
+        self.lock().runs.begin(&source, &ids);
+        Running {
+            logs: self.clone(),
+            ids,
+        }
+    }
+
+    /// What is known of the exec that writes this log.
+    pub(crate) fn run(&self, id: &LogId) -> Option<Run> {
+        self.lock().runs.get(id)
+    }
+}
+
+/// An exec as long as it runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    logs: Arc<Logs>,
+    ids: Vec<LogId>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = self.logs.lock();
+        state.runs.end(&self.ids);
+        for id in &self.ids {
+            state.tell(id);
+        }
+        drop(state);
+        self.logs.ended.send_modify(|count| *count += 1);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Interest {
+    logs: Arc<Logs>,
+    id: LogId,
+    changed: Arc<Notify>,
+}
+
+impl Interest {
+    /// Ends at the first change after the answer was made; make it before looking.
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        let mut state = self.logs.lock();
+        // One of ours, one of the map's.
+        if Arc::strong_count(&self.changed) == 2 {
+            state.interested.remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> LogId {
+        LogId::new(text).unwrap()
+    }
+
+    #[test]
+    fn an_id_is_a_file_name() {
+        assert_eq!(id("../../etc/passwd").path(), "/tmp/console-passwd.log");
+        assert_eq!(LogId::new("a/"), None);
+        assert_eq!(LogId::new("a\0"), None);
+        assert_eq!(LogId::of_file(b"console-x-1-node.log"), Some(id("x-1-node")));
+        assert_eq!(LogId::of_file(b"console-.log"), None);
+        assert_eq!(LogId::of_file(b"other"), None);
+    }
+
+    #[test]
+    fn own_containers_come_first_and_a_source_can_begin_afresh() {
+        let logs = Logs::default();
+        let (own, other) = (Source::Container(None), Source::Sibling("x".into()));
+        logs.update(&other, true, vec![id("a"), id("b")], &[]);
+        logs.update(&own, true, vec![id("a")], &[]);
+        assert_eq!(logs.source(&id("a")), Some(own.clone()));
+        assert_eq!(logs.source(&id("b")), Some(other.clone()));
+        assert_eq!(logs.own(), [id("a")]);
+        logs.update(&own, true, vec![], &[]);
+        assert_eq!(logs.source(&id("a")), Some(other.clone()));
+        logs.update(&other, false, vec![], &[id("a")]);
+        assert_eq!(logs.source(&id("a")), None);
+    }
+
+    #[tokio::test]
+    async fn the_interested_are_told_and_forgotten() {
+        let logs = Arc::new(Logs::default());
+        let interest = logs.interest(&id("a"));
+        let second = logs.interest(&id("a"));
+        {
+            let changed = interest.changed();
+            logs.update(&Source::Container(None), false, vec![id("a")], &[]);
+            changed.await;
+        }
+        drop(interest);
+        {
+            let changed = second.changed();
+            let running = logs.begin(None, vec![id("a")]);
+            assert!(!logs.run(&id("a")).unwrap().ended);
+            drop(running);
+            changed.await;
+        }
+        assert!(logs.run(&id("a")).unwrap().ended);
+        assert_eq!(*logs.ended().borrow(), 1);
+        drop(second);
+        assert!(logs.lock().interested.is_empty());
+    }
+}

@@ -1,0 +1,138 @@
+//! Which execs were given which log id. Zuul puts the id of a task's log into the arguments of its `command` module, and
+//! those travel, as JSON, in the payload that is the exec's standard input.
+
+use std::collections::{HashMap, VecDeque};
+
+use memchr::memmem;
+
+use super::{LogId, Source};
+
+/// Ended ones that are remembered: Zuul asks for a log before the task begins, and again soon after its end at the latest.
+const REMEMBERED: usize = 4096;
+/// More in one payload are not ours to know.
+const IDS: usize = 16;
+/// Longest id that is looked for, bytes.
+const LONGEST: usize = 512;
+
+/// An exec whose payload carried a log id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) source: Source,
+    pub(crate) ended: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    known: HashMap<LogId, (Source, usize)>,
+    /// In the order in which they ended.
+    ended: VecDeque<LogId>,
+}
+
+impl Runs {
+    pub(super) fn begin(&mut self, source: &Source, ids: &[LogId]) {
+        for id in ids {
+            let (at, running) = self.known.entry(id.clone()).or_insert_with(|| (source.clone(), 0));
+            *at = source.clone();
+            *running += 1;
+        }
+    }
+
+    pub(super) fn end(&mut self, ids: &[LogId]) {
+        for id in ids {
+            let Some((_, running)) = self.known.get_mut(id) else {
+                continue;
+            };
+            *running -= 1;
+            if *running == 0 {
+                self.ended.push_back(id.clone());
+            }
+        }
+        while self.ended.len() > REMEMBERED {
+            let Some(oldest) = self.ended.pop_front() else { return };
+            // One that runs again is remembered for its later end.
+            if self.known.get(&oldest).is_some_and(|(_, running)| *running == 0) && !self.ended.contains(&oldest) {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: &LogId) -> Option<Run> {
+        self.known.get(id).map(|(source, running)| Run {
+            source: source.clone(),
+            ended: *running == 0,
+        })
+    }
+}
+
+/// The log ids in a payload. The arguments stand in it as JSON or as a Python literal of JSON: quotes may be escaped.
+pub(in crate::session) fn ids(payload: &[u8]) -> Vec<LogId> {
+    const KEY: &[u8] = b"zuul_log_id";
+    let mut ids = Vec::new();
+    for at in memmem::find_iter(payload, KEY).take(IDS) {
+        if let Some(id) = value(&payload[at + KEY.len()..])
+            && !ids.contains(&id)
+        {
+            ids.push(id);
+        }
+    }
+    ids
+}
+
+/// What is between the next quotes, after `": "`.
+fn value(rest: &[u8]) -> Option<LogId> {
+    let syntax = |byte: &u8| matches!(byte, b'"' | b'\\' | b':' | b' ');
+    let from = rest
+        .iter()
+        .position(|byte| !syntax(byte))
+        .filter(|from| (3..12).contains(from))?;
+    let rest = &rest[from..];
+    let length = rest
+        .iter()
+        .take(LONGEST)
+        .position(|byte| matches!(byte, b'"' | b'\\'))?;
+    LogId::new(std::str::from_utf8(&rest[..length]).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(payload: &str) -> Vec<String> {
+        ids(payload.as_bytes())
+            .iter()
+            .map(|id| id.as_str().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn ids_are_found_in_payloads() {
+        assert_eq!(
+            texts(r#"ANSIBALLZ_PARAMS = '{"ANSIBLE_MODULE_ARGS": {"zuul_log_id": "u-1-node", "x": 1}}'"#),
+            ["u-1-node"]
+        );
+        assert_eq!(texts(r#"P = "{\"A\": {\"zuul_log_id\": \"u-1-node\"}}""#), ["u-1-node"]);
+        assert_eq!(
+            texts(r#"{"zuul_log_id":"a"} {"zuul_log_id":"b"} {"zuul_log_id":"a"}"#),
+            ["a", "b"]
+        );
+        assert_eq!(texts(r#"zuul_log_id = dict(type='str')"#), Vec::<String>::new());
+        assert_eq!(texts(r#"{"zuul_log_id": null}"#), Vec::<String>::new());
+        assert_eq!(texts("zuul_log_id"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_oldest_ended_are_forgotten() {
+        let mut runs = Runs::default();
+        let id = |n: usize| LogId::new(&n.to_string()).unwrap();
+        let source = Source::Container(None);
+        runs.begin(&source, &[LogId::new("running").unwrap()]);
+        for n in 0..REMEMBERED + 10 {
+            runs.begin(&source, &[id(n)]);
+            runs.end(&[id(n)]);
+        }
+        assert_eq!(runs.known.len(), REMEMBERED + 1);
+        assert_eq!(runs.get(&id(9)), None);
+        assert!(runs.get(&id(10)).unwrap().ended);
+        assert!(!runs.get(&LogId::new("running").unwrap()).unwrap().ended);
+    }
+}
