@@ -109,6 +109,63 @@ def test_the_key_of_a_known_target():
     assert plugin.target_key({"pod": "web", "namespace": "ci", "env": environment}) == "d9b806a18f419811"
 
 
+KUBECONFIG = {
+    "clusters": [{"name": "c", "cluster": {"server": "https://one:1/"}}],
+    "contexts": [{"name": "x", "context": {"cluster": "c", "namespace": "ci"}}],
+    "current-context": "x",
+}
+
+
+@pytest.fixture
+def kube(tmp_path, monkeypatch):
+    """The directory of a Zuul build's kubeconfig."""
+    directory = tmp_path / "kube"
+    directory.mkdir()
+    (directory / "config").write_text(json.dumps(KUBECONFIG))
+    monkeypatch.setenv("KUBECONFIG", str(directory / "config"))
+    return directory
+
+
+def listen(path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    return listener
+
+
+def test_the_bridge_of_zuuls_slot_is_found_by_what_the_options_resolve_to(kube):
+    # The shim asserts the same vectors.
+    target = {"pod": "web", "kubeconfig": str(kube / "config")}
+    assert plugin.slot(target) is None
+    with listen(kube / "0199756f54f43fe8"), listen(kube / "1a11d5bf9e2cc476"):
+        found = str(kube / "0199756f54f43fe8")
+        assert plugin.slot(target) == plugin.slot({**target, "context": "x", "namespace": "ci"}) == found
+        for other in ({"pod": "db"}, {"namespace": "prod"}, {"server": "https://two:2"}, {"extra_args": ["-nprod"]}):
+            assert plugin.slot({**target, **other}) is None, other
+        # Without a cluster, as with the local link.
+        (kube / "config").write_text("")
+        assert plugin.slot(target) == str(kube / "1a11d5bf9e2cc476")
+        assert plugin.slot({**target, "namespace": "ci"}) is None
+
+
+def test_the_bridge_of_zuuls_slot_is_waited_for_and_gets_no_rival(kube, connect):
+    path, new = kube / "0199756f54f43fe8", kube / "new"
+    listen(path).close()  # a bridge that died, and leaves its socket
+
+    def start():
+        Bridge(str(new), answering(result(outcome="exited", code=7)))
+        new.rename(path)
+
+    variables = {"ansible_kubectl_kubeconfig": str(kube / "config")}
+    connection = connect(**variables)
+    threading.Timer(0.3, start).start()
+    assert connection.exec_command("x")[0] == 7
+    path.unlink()
+    listen(path).close()
+    connection = connect(**variables, ansible_podbridge_connect_timeout=0)
+    with pytest.raises(AnsibleConnectionFailure, match="nothing was run"):
+        connection.exec_command("x")
+
+
 def test_the_target_holds_what_was_given_and_nothing_else(connect, monkeypatch):
     assert connect()._target() == {"pod": "web", "namespace": "ci"}
     monkeypatch.setenv("KUBECONFIG", "/etc/kube:relative")
