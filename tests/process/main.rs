@@ -3,6 +3,7 @@
 
 mod difficult;
 mod puts;
+mod zuul;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;

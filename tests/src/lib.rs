@@ -2,6 +2,7 @@
 //! that runs commands through it. `process/` holds the tests; `ansible/` and `cluster/` are not Rust.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+pub mod build;
 pub mod pair;
 pub mod place;
 pub mod proxy;

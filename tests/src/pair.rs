@@ -62,6 +62,11 @@ impl Pair {
         (pair, proxy)
     }
 
+    /// The socket that bridges dial.
+    pub fn link(&self) -> &Path {
+        &self.link
+    }
+
     /// For files of the test.
     pub fn dir(&self) -> &Path {
         self.dir.path()
