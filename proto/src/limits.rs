@@ -18,6 +18,10 @@ pub const MAX_PUTS: usize = 16;
 /// Capabilities named in `HelloResponse.capabilities`; a peer may require them by these names.
 pub const CAPABILITIES: &[&str] = &["exec.drop_oldest", "exec.put", "exec.v1", "files.v1", "logs.v1"];
 
+/// Those that every bridge needs from the first call on; the others it requires where it uses them, so that an older agent
+/// serves as far as it can.
+pub const BASIC_CAPABILITIES: &[&str] = &["exec.v1", "files.v1"];
+
 /// First line that `podbridge-agent proxy` prints, so that shell noise on the link is told from an agent.
 pub const PROXY_MAGIC: &str = "podbridge-proxy/1\n";
 

@@ -483,11 +483,13 @@ class Connection(ConnectionBase):
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
         for method in self.METHODS:
             vars(self).pop(method, None)
-        if not self.get_option("podbridge"):
+        # There is no agent for Windows.
+        windows = getattr(self._shell, "SHELL_FAMILY", None) == "powershell"
+        if windows or not self.get_option("podbridge"):
             name = {"kubectl": "kubernetes.core.kubectl", "oc": "community.okd.oc"}[self.prefix]
             stock = connection_loader.get(name, self._play_context, os.devnull)
             if stock is None:
-                raise AnsibleError(f"ansible_podbridge is false, but the collection of {name} is not installed")
+                raise AnsibleError(f"this host needs {name}, whose collection is not installed")
             stock.set_options(task_keys=task_keys, var_options=var_options, direct=direct)
             for method in self.METHODS:
                 setattr(self, method, functools.partial(self._through, stock, method))

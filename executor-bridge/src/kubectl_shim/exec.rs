@@ -1,5 +1,5 @@
 //! kubectl's `exec`, through the bridge of the pod's slot: its streams to the byte, its exit code, its sentences and no others.
-//! Never starts a bridge, and never asks the next kubectl once a bridge is there: nothing may run twice.
+//! Never starts a bridge, and never asks the next kubectl when something may have run: nothing may run twice.
 
 use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use super::slot::Slot;
 use super::{FAILED, arguments, say};
 use crate::client::{self, Bridge, Ended};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::exit;
 use crate::protocol::octets::Octets;
 use crate::protocol::request::{Exec, Input};
@@ -16,7 +16,8 @@ use crate::protocol::target::hex;
 use crate::random;
 use crate::terminal;
 
-pub(super) fn run(slot: Slot, wanted: arguments::Exec) -> Result<u8, Failure> {
+/// `None`: nothing ran, and the pod is the next kubectl's.
+pub(super) fn run(slot: Slot, wanted: arguments::Exec) -> Result<Option<u8>, Failure> {
     let arguments::Exec {
         container,
         stdin,
@@ -42,8 +43,10 @@ pub(super) fn run(slot: Slot, wanted: arguments::Exec) -> Result<u8, Failure> {
     };
     let ended = client::attend(Bridge::Slot(slot.socket), container, exec)?;
     Ok(match ended {
-        Ended::Outcome(outcome) => conclude(&outcome, quiet),
-        Ended::Left(code) => code,
+        // Standard input was not touched: it is read only when a command has started.
+        Ended::Outcome(Outcome::Unreachable(failure)) if failure.kind == Kind::Windows => None,
+        Ended::Outcome(outcome) => Some(conclude(&outcome, quiet)),
+        Ended::Left(code) => Some(code),
     })
 }
 

@@ -71,7 +71,10 @@ fn serve(called: &Called) -> ExitCode {
             None => return next::pass_on(called),
         },
         Invocation::Exec { pod, exec } => match bridged(&pod) {
-            Some(slot) => exec::run(slot, exec),
+            Some(slot) => match exec::run(slot, exec).transpose() {
+                Some(served) => served,
+                None => return next::pass_on(called),
+            },
             None => return next::pass_on(called),
         },
         Invocation::Other => return next::pass_on(called),

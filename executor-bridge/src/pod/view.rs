@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use super::{Fate, Place};
 use crate::error::{Failure, Kind};
 
+/// Where a pod does not say its system itself.
+const OS_LABEL: &str = "kubernetes.io/os";
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 #[derive(Debug, Default, Clone)]
@@ -14,6 +16,7 @@ pub(super) struct View {
     name: String,
     uid: String,
     deleting: bool,
+    windows: bool,
     phase: String,
     /// `Evicted` and the like, with its text.
     reason: Option<String>,
@@ -75,7 +78,11 @@ impl From<Pod> for View {
             .into_iter()
             .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
             .and_then(|condition| joined(condition.reason, condition.message));
-        let containers = pod.spec.unwrap_or_default().containers.into_iter().map(|spec| {
+        let spec = pod.spec.unwrap_or_default();
+        let selected = spec.node_selector.as_ref().and_then(|labels| labels.get(OS_LABEL));
+        let os = spec.os.as_ref().map(|os| &os.name).or(selected);
+        let windows = os.is_some_and(|name| name == "windows");
+        let containers = spec.containers.into_iter().map(|spec| {
             let limit = |resources: k8s_openapi::api::core::v1::ResourceRequirements| {
                 resources
                     .limits
@@ -93,6 +100,7 @@ impl From<Pod> for View {
             ),
             uid: metadata.uid.unwrap_or_default(),
             deleting: metadata.deletion_timestamp.is_some(),
+            windows,
             phase: status.phase.unwrap_or_default(),
             reason: joined(status.reason, status.message).or(unscheduled),
             default_container: metadata
@@ -129,6 +137,15 @@ fn container(name: String, memory_limit: Option<String>, status: ContainerStatus
 impl View {
     /// The container that is meant, if it can be reached.
     pub(super) fn place(&self, wanted: Option<&str>) -> Result<Place, Failure> {
+        if self.windows {
+            return Err(Failure::new(
+                Kind::Windows,
+                format!(
+                    "pod {} is one of Windows, for which there is no agent; use stock kubectl",
+                    self.name
+                ),
+            ));
+        }
         let container = self.choose(wanted)?;
         self.reachable(container)?;
         Ok(Place {
@@ -303,6 +320,19 @@ mod tests {
         assert_eq!(annotated("b").place(None).unwrap().container, "b");
         assert_eq!(annotated("b").place(Some("a")).unwrap().container, "a");
         assert_eq!(annotated("z").place(None).unwrap().container, "a");
+    }
+
+    #[test]
+    fn a_pod_of_windows_is_recognised() {
+        for spec in [
+            serde_json::json!({"os": {"name": "windows"}}),
+            serde_json::json!({"nodeSelector": {"kubernetes.io/os": "windows"}}),
+        ] {
+            let failure = view(serde_json::json!({"spec": spec})).place(None).unwrap_err();
+            assert_eq!(failure.kind, Kind::Windows);
+        }
+        let linux = view(serde_json::json!({"spec": {"os": {"name": "linux"}}}));
+        assert!(linux.place(None).is_ok());
     }
 
     #[test]

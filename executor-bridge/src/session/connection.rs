@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use podbridge_proto::limits::{CAPABILITIES, MAX_MESSAGE, PROTOCOL_MAJOR};
+use podbridge_proto::limits::{BASIC_CAPABILITIES, MAX_MESSAGE, PROTOCOL_MAJOR};
 use podbridge_proto::v1::HelloRequest;
 use podbridge_proto::v1::agent_client::AgentClient;
 use podbridge_proto::v1::exec_client::ExecClient;
@@ -130,7 +130,7 @@ async fn hello(pipe: Box<dyn Pipe>) -> Result<(Channel, Agent), Failure> {
     let request = HelloRequest {
         protocol_major: PROTOCOL_MAJOR,
         version: version.into(),
-        requires: CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
+        requires: BASIC_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
     };
     let answer = AgentClient::new(channel.clone()).hello(request).await;
     let answer = answer.map_err(|status| match status.code() {

@@ -126,7 +126,8 @@ impl Session {
     }
 
     pub(crate) async fn put(&self, container: Option<&str>, request: request::Put, client: Client) -> Outcome {
-        put::put(&self.container(container), request, client).await
+        let logs = self.kept.as_ref().map(|kept| &*kept.logs);
+        put::put(&self.container(container), logs, request, client).await
     }
 
     pub(crate) async fn get(&self, container: Option<&str>, request: request::Get, client: Client) -> Outcome {

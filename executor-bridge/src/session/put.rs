@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use memchr::memmem;
 use podbridge_proto::limits::MAX_CHUNK;
 use podbridge_proto::v1::put_request::Part;
 use podbridge_proto::v1::{PutHeader, PutRequest, PutResponse, PutTrailer};
@@ -14,17 +15,27 @@ use tonic::Status;
 use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
 use super::diagnosis::{self, Home, Patience, Recovery};
-use super::{Client, Connection, Input, bad_request, gone, status};
+use super::{Client, Connection, Input, Logs, bad_request, gone, status};
 use crate::error::FailedKind;
 use crate::protocol::frame::Frame;
 use crate::protocol::request;
 use crate::protocol::result::{Done, Ended, Outcome};
 use crate::protocol::target::hex;
 
+/// How Ansible names the file of a module that it does not send as standard input.
+const MODULE: &[u8] = b"/AnsiballZ_";
+/// Those are smaller, bytes.
+const MODULE_MAX: u64 = 4 << 20;
+
 /// Chunks handed to HTTP/2 and not yet taken by it.
 const IN_FLIGHT: usize = 4;
 
-pub(super) async fn put(container: &Container, request: request::Put, mut client: Client) -> Outcome {
+pub(super) async fn put(
+    container: &Container,
+    logs: Option<&Logs>,
+    request: request::Put,
+    mut client: Client,
+) -> Outcome {
     let header = header(request);
     let file = match client.descriptors.is_empty() {
         true => None,
@@ -33,6 +44,13 @@ pub(super) async fn put(container: &Container, request: request::Put, mut client
             Err(outcome) => return outcome,
         },
     };
+    if let (Some(logs), Some(file)) = (logs, &file)
+        && memmem::find(&header.path, MODULE).is_some()
+        && file.size() <= MODULE_MAX
+        && let Ok(content) = file.read_at(0, file.size() as usize).await
+    {
+        logs.put(&header.path, &content);
+    }
     let mut patience = Patience::new(container.linker.timeout());
     let mut home: Option<Home> = None;
     loop {

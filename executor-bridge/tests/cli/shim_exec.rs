@@ -236,3 +236,20 @@ fn a_signal_between_two_bridges_reaches_the_command() {
     let (code, stdout, _) = shown(&child.wait_with_output().unwrap());
     assert_eq!((code, stdout.as_str()), (143, "x"));
 }
+
+#[test]
+fn a_pod_of_windows_is_the_next_kubectls() {
+    let slot = Slot::new();
+    let listener = slot.listen();
+    let mut child = slot.kubectl(&["exec", "web", "--", "cmd"]);
+    let (mut stream, _) = accept(&listener);
+    end(
+        &mut stream,
+        json!({"outcome": "unreachable", "kind": "windows", "message": "no"}),
+    );
+    drop(child.stdin.take());
+    let (code, out, err) = shown(&child.wait_with_output().unwrap());
+    // And there is none in an empty PATH.
+    assert_eq!((code, out.as_str()), (127, ""));
+    assert!(err.contains("kubectl"), "{err}");
+}

@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 use super::container::Container;
 use super::descriptor::LocalFile;
 use super::diagnosis::{self, Home, Patience, Recovery};
-use super::{Client, Connection, Errands, Logs, logs, status};
+use super::{Client, Connection, Errands, Logs, status};
 use crate::error::{Failure, Kind};
 use crate::protocol::request;
 use crate::protocol::result::{Ended, Outcome};
@@ -54,7 +54,7 @@ pub(super) async fn run(
         puts,
         resume,
     } = prepared;
-    let _running = logs.map(|logs| logs.begin(container.name.as_deref(), logs::ids(&start.stdin)));
+    let _running = logs.map(|logs| logs.begin(container.name.as_deref(), &start.argv, &start.stdin));
     let (links, watched) = watch::channel(None);
     let (pieces, queued_pieces) = mpsc::unbounded_channel();
     let (controls, queued_controls) = mpsc::unbounded_channel();

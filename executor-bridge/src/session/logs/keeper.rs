@@ -19,7 +19,7 @@ use crate::random;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Between questions about a pod that the API says is not there.
+/// Between questions about a pod that the API says is not there, or not for us.
 const GONE_PAUSE: Duration = Duration::from_secs(60);
 /// How long a broken link is sought before its agent counts as lost: as long as the agent keeps its execs.
 const LEASE: Duration = Duration::from_secs(15 * 60);
@@ -72,7 +72,7 @@ impl Keeper {
                     self.reach.send_replace(Reach::Lost(why));
                     FIRST_PAUSE
                 }
-                Err(failure) if failure.kind == Kind::PodNotFound => GONE_PAUSE,
+                Err(failure) if matches!(failure.kind, Kind::PodNotFound | Kind::Windows) => GONE_PAUSE,
                 Err(_) => {
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     pause

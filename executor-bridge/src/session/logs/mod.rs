@@ -9,6 +9,7 @@ mod runs;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 pub(crate) use access::Lists;
@@ -16,7 +17,6 @@ pub(crate) use follow::{Event, Follow};
 pub(super) use keeper::Keeper;
 pub(crate) use keeper::Reach;
 pub(crate) use runs::Run;
-pub(super) use runs::ids;
 
 /// Zuul's `command` module writes here (its LOG_STREAM_FILE).
 pub(super) const DIRECTORY: &str = "/tmp";
@@ -170,10 +170,24 @@ impl Logs {
         self.ended.subscribe()
     }
 
-    /// An exec begins whose payload carries these ids; it has ended when the answer is dropped.
-    pub(super) fn begin(self: &Arc<Self>, container: Option<&str>, ids: Vec<LogId>) -> Running {
+    /// A module was put into a file.
+    pub(super) fn put(&self, path: &[u8], content: &[u8]) {
+        let ids = runs::ids(content);
+        if !ids.is_empty() {
+            self.lock().runs.remember(path, ids);
+        }
+    }
+
+    /// An exec begins with that payload as its standard input; it has ended when the answer is dropped.
+    pub(super) fn begin(self: &Arc<Self>, container: Option<&str>, argv: &[Bytes], payload: &[u8]) -> Running {
         let source = Source::Container(container.map(str::to_owned));
-        self.lock().runs.begin(&source, &ids);
+        let mut ids = runs::ids(payload);
+        let mut state = self.lock();
+        if ids.is_empty() {
+            ids = state.runs.of_command(argv);
+        }
+        state.runs.begin(&source, &ids);
+        drop(state);
         Running {
             logs: self.clone(),
             ids,
@@ -275,7 +289,7 @@ mod tests {
         drop(interest);
         {
             let changed = second.changed();
-            let running = logs.begin(None, vec![id("a")]);
+            let running = logs.begin(None, &[], br#"{"zuul_log_id": "a"}"#);
             assert!(!logs.run(&id("a")).unwrap().ended);
             drop(running);
             changed.await;

@@ -3,12 +3,15 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use bytes::Bytes;
 use memchr::memmem;
 
 use super::{LogId, Source};
 
 /// Ended ones that are remembered: Zuul asks for a log before the task begins, and again soon after its end at the latest.
 const REMEMBERED: usize = 4096;
+/// Files that are remembered: a module is run soon after it was put, unless its task ended before.
+const FILES: usize = 32;
 /// More in one payload are not ours to know.
 const IDS: usize = 16;
 /// Longest id that is looked for, bytes.
@@ -26,6 +29,8 @@ pub(super) struct Runs {
     known: HashMap<LogId, (Source, usize)>,
     /// In the order in which they ended.
     ended: VecDeque<LogId>,
+    /// Modules that were put into a file, the newest last: an exec that names it will write those logs.
+    files: VecDeque<(Vec<u8>, Vec<LogId>)>,
 }
 
 impl Runs {
@@ -56,6 +61,23 @@ impl Runs {
         }
     }
 
+    pub(super) fn remember(&mut self, path: &[u8], ids: Vec<LogId>) {
+        if self.files.len() == FILES {
+            self.files.pop_front();
+        }
+        self.files.push_back((path.to_owned(), ids));
+    }
+
+    /// The ids in the files that a command line gives to Python. Ansible names a file in others too, before it runs it.
+    pub(super) fn of_command(&self, argv: &[Bytes]) -> Vec<LogId> {
+        let run = |path: &[u8]| {
+            argv.iter()
+                .any(|word| memmem::find_iter(word, path).any(|at| is_python(&word[..at])))
+        };
+        let files = self.files.iter().filter(|(path, _)| run(path));
+        files.flat_map(|(_, ids)| ids.clone()).collect()
+    }
+
     pub(super) fn get(&self, id: &LogId) -> Option<Run> {
         self.known.get(id).map(|(source, running)| Run {
             source: source.clone(),
@@ -64,8 +86,20 @@ impl Runs {
     }
 }
 
+/// Whether the last word is an interpreter of Python.
+fn is_python(before: &[u8]) -> bool {
+    let Some(before) = before.strip_suffix(b" ") else {
+        return false;
+    };
+    let word = before
+        .rsplit(|byte| byte.is_ascii_whitespace())
+        .next()
+        .unwrap_or_default();
+    memmem::find(word, b"python").is_some()
+}
+
 /// The log ids in a payload. The arguments stand in it as JSON or as a Python literal of JSON: quotes may be escaped.
-pub(in crate::session) fn ids(payload: &[u8]) -> Vec<LogId> {
+pub(super) fn ids(payload: &[u8]) -> Vec<LogId> {
     const KEY: &[u8] = b"zuul_log_id";
     let mut ids = Vec::new();
     for at in memmem::find_iter(payload, KEY).take(IDS) {
@@ -118,6 +152,28 @@ mod tests {
         assert_eq!(texts(r#"zuul_log_id = dict(type='str')"#), Vec::<String>::new());
         assert_eq!(texts(r#"{"zuul_log_id": null}"#), Vec::<String>::new());
         assert_eq!(texts("zuul_log_id"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_command_that_names_a_module_writes_its_logs() {
+        let mut runs = Runs::default();
+        let id = LogId::new("a").unwrap();
+        for n in 0..FILES {
+            runs.remember(format!("/tmp/{n}/AnsiballZ_command.py").as_bytes(), vec![id.clone()]);
+        }
+        let argv = |n: usize| {
+            [
+                "sh".into(),
+                "-c".into(),
+                format!("python3 /tmp/{n}/AnsiballZ_command.py && sleep 0").into(),
+            ]
+        };
+        assert_eq!(runs.of_command(&argv(0)), std::slice::from_ref(&id));
+        assert_eq!(runs.of_command(&argv(FILES)), []);
+        let chmod = ["chmod u+rwx /tmp/0/ /tmp/0/AnsiballZ_command.py".into()];
+        assert_eq!(runs.of_command(&chmod), []);
+        runs.remember(b"/tmp/x", vec![id]);
+        assert_eq!(runs.of_command(&argv(0)), []);
     }
 
     #[test]

@@ -166,6 +166,14 @@ def test_the_bridge_of_zuuls_slot_is_waited_for_and_gets_no_rival(kube, connect)
         connection.exec_command("x")
 
 
+def test_a_pod_of_windows_is_the_stock_plugins():
+    context = PlayContext()
+    context.remote_addr, context.shell = "web", "powershell"
+    connection = connection_loader.get("kubectl", context, os.devnull)
+    with pytest.raises(AnsibleError, match="kubernetes.core.kubectl"):
+        connection.set_options(var_options={})
+
+
 def test_the_target_holds_what_was_given_and_nothing_else(connect, monkeypatch):
     assert connect()._target() == {"pod": "web", "namespace": "ci"}
     monkeypatch.setenv("KUBECONFIG", "/etc/kube:relative")
