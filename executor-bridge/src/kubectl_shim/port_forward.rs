@@ -1,12 +1,18 @@
 //! `kubectl port-forward pod/X P1:19885 P2:19886`, which Zuul keeps running for each pod of a build, is the bridge of that pod.
 
 use std::io::Write as _;
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::arguments::Ports;
 use super::slot::Slot;
+use super::{FAILED, say};
 use crate::daemon;
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::shutdown::Why;
+
+/// Zuul tries again for ever, and at once.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Exit code 0 only when the build is over: Zuul starts it again after any other.
 pub(super) fn run(slot: Slot, ports: Ports) -> Result<u8, Failure> {
@@ -16,14 +22,20 @@ pub(super) fn run(slot: Slot, ports: Ports) -> Result<u8, Failure> {
         kubeconfig: slot.kubeconfig,
         ports: [ports.console, ports.windows],
     };
-    match daemon::run_in_slot(slot, || say(ports))? {
-        Why::BuildOver => Ok(0),
-        other => Err(Failure::new(Kind::Bridge, format!("the bridge ends: {other}"))),
+    match daemon::run_in_slot(slot, || announce(ports)) {
+        Ok(Why::BuildOver) => Ok(0),
+        // Another one, perhaps of a newer release, is started at once.
+        Ok(_) => Ok(FAILED),
+        Err(failure) => {
+            say(&failure.message);
+            sleep(PAUSE);
+            Ok(FAILED)
+        }
     }
 }
 
 /// As kubectl says it. Zuul waits for the first line, and reads no other.
-fn say(ports: Ports) {
+fn announce(ports: Ports) {
     let lines = format!(
         "Forwarding from 127.0.0.1:{} -> 19885\nForwarding from 127.0.0.1:{} -> 19886\n",
         ports.console, ports.windows

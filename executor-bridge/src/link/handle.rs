@@ -100,17 +100,24 @@ impl Handle {
         let mut ended = self.0.ended.subscribe();
         tokio::spawn(async move {
             loop {
+                // An idle bridge must not wake up for it more often than its pings make it.
+                let wait = {
+                    let Some(inner) = inner.upgrade() else { return };
+                    let now = inner.begun.elapsed();
+                    let left = |counter: &AtomicU64, limit: Duration| {
+                        let since = now.saturating_sub(Duration::from_millis(counter.load(Ordering::Relaxed)));
+                        limit.saturating_sub(since)
+                    };
+                    let wait = left(&inner.read, silence).max(left(&inner.written, stall));
+                    if wait.is_zero() {
+                        Handle(inner).end(format!("nothing came from the pod for {} s", silence.as_secs()));
+                        return;
+                    }
+                    wait
+                };
                 tokio::select! {
                     _ = ended.wait_for(Option::is_some) => return,
-                    () = tokio::time::sleep(silence / 8) => {}
-                }
-                let Some(inner) = inner.upgrade() else { return };
-                let now = inner.begun.elapsed();
-                let since =
-                    |counter: &AtomicU64| now.saturating_sub(Duration::from_millis(counter.load(Ordering::Relaxed)));
-                if since(&inner.read) > silence && since(&inner.written) > stall {
-                    Handle(inner).end(format!("nothing came from the pod for {} s", silence.as_secs()));
-                    return;
+                    () = tokio::time::sleep(wait) => {}
                 }
             }
         });
