@@ -1,0 +1,76 @@
+# This file owns what the tier installs: bubblewrap from Debian, Zuul from PyPI, the ansible that Zuul's own code installs, and
+# Zuul's own stream tests from its sdist; the last three cached outside the clone.
+
+ZUUL_VERSION=14.3.0
+ANSIBLE_VERSION=11
+
+ensure_bubblewrap() {
+	local package missing=''
+	for package in bubblewrap util-linux git rsync procps; do
+		[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || :)" = installed ] || missing+=" $package"
+	done
+	[ -n "$missing" ] || return 0
+	locked install_packages "$missing"
+}
+
+install_packages() {
+	say "installing$1"
+	# shellcheck disable=SC2086
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $1; } >&2 ||
+		die "apt-get failed"
+}
+
+# Set ZUUL (a virtual environment), ZUUL_ANSIBLE (where Zuul keeps the ansible of each version) and ZUUL_FIXTURES.
+ensure_zuul() {
+	ZUUL=$CACHE/venv/zuul-$ZUUL_VERSION
+	ZUUL_ANSIBLE=$CACHE/venv/zuul-$ZUUL_VERSION-ansible
+	ZUUL_FIXTURES=$CACHE/sdist/zuul-$ZUUL_VERSION-tests
+	locked make_zuul
+	locked make_zuul_ansible
+	locked fetch_fixtures
+}
+
+make_zuul() {
+	local python
+	[ ! -f "$ZUUL/.ready" ] || return 0
+	say "installing zuul $ZUUL_VERSION (minutes, once)"
+	python=$(find_python 3.11 3.12 3.13)
+	"$python" -m venv --clear "$ZUUL"
+	"$ZUUL/bin/pip" install --quiet --disable-pip-version-check "zuul==$ZUUL_VERSION"
+	touch "$ZUUL/.ready"
+}
+
+# As `zuul-manage-ansible` does, for one version; then our work-around, as an operator installs it.
+make_zuul_ansible() {
+	if [ ! -f "$ZUUL_ANSIBLE/.ready" ]; then
+		say "installing ansible $ANSIBLE_VERSION as Zuul does (minutes, once)"
+		rm -rf "$ZUUL_ANSIBLE"
+		mkdir -p "$ZUUL_ANSIBLE"
+		"$ZUUL/bin/python" - "$ZUUL_ANSIBLE" "$ANSIBLE_VERSION" <<-'P'
+			import sys
+			from zuul.lib.ansible import AnsibleManager
+			ansible = AnsibleManager(runtime_install_root=sys.argv[1])._getAnsible(sys.argv[2])
+			ansible.ensure_venv()
+			ansible.ensure_ansible()
+		P
+		touch "$ZUUL_ANSIBLE/.ready"
+	fi
+	cp "$ROOT/packaging/zuul/podbridge-preimport.pth" "$ZUUL_ANSIBLE/$ANSIBLE_VERSION"/lib/python3.*/site-packages/
+}
+
+# Zuul's own stream test and its playbooks; the wheel has neither.
+fetch_fixtures() {
+	local sdist=$CACHE/sdist/zuul-$ZUUL_VERSION.tar.gz
+	[ ! -f "$ZUUL_FIXTURES/.ready" ] || return 0
+	if [ ! -f "$sdist" ]; then
+		rm -rf "$CACHE/sdist/new-zuul"
+		"$ZUUL/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+			--dest "$CACHE/sdist/new-zuul" "zuul==$ZUUL_VERSION"
+		mv "$CACHE/sdist/new-zuul"/* "$sdist"
+	fi
+	rm -rf "$ZUUL_FIXTURES"
+	mkdir -p "$ZUUL_FIXTURES"
+	tar -xzf "$sdist" -C "$ZUUL_FIXTURES" --strip-components=1 "zuul-$ZUUL_VERSION/tests/remote" \
+		"zuul-$ZUUL_VERSION/tests/fixtures/config/remote-zuul-stream"
+	touch "$ZUUL_FIXTURES/.ready"
+}

@@ -1,0 +1,60 @@
+"""This file owns the run of scenarios: one after another, each in a session of its own; the first failure is shown and ends it."""
+
+import logging
+import sys
+import time
+
+from tier import kube, leftovers, settings
+from tier.scenarios import SCENARIOS
+
+
+def main(names):
+    if names == ["list"]:
+        for name, scenario in SCENARIOS.items():
+            print(f"{name:14} {scenario.__doc__.strip().splitlines()[0]}")
+        return 0
+    unknown = [name for name in names if name not in SCENARIOS]
+    if unknown:
+        sys.exit(f"zuul tier: there is no scenario {' '.join(unknown)}; see: run list")
+    settings.become_executor()
+    executor_log = logging.FileHandler(settings.WORK / "executor.log")
+    executor_log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("zuul").addHandler(executor_log)
+    logging.getLogger("zuul").setLevel(logging.DEBUG)
+    logging.getLogger("tier").addHandler(logging.StreamHandler(sys.stderr))
+    try:
+        for name in names:
+            begun = time.monotonic()
+            if not run(name):
+                return 1
+            print(f"zuul {settings.PEER}: {name} passed in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    finally:
+        kube.remove_all()
+    return 0
+
+
+def run(name):
+    from tier.session import Session
+
+    session, error = Session(name), None
+    try:
+        SCENARIOS[name](session)
+    except Exception as raised:  # a scenario's end is told, whatever it was
+        error = raised
+    try:
+        session.close(failed=error is not None)
+    except Exception as raised:
+        error = error or raised
+    if error is None:
+        return True
+    logging.getLogger("tier").error("", exc_info=error)
+    tail = (settings.WORK / "executor.log").read_text(errors="replace").splitlines()[-60:]
+    print("the executor's log ends:", *[line[:400] for line in tail], sep="\n", file=sys.stderr)
+    print(f"zuul {settings.PEER}: {name} FAILED: {error}", file=sys.stderr)
+    for pid, command in leftovers.processes():
+        print(f"zuul {settings.PEER}: process {pid} is left: {command}", file=sys.stderr)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,206 @@
+"""This file owns one build: Zuul's AnsibleJob with a job and nodes that no scheduler has sent.
+
+Everything between "Preparing playbooks" and the build's result is Zuul's own code. Only the checkouts are replaced: a project
+is a directory here, not a Git repository.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from types import SimpleNamespace
+from unittest import mock
+
+from zuul.executor import server
+from zuul.executor.logreceiver import LogReceiver
+from zuul.model import Node, NodeSet
+from zuul.model_api import MODEL_API
+
+from tier import executor as executors
+from tier import kube, settings
+from tier.joblog import JobLog
+
+
+def frozen_job(nodeset, options):
+    """What a scheduler would have frozen into ZooKeeper."""
+    fields = dict(
+        name="tier",
+        voting=True,
+        tags=(),
+        pre_timeout=None,
+        timeout=900,
+        post_timeout=300,
+        inheritance_path=(),
+        workspace_checkout=False,
+        workspace_scheme=None,
+        image_build_name=None,
+        deduplicate="auto",
+        artifact_data=None,
+        override_checkout=None,
+        override_branch=None,
+        failure_output=(),
+        secret_exposure="ignore",
+        ansible_version=executors.ANSIBLE_VERSION,
+        ansible_split_streams=options.pop("split", False),
+        include_vars=(),
+        variables=options.pop("variables", {}),
+        host_variables=options.pop("host_variables", {}),
+        group_variables={},
+        extra_variables={},
+        cleanup_run=[],
+        nodeset=nodeset,
+    )
+    return SimpleNamespace(**fields)
+
+
+def playbook(path, name, trusted=False):
+    role = dict(
+        type="zuul",
+        connection="gerrit",
+        project=name,
+        target_name=name.rsplit("/", 1)[-1],
+        implicit=True,
+        project_default_branch="master",
+    )
+    return dict(
+        connection="gerrit",
+        project=name,
+        branch="master",
+        trusted=trusted,
+        path=path,
+        roles=[role],
+        secrets={},
+        semaphores=[],
+    )
+
+
+def node(name, place, pod):
+    """A node as the pod drivers hand it over."""
+    made = Node([name], "pod-label")
+    made.connection_type = "kubectl"
+    made.interface_ip = pod
+    made.python_path = "auto"
+    made.kubernetes_connection = {
+        "host": place.server,
+        "ca_crt": place.ca,
+        "skiptls": False,
+        "token": place.token,
+        "namespace": place.namespace,
+        "user": kube.USER,
+        "pod": pod,
+    }
+    # Nodepool's field; Zuul reads this one first.
+    made.connection_port = made.kubernetes_connection
+    return made
+
+
+class Build(server.AnsibleJob):
+    """A build of playbooks on nodes: (name, place, pod) each. `projects` maps a project's name to its directory."""
+
+    def __init__(self, executor, nodes, run, pre=(), post=(), projects=None, **options):
+        nodeset = NodeSet()
+        for each in nodes:
+            nodeset.addNode(node(*each))
+        self.places = {name: (place, pod) for name, place, pod in nodes}
+        self.projects = projects or {"org/project": settings.PROJECT}
+        job = frozen_job(nodeset, options)
+        job.pre_run, job.run, job.post_run = [list(part) for part in (pre, run, post)]
+        name = next(iter(self.projects))
+        request = SimpleNamespace(uuid=uuid.uuid4().hex, tenant_name="tenant", pipeline_name="check")
+        arguments = self.scheduler_arguments(request.uuid, executors.project(name))
+        with mock.patch.object(server, "FrozenJob", SimpleNamespace(fromZK=lambda _context, _ref: job)):
+            super().__init__(executor, request, arguments)
+        self.nodeset = nodeset
+        self.time_starting_build = time.monotonic()
+        self.result = self.unreachable = self.detail = None
+        self.jobdir = server.JobDir(executor.jobdir_root, executor.keep_jobdir, request.uuid)
+        self.log_receiver = LogReceiver(None, request.uuid, self.jobdir, executor.stop_worker_parent_conn, "ignore")
+        self.log_receiver.start(executor.execution_wrapper.cgroup_manager)
+
+    @staticmethod
+    def scheduler_arguments(build, project):
+        return {
+            "zuul_event_id": None,
+            "job_ref": None,
+            "branch": "master",
+            "projects": [],
+            "parent_data": {},
+            "secret_parent_data": {},
+            "semaphore_handle": {},
+            "zuul": {
+                "build": build,
+                "job": "tier",
+                "tenant": "tenant",
+                "pipeline": "check",
+                "branch": "master",
+                "ref": "refs/changes/01/1/1",
+                "attempts": 1,
+                "max_attempts": 3,
+                "items": [],
+                "projects": {},
+                "project": {"name": project.name, "canonical_name": project.canonical_name},
+            },
+        }
+
+    def checkoutUntrustedProject(self, project, branch, args):
+        return self.copy_project(project, branch, self.jobdir.getUntrustedProject, self.jobdir.addUntrustedProject)
+
+    def checkoutTrustedProject(self, project, branch, args):
+        return self.copy_project(project, branch, self.jobdir.getTrustedProject, self.jobdir.addTrustedProject)
+
+    def copy_project(self, project, branch, get, add):
+        known = get(project.canonical_name, branch)
+        where = known or add(project.canonical_name, branch)
+        path = os.path.join(where.root, project.canonical_hostname, project.name)
+        if not known:
+            shutil.copytree(self.projects[project.name], path)
+        return path
+
+    def selectBranchForProject(self, project, default, alternative_branch=None, consider_ref=None):
+        return alternative_branch or default, "test branch"
+
+    def prepare(self):
+        """Up to where Zuul would run the first playbook; the port-forwards run from here on."""
+        self.loadIncludeVars()
+        self.preparePlaybooks(self.arguments)
+        self.writeLoggingConfig()
+        resources = self.prepareNodes(self.arguments)
+        self.prepareVars(self.arguments, resources)
+        self.writeDebugInventory()
+        return self
+
+    def play(self):
+        """All playbooks: Zuul's result, None for a build that Zuul makes again."""
+        # Releasing semaphores asks for the version of the model, which is in ZooKeeper.
+        with mock.patch.object(server, "COMPONENT_REGISTRY", SimpleNamespace(model_api=MODEL_API)):
+            self.result, self.unreachable, self.detail = self.runPlaybooks(self.arguments)
+        return self.result
+
+    def in_sandbox(self, *command, timeout=300):
+        """A command where ansible-playbook runs, with what it gets."""
+        return self.runAnsible(list(command), timeout, self.jobdir.freeze_playbook, self.ansible_version, False)
+
+    def log_text(self):
+        with open(self.jobdir.job_output_file, errors="surrogateescape") as file:
+            return file.read()
+
+    def joblog(self):
+        return JobLog(self.log_text())
+
+    def close(self, remove=True):
+        """The end as do_execute has it: the directory first, the port-forwards after it. How long those took."""
+        self.executor_server.keep_jobdir = not remove
+        self.jobdir.keep = not remove
+        self.jobdir.cleanup()
+        begun = time.monotonic()
+        for forward in self.port_forwards:
+            forward.stop()
+        took = time.monotonic() - begun
+        self.port_forwards = []
+        self.log_receiver.stop()
+        return took
+
+
+def scratch():
+    return tempfile.mkdtemp(dir=settings.WORK)

@@ -1,0 +1,130 @@
+"""This file owns the cluster as the tier's setup sees it, with an administrator's rights; what is under test never has them.
+
+A node is made as Zuul's kubernetes driver (and nodepool's) makes it: a namespace, a service account `zuul-worker`, the Role
+`zuul-restricted` with its three or four rules, and a pod.
+"""
+
+import base64
+import json
+import os
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass
+
+from tier import settings
+
+VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
+RULES = [
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+    {"apiGroups": [""], "resources": ["pods/exec"], "verbs": VERBS},
+    {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": VERBS},
+]
+USER = "zuul-worker"
+KEEPER = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
+IMAGE = "localhost/podbridge-test/{}:1"
+
+namespaces = []
+
+
+def kubectl(*arguments, namespace=None, data=None, check=True, timeout=120):
+    command = [settings.KUBECTL, "--kubeconfig", settings.KUBECONFIG]
+    if namespace:
+        command += ["-n", namespace]
+    done = subprocess.run(
+        command + list(arguments), input=data, capture_output=True, timeout=timeout, env={"PATH": os.environ["PATH"]}
+    )
+    if check and done.returncode:
+        raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr.decode()}")
+    return done.stdout
+
+
+def apply(document, namespace=None):
+    kubectl("apply", "-f", "-", namespace=namespace, data=json.dumps(document).encode())
+
+
+@dataclass
+class Place:
+    """A namespace and what the executor is told about it."""
+
+    namespace: str
+    token: str
+    server: str
+    ca: str
+
+
+def cluster():
+    view = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
+    return view["clusters"][0]["cluster"]
+
+
+def make_place(label):
+    namespace = f"zuul-{label}-{uuid.uuid4().hex[:8]}"
+    kubectl("create", "namespace", namespace)
+    namespaces.append(namespace)
+    kubectl("create", "serviceaccount", USER, namespace=namespace)
+    role = {"kind": "Role", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "zuul-restricted"}}
+    apply({**role, "rules": RULES}, namespace)
+    binding = {
+        "kind": "RoleBinding",
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "metadata": {"name": "zuul-role"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "zuul-restricted"},
+        "subjects": [{"kind": "ServiceAccount", "name": USER, "namespace": namespace}],
+    }
+    apply(binding, namespace)
+    token = kubectl("create", "token", USER, "--duration=4h", namespace=namespace).decode().strip()
+    at = cluster()
+    ca = at.get("certificate-authority-data")
+    if not ca:
+        with open(at["certificate-authority"], "rb") as file:
+            ca = base64.b64encode(file.read()).decode()
+    return Place(namespace, token, at["server"], ca)
+
+
+def container(name, image="debian"):
+    return {"name": name, "image": IMAGE.format(image), "imagePullPolicy": "IfNotPresent", "command": KEEPER}
+
+
+def start_pod(place, name, containers=None, **spec):
+    """The drivers put `restartPolicy: Never` beside the spec instead of in it: a dead container starts again, empty."""
+    body = {
+        "containers": containers or [container("main")],
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 1,
+        **spec,
+    }
+    metadata = {"name": name, "labels": {"app": "podbridge-test"}}
+    apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": body}, place.namespace)
+
+
+def wait_pod(place, name):
+    kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=90s", namespace=place.namespace)
+
+
+def delete_pod(place, name):
+    """At once, as an eviction does."""
+    kubectl("delete", "pod", name, "--force", "--grace-period=0", "--wait=false", namespace=place.namespace)
+
+
+def in_pod(place, name, *argv, container=None, check=True):
+    options = ["-c", container] if container else []
+    return kubectl("exec", name, *options, "--", *argv, namespace=place.namespace, check=check).decode()
+
+
+def remove_all():
+    if namespaces:
+        kubectl("delete", "namespace", *namespaces, "--ignore-not-found", "--wait=false", check=False)
+
+
+def wait_for(what, condition, seconds=30.0):
+    """Poll until it is true; its last answer is told otherwise."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:.0f} s: {what} ({answer!r})")
+        time.sleep(0.05)

@@ -1,0 +1,71 @@
+"""This file owns what the tier is told by `run`, and the environment of the executor that it plays."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(os.environ["TIER_ROOT"])
+WORK = Path(os.environ["TIER_WORK"])
+PEER = os.environ["TIER_PEER"]
+ANSIBLE = Path(os.environ["TIER_ANSIBLE"])
+FIXTURES = Path(os.environ["TIER_FIXTURES"]) / "tests"
+KUBECTL = os.environ.get("TIER_KUBECTL", "")
+KUBECONFIG = os.environ.get("TIER_KUBECONFIG", "")
+KEEP = bool(os.environ.get("KEEP"))
+CLUSTER_DIR = os.environ.get("TIER_CLUSTER_DIR", "")
+
+# Every process of this run carries it in its environment.
+MARK = f"PODBRIDGE_TIER={WORK}"
+
+BUILDS = WORK / "builds"
+HOME = WORK / "home"
+PROJECT = ROOT / "tests" / "zuul" / "project"
+
+# First in PATH, as /usr/local/sbin is on an executor, and the stock kubectl somewhere behind it.
+SHIM = WORK / "sbin"
+STOCK = WORK / "stock"
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def podbridge():
+    return PEER == "podbridge"
+
+
+def ro_paths():
+    """What an operator adds to trusted_ro_paths and untrusted_ro_paths: nothing that is in /usr."""
+    paths = [STOCK, ROOT / "ansible" / "plugins"]
+    if podbridge():
+        paths.append(SHIM)
+    # The Python of Zuul's ansible, where it is not the system's.
+    if not sys.base_prefix.startswith("/usr"):
+        paths.append(Path(sys.base_prefix))
+    return [str(path) for path in paths]
+
+
+def become_executor():
+    """Make this process an executor's: its PATH, its home, and nothing else in its environment."""
+    for directory in (BUILDS, HOME, STOCK):
+        directory.mkdir()
+    shutil.copy(os.path.realpath(KUBECTL), STOCK / "kubectl")
+    path = f"{STOCK}:{SYSTEM_PATH}"
+    environ = {"LC_ALL": "C.UTF-8", "HOME": str(HOME), "PYTHONDONTWRITEBYTECODE": "1"}
+    environ["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    if podbridge():
+        install_shim()
+        path = f"{SHIM}:{path}"
+        environ["ANSIBLE_CONNECTION_PLUGINS"] = str(ROOT / "ansible" / "plugins" / "connection")
+    os.environ.clear()
+    os.environ.update(environ, PATH=path)
+    os.environ.update([MARK.split("=", 1)])
+
+
+def install_shim():
+    """As the package does: the shims and the two programs in one directory."""
+    SHIM.mkdir()
+    binaries = ROOT / "dist" / "bin"
+    for name in ("zuul/kubectl", "zuul/oc", "podbridge", "podbridge-agent"):
+        source = binaries / name
+        if not source.exists():
+            sys.exit(f"zuul tier: {source} is missing; make build makes it")
+        shutil.copy(source, SHIM / source.name)
