@@ -48,8 +48,9 @@ def run(name):
     if error is None:
         return True
     logging.getLogger("tier").error("", exc_info=error)
-    tail = (settings.WORK / "executor.log").read_text(errors="replace").splitlines()[-60:]
-    print("the executor's log ends:", *[line[:400] for line in tail], sep="\n", file=sys.stderr)
+    log = (settings.WORK / "executor.log").read_text(errors="replace").splitlines()
+    tail = [line[:400] for line in log if "Ansible output: b'  " not in line][-40:]
+    print("the executor's log ends:", *tail, sep="\n", file=sys.stderr)
     print(f"zuul {settings.PEER}: {name} FAILED: {error}", file=sys.stderr)
     for pid, command in leftovers.processes():
         print(f"zuul {settings.PEER}: process {pid} is left: {command}", file=sys.stderr)

@@ -6,7 +6,7 @@ is a directory here, not a Git repository.
 
 import os
 import shutil
-import tempfile
+import threading
 import time
 import uuid
 from types import SimpleNamespace
@@ -113,7 +113,7 @@ class Build(server.AnsibleJob):
             super().__init__(executor, request, arguments)
         self.nodeset = nodeset
         self.time_starting_build = time.monotonic()
-        self.result = self.unreachable = self.detail = None
+        self.result = self.unreachable = self.detail = self.raised = None
         self.jobdir = server.JobDir(executor.jobdir_root, executor.keep_jobdir, request.uuid)
         self.log_receiver = LogReceiver(None, request.uuid, self.jobdir, executor.stop_worker_parent_conn, "ignore")
         self.log_receiver.start(executor.execution_wrapper.cgroup_manager)
@@ -177,6 +177,26 @@ class Build(server.AnsibleJob):
             self.result, self.unreachable, self.detail = self.runPlaybooks(self.arguments)
         return self.result
 
+    def begin(self):
+        """Play in the background; what it raises is raised by wait."""
+        self.thread = threading.Thread(target=self.play_and_keep, name="play", daemon=True)
+        self.thread.start()
+
+    def play_and_keep(self):
+        try:
+            self.play()
+        except Exception as raised:  # it belongs to the thread that waits
+            self.raised = raised
+
+    def ended(self):
+        return not self.thread.is_alive()
+
+    def wait(self, seconds):
+        self.thread.join(seconds)
+        assert self.ended(), f"the build has not ended within {seconds} s"
+        if self.raised:
+            raise self.raised
+
     def in_sandbox(self, *command, timeout=300):
         """A command where ansible-playbook runs, with what it gets."""
         return self.runAnsible(list(command), timeout, self.jobdir.freeze_playbook, self.ansible_version, False)
@@ -190,7 +210,7 @@ class Build(server.AnsibleJob):
 
     def close(self, remove=True):
         """The end as do_execute has it: the directory first, the port-forwards after it. How long those took."""
-        self.executor_server.keep_jobdir = not remove
+        self.stop()  # of playbooks that still run
         self.jobdir.keep = not remove
         self.jobdir.cleanup()
         begun = time.monotonic()
@@ -201,6 +221,3 @@ class Build(server.AnsibleJob):
         self.log_receiver.stop()
         return took
 
-
-def scratch():
-    return tempfile.mkdtemp(dir=settings.WORK)

@@ -39,6 +39,12 @@ class Session:
         leftovers.expect_no_warnings(build)
         return build
 
+    @staticmethod
+    def start(build):
+        """Its playbooks run in the background."""
+        build.begin()
+        return build
+
     def close(self, failed):
         for build in self.builds:
             if failed:

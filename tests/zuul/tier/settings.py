@@ -13,7 +13,13 @@ FIXTURES = Path(os.environ["TIER_FIXTURES"]) / "tests"
 KUBECTL = os.environ.get("TIER_KUBECTL", "")
 KUBECONFIG = os.environ.get("TIER_KUBECONFIG", "")
 KEEP = bool(os.environ.get("KEEP"))
-CLUSTER_DIR = os.environ.get("TIER_CLUSTER_DIR", "")
+# For the command tests/cluster/cluster, which is no part of an executor.
+CLUSTER_ENVIRON = {name: os.environ[name] for name in ("PATH", "HOME")}
+CLUSTER_ENVIRON |= {
+    f"PODBRIDGE_{name}_DIR": os.environ[f"TIER_{name}_DIR"]
+    for name in ("CLUSTER", "CACHE")
+    if os.environ.get(f"TIER_{name}_DIR")
+}
 
 # Every process of this run carries it in its environment.
 MARK = f"PODBRIDGE_TIER={WORK}"

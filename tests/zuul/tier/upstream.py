@@ -15,6 +15,7 @@ from tier import settings
 from tier.build import playbook
 
 FIXTURE = settings.FIXTURES / "fixtures" / "config" / "remote-zuul-stream" / "git" / "org_project"
+CONSOLE_PORT = 19885
 
 
 def zuul_config(section, key, value):
@@ -30,7 +31,7 @@ def zuul_config(section, key, value):
 def load():
     """The test module; of Zuul's test base it needs two names."""
     base = types.ModuleType("tests.base")
-    base.AnsibleZuulTestCase, base.zuul_config = object, zuul_config
+    base.AnsibleZuulTestCase, base.zuul_config = unittest.TestCase, zuul_config
     sys.modules["tests"], sys.modules["tests.base"] = types.ModuleType("tests"), base
     path = settings.FIXTURES / "remote" / "test_remote_zuul_stream.py"
     spec = importlib.util.spec_from_file_location("zuul_stream_test", path)
@@ -39,12 +40,24 @@ def load():
     return module
 
 
+def play(session, nodes, name, split=False):
+    """One of Zuul's playbooks, with the variable that its test gives it."""
+    build = session.build(
+        nodes,
+        run=[playbook(f"playbooks/{name}.yaml", "org/project")],
+        projects={"org/project": FIXTURE},
+        variables={"test_console_port": CONSOLE_PORT},
+        split=split,
+    )
+    build.play()
+    return build
+
+
 def case_for(session, nodes):
     """Zuul's tests as a class whose jobs run on these nodes (their names are compute1 and controller)."""
 
     class Stream(load().FunctionalZuulStreamMixIn, unittest.TestCase):
         ansible_version, ansible_core_version = "11", "2.18"
-        log_console_port = 19885
 
         def setUp(self):
             self.history = []
@@ -59,14 +72,7 @@ def case_for(session, nodes):
                 self.addCleanup(session.executor.config.remove_option, *option[:2])
 
         def _run_job(self, job_name, create=True, nodes=nodes, split=False):
-            build = session.build(
-                nodes,
-                run=[playbook(f"playbooks/{job_name}.yaml", "org/project")],
-                projects={"org/project": FIXTURE},
-                variables={"test_console_port": self.log_console_port},
-                split=split,
-            )
-            build.play()
+            build = play(session, nodes, job_name, split)
             self.history.append(SimpleNamespace(result=build.result, uuid=build.build_request.uuid, jobdir=build.jobdir))
             return build
 

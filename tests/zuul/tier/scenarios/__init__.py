@@ -1,12 +1,27 @@
 """This file owns the list of scenarios: functions of a session, named as `run` is asked for them."""
 
+from tier.scenarios.bytes import exec_bytes, ext_git
+from tier.scenarios.examples import base_job
+from tier.scenarios.executor import garbage, optout, stop
+from tier.scenarios.losses import api_restart, late_pod, lost_pod
 from tier.scenarios.stream import stream, stream_fixtures, stream_pod
+from tier.scenarios.twins import twins
 
 SCENARIOS = {
     function.__name__: function
     for function in (
-        stream,
         stream_fixtures,
         stream_pod,
+        stream,
+        twins,
+        lost_pod,
+        late_pod,
+        stop,
+        garbage,
+        optout,
+        base_job,
+        ext_git,
+        exec_bytes,
+        api_restart,
     )
 }

@@ -21,7 +21,7 @@ def stream_fixtures(session):
 def stream_pod(session):
     """Zuul's own playbook for a pod: the console daemon is stopped and started again."""
     nodes = [session.node("controller")]
-    build = upstream.case_for(session, nodes)("test_command")._run_job("pod")
+    build = upstream.play(session, nodes, "pod")
     assert build.result == "SUCCESS", build.result
     build.joblog().expect_once("controller | third shell")
 
@@ -29,6 +29,8 @@ def stream_pod(session):
 def stream(session):
     """Long lines, bytes that are no text, loops, async, delegation, run_once, serial, creates."""
     nodes = [session.node("one"), session.node("two")]
+    if settings.podbridge():
+        session.run(nodes, "async")
     for split in (False, True):
         build = session.run(nodes, "stream", split=split)
         log = build.joblog()
