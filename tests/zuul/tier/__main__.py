@@ -1,4 +1,4 @@
-"""This file owns the run of scenarios: one after another, each in a session of its own; the first failure is shown and ends it."""
+"""This file owns the run of scenarios: one after another, each in a session of its own; the first failure ends it."""
 
 import logging
 import sys

@@ -1,11 +1,12 @@
 """This file owns one build: Zuul's AnsibleJob with a job and nodes that no scheduler has sent.
 
-Everything between "Preparing playbooks" and the build's result is Zuul's own code. Only the checkouts are replaced: a project
-is a directory here, not a Git repository.
+Everything between "Preparing playbooks" and the build's result is Zuul's own code. Only the checkouts are replaced: a
+project is a directory here, not a Git repository.
 """
 
 import os
 import shutil
+import subprocess
 import threading
 import time
 import uuid
@@ -106,7 +107,7 @@ class Build(server.AnsibleJob):
         self.projects = projects or {"org/project": settings.PROJECT}
         job = frozen_job(nodeset, options)
         job.pre_run, job.run, job.post_run = [list(part) for part in (pre, run, post)]
-        name = next(iter(self.projects))
+        name, repositories = next(iter(self.projects)), options.pop("repositories", ())
         request = SimpleNamespace(uuid=uuid.uuid4().hex, tenant_name="tenant", pipeline_name="check")
         arguments = self.scheduler_arguments(request.uuid, executors.project(name))
         with mock.patch.object(server, "FrozenJob", SimpleNamespace(fromZK=lambda _context, _ref: job)):
@@ -115,8 +116,19 @@ class Build(server.AnsibleJob):
         self.time_starting_build = time.monotonic()
         self.result = self.unreachable = self.detail = self.raised = None
         self.jobdir = server.JobDir(executor.jobdir_root, executor.keep_jobdir, request.uuid)
+        for repository in repositories:
+            self.make_repository(repository)
         self.log_receiver = LogReceiver(None, request.uuid, self.jobdir, executor.stop_worker_parent_conn, "ignore")
         self.log_receiver.start(executor.execution_wrapper.cgroup_manager)
+
+    def make_repository(self, canonical_name):
+        """A repository of the build, as Zuul's merger leaves it in the work directory."""
+        path = os.path.join(self.jobdir.src_root, canonical_name)
+        script = (
+            'git init --quiet --initial-branch master "$0" && cd "$0" && echo one >README && git add . && '
+            "git -c user.name=Zuul -c user.email=zuul@example.com commit --quiet -m one"
+        )
+        subprocess.run(["sh", "-c", script, path], check=True)
 
     @staticmethod
     def scheduler_arguments(build, project):
@@ -139,7 +151,11 @@ class Build(server.AnsibleJob):
                 "max_attempts": 3,
                 "items": [],
                 "projects": {},
-                "project": {"name": project.name, "canonical_name": project.canonical_name},
+                "project": {
+                    "name": project.name,
+                    "canonical_name": project.canonical_name,
+                    "src_dir": f"src/{project.canonical_name}",
+                },
             },
         }
 
@@ -220,4 +236,3 @@ class Build(server.AnsibleJob):
         self.port_forwards = []
         self.log_receiver.stop()
         return took
-

@@ -1,5 +1,5 @@
-"""This file owns the executor that Zuul's code is told it runs in: configuration and drivers, all of them Zuul's, and nothing
-that needs ZooKeeper. Only what AnsibleJob asks for is here.
+"""This file owns the executor that Zuul's code is told it runs in: configuration and drivers, all of them Zuul's, and
+nothing that needs ZooKeeper. Only what AnsibleJob asks for is here.
 """
 
 import collections

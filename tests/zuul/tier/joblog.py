@@ -19,6 +19,17 @@ class JobLog:
             elif line:
                 self.lines.append((None, line))
 
+    def shortened(self):
+        """For people: no long line, and of a row of numbered lines the first and the last."""
+        shown, row = [], 0
+        lines = [line[:240] for line in self.text.split("\n")]
+        for line, after in zip(lines, [*lines[1:], ""], strict=True):
+            numbered = re.search(r"number \d+ *$", line) and re.search(r"number \d+ *$", after)
+            row = row + 1 if numbered else 0
+            if row < 2:
+                shown.append(line)
+        return "\n".join(shown)
+
     def of(self, host):
         """The lines under one host's name."""
         prefix = f"{host} | "

@@ -1,7 +1,7 @@
-"""This file owns the cluster as the tier's setup sees it, with an administrator's rights; what is under test never has them.
+"""This file owns the cluster as the tier's setup sees it, with an administrator's rights; what is tested has none.
 
-A node is made as Zuul's kubernetes driver (and nodepool's) makes it: a namespace, a service account `zuul-worker`, the Role
-`zuul-restricted` with its three or four rules, and a pod.
+A node is made as Zuul's kubernetes driver (and nodepool's) makes it: a namespace, a service account `zuul-worker`, the
+Role `zuul-restricted`, here without the rule for pods/log that not every driver has, and a pod.
 """
 
 import base64

@@ -53,11 +53,9 @@ class Session:
         if not failed:
             leftovers.expect_none()
 
-    def show(self, build):
-        text = build.log_text()
-        if len(text) > 12000:
-            text = f"{text[:2000]}\n…\n{text[-10000:]}"
-        logging.getLogger("tier").error("the live log of the build:\n%s", text)
+    @staticmethod
+    def show(build):
+        logging.getLogger("tier").error("the live log of the build:\n%s", build.joblog().shortened())
 
 
 def expect_no_console_files(place, pod, container=None):

@@ -1,4 +1,4 @@
-"""This file owns bytes through the shim's `kubectl exec`, from inside the sandbox: Git's pack protocol and a large stream."""
+"""This file owns bytes through the shim's `kubectl exec`, from the sandbox: Git's pack protocol and a large stream."""
 
 from tier import kube, settings
 

@@ -18,7 +18,7 @@ def base_job(session):
     build = session.build(
         nodes,
         pre=[playbook("playbooks/base/pre.yaml", BASE, trusted=True)],
-        run=[playbook("playbooks/pep8.yaml", "org/project")],
+        run=[playbook("playbooks/pep8.yaml", BASE, trusted=True), playbook("playbooks/report.yaml", "org/project")],
         post=[playbook("playbooks/base/post.yaml", BASE, trusted=True)],
         projects={"org/project": settings.PROJECT, BASE: EXAMPLE},
         repositories=["review.example.com/org/project"],

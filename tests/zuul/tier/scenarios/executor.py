@@ -116,8 +116,12 @@ def optout(session):
     finally:
         del os.environ["PODBRIDGE_DISABLE"]
     build.joblog().expect_once(f"{HOST} | hello from {HOST}")
-    assert os.listdir(build.jobdir.kube_dir) == ["config"], f"files beside kube/config: {os.listdir(build.jobdir.kube_dir)}"
-    programs = {os.path.realpath(f"/proc/{pid}/exe") for pid, command in leftovers.processes() if "port-forward" in command}
+    assert os.listdir(build.jobdir.kube_dir) == ["config"], (
+        f"files beside kube/config: {os.listdir(build.jobdir.kube_dir)}"
+    )
+    programs = {
+        os.path.realpath(f"/proc/{pid}/exe") for pid, command in leftovers.processes() if "port-forward" in command
+    }
     assert str(settings.STOCK / "kubectl") in programs, f"the port-forward is {programs}"
     assert stock_execs(build), "the stock plugin was not used"
 
@@ -126,4 +130,3 @@ def stock_execs(build):
     """What the stock plugin says with -vvv, which this executor sets."""
     log = (settings.WORK / "executor.log").read_text(errors="replace")
     return [line for line in log.splitlines() if build.build_request.uuid in line and "EXEC [" in line]
-

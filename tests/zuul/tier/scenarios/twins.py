@@ -12,9 +12,7 @@ def twins(session):
     nodes = [session.node("left", POD), session.node("right", POD, containers=both)]
     for (name, place, pod), container in zip((*nodes, nodes[1]), ("main", "main", "sidecar"), strict=True):
         kube.in_pod(place, pod, "sh", "-c", f"echo {name} {container} >/tmp/who", container=container)
-    log = session.run(
-        nodes, "twins", host_variables={"right": {"ansible_kubectl_container": "sidecar"}}
-    ).joblog()
+    log = session.run(nodes, "twins", host_variables={"right": {"ansible_kubectl_container": "sidecar"}}).joblog()
     for host, who in (("left", "left main"), ("right", "right sidecar")):
         assert log.of(host).count(f"I am {who}") == 1, f"{host} says {log.of(host)}"
         numbers = [text for text in log.of(host) if text.startswith(f"{who} number")]

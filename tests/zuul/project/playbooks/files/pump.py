@@ -30,7 +30,8 @@ def main():
     status = child.wait()
     writer.join()
     if status or size != blocks * BLOCK or sent.digest() != received.digest():
-        sys.exit(f"exit code {status}, {size} of {blocks * BLOCK} bytes came back, digests {sent.hexdigest()} and {received.hexdigest()}")
+        digests = f"{sent.hexdigest()} and {received.hexdigest()}"
+        sys.exit(f"exit code {status}, {size} of {blocks * BLOCK} bytes came back, digests {digests}")
     print(f"{blocks} MiB in both directions, the same: {sent.hexdigest()}")
 
 
