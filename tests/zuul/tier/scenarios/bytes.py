@@ -10,7 +10,7 @@ def ext_git(session):
     for container in ("main", "sidecar"):
         kube.in_pod(*node[1:], "git", "init", "--quiet", "--bare", "/tmp/destination.git", container=container)
     build = session.run([node], "ext_git", variables={"old_form": settings.podbridge()})
-    heads = [build.joblog().of("localhost")]
+    heads = [build.joblog().of("node -> localhost")]
     wanted = [text for text in heads[0] if text.startswith("head ")]
     assert wanted, "the playbook did not say its head"
     for container in ("main", "sidecar") if settings.podbridge() else ("main",):
@@ -25,4 +25,4 @@ def exec_bytes(session):
     node = session.node()
     mebibytes = 1024
     log = session.run([node], "exec_bytes", variables={"mebibytes": mebibytes}).joblog()
-    log.expect_match(rf"^localhost \| {mebibytes} MiB in both directions, the same: ", r"^localhost \| exit code 7, ")
+    log.expect_match(rf"^node -> localhost \| {mebibytes} MiB in both directions, the same: ", r"^node -> localhost \| exit code 7, ")
