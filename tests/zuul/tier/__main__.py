@@ -1,6 +1,7 @@
 """This file owns the run of scenarios: one after another, each in a session of its own; the first failure ends it."""
 
 import logging
+import signal
 import sys
 import time
 
@@ -22,6 +23,7 @@ def main(names):
     logging.getLogger("zuul").addHandler(executor_log)
     logging.getLogger("zuul").setLevel(logging.DEBUG)
     logging.getLogger("tier").addHandler(logging.StreamHandler(sys.stderr))
+    signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     try:
         for name in names:
             begun = time.monotonic()
@@ -29,6 +31,7 @@ def main(names):
                 return 1
             print(f"zuul {settings.PEER}: {name} passed in {time.monotonic() - begun:.0f} s", file=sys.stderr)
     finally:
+        leftovers.end_all()
         kube.remove_all()
     return 0
 
@@ -39,7 +42,7 @@ def run(name):
     session, error = Session(name), None
     try:
         SCENARIOS[name](session)
-    except Exception as raised:  # a scenario's end is told, whatever it was
+    except BaseException as raised:  # the session is closed, whatever it was
         error = raised
     try:
         session.close(failed=error is not None)
@@ -47,13 +50,13 @@ def run(name):
         error = error or raised
     if error is None:
         return True
+    if not isinstance(error, Exception):
+        raise error
     logging.getLogger("tier").error("", exc_info=error)
     log = (settings.WORK / "executor.log").read_text(errors="replace").splitlines()
     tail = [line[:400] for line in log if "Ansible output: b'  " not in line][-40:]
     print("the executor's log ends:", *tail, sep="\n", file=sys.stderr)
     print(f"zuul {settings.PEER}: {name} FAILED: {error}", file=sys.stderr)
-    for pid, command in leftovers.processes():
-        print(f"zuul {settings.PEER}: process {pid} is left: {command}", file=sys.stderr)
     return False
 
 

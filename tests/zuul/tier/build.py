@@ -228,11 +228,15 @@ class Build(server.AnsibleJob):
         """The end as do_execute has it: the directory first, the port-forwards after it. How long those took."""
         self.stop()  # of playbooks that still run
         self.jobdir.keep = not remove
-        self.jobdir.cleanup()
+        if os.path.exists(self.jobdir.root):
+            self.jobdir.cleanup()
+        took = self.stop_forwards()
+        self.log_receiver.stop()
+        return took
+
+    def stop_forwards(self):
         begun = time.monotonic()
         for forward in self.port_forwards:
             forward.stop()
-        took = time.monotonic() - begun
         self.port_forwards = []
-        self.log_receiver.stop()
-        return took
+        return time.monotonic() - begun

@@ -1,7 +1,10 @@
 """This file owns what may be left on the executor after a build: nothing."""
 
+import contextlib
 import os
 import re
+import signal
+import sys
 
 from tier import settings
 from tier.kube import wait_for
@@ -23,6 +26,14 @@ def processes():
         if settings.MARK.encode() in environ and command and not re.search(r"multiprocessing", command):
             found.append((int(entry), command))
     return found
+
+
+def end_all():
+    """What a scenario left that failed, by pid."""
+    for pid, command in processes():
+        print(f"zuul {settings.PEER}: ending process {pid}: {command[:200]}", file=sys.stderr)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def home_files():

@@ -52,6 +52,7 @@ def play(session, nodes, name, split=False):
         split=split,
     )
     build.play()
+    build.stop_forwards()
     return build
 
 

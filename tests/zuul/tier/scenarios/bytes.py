@@ -25,4 +25,6 @@ def exec_bytes(session):
     node = session.node()
     mebibytes = 1024
     log = session.run([node], "exec_bytes", variables={"mebibytes": mebibytes}).joblog()
-    log.expect_match(rf"^node -> localhost \| {mebibytes} MiB in both directions, the same: ", r"^node -> localhost \| exit code 7, ")
+    log.expect_match(
+        rf"^node -> localhost \| {mebibytes} MiB in both directions, the same: ", r"^node -> localhost \| exit code 7, "
+    )
