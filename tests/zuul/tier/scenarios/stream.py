@@ -39,7 +39,9 @@ def stream(session):
         expect_order(log)
         expect_times(log)
         for _name, place, pod in nodes:
-            expect_no_console_files(place, pod)
+            # Stock leaves the delegated tasks' logs, which it asked another pod to delete.
+            if settings.podbridge():
+                expect_no_console_files(place, pod)
             kube.in_pod(place, pod, "sh", "-c", "rm -f /tmp/console-*")
 
 
