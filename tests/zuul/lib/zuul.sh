@@ -56,6 +56,8 @@ make_zuul_ansible() {
 		touch "$ZUUL_ANSIBLE/.ready"
 	fi
 	cp "$ROOT/packaging/zuul/podbridge-preimport.pth" "$ZUUL_ANSIBLE/$ANSIBLE_VERSION"/lib/python3.*/site-packages/
+	"$ZUUL_ANSIBLE/$ANSIBLE_VERSION/bin/python" -c 'import sys; sys.exit(not {"stringprep", "encodings.idna"} <= set(sys.modules))' ||
+		die "podbridge-preimport.pth imports nothing"
 }
 
 # Zuul's own stream test and its playbooks; the wheel has neither.
