@@ -24,6 +24,9 @@ USER = "zuul-worker"
 KEEPER = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
 IMAGE = "localhost/podbridge-test/{}:1"
 
+# Its cache is not to be looked for in the executor's home, nor anywhere but in the run's own directory.
+ADMIN = {"PATH": os.environ["PATH"], "HOME": str(settings.WORK / "admin")}
+
 namespaces = []
 
 
@@ -31,9 +34,7 @@ def kubectl(*arguments, namespace=None, data=None, check=True, timeout=120):
     command = [settings.KUBECTL, "--kubeconfig", settings.KUBECONFIG]
     if namespace:
         command += ["-n", namespace]
-    done = subprocess.run(
-        command + list(arguments), input=data, capture_output=True, timeout=timeout, env={"PATH": os.environ["PATH"]}
-    )
+    done = subprocess.run(command + list(arguments), input=data, capture_output=True, timeout=timeout, env=ADMIN)
     if check and done.returncode:
         raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr.decode()}")
     return done.stdout
