@@ -3,7 +3,7 @@
 from tier.scenarios.bytes import exec_bytes, ext_git
 from tier.scenarios.examples import base_job
 from tier.scenarios.executor import garbage, optout, stop
-from tier.scenarios.losses import api_restart, late_pod, lost_pod
+from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod
 from tier.scenarios.stream import stream, stream_fixtures, stream_pod
 from tier.scenarios.twins import twins
 
@@ -15,6 +15,7 @@ SCENARIOS = {
         stream,
         twins,
         lost_pod,
+        abort,
         late_pod,
         stop,
         garbage,

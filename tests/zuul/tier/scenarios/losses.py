@@ -77,3 +77,15 @@ def late_pod(session):
     assert time.monotonic() - begun > 15, "the pod was not late"
     assert build.result == "SUCCESS", f"the result is {build.result} ({build.detail})"
     build.joblog().expect_once(f"{HOST} | hello from {HOST}")
+
+
+def abort(session):
+    """Zuul aborts a job (SIGKILL for its playbook): within seconds nothing of its task runs in the pod."""
+    only_podbridge()
+    node = session.node(HOST)
+    build = counting(session, node, 6000, 0.1)
+    build.stop("a new patch set")
+    build.wait(30)
+    assert build.result == "ABORTED", f"the result is {build.result}"
+    find = ("sh", "-c", "ps -e -o args= | grep -F 'number $i' | grep -vF grep || :")
+    kube.wait_for("the end of the task in the pod", lambda: not kube.in_pod(*node[1:], *find).strip(), 10)
