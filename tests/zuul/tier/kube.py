@@ -22,7 +22,7 @@ RULES = [
 ]
 USER = "zuul-worker"
 KEEPER = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
-IMAGE = "localhost/podbridge-test/{}:1"
+IMAGES = {name: os.environ.get(f"TIER_{name.upper()}_IMAGE") for name in ("debian", "busybox")}
 
 # Its cache is not to be looked for in the executor's home, nor anywhere but in the run's own directory.
 ADMIN = {"PATH": os.environ["PATH"], "HOME": str(settings.WORK / "admin")}
@@ -84,7 +84,7 @@ def make_place(label):
 
 
 def container(name, image="debian"):
-    return {"name": name, "image": IMAGE.format(image), "imagePullPolicy": "IfNotPresent", "command": KEEPER}
+    return {"name": name, "image": IMAGES[image], "imagePullPolicy": "IfNotPresent", "command": KEEPER}
 
 
 def start_pod(place, name, containers=None, **spec):
