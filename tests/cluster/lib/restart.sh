@@ -3,6 +3,7 @@
 cluster_restart_api() {
 	local pid arguments r
 	[ -s "$STATE/run/pid/kube-apiserver" ] || die "this cluster's API server is not ours to restart"
+	NAME=$(cat "$STATE/name")
 	pid=$(cat "$STATE/run/pid/kube-apiserver")
 	mapfile -d '' arguments <"/proc/$pid/cmdline"
 	end KILL "$pid"
@@ -12,7 +13,7 @@ cluster_restart_api() {
 		cd "$3"
 		setsid "${@:4}" >>logs/kube-apiserver.log 2>&1 </dev/null 9>&- &
 		echo $! >pid/kube-apiserver
-	' restart "$(cgroup_roots)" "$(cat "$STATE/name")" "$STATE/run" "${arguments[@]}"
+	' restart "$(cgroup_roots)" "$NAME" "$STATE/run" "${arguments[@]}"
 	for ((r = 0; r < 600; r++)); do
 		if nsenter --net="$(sed -n 's/^NETNS=//p' "$STATE/env")" "$STATE/run/bin/kubectl" --kubeconfig "$STATE/run/admin.conf" \
 			get --raw /readyz >/dev/null 2>&1; then return; fi
