@@ -1,5 +1,7 @@
 """This file owns the live log of ordinary tasks: Zuul's own stream tests, and what they leave out."""
 
+import sys
+
 from tier import kube, settings, upstream
 from tier.session import expect_no_console_files
 
@@ -78,8 +80,11 @@ def expect_order(log):
 
 
 def expect_times(log):
-    """A task that does nothing takes no time for its log."""
-    for name in ("Skipped", "Created already", "Created already, by its full name"):
-        took = log.seconds(name)
-        limit = 1.5 if settings.podbridge() else 20
-        assert took < limit, f"the task {name!r} took {took:.1f} s, expected less than {limit} s"
+    """A task that does nothing takes no time for its log, by whichever name it is called."""
+    names = ("Skipped", "Created already", "Created already, by its full name")
+    took = [log.seconds(name) for name in names]
+    told = ", ".join(f"{name}: {seconds:.2f} s" for name, seconds in zip(names, took, strict=True))
+    print(f"zuul {settings.PEER}: {told}", file=sys.stderr)
+    if settings.podbridge():
+        # Zuul waits ten seconds for the log of the last one, if nobody tells it that there is none.
+        assert max(took) < 2 and took[2] - took[1] < 0.5, told
