@@ -74,8 +74,8 @@ def late_pod(session):
     assert took < 3, f"the port-forward took {took:.1f} s to start"
     assert len(build.port_forwards) == 1, "no port-forward"
     build.play()
-    assert time.monotonic() - begun > 15, "the pod was not late"
     assert build.result == "SUCCESS", f"the result is {build.result} ({build.detail})"
+    assert time.monotonic() - begun > 15, "the pod was not late"
     build.joblog().expect_once(f"{HOST} | hello from {HOST}")
 
 
