@@ -32,6 +32,9 @@ pub(crate) enum Command {
     Status(StatusOptions),
     /// End the bridge of a pod; running commands go on in the pod
     Stop(StopOptions),
+    /// In docker's form, for Ansible's synchronize
+    #[command(hide = true)]
+    Docker(DockerOptions),
     /// Find or start the bridge of a target (JSON on standard input) and print its socket; for the Ansible plugin
     Bridge(DaemonOptions),
     /// Be the kubectl of a Zuul executor, as under the name kubectl: pods of a build through their bridges, the rest unchanged
@@ -157,6 +160,18 @@ pub(crate) struct StopOptions {
     /// End all bridges of this user
     #[arg(long, conflicts_with = "pod")]
     pub all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DockerOptions {
+    /// User in the pod, whatever the words say
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// The user of the words, who is one that the task became
+    #[arg(long, conflicts_with = "user")]
+    pub r#become: bool,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub words: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -150,6 +150,9 @@ pub(crate) struct Failure {
     /// The way there broke: says nothing about who is, or is not, at its end.
     #[serde(skip)]
     pub on_the_way: bool,
+    /// The pod has not begun to run yet.
+    #[serde(skip)]
+    pub starting: bool,
 }
 
 impl Failure {
@@ -158,6 +161,7 @@ impl Failure {
             kind,
             message: message.into(),
             on_the_way: false,
+            starting: false,
         }
     }
 

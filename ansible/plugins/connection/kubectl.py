@@ -473,7 +473,7 @@ class Exchange:
 class Connection(ConnectionBase):
     """Tasks in one container of one pod."""
 
-    transport = "kubectl"
+    transport = "docker"  # to `synchronize`, which knows no other way to a container than docker's: see docker_cmd
     has_pipelining = True
     prefix = "kubectl"  # of the options; oc.py has another
     # Of every plugin.
@@ -485,12 +485,14 @@ class Connection(ConnectionBase):
             vars(self).pop(method, None)
         # There is no agent for Windows.
         windows = getattr(self._shell, "SHELL_FAMILY", None) == "powershell"
-        if windows or not self.get_option("podbridge"):
+        disabled = os.environ.get("PODBRIDGE_DISABLE", "0") not in ("", "0")
+        if windows or disabled or not self.get_option("podbridge"):
             name = {"kubectl": "kubernetes.core.kubectl", "oc": "community.okd.oc"}[self.prefix]
             stock = connection_loader.get(name, self._play_context, os.devnull)
             if stock is None:
                 raise AnsibleError(f"this host needs {name}, whose collection is not installed")
             stock.set_options(task_keys=task_keys, var_options=var_options, direct=direct)
+            self.transport = stock.transport
             for method in self.METHODS:
                 setattr(self, method, functools.partial(self._through, stock, method))
 
@@ -535,6 +537,20 @@ class Connection(ConnectionBase):
             target["agent_socket"] = os.path.abspath(agent)
         # Through JSON: core tags the strings of templates.
         return json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
+
+    @property
+    def docker_cmd(self):
+        """What `synchronize` puts before `exec -u USER -i HOST rsync …`; USER counts only if a task became it."""
+        flags = {"ca_cert": "certificate-authority", "client_cert": "client-certificate"}
+        keys = ("server", *flags, "client_key", "kubeconfig", "context", "namespace", "link", "agent_socket")
+        target = self._target()
+        given = [(flags.get(key, key.replace("_", "-")), target[key]) for key in keys if key in target]
+        words = [f"--{flag}={value}" for flag, value in given]
+        words += [f"--container={self._option('container')}"] * bool(self._option("container"))
+        words += ["--insecure-skip-tls-verify"] * (target.get("verify_ssl") is False) + ["docker"]
+        user = self.get_option("remote_user")
+        words += ["--become"] if self.become else [f"--user={user}"] * bool(user)
+        return shlex.join([self.get_option("podbridge_executable"), *words])
 
     def _bridge_socket(self, target):
         directory = socket_directory({**os.environ, **target.get("env", {})})

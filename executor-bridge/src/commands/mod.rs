@@ -2,6 +2,7 @@
 
 mod bridge;
 mod cp;
+mod docker;
 mod exec;
 mod progress;
 mod status;
@@ -40,6 +41,7 @@ pub fn run() -> ExitCode {
     let result = match command {
         Command::Exec(command) => exec::run(target, options, command),
         Command::Cp(command) => cp::run(target, options, command),
+        Command::Docker(command) => docker::run(target, options, command),
         Command::Status(command) => status::run(target, &command),
         Command::Stop(command) => stop::run(target, command),
         Command::Bridge(command) => bridge::run(&command, options),

@@ -100,6 +100,22 @@ fn locate(file: &Path, pod: &Pod) -> Result<Slot, Failure> {
     Slot::locate(file, context, namespace, &pod.name, &Process)
 }
 
+/// The socket of a pod's bridge in Zuul's slot, if there is one.
+pub(crate) fn bridge(
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+    namespace: Option<String>,
+    pod: &str,
+) -> Option<PathBuf> {
+    let pod = Pod {
+        kubeconfig,
+        context,
+        namespace,
+        name: pod.to_owned(),
+    };
+    bridged(&pod).map(|slot| slot.socket)
+}
+
 /// The slot of a pod that has a bridge there, be it dead. What is wrong with the options, the next kubectl says.
 fn bridged(pod: &Pod) -> Option<Slot> {
     let file = kubeconfig(pod)?;

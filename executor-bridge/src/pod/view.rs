@@ -190,6 +190,10 @@ impl View {
             .as_ref()
             .map_or(String::new(), |reason| format!(" ({reason})"));
         let not_running = |what: String| Failure::new(Kind::PodNotRunning, what);
+        let starting = |what: String| Failure {
+            starting: true,
+            ..not_running(what)
+        };
         let pod = &self.name;
         if self.deleting {
             return Err(not_running(format!(
@@ -199,10 +203,18 @@ impl View {
         match (self.phase.as_str(), &container.state) {
             ("Succeeded", _) => Err(not_running(format!("pod {pod} is Completed{reason}; start a new one"))),
             ("Failed", _) => Err(not_running(format!("pod {pod} has Failed{reason}; start a new one"))),
-            (_, State::Waiting(why)) => Err(not_running(format!(
-                "container {} of pod {pod} is waiting: {why}{reason}; see `kubectl describe pod`",
-                container.name
-            ))),
+            (phase, State::Waiting(why)) => {
+                let what = format!(
+                    "container {} of pod {pod} is waiting: {why}{reason}; see `kubectl describe pod`",
+                    container.name
+                );
+                // Other reasons are told after something went wrong.
+                let begins = ["PodInitializing", "ContainerCreating", "waiting"].contains(&why.as_str());
+                Err(match begins && phase == "Pending" {
+                    true => starting(what),
+                    false => not_running(what),
+                })
+            }
             (_, State::Terminated(ended)) => Err(not_running(format!(
                 "container {} of pod {pod} has ended: {} with exit code {}",
                 container.name, ended.reason, ended.code
@@ -210,7 +222,7 @@ impl View {
             ("Running", _) | (_, State::Running) => Ok(()),
             (phase, State::Unknown) => {
                 let phase = if phase.is_empty() { "Pending" } else { phase };
-                Err(not_running(format!(
+                Err(starting(format!(
                     "pod {pod} is {phase}{reason}; wait until it runs, or see `kubectl describe pod`"
                 )))
             }

@@ -93,6 +93,8 @@ impl Container {
                 };
                 match opened {
                     Err(failure) if failure.on_the_way && !patience.is_over() => {}
+                    // Zuul starts with a pod as soon as it has its name.
+                    Err(failure) if failure.starting && machine.is_some() && !patience.is_over() => {}
                     opened => break opened,
                 }
             };

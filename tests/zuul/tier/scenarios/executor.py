@@ -126,6 +126,8 @@ def optout(session):
     }
     assert str(settings.STOCK / "kubectl") in programs, f"the port-forward is {programs}"
     assert stock_execs(build), "the stock plugin was not used"
+    # Stock's doing.
+    shutil.rmtree(settings.HOME / ".kube")
 
 
 def stock_execs(build):

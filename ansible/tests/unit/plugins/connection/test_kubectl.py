@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
 from ansible.playbook.play_context import PlayContext
-from ansible.plugins.loader import connection_loader
+from ansible.plugins.loader import become_loader, connection_loader
 
 PLUGINS = Path(__file__).parents[4] / "plugins" / "connection"
 connection_loader.add_directory(str(PLUGINS))
@@ -164,6 +164,25 @@ def test_the_bridge_of_zuuls_slot_is_waited_for_and_gets_no_rival(kube, connect)
     connection = connect(**variables, ansible_podbridge_connect_timeout=0)
     with pytest.raises(AnsibleConnectionFailure, match="nothing was run"):
         connection.exec_command("x")
+
+
+def test_what_synchronize_calls(connect):
+    assert connect().transport == "docker"
+    assert connect().docker_cmd == "/nowhere/podbridge --namespace=ci docker"
+    variables = {"ansible_kubectl_context": "a b", "ansible_kubectl_container": "main", "ansible_podbridge_user": "ci"}
+    command = "/nowhere/podbridge '--context=a b' --namespace=ci --container=main docker --user=ci"
+    assert connect(**variables).docker_cmd == command
+    become = connect(**variables)
+    become.set_become_plugin(become_loader.get("sudo"))
+    assert become.docker_cmd == command.replace("--user=ci", "--become")
+
+
+def test_a_disabled_podbridge_is_the_stock_plugin(connect, monkeypatch):
+    monkeypatch.setenv("PODBRIDGE_DISABLE", "0")
+    connect()
+    monkeypatch.setenv("PODBRIDGE_DISABLE", "1")
+    with pytest.raises(AnsibleError, match="kubernetes.core.kubectl"):
+        connect()
 
 
 def test_a_pod_of_windows_is_the_stock_plugins():
