@@ -3,7 +3,8 @@
 from tier.scenarios.bytes import exec_bytes, ext_git
 from tier.scenarios.examples import base_job
 from tier.scenarios.executor import garbage, optout, stop
-from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod
+from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod, replaced, restarted
+from tier.scenarios.sandbox import isolation, loading
 from tier.scenarios.stream import stream, stream_fixtures, stream_pod
 from tier.scenarios.twins import twins
 
@@ -15,11 +16,15 @@ SCENARIOS = {
         stream,
         twins,
         lost_pod,
+        restarted,
+        replaced,
         abort,
         late_pod,
         stop,
         garbage,
         optout,
+        loading,
+        isolation,
         base_job,
         ext_git,
         exec_bytes,

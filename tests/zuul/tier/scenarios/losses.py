@@ -1,5 +1,6 @@
 """This file owns what goes away in the middle of a build: a pod, the API server; and a pod that comes late."""
 
+import shutil
 import subprocess
 import time
 
@@ -77,6 +78,40 @@ def late_pod(session):
     assert build.result == "SUCCESS", f"the result is {build.result} ({build.detail})"
     assert time.monotonic() - begun > 15, "the pod was not late"
     build.joblog().expect_once(f"{HOST} | hello from {HOST}")
+
+
+def restarted(session):
+    """A container dies under a task and comes back empty, as a misplaced restartPolicy has it: it stays lost."""
+    only_podbridge()
+    node = session.node(HOST)
+    _name, place, pod = node
+    build = counting(session, node, 6000, 0.1)
+    kube.in_pod(place, pod, "sh", "-c", "kill -KILL -1; kill -TERM 1", check=False)
+    build.wait(60)
+    assert build.result is None and build.unreachable_nodes == {HOST}, (build.result, build.unreachable_nodes)
+    build.joblog().expect_match(rf"^{HOST} \| \[Zuul\] pod {pod} lost: \S")
+    kube.wait_pod(place, pod)
+    context = f"--context={build.nodeset.getNodes()[0].kubectl_context}"
+    _result, code = build.in_sandbox("kubectl", context, "exec", pod, "--", "true")
+    assert code == 1, f"an empty machine was used: exit code {code}"
+    log = (settings.WORK / "executor.log").read_text(errors="replace")
+    assert "is no longer the machine that this build began with" in log, "the reason was not said"
+
+
+def replaced(session):
+    """A package is installed over the running one under a task: the build goes on, and so does its live log."""
+    only_podbridge()
+    node = session.node(HOST)
+    build = counting(session, node, 100, 0.1)
+    for name in ("kubectl", "oc", "podbridge", "podbridge-agent"):
+        # As install and package managers do it: another file of that name.
+        new = settings.SHIM / f"{name}.new"
+        shutil.copy(settings.SHIM / name, new)
+        new.rename(settings.SHIM / name)
+    build.wait(60)
+    assert build.result == "SUCCESS", f"the result is {build.result} ({build.detail})"
+    expect_numbers(build, 100)
+    build.joblog().expect_once(f"{HOST} | counted")
 
 
 def abort(session):
