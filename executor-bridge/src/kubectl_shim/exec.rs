@@ -45,17 +45,18 @@ pub(super) fn run(slot: Slot, wanted: arguments::Exec) -> Result<Option<u8>, Fai
     Ok(match ended {
         // Standard input was not touched: it is read only when a command has started.
         Ended::Outcome(Outcome::Unreachable(failure)) if failure.kind == Kind::Windows => None,
-        Ended::Outcome(outcome) => Some(conclude(&outcome, quiet)),
+        Ended::Outcome(outcome) => Some(conclude(&outcome)),
         Ended::Left(code) => Some(code),
     })
 }
 
 /// Says what kubectl would say of such an end; its exit code.
-fn conclude(outcome: &Outcome, quiet: bool) -> u8 {
+fn conclude(outcome: &Outcome) -> u8 {
     let sentence = match outcome {
         Outcome::Exited { .. } | Outcome::Signaled { .. } => {
             let code = exit::code(outcome);
-            if code != 0 && !quiet {
+            // Also with --quiet, as kubectl 1.34 does it.
+            if code != 0 {
                 print(&format!("command terminated with exit code {code}"));
             }
             return code;
