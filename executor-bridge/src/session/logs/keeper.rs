@@ -93,10 +93,10 @@ impl Keeper {
     async fn stay(&self, mut connection: Arc<Connection>) -> String {
         loop {
             self.reach.send_replace(Reach::Up(connection.clone()));
-            if let Err(status) = self.watch(&connection).await {
-                tracing::info!(reason = status::reason(&status), "logs are no longer watched");
-            }
-            let hint = connection.handle.wait().await;
+            let hint = tokio::select! {
+                hint = connection.handle.wait() => hint,
+                never = self.watch_always(&connection) => never,
+            };
             let home = Home::behind(&connection, &hint);
             self.reach.send_replace(Reach::Sought);
             match diagnosis::recover(&self.container, &home, &mut Patience::new(LEASE)).await {
@@ -106,7 +106,21 @@ impl Keeper {
         }
     }
 
-    /// Passes on what logs there are, until the link breaks.
+    /// Passes on what logs there are; never ends.
+    async fn watch_always(&self, connection: &Connection) -> String {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.watch(connection).await {
+                // An older agent: tasks run, and have no live log.
+                Err(status) if status.code() == Code::Unimplemented => return std::future::pending().await,
+                Err(status) => tracing::info!(reason = status::reason(&status), "logs are not watched"),
+                Ok(()) => {}
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     async fn watch(&self, connection: &Connection) -> Result<(), Status> {
         let request = WatchRequest {
             directory: DIRECTORY.into(),
