@@ -373,11 +373,11 @@ class Exchange:
     REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03  # types of frames, to the bridge and (below) from it
     STARTED, STDOUT, STDERR, STDIN_ACK, AGENT, RESULT = 0x10, 0x11, 0x12, 0x13, 0x14, 0x1F
     WINDOW, CHUNK = 1 << 20, 1 << 16  # bytes of stdin that may be on their way, and in one frame
-    BRIDGES = 5  # that may die
+    DYING, LIVED = 30, 1  # seconds: bridges may die in a row; one that lived so long begins another row
 
     def __init__(self, dial, request, descriptors=(), timeout=None):
         self._dial, self._request, self._descriptors, self._timeout = dial, request, list(descriptors), timeout
-        self._agent, self.started, self._died = None, False, 0
+        self._agent, self.started, self._dying = None, False, None
         self._received = {self.STDOUT: 0, self.STDERR: 0}
         self._stdin, self._taken, self._end = bytearray(), 0, False  # not acknowledged, acknowledged, complete
         self._begin()
@@ -391,7 +391,7 @@ class Exchange:
             request.update(requires=["resume"], resume={"instance": self._agent, **progress})
         payload = json.dumps(request).encode()
         frame = struct.pack(">IB", len(payload) + 1, self.REQUEST) + payload
-        self._socket = self._dial(self._timeout)
+        self._socket, self._dialed = self._dial(self._timeout), time.monotonic()
         # A failure shows as the end of the stream when the answer is read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             rest = frame[socket.send_fds(self._socket, [frame], self._descriptors) :]
@@ -439,17 +439,21 @@ class Exchange:
 
     def receive(self):
         """The next frame: its type, and its payload or, for JSON, its object."""
-        try:
-            self._send_stdin()
-            length, kind = struct.unpack(">IB", self._read(5))
-            payload = self._read(length - 1)
-        except Lost:
-            self._died += 1
-            self.close()
-            if self._died == self.BRIDGES:
-                raise
-            self._begin()
-            return self.receive()
+        while True:
+            try:
+                self._send_stdin()
+                length, kind = struct.unpack(">IB", self._read(5))
+                payload = self._read(length - 1)
+                break
+            except Lost:
+                self.close()
+                now = time.monotonic()
+                if self._dying is None or now - self._dialed > self.LIVED:
+                    self._dying = now
+                if now - self._dying > self.DYING:
+                    raise
+                time.sleep(0.02)  # a dying one still accepts connections for a moment
+                self._begin()
         if kind in self._received:
             self._received[kind] += len(payload)
         elif kind == self.STDIN_ACK:

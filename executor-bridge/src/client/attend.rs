@@ -2,6 +2,7 @@
 //! `kubectl` shim run it.
 
 use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use super::signals::{Event, Signals};
 use super::streams::{Printer, Stream, forward_stdin};
@@ -14,8 +15,12 @@ use crate::terminal;
 
 /// So many interrupts that the command ignores, and we leave; the bridge then ends its tree.
 const PATIENCE: usize = 3;
-/// Bridges that die under one command, until we give up.
-const BRIDGES: usize = 5;
+/// How long bridges may die one after the other until we give up: it may be the command that kills them.
+const DYING: Duration = Duration::from_secs(30);
+/// A bridge that lived for so long died for another reason than the one before it.
+const LIVED: Duration = Duration::from_secs(1);
+/// A dying bridge still accepts connections for a moment.
+const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -83,7 +88,7 @@ struct Attended {
 impl Attended {
     async fn run(mut self, takes_stdin: bool) -> Ended {
         let printer = Printer::start();
-        let mut bridges = 0;
+        let (mut dying, mut connected) = (None, Instant::now());
         let mut unprinted = None;
         let ended = loop {
             tokio::select! {
@@ -101,13 +106,15 @@ impl Attended {
                         }
                     }
                     Message::Lost(outcome) => {
-                        bridges += 1;
-                        if bridges == BRIDGES {
+                        dying = dying.filter(|_| connected.elapsed() < LIVED);
+                        if dying.get_or_insert_with(Instant::now).elapsed() > DYING {
                             break Ended::Outcome(outcome);
                         }
+                        tokio::time::sleep(PAUSE).await;
                         if let Err(ended) = self.go_on(outcome).await {
                             break ended;
                         }
+                        connected = Instant::now();
                     }
                     Message::Stdout(data) => unprinted = Some((Stream::Stdout, data)),
                     Message::Stderr(data) => unprinted = Some((Stream::Stderr, data)),

@@ -91,6 +91,12 @@ async fn begin_in_slot(socket: &Path, request: &Request) -> Result<Conversation,
             Err(failure) => Err(failure),
         };
         match sent {
+            // The build's directory is removed at its end: nobody will come.
+            Err(failure)
+                if failure.kind == Kind::Bridge && socket.parent().is_some_and(|directory| !directory.exists()) =>
+            {
+                return Err(failure);
+            }
             Err(failure) if failure.kind == Kind::Bridge && begun.elapsed() < SLOT_PATIENCE => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(SLOT_LAST_PAUSE);

@@ -99,10 +99,14 @@ impl Incoming {
                 Ok(_) => self.heard = true,
                 // A Unix socket is reset only by an end that was never accepted, or that had not read everything.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !self.heard => {
-                    return Message::Lost(Outcome::Unreachable(Failure::new(
-                        Kind::Bridge,
-                        "the bridge ended before it took the request; try again",
-                    )));
+                    return match self.progress() {
+                        // But an earlier one had.
+                        Some(_) => self.broken("it ended before it took the request"),
+                        None => Message::Lost(Outcome::Unreachable(Failure::new(
+                            Kind::Bridge,
+                            "the bridge ended before it took the request; try again",
+                        ))),
+                    };
                 }
                 Err(error) => return self.broken(&error.to_string()),
             }

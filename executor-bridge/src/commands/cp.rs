@@ -12,10 +12,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::progress::Progress;
-use super::{conclude, result};
+use super::{bridge, conclude, result};
 use crate::cli::{CpOptions, TargetOptions};
 use crate::client::{self, Bridge, Message};
-use crate::config::{self, Process};
 use crate::daemon;
 use crate::error::{Failure, Kind};
 use crate::exit;
@@ -63,19 +62,19 @@ impl Side {
 pub(super) fn run(target: TargetOptions, options: daemon::Options, command: CpOptions) -> Result<u8, Failure> {
     let (source, destination) = (Side::parse(&command.source)?, Side::parse(&command.destination)?);
     let container = target.container.clone();
-    let copy = |target| Copy {
-        bridge: Bridge::OnDemand { target, options },
+    let copy = |bridge| Copy {
+        bridge,
         container,
         quiet: command.quiet,
     };
     let runtime = client::runtime()?;
     let copied = match (source, destination) {
         (Side::Pod { pod, path }, local @ (Side::Local(_) | Side::Standard)) => {
-            let copy = copy(config::target(target, &pod, &Process)?);
+            let copy = copy(bridge(target, &pod, options)?);
             runtime.block_on(copy.download(path, local))
         }
         (local @ (Side::Local(_) | Side::Standard), Side::Pod { pod, path }) => {
-            let copy = copy(config::target(target, &pod, &Process)?);
+            let copy = copy(bridge(target, &pod, options)?);
             runtime.block_on(copy.upload(local, path, command.user))
         }
         _ => Err(Failure::usage("exactly one of SRC and DST must be POD:PATH")),

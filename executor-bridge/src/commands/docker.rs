@@ -3,15 +3,12 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
 
-use super::conclude;
+use super::{bridge, conclude};
 use crate::cli::{DockerOptions, TargetOptions};
-use crate::client::{self, Bridge, Ended};
-use crate::config::{self, Process};
+use crate::client::{self, Ended};
 use crate::daemon;
 use crate::error::Failure;
-use crate::kubectl_shim;
 use crate::protocol::octets::Octets;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::target::hex;
@@ -39,15 +36,7 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Dock
         ..Exec::default()
     };
     let container = target.container.clone();
-    let kubeconfig = target.kubeconfig.clone().map(PathBuf::from);
-    let (context, namespace) = (target.context.clone(), target.namespace.clone());
-    let bridge = match kubectl_shim::bridge(kubeconfig, context, namespace, &pod) {
-        Some(socket) => Bridge::Slot(socket),
-        None => Bridge::OnDemand {
-            target: config::target(target, &pod, &Process)?,
-            options,
-        },
-    };
+    let bridge = bridge(target, &pod, options)?;
     match client::attend(bridge, container, exec)? {
         Ended::Outcome(outcome) => Ok(conclude(&outcome)),
         Ended::Left(code) => Ok(code),

@@ -3,10 +3,9 @@
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::time::Duration;
 
-use super::conclude;
+use super::{bridge, conclude};
 use crate::cli::{ExecOptions, TargetOptions};
-use crate::client::{self, Bridge, Ended};
-use crate::config::{self, Process};
+use crate::client::{self, Ended};
 use crate::daemon;
 use crate::error::Failure;
 use crate::protocol::octets::Octets;
@@ -17,10 +16,7 @@ use crate::terminal;
 
 pub(super) fn run(target: TargetOptions, options: daemon::Options, command: ExecOptions) -> Result<u8, Failure> {
     let container = target.container.clone();
-    let bridge = Bridge::OnDemand {
-        target: config::target(target, &command.pod, &Process)?,
-        options,
-    };
+    let bridge = bridge(target, &command.pod, options)?;
     let takes_stdin = command.stdin || command.tty || !terminal::stdin_is_terminal();
     let exec = exec(command, takes_stdin)?;
     match client::attend(bridge, container, exec)? {

@@ -9,16 +9,18 @@ mod status;
 mod stop;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use crate::cli::{Cli, Command};
-use crate::client::{Conversation, Message};
+use crate::cli::{Cli, Command, TargetOptions};
+use crate::client::{Bridge, Conversation, Message};
+use crate::config::Process;
 use crate::error::{Failure, Kind};
 use crate::protocol::result::Outcome;
-use crate::{config, exit, kubectl_shim, telemetry};
+use crate::{config, daemon, exit, kubectl_shim, telemetry};
 
 /// The main program.
 pub fn run() -> ExitCode {
@@ -74,6 +76,20 @@ fn no_command(error: &clap::Error) -> ExitCode {
         say(&format!("{}; see --help", sentence.trim_start_matches("error: ")));
     }
     ExitCode::from(Kind::Usage.code())
+}
+
+/// The bridge of a pod: the one in Zuul's slot, if what was given names nothing but a place in that kubeconfig.
+fn bridge(target: TargetOptions, pod: &str, options: daemon::Options) -> Result<Bridge, Failure> {
+    let named = target.kubeconfig.clone().map(PathBuf::from);
+    let (context, namespace) = (target.context.clone(), target.namespace.clone());
+    let elsewhere = target.server.is_some() || target.link.is_some() || target.agent_socket.is_some();
+    match kubectl_shim::bridge(named, context, namespace, pod).filter(|_| !elsewhere) {
+        Some(socket) => Ok(Bridge::Slot(socket)),
+        None => Ok(Bridge::OnDemand {
+            target: config::target(target, pod, &Process)?,
+            options,
+        }),
+    }
 }
 
 /// One sentence for people.

@@ -285,13 +285,14 @@ def test_errors(connect, answer, variables, error):
 
 
 @pytest.mark.parametrize("started", [b"", frame(0x10, {"exec_id": "0", "pid": 7}), frame(0x11, b"half")[:7]])
-def test_bridges_that_die_again_and_again_are_a_lost_host(connect, started):
+def test_bridges_that_die_again_and_again_are_a_lost_host(connect, started, monkeypatch):
+    monkeypatch.setattr(Frame, "DYING", 0.2)
     connection = connect(answering(started))
     with pytest.raises(AnsibleConnectionFailure):
         connection.exec_command("x")
     # Always the same command: no agent starts it twice.
     assert len({request["exec_id"] for request in connection.bridge.requests}) == 1
-    assert len(connection.bridge.requests) == Frame.BRIDGES
+    assert len(connection.bridge.requests) > 2
 
 
 def test_the_next_bridge_goes_on_with_a_command(connect):
