@@ -765,6 +765,7 @@ class Connection(ConnectionBase):
             if path:
                 dial = functools.partial(connect, path)
                 with contextlib.closing(Exchange(dial, {"op": "relink"}, timeout=LOCAL_TIMEOUT)) as exchange:
+                    exchange.DYING = 0
                     display.vvv(f"RESET {exchange.result()['outcome']}", host=self._pod())
         except Exception as reason:
             display.vvv(f"RESET without a bridge: {reason}", host=self._pod())

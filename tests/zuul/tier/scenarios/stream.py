@@ -86,6 +86,6 @@ def expect_times(log):
     told = ", ".join(f"{name}: {seconds:.2f} s" for name, seconds in zip(names, took, strict=True))
     print(f"zuul {settings.PEER}: {told}", file=sys.stderr)
     if settings.podbridge():
-        # Zuul waits ten seconds for the log of the last one, if nobody tells it that there is none; the benchmark says how
-        # much faster it is on a machine that does nothing else.
+        # Zuul waits ten seconds for the log of the last one, if nobody tells it that there is none. How much faster it
+        # is on a machine that does nothing else, the benchmark says.
         assert max(took) < 9, told
