@@ -51,8 +51,16 @@ pub(crate) fn start_in_slot() {
     };
 }
 
+/// A regular file only: a pipe that nobody drains would stop the bridge.
 fn append(path: std::ffi::OsString) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    let options = options.create(true).append(true).mode(0o600).custom_flags(nonblocking);
+    let file = options.open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 /// The host's syslog, as RFC 3164 has it; one datagram per event.

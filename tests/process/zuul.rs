@@ -153,11 +153,12 @@ fn a_delegated_task_is_found_at_the_bridge_of_the_other_pod() {
 fn a_lost_agent_is_named_in_the_log() {
     let (mut pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
     let forward = build.forward(&pair, "web");
-    log.append(b"one\n");
+    log.append(b"one\nunfinished");
     let (mut with, mut without) = (forward.log(&log.id), forward.log("podbridge-nowhere"));
     assert_eq!(with.found(), "one\n");
     assert_eq!(without.line(), NOT_FOUND);
     pair.kill_agent();
+    assert_eq!(with.line(), "unfinished\n");
     for mut console in [with, without] {
         let line = console.found();
         let (stamp, said) = line.split_once(" | ").unwrap();
@@ -256,4 +257,118 @@ fn garbage_harms_nobody_else() {
     assert!(build.kubectl(&pair, &exec).status().unwrap().success());
     drop(halves);
     assert!(alive(forward.child.id()));
+}
+
+#[test]
+fn readers_that_stand_still_hold_up_nobody() {
+    let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
+    let forward = build.forward(&pair, "web");
+    let data: Vec<u8> = (0..8 << 20)
+        .map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    log.append(&data);
+    assert!(data.starts_with(forward.log(&log.id).bytes_found().as_slice()));
+    let mut stuck: Vec<_> = (0..100).map(|_| forward.log(&log.id)).collect();
+    // What they hold of the link is given back within a second or two.
+    for length in [1 << 20, 30_000_000] {
+        let script = format!("head -c {length} /dev/zero");
+        let output = build
+            .kubectl(&pair, &["exec", "web", "--", "sh", "-c", &script])
+            .output()
+            .unwrap();
+        assert!(output.status.success() && output.stdout.len() == length);
+    }
+    log.append(b"the end\n");
+    for console in stuck.iter_mut().take(3) {
+        assert!(console.bytes(data.len()) == data);
+        assert_eq!(console.line(), "the end\n");
+    }
+}
+
+#[test]
+fn a_command_outlives_any_number_of_bridges() {
+    let (pair, build) = (Pair::start(), Build::default());
+    let mut forward = build.forward(&pair, "web");
+    let script = "for i in $(seq 40); do echo $i; sleep 0.1; done";
+    let exec = ["exec", "web", "--", "sh", "-c", script];
+    let mut client = build.kubectl(&pair, &exec).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = client.stdout.take().unwrap();
+    let mut said = vec![0];
+    stdout.read_exact(&mut said).unwrap();
+    for _ in 0..7 {
+        forward = forward.restart(&build, &pair, "web");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    stdout.read_to_end(&mut said).unwrap();
+    let wanted: String = (1..=40).map(|n| format!("{n}\n")).collect();
+    assert_eq!(String::from_utf8(said).unwrap(), wanted);
+    assert!(client.wait().unwrap().success());
+    drop(forward);
+}
+
+#[test]
+fn what_may_run_is_never_said_not_to_have_run() {
+    let (pair, build) = (Pair::start(), Build::default());
+    let mut forward = build.forward(&pair, "web");
+    let exec = ["exec", "web", "--", "sh", "-c", "echo begun; exec sleep 300"];
+    let mut command = build.kubectl(&pair, &exec);
+    let mut client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    client.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    forward.child.kill().unwrap();
+    forward.child.wait().unwrap();
+    // Nobody will come where there is no directory any more.
+    build.remove();
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("may still run"), "{said}");
+}
+
+#[test]
+fn our_own_command_line_uses_the_bridge_of_the_slot() {
+    let (pair, build) = (Pair::start(), Build::default());
+    let _forward = build.forward(&pair, "web");
+    for arguments in [
+        ["exec", "web", "--", "true"],
+        ["cp", "web:/proc/self/status", "-", "-q"],
+    ] {
+        let mut command = pair.podbridge(&arguments);
+        command
+            .env_remove("PODBRIDGE_LINK")
+            .env("KUBECONFIG", build.kubeconfig());
+        assert!(
+            command.stdout(Stdio::null()).status().unwrap().success(),
+            "{arguments:?}"
+        );
+    }
+    assert!(pair.bridges().is_empty());
+}
+
+#[test]
+fn no_byte_comes_twice_when_the_bridge_of_the_other_pod_restarts() {
+    let (build, log) = (Build::default(), LogFile::default());
+    let (mut nobody, other) = (Pair::start(), Pair::start());
+    nobody.kill_agent();
+    let forward = build.forward(&nobody, "web");
+    let delegate = build.forward(&other, "db");
+    let mut console = forward.log(&log.id);
+    log.append(b"one\ntwo\n");
+    assert_eq!((console.found(), console.line()), ("one\n".into(), "two\n".into()));
+    let _delegate = delegate.restart(&build, &other, "db");
+    log.append(b"three\n");
+    assert_eq!(console.line(), "three\n");
+}
+
+#[test]
+fn who_has_nothing_more_to_say_gets_what_there_is() {
+    let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
+    let forward = build.forward(&pair, "web");
+    log.append(b"one\n");
+    assert_eq!(forward.log(&log.id).found(), "one\n");
+    let mut stream = TcpStream::connect(("127.0.0.1", forward.ports[0].port)).unwrap();
+    stream.write_all(format!("s:{}\n", log.id).as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "one\n");
 }

@@ -207,6 +207,17 @@ impl Console {
         }
     }
 
+    /// A few bytes of a log, whatever was said before.
+    pub fn bytes_found(&mut self) -> Vec<u8> {
+        const NOT_FOUND: &[u8] = b"[Zuul] Log not found\n";
+        loop {
+            let bytes = self.bytes(NOT_FOUND.len());
+            if bytes != NOT_FOUND {
+                return bytes;
+            }
+        }
+    }
+
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).unwrap();

@@ -21,6 +21,9 @@ use crate::logs::{self, Error, Follower, Lister, Logs, Names, Pattern};
 /// Events on their way into the connection: a slow client holds so many chunks of its log in memory, and no more.
 const IN_FLIGHT: usize = 2;
 
+/// Of a name in a message, beside its bytes: tag and length.
+const NAME_COST: usize = 8;
+
 #[derive(Debug)]
 pub(crate) struct LogsService(pub(crate) Logs);
 
@@ -64,21 +67,46 @@ async fn tell(mut lister: Lister, events: mpsc::Sender<Result<WatchEvent, Status
             () = events.closed() => return,
             found = lister.next() => found,
         };
-        let event = match found {
-            Ok((next, Names { appeared, gone })) => {
+        let Names { appeared, gone } = match found {
+            Ok((next, names)) => {
                 lister = next;
-                Ok(WatchEvent { all, appeared, gone })
+                names
             }
             Err(error) => {
                 let _ = events.send(Err(convert::logs_status(error))).await;
                 return;
             }
         };
-        if events.send(event).await.is_err() {
-            return;
+        for event in pieces(all, appeared, gone) {
+            if events.send(Ok(event)).await.is_err() {
+                return;
+            }
         }
         all = false;
     }
+}
+
+/// A directory may have more names than a message holds.
+fn pieces(all: bool, appeared: Vec<Bytes>, gone: Vec<Bytes>) -> Vec<WatchEvent> {
+    let mut pieces = vec![WatchEvent {
+        all,
+        ..WatchEvent::default()
+    }];
+    let mut length = 0;
+    let names = appeared.into_iter().map(|name| (name, true));
+    for (name, came) in names.chain(gone.into_iter().map(|name| (name, false))) {
+        length += name.len() + NAME_COST;
+        if length > MAX_CHUNK {
+            pieces.push(WatchEvent::default());
+            length = name.len() + NAME_COST;
+        }
+        let piece = pieces.last_mut().expect("there is one");
+        match came {
+            true => piece.appeared.push(name),
+            false => piece.gone.push(name),
+        }
+    }
+    pieces
 }
 
 #[tonic::async_trait]

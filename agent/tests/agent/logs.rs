@@ -468,3 +468,23 @@ async fn names_are_told_as_they_come_and_go() {
     fs::write(path("a4.log"), "").unwrap();
     assert_eq!(next().await, told(false, &["a4.log"], &[]));
 }
+
+#[tokio::test]
+async fn more_names_than_a_message_holds_are_told() {
+    const COUNT: usize = 2000;
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    for n in 0..COUNT {
+        fs::write(directory.path().join(format!("a{n:0200}.log")), "").unwrap();
+    }
+    let mut names = watch(&agent, directory.path()).await;
+    let mut appeared = 0;
+    let mut messages = 0;
+    while appeared < COUNT {
+        let event = soon(names.message()).await.unwrap().unwrap();
+        assert_eq!(event.all, messages == 0);
+        appeared += event.appeared.len();
+        messages += 1;
+    }
+    assert!(appeared == COUNT && messages > 2);
+}

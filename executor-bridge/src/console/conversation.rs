@@ -2,6 +2,7 @@
 //! it is kept whatever becomes of the links to the pod.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,12 +16,12 @@ use super::last_line::LastLine;
 use super::request::{self, Parsed, Request};
 use super::rhythm::Rhythm;
 use super::source::Stream;
-use crate::session::{Interest, LogEvent, LogId, Logs, Reach, Source};
+use crate::session::{Interest, LogEvent, LogId, Logs, Reach, STALL, Source};
 
 /// For one request to arrive (zuul_console's REQUEST_TIMEOUT).
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes that may be the beginning of an exit code line are held back for so long: its rest is a page away.
-const HELD: Duration = Duration::from_millis(50);
+/// A client that has only stopped to speak gets what there is (zuul_console looks for its end as seldom).
+const HALF_CLOSED: Duration = Duration::from_millis(500);
 
 const VERSION: &[u8] = b"1\n";
 const NOT_FOUND: &[u8] = b"[Zuul] Log not found\n";
@@ -65,15 +66,36 @@ async fn next_request(stream: &mut TcpStream, received: &mut BytesMut) -> io::Re
 /// Waits until the client closes. What else it says is not listened to.
 async fn closed(mut reading: ReadHalf<'_>) {
     let mut buffer = [0; 256];
-    while reading.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    loop {
+        match reading.read(&mut buffer).await {
+            Ok(0) => return sleep(HALF_CLOSED).await,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Writes, and lets the log's source rest while the client does not read.
+async fn write(writing: &mut WriteHalf<'_>, stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    let mut writing = pin!(writing.write_all(bytes));
+    match timeout(STALL, &mut writing).await {
+        Ok(written) => written,
+        Err(_) => {
+            stream.pause();
+            writing.await
+        }
+    }
 }
 
 async fn finish(console: &Console, id: &LogId) {
-    console.session.remove_log(id).await;
-    let elsewhere = console.session.logs().and_then(|logs| logs.source(id));
-    if let Some(Source::Sibling(socket)) = elsewhere {
-        console.siblings.delete(&socket, id).await;
-    }
+    let elsewhere = async {
+        let source = console.session.logs().and_then(|logs| logs.source(id));
+        if let Some(Source::Sibling(socket)) = source {
+            console.siblings.delete(&socket, id).await;
+        }
+    };
+    // Neither waits for the other's link.
+    tokio::join!(console.session.remove_log(id), elsewhere);
 }
 
 async fn send(mut writing: WriteHalf<'_>, console: &Console, id: &LogId) -> io::Result<()> {
@@ -91,11 +113,11 @@ async fn send(mut writing: WriteHalf<'_>, console: &Console, id: &LogId) -> io::
         let (source, stream) = match sought.found(&mut writing).await? {
             Found::At(source, stream) => (source, stream),
             Found::Never => return Ok(()),
-            Found::Lost(why) => return say_lost(&mut writing, &why).await,
+            Found::Lost(why) => return say_lost(&mut writing, &why, true).await,
         };
         if let Some(why) = sought.carry(stream, &mut writing).await? {
             return match why {
-                Over::Lost(why) => say_lost(&mut writing, &why).await,
+                Over::Lost { why, at_start } => say_lost(&mut writing, &why, at_start).await,
                 Over::Ended => Ok(()),
             };
         }
@@ -104,9 +126,11 @@ async fn send(mut writing: WriteHalf<'_>, console: &Console, id: &LogId) -> io::
 }
 
 /// As Zuul's own lines, so that it stands in the job's log like them.
-async fn say_lost(writing: &mut WriteHalf<'_>, why: &str) -> io::Result<()> {
+async fn say_lost(writing: &mut WriteHalf<'_>, why: &str, at_start: bool) -> io::Result<()> {
     let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S.%6f");
-    writing.write_all(format!("{now} | [Zuul] {why}\n").as_bytes()).await
+    let newline = if at_start { "" } else { "\n" };
+    let line = format!("{newline}{now} | [Zuul] {why}\n");
+    writing.write_all(line.as_bytes()).await
 }
 
 enum Found {
@@ -117,7 +141,11 @@ enum Found {
 }
 
 enum Over {
-    Lost(String),
+    Lost {
+        why: String,
+        /// No line is unfinished.
+        at_start: bool,
+    },
     /// Its task has ended, and the log was deleted.
     Ended,
 }
@@ -138,11 +166,16 @@ impl Sought<'_> {
         loop {
             let changed = self.interest.changed();
             if let Some(source) = self.logs.source(self.id) {
-                let stream = Stream::open(&source, self.id, session).await;
+                let stream = Stream::open(&source, self.id, session);
                 return Ok(Found::At(source, stream));
             }
-            if self.never_comes().await {
-                return Ok(Found::Never);
+            match self.after_its_task().await {
+                Some((_, false)) => return Ok(Found::Never),
+                Some((source, true)) => {
+                    let stream = Stream::open(&source, self.id, session);
+                    return Ok(Found::At(source, stream));
+                }
+                None => {}
             }
             if let Reach::Lost(why) = &*reach.borrow_and_update() {
                 return Ok(Found::Lost(why.clone()));
@@ -159,19 +192,15 @@ impl Sought<'_> {
         }
     }
 
-    /// Whether the task that would write it has ended, and it is not there: asked, as what the agent tells of logs and what
-    /// it tells of an exec's end come on two streams.
-    async fn never_comes(&self) -> bool {
-        let Some(run) = self.logs.run(self.id).filter(|run| run.ended) else {
-            return false;
+    /// Whether it is there, once the task that writes it has ended; `None` before. Asked, as what the agent tells of logs and
+    /// what it tells of an exec's end come on two streams.
+    async fn after_its_task(&self) -> Option<(Source, bool)> {
+        let run = self.logs.run(self.id).filter(|run| run.ended)?;
+        let Source::Container(container) = &run.source else {
+            return None;
         };
-        match &run.source {
-            Source::Container(container) => {
-                let exists = self.console.session.log_exists(container.as_deref(), self.id).await;
-                exists == Some(false)
-            }
-            Source::Sibling(_) => false,
-        }
+        let exists = self.console.session.log_exists(container.as_deref(), self.id).await?;
+        Some((run.source, exists))
     }
 
     /// Sends the log as it is written. `None`: it is there no longer, and may be elsewhere.
@@ -189,39 +218,40 @@ impl Sought<'_> {
             };
             let event = tokio::select! {
                 event = stream.next() => event,
-                () = sleep(HELD), if line.holds() => {
-                    writing.write_all(&line.flush()).await?;
+                () = sleep(line.patience()), if line.holds() => {
+                    write(writing, &mut stream, &line.flush()).await?;
                     continue;
                 }
                 () = due => None,
                 Ok(()) = ended.changed(), if absent.is_some() => None,
             };
             match (event, &mut absent) {
-                (Some(LogEvent::Begins), _) => {
-                    writing.write_all(&line.flush()).await?;
+                (Some(LogEvent::Begins(_)), _) => {
+                    write(writing, &mut stream, &line.flush()).await?;
                     (line, absent) = (LastLine::default(), None);
                 }
                 (Some(LogEvent::Data(data)), _) => {
                     absent = None;
-                    writing.write_all(&line.push(data)).await?;
+                    write(writing, &mut stream, &line.push(data)).await?;
                 }
                 (Some(LogEvent::Absent), _) => {
-                    writing.write_all(&line.flush()).await?;
+                    write(writing, &mut stream, &line.flush()).await?;
                     absent = Some(Rhythm::begin());
                 }
                 (Some(LogEvent::Lost(why)), _) => {
-                    writing.write_all(&line.flush()).await?;
-                    return Ok(Some(Over::Lost(why)));
+                    write(writing, &mut stream, &line.flush()).await?;
+                    let at_start = line.at_start();
+                    return Ok(Some(Over::Lost { why, at_start }));
                 }
                 (None, Some(rhythm)) => {
-                    if self.never_comes().await {
+                    if let Some((_, false)) = self.after_its_task().await {
                         return Ok(Some(Over::Ended));
                     }
                     writing.write_all(NOT_FOUND).await?;
                     rhythm.said();
                 }
                 (None, None) => {
-                    writing.write_all(&line.flush()).await?;
+                    write(writing, &mut stream, &line.flush()).await?;
                     return Ok(None);
                 }
             }

@@ -1,6 +1,8 @@
 //! The one change to a log's bytes. Zuul's `command` module writes the last line of an output as it is; without a newline at
 //! its end, the line that tells the exit code is appended to it, and Zuul's callback, which takes that line away, loses both.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 
@@ -106,6 +108,19 @@ impl LastLine {
 
     pub(super) fn holds(&self) -> bool {
         !self.held.is_empty()
+    }
+
+    /// How long to hold it: a few digits are most likely output; after a whole time stamp the rest must be on its way.
+    pub(super) fn patience(&self) -> Duration {
+        match self.held.len() < STAMPS[1].len() {
+            true => Duration::from_millis(50),
+            false => Duration::from_secs(2),
+        }
+    }
+
+    /// The next byte is the first of a line.
+    pub(super) fn at_start(&self) -> bool {
+        self.at_start
     }
 
     /// What was held back and is nothing but output.

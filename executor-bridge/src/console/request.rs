@@ -2,7 +2,7 @@
 
 use crate::session::LogId;
 
-/// Longer requests are refused (zuul_console's MAX_REQUEST_LEN).
+/// Requests have fewer bytes, their newline included (zuul_console's MAX_REQUEST_LEN).
 pub(super) const MAX_LENGTH: usize = 1024;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) enum Parsed {
 
 /// The request at the beginning of what was received.
 pub(super) fn parse(received: &[u8]) -> Parsed {
-    let Some(end) = received.iter().take(MAX_LENGTH).position(|byte| *byte == b'\n') else {
+    let Some(end) = received.iter().take(MAX_LENGTH - 1).position(|byte| *byte == b'\n') else {
         return match received.len() < MAX_LENGTH {
             true => Parsed::Incomplete,
             false => Parsed::Bad,
@@ -76,10 +76,10 @@ mod tests {
         assert_eq!(parse(b"s:\xff\n"), Parsed::Bad);
         assert_eq!(parse(b"s:a\0b\n"), Parsed::Bad);
         assert_eq!(parse(&[b'x'; 1024]), Parsed::Bad);
-        let mut long = vec![b'x'; 1023];
+        let mut long = vec![b'x'; 1022];
         assert_eq!(parse(&long), Parsed::Incomplete);
         long.push(b'\n');
-        assert!(matches!(parse(&long), Parsed::Request(_, 1024)));
+        assert!(matches!(parse(&long), Parsed::Request(_, 1023)));
         long.insert(0, b'x');
         assert_eq!(parse(&long), Parsed::Bad);
     }

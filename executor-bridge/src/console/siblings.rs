@@ -69,6 +69,7 @@ impl Siblings {
     pub(super) async fn delete(&self, socket: &Path, id: &LogId) {
         let operation = Operation::DeleteLog(Log {
             id: id.as_str().to_owned(),
+            position: None,
         });
         if let Ok(Some(mut conversation)) = client::begin_existing(socket, &request(operation)).await {
             // Whatever it says: the log is no longer wanted.

@@ -31,11 +31,19 @@ pub(super) async fn wait(kubeconfig: &Path) {
 }
 
 async fn is_gone(kubeconfig: &Path) -> bool {
-    if kubeconfig.exists() {
+    if !is_absent(kubeconfig) {
         return false;
     }
     sleep(REPLACED).await;
-    !kubeconfig.exists()
+    is_absent(kubeconfig)
+}
+
+/// For certain: a file that cannot be looked at may be there.
+fn is_absent(path: &Path) -> bool {
+    match path.try_exists() {
+        Ok(exists) => !exists,
+        Err(error) => error.kind() == io::ErrorKind::NotADirectory,
+    }
 }
 
 async fn watch(kubeconfig: &Path) -> io::Result<()> {

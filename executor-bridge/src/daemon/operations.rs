@@ -151,6 +151,12 @@ async fn perform(
 async fn operate(request: Request, client: Client, shared: &Shared) -> Outcome {
     let container = request.container.as_deref();
     let session = &shared.session;
+    if !session.admits(container) {
+        return Outcome::failed(
+            FailedKind::BadRequest,
+            "this bridge has been asked for more containers than a pod has; name one that there is",
+        );
+    }
     match request.operation {
         Operation::Exec(exec) => session.exec(container, *exec, client).await,
         Operation::Put(put) => session.put(container, put, client).await,
@@ -160,7 +166,7 @@ async fn operate(request: Request, client: Client, shared: &Shared) -> Outcome {
         Operation::Relink => session.relink(container, client).await,
         Operation::Logs => session.list_logs(client).await,
         Operation::Log(log) => match LogId::new(&log.id) {
-            Some(id) => session.send_log(&id, client).await,
+            Some(id) => session.send_log(&id, log.position, client).await,
             None => Outcome::failed(FailedKind::BadRequest, "no log can have that id"),
         },
         Operation::DeleteLog(log) => match LogId::new(&log.id) {

@@ -66,7 +66,7 @@ fn serve(called: &Called) -> ExitCode {
                 Ok(slot) => port_forward::run(slot, ports),
                 // The build is over: Zuul's loop ends with us, also where nobody is left to kill it.
                 Err(_) if !file.exists() => Ok(0),
-                Err(failure) => Err(failure),
+                Err(failure) => Ok(port_forward::fail(&failure)),
             },
             None => return next::pass_on(called),
         },

@@ -26,12 +26,15 @@ pub(super) fn run(slot: Slot, ports: Ports) -> Result<u8, Failure> {
         Ok(Why::BuildOver) => Ok(0),
         // Another one, perhaps of a newer release, is started at once.
         Ok(_) => Ok(FAILED),
-        Err(failure) => {
-            say(&failure.message);
-            sleep(PAUSE);
-            Ok(FAILED)
-        }
+        Err(failure) => Ok(fail(&failure)),
     }
+}
+
+/// Says why there is no bridge, and lets Zuul's loop rest.
+pub(super) fn fail(failure: &Failure) -> u8 {
+    say(&failure.message);
+    sleep(PAUSE);
+    FAILED
 }
 
 /// As kubectl says it. Zuul waits for the first line, and reads no other.

@@ -161,6 +161,17 @@ pub(crate) struct Stat {
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Log {
     pub id: String,
+    /// Where it was followed to before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+}
+
+/// A place in a log; also what STDERR frames of `log` say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Hexadecimal digits, only ever compared.
+    pub file: String,
+    pub offset: u64,
 }
 
 /// What `requires` may name: the operations and the keys of this version.

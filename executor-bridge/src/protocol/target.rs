@@ -109,6 +109,17 @@ pub(crate) fn key(value: &Value) -> Key {
     Key(hex(&digest[..8]))
 }
 
+/// What such digits mean.
+pub(crate) fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| {
+        u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16)
+            .ok()
+            .filter(|_| pair.len() == 2)
+    };
+    pairs.map(byte).collect()
+}
+
 /// Lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -28,7 +28,10 @@ use crate::protocol::target::Target;
 use connection::Connection;
 use container::Container;
 use logs::Keeper;
-pub(crate) use logs::{Event as LogEvent, Follow, Interest, Lists, LogId, Logs, Reach, Source};
+pub(crate) use logs::{Event as LogEvent, Follow, Interest, Lists, LogId, Logs, Position, Reach, STALL, Source};
+
+/// More than pods have.
+const CONTAINERS: usize = 64;
 
 /// What a client says after its request.
 #[derive(Debug)]
@@ -103,6 +106,12 @@ impl Session {
             kept,
             ..Self::new(target, connect_timeout)
         }
+    }
+
+    /// Each container that was ever named is kept in reach: no client may name them without end.
+    pub(crate) fn admits(&self, container: Option<&str>) -> bool {
+        let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        containers.len() < CONTAINERS || containers.contains_key(&container.map(str::to_owned))
     }
 
     fn container(&self, name: Option<&str>) -> Arc<Container> {

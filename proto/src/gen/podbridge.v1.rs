@@ -2399,7 +2399,7 @@ pub struct WatchRequest {
 /// Names without the directory.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchEvent {
-    /// `appeared` names all there are, and what was told before is void: the first event, and one after events were lost.
+    /// What was told before is void; this event and those at once after it name all there are. The first event.
     #[prost(bool, tag = "1")]
     pub all: bool,
     #[prost(bytes = "bytes", repeated, tag = "2")]

@@ -1,14 +1,28 @@
 //! The logs of this pod by their ids: for the console, and for the bridges of a build's other pods, which look here for
 //! what a delegated task writes.
 
+use std::pin::pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use super::super::{Client, Connection, Session, gone, status};
-use super::{Event, Follow, LogId, Logs, Reach, keeper};
+use super::super::{Client, Session, gone, status};
+use super::{Event, Follow, LogId, Logs, Position, Reach, STALL, keeper};
 use crate::error::{FailedKind, Failure, Kind};
 use crate::protocol::frame::Frame;
+use crate::protocol::request;
 use crate::protocol::result::{Ended, Outcome};
+use crate::protocol::target::{hex, unhex};
+
+/// For an agent's answer that somebody waits for, who is told meanwhile that there is nothing.
+const QUESTION: Duration = Duration::from_secs(2);
+/// For a link on which a log can be deleted.
+const REMOVAL: Duration = Duration::from_secs(60);
+/// Until a bridge that was started again knows its logs.
+const RETURN: Duration = Duration::from_secs(20);
 
 /// Only a bridge in Zuul's slot knows logs.
 fn unsupported() -> Outcome {
@@ -19,7 +33,7 @@ fn unsupported() -> Outcome {
 }
 
 impl Session {
-    pub(crate) fn logs(&self) -> Option<&std::sync::Arc<Logs>> {
+    pub(crate) fn logs(&self) -> Option<&Arc<Logs>> {
         self.kept.as_ref().map(|kept| &kept.logs)
     }
 
@@ -30,40 +44,38 @@ impl Session {
         kept.unwrap_or_else(|| watch::channel(Reach::Sought).1)
     }
 
-    pub(crate) fn follow(&self, container: Option<&str>, id: &LogId) -> Follow {
-        Follow::new(id, self.reach(container))
-    }
-
-    fn up(&self, container: Option<&str>) -> Option<std::sync::Arc<Connection>> {
-        match &*self.reach(container).borrow() {
-            Reach::Up(connection) => Some(connection.clone()),
-            Reach::Sought | Reach::Lost(_) => None,
-        }
+    pub(crate) fn follow(&self, container: Option<&str>, id: &LogId, position: Option<Position>) -> Follow {
+        Follow::new(id, position, self.reach(container))
     }
 
     /// Whether there is such a log this moment; `None` if nobody can say.
     pub(crate) async fn log_exists(&self, container: Option<&str>, id: &LogId) -> Option<bool> {
-        let connection = self.up(container)?;
-        keeper::exists(&connection, id).await.ok()
+        let connection = match &*self.reach(container).borrow() {
+            Reach::Up(connection) => connection.clone(),
+            Reach::Sought | Reach::Lost(_) => return None,
+        };
+        timeout(QUESTION, keeper::exists(&connection, id)).await.ok()?.ok()
     }
 
-    /// Deletes a log wherever it is in this pod.
+    /// Deletes a log wherever it is in this pod, and waits for a link to do so.
     pub(crate) async fn remove_log(&self, id: &LogId) {
         let containers: Vec<_> = {
-            let containers = self
-                .containers
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
             containers.keys().cloned().collect()
         };
-        for container in containers {
-            let Some(connection) = self.up(container.as_deref()) else {
-                continue;
-            };
-            if let Err(status) = keeper::remove(&connection, id).await {
-                tracing::info!(reason = status::reason(&status), "a log was not deleted");
-            }
-        }
+        let removals = containers.iter().map(|container| {
+            let mut reach = self.reach(container.as_deref());
+            timeout(REMOVAL, async move {
+                let reached = reach.wait_for(|reach| !matches!(reach, Reach::Sought)).await;
+                let Ok(Reach::Up(connection)) = reached.map(|reach| reach.clone()) else {
+                    return;
+                };
+                if let Err(status) = keeper::remove(&connection, id).await {
+                    tracing::info!(reason = status::reason(&status), "a log was not deleted");
+                }
+            })
+        });
+        futures_util::future::join_all(removals).await;
     }
 
     /// The ids of all logs of this pod, one JSON array per line, again whenever they change; until the client has gone.
@@ -86,27 +98,45 @@ impl Session {
     }
 
     /// One log as it is written, until it is deleted.
-    pub(crate) async fn send_log(&self, id: &LogId, mut client: Client) -> Outcome {
+    pub(crate) async fn send_log(&self, id: &LogId, from: Option<request::Position>, mut client: Client) -> Outcome {
         let Some(logs) = self.logs() else { return unsupported() };
-        let container = match logs.own_source(id) {
-            Some(container) => container,
-            None => return Outcome::done(),
+        let patience = match &from {
+            // What was there before this bridge is there as soon as it has looked.
+            Some(_) => RETURN,
+            None => Duration::ZERO,
         };
-        let mut follow = self.follow(container.as_deref(), id);
+        let Ok(container) = timeout(patience, logs.appears(id)).await else {
+            return Outcome::done();
+        };
+        let from = from.and_then(|request::Position { file, offset }| {
+            let file = unhex(&file)?.into();
+            Some(Position { file, offset })
+        });
+        let mut follow = self.follow(container.as_deref(), id, from);
         loop {
             let event = tokio::select! {
                 event = follow.next() => event,
                 outcome = gone(&mut client.inputs) => return outcome,
             };
-            match event {
-                Event::Begins => {}
-                Event::Data(data) => {
-                    if client.replies.send(Frame::Stdout(data)).await.is_err() {
-                        return Outcome::Cancelled(Ended::default());
-                    }
+            let frame = match event {
+                Event::Begins(Position { file, offset }) => {
+                    let file = hex(&file);
+                    Frame::Stderr(serde_json::json!(request::Position { file, offset }).to_string().into())
                 }
+                Event::Data(data) => Frame::Stdout(data),
                 Event::Absent => return Outcome::done(),
                 Event::Lost(why) => return Outcome::Lost(Failure::new(Kind::AgentLost, why)),
+            };
+            let mut sending = pin!(client.replies.send(frame));
+            let sent = match timeout(STALL, &mut sending).await {
+                Ok(sent) => sent,
+                Err(_) => {
+                    follow.pause();
+                    sending.await
+                }
+            };
+            if sent.is_err() {
+                return Outcome::Cancelled(Ended::default());
             }
         }
     }

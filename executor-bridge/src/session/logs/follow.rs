@@ -16,11 +16,19 @@ use super::{LogId, Reach};
 /// After an error that would come again at once.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// A place in one life of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// Only ever compared.
+    pub(crate) file: Bytes,
+    pub(crate) offset: u64,
+}
+
 /// What happens to a log.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// What follows is another file, or the same from its beginning.
-    Begins,
+    Begins(Position),
     Data(Bytes),
     /// There is no such file, or no longer.
     Absent,
@@ -33,18 +41,24 @@ pub(crate) struct Follow {
     path: String,
     reach: watch::Receiver<Reach>,
     /// Where the next byte belongs; `None` before the first.
-    position: Option<LogPosition>,
+    position: Option<Position>,
     open: Option<(Arc<Connection>, Streaming<FollowEvent>)>,
 }
 
 impl Follow {
-    pub(in crate::session) fn new(id: &LogId, reach: watch::Receiver<Reach>) -> Self {
+    /// `position`: where it was followed to before.
+    pub(in crate::session) fn new(id: &LogId, position: Option<Position>, reach: watch::Receiver<Reach>) -> Self {
         Self {
             path: id.path(),
             reach,
-            position: None,
+            position,
             open: None,
         }
+    }
+
+    /// Holds nothing of the link until the next event is asked for: what nobody takes must not fill its windows.
+    pub(crate) fn pause(&mut self) {
+        self.open = None;
     }
 
     /// Cancel-safe.
@@ -75,11 +89,11 @@ impl Follow {
                     self.position = None;
                     return Event::Absent;
                 }
-                Told::Begins(position) => {
-                    let goes_on = self.position.as_ref() == Some(&position);
-                    self.position = Some(position);
-                    if !goes_on {
-                        return Event::Begins;
+                Told::Begins(LogPosition { file, offset }) => {
+                    let position = Position { file, offset };
+                    if self.position.as_ref() != Some(&position) {
+                        self.position = Some(position.clone());
+                        return Event::Begins(position);
                     }
                 }
                 Told::Data(data) => {
@@ -106,7 +120,10 @@ impl Follow {
         };
         let request = FollowRequest {
             path: self.path.clone().into(),
-            position: self.position.clone(),
+            position: self
+                .position
+                .clone()
+                .map(|Position { file, offset }| LogPosition { file, offset }),
         };
         match connection.logs().follow(request).await {
             Ok(events) => {

@@ -72,6 +72,8 @@ impl Keeper {
                     self.reach.send_replace(Reach::Lost(why));
                     FIRST_PAUSE
                 }
+                // A client's mistake; who uses it all the same dials for himself.
+                Err(failure) if failure.kind == Kind::ContainerNotFound && self.container.name.is_some() => return,
                 Err(failure) if matches!(failure.kind, Kind::PodNotFound | Kind::Windows) => GONE_PAUSE,
                 Err(_) => {
                     pause = (pause * 2).min(LONGEST_PAUSE);

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 pub(crate) use access::Lists;
-pub(crate) use follow::{Event, Follow};
+pub(crate) use follow::{Event, Follow, Position};
 pub(super) use keeper::Keeper;
 pub(crate) use keeper::Reach;
 pub(crate) use runs::Run;
@@ -22,6 +22,8 @@ pub(crate) use runs::Run;
 pub(super) const DIRECTORY: &str = "/tmp";
 pub(super) const PREFIX: &str = "console-";
 pub(super) const SUFFIX: &str = ".log";
+/// A reader that takes nothing for so long holds nothing of the link until it does.
+pub(crate) const STALL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Names a console log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -139,6 +141,18 @@ impl Logs {
         match self.source(id)? {
             Source::Container(container) => Some(container),
             Source::Sibling(_) => None,
+        }
+    }
+
+    /// Waits until a log is in a container of this pod; in which.
+    async fn appears(self: &Arc<Self>, id: &LogId) -> Option<String> {
+        let interest = self.interest(id);
+        loop {
+            let changed = interest.changed();
+            if let Some(container) = self.own_source(id) {
+                return container;
+            }
+            changed.await;
         }
     }
 
