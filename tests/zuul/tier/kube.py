@@ -52,6 +52,7 @@ class Place:
     token: str
     server: str
     ca: str
+    user: str = USER
 
 
 def cluster():

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(os.environ["TIER_ROOT"])
@@ -54,16 +55,39 @@ def become_executor():
     for directory in (BUILDS, HOME, STOCK):
         directory.mkdir()
     shutil.copy(os.path.realpath(KUBECTL), STOCK / "kubectl")
-    path = f"{STOCK}:{SYSTEM_PATH}"
     environ = {"LC_ALL": "C.UTF-8", "HOME": str(HOME), "PYTHONDONTWRITEBYTECODE": "1"}
     environ["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    os.environ.clear()
+    os.environ.update(environ)
+    os.environ.update([MARK.split("=", 1)])
     if podbridge():
         install_shim()
+    choose_peer(PEER)
+
+
+def choose_peer(peer):
+    """Which kubectl the executor finds first, and which plugin: all that is different."""
+    global PEER
+    PEER = peer
+    path = f"{STOCK}:{SYSTEM_PATH}"
+    os.environ.pop("ANSIBLE_CONNECTION_PLUGINS", None)
+    if podbridge():
         path = f"{SHIM}:{path}"
-        environ["ANSIBLE_CONNECTION_PLUGINS"] = str(ROOT / "ansible" / "plugins" / "connection")
-    os.environ.clear()
-    os.environ.update(environ, PATH=path)
-    os.environ.update([MARK.split("=", 1)])
+        os.environ["ANSIBLE_CONNECTION_PLUGINS"] = str(ROOT / "ansible" / "plugins" / "connection")
+    os.environ["PATH"] = path
+
+
+@contextmanager
+def as_peer(peer):
+    """For scenarios that hold the two side by side: builds that are made, played and closed herein are this peer's."""
+    before = PEER
+    choose_peer(peer)
+    try:
+        yield
+    finally:
+        choose_peer(before)
+        # The stock kubectl caches there.
+        shutil.rmtree(HOME / ".kube", ignore_errors=True)
 
 
 def install_shim():

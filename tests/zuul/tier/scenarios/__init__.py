@@ -1,10 +1,13 @@
 """This file owns the list of scenarios: functions of a session, named as `run` is asked for them."""
 
 from tier.scenarios.bytes import exec_bytes, ext_git
+from tier.scenarios.compare import compare
 from tier.scenarios.examples import base_job
 from tier.scenarios.executor import garbage, optout, stop
 from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod, replaced, restarted
 from tier.scenarios.sandbox import isolation, loading
+from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod
+from tier.scenarios.skipped import skipped
 from tier.scenarios.stream import stream, stream_fixtures, stream_pod
 from tier.scenarios.twins import twins
 
@@ -29,5 +32,7 @@ SCENARIOS = {
         ext_git,
         exec_bytes,
         api_restart,
+        compare,
+        skipped,
     )
 }

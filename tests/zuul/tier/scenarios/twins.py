@@ -1,26 +1,46 @@
-"""This file owns builds whose nodes could be confused: pods of one name, containers of one pod."""
+"""This file owns builds whose nodes could be confused: pods of one name, of one name and namespace on two clusters,
+containers of one pod."""
+
+import os
+import stat
 
 from tier import kube, settings
+from tier.front import another_cluster
 from tier.session import expect_no_console_files
 
 POD = "python-container"
 
 
 def twins(session):
-    """Two nodes, one pod name, a second container: each line under the right host."""
+    """Three nodes, one pod name, two clusters, a second container: each line under the right host."""
     both = [kube.container("main"), kube.container("sidecar")]
-    nodes = [session.node("left", POD), session.node("right", POD, containers=both)]
-    for (name, place, pod), container in zip((*nodes, nodes[1]), ("main", "main", "sidecar"), strict=True):
+    nodes = [session.node("left", POD), session.node("right", POD, containers=both), session.node("far", POD)]
+    who = [(nodes[0], "main"), (nodes[1], "main"), (nodes[1], "sidecar"), (nodes[2], "main")]
+    for (name, place, pod), container in who:
         kube.in_pod(place, pod, "sh", "-c", f"echo {name} {container} >/tmp/who", container=container)
-    log = session.run(nodes, "twins", host_variables={"right": {"ansible_kubectl_container": "sidecar"}}).joblog()
-    for host, who in (("left", "left main"), ("right", "right sidecar")):
-        assert log.of(host).count(f"I am {who}") == 1, f"{host} says {log.of(host)}"
-        numbers = [text for text in log.of(host) if text.startswith(f"{who} number")]
-        assert numbers == [f"{who} number {n}" for n in range(1, 501)], f"{len(numbers)} numbers of {host}"
+    far = nodes[2][1]
+    # Only its server is not the same as of `left`.
+    with another_cluster(far, nodes[0][1].namespace) as there:
+        run_twins(session, [*nodes[:2], ("far", there, POD)])
     expect_no_console_files(*nodes[1][1:], container="sidecar")
     if settings.podbridge():
         # A stock console daemon sees the files of its own container only.
-        log = session.run(nodes[1:], "containers").joblog()
+        log = session.run(nodes[1:2], "containers").joblog()
         log.expect_once("right | I am right main", "right | I am right sidecar")
         for container in ("main", "sidecar"):
             expect_no_console_files(*nodes[1][1:], container=container)
+
+
+def run_twins(session, nodes):
+    build = session.run(nodes, "twins", host_variables={"right": {"ansible_kubectl_container": "sidecar"}})
+    log = build.joblog()
+    for host, who in (("left", "left main"), ("right", "right sidecar"), ("far", "far main")):
+        assert log.of(host).count(f"I am {who}") == 1, f"{host} says {log.of(host)}"
+        numbers = [text for text in log.of(host) if text.startswith(f"{who} number")]
+        assert numbers == [f"{who} number {n}" for n in range(1, 501)], f"{len(numbers)} numbers of {host}"
+    if settings.podbridge():
+        entries = [entry for entry in os.scandir(build.jobdir.kube_dir) if stat.S_ISSOCK(entry.stat().st_mode)]
+        assert len(entries) == len(nodes), f"{len(entries)} sockets for {len(nodes)} nodes"
+    # Before the other cluster is gone.
+    build.close()
+    session.builds.remove(build)
