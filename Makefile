@@ -65,6 +65,13 @@ soak: ## CUTS=10000 cuts of the link under running commands, SEED= to repeat a r
 bench: ## time and memory of the agent, beside the same done without it
 	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
 
+.PHONY: bench-zuul
+bench-zuul: build ## live logs, tasks and bridges under Zuul, beside the stock kubectl, on a cluster of its own
+	export PODBRIDGE_CLUSTER_DIR=$$(mktemp -d); \
+	trap 'tests/cluster/cluster down; rm -rf "$$PODBRIDGE_CLUSTER_DIR"' EXIT; \
+	tests/cluster/cluster up >/dev/null; \
+	tests/zuul/run bench_latency bench_tasks bench_idle bench_100_pods
+
 .PHONY: test-plugin
 test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin
 	cd ansible && $(ANSIBLE)/bin/python -m pytest -q -p no:cacheprovider tests/unit

@@ -6,15 +6,18 @@ import sys
 import time
 
 from tier import kube, leftovers, settings
+from tier.bench import BENCHMARKS
 from tier.scenarios import SCENARIOS
+
+ALL = SCENARIOS | BENCHMARKS
 
 
 def main(names):
     if names == ["list"]:
-        for name, scenario in SCENARIOS.items():
+        for name, scenario in ALL.items():
             print(f"{name:14} {scenario.__doc__.strip().splitlines()[0]}")
         return 0
-    unknown = [name for name in names if name not in SCENARIOS]
+    unknown = [name for name in names if name not in ALL]
     if unknown:
         sys.exit(f"zuul tier: there is no scenario {' '.join(unknown)}; see: run list")
     settings.become_executor()
@@ -41,7 +44,7 @@ def run(name):
 
     session, error = Session(name), None
     try:
-        SCENARIOS[name](session)
+        ALL[name](session)
     except BaseException as raised:  # the session is closed, whatever it was
         error = raised
     try:

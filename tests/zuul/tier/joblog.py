@@ -74,6 +74,12 @@ class JobLog:
         assert found, f"no task {name!r} in the log"
         return found
 
+    def seconds_to_next(self, name):
+        """How long a task took: from its banner to the next one's."""
+        times = [when for when, text in self.lines if re.match(r"(?:TASK|LOOP|PLAY|RUN)\b", text)]
+        begun = self.task(name)[0][0]
+        return (next(when for when in times if when > begun) - begun).total_seconds()
+
     def seconds(self, name):
         """How long a task took: from its banner to its last line that has a time and a text."""
         lines = [when for when, text in self.task(name) if when and text]

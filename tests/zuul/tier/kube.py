@@ -89,6 +89,10 @@ def container(name, image="debian"):
 
 
 def start_pod(place, name, containers=None, **spec):
+    apply(pod(name, containers, **spec), place.namespace)
+
+
+def pod(name, containers=None, **spec):
     """The drivers put `restartPolicy: Never` beside the spec instead of in it: a dead container starts again, empty."""
     body = {
         "containers": containers or [container("main")],
@@ -98,7 +102,7 @@ def start_pod(place, name, containers=None, **spec):
         **spec,
     }
     metadata = {"name": name, "labels": {"app": "podbridge-test"}}
-    apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": body}, place.namespace)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": body}
 
 
 def wait_pod(place, name):

@@ -39,6 +39,11 @@ class Session:
         leftovers.expect_no_warnings(build)
         return build
 
+    def end(self, build):
+        """Before the scenario's end."""
+        build.close()
+        self.builds.remove(build)
+
     @staticmethod
     def start(build):
         """Its playbooks run in the background."""

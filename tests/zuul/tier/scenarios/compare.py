@@ -44,8 +44,7 @@ def compare(session):
             build = session.run([node], "compare", expected="FAILURE")
             logs[peer] = sections(build.joblog())
             (settings.WORK / f"compare-{peer}.log").write_text(build.log_text())
-            build.close()
-            session.builds.remove(build)
+            session.end(build)
             kube.delete_pod(*node[1:])
     found = differences(logs["stock"], logs["podbridge"])
     wanted = {task: (stock, ours) for task, (_why, stock, ours) in DIFFERENCES.items()}

@@ -45,6 +45,5 @@ def run(session, nodes, project):
     build = session.run(nodes, "skipped", projects={"org/project": project})
     build.joblog().refuse("never seen", "Log Stream did not terminate")
     ((cpu, wall),) = build.spent
-    build.close()
-    session.builds.remove(build)
+    session.end(build)
     return cpu, wall

@@ -42,5 +42,4 @@ def run_twins(session, nodes):
         entries = [entry for entry in os.scandir(build.jobdir.kube_dir) if stat.S_ISSOCK(entry.stat().st_mode)]
         assert len(entries) == len(nodes), f"{len(entries)} sockets for {len(nodes)} nodes"
     # Before the other cluster is gone.
-    build.close()
-    session.builds.remove(build)
+    session.end(build)

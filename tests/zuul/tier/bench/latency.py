@@ -1,0 +1,78 @@
+"""This file owns the way of a line: written in the pod, through the API server, until it is on the executor's stream
+socket.
+
+Pods run on this machine, so writer and reader have one clock. Stock is Zuul's own zuul_console daemon in the pod,
+behind `kubectl port-forward`.
+"""
+
+import socket
+import subprocess
+import time
+import uuid
+
+from tier import kube, settings
+from tier.bench import table
+
+LINES = 600
+WRITER = """
+import random, sys, time
+random.seed(1)
+with open(sys.argv[1], "wb", buffering=0) as log:
+    time.sleep(3)
+    for _ in range(int(sys.argv[2])):
+        time.sleep(random.uniform(0, 0.1))
+        log.write(b"%d\\n" % time.time_ns())
+    log.write(b"end\\n")
+"""
+
+
+def bench_latency(session):
+    """A line in the pod until it is on the executor's stream socket."""
+    delays = {}
+    for peer in table.PEERS:
+        with settings.as_peer(peer):
+            node = session.node()
+            # It starts the daemon.
+            build = session.run([node], "hello")
+            delays[peer] = measure(node, build.port_forwards[0].port1)
+            session.end(build)
+            kube.delete_pod(*node[1:])
+    rows = [
+        (f"a line, p{percent}", {peer: table.percentile(delays[peer], percent) for peer in delays}, "{:.2f} ms", goal)
+        for percent, goal in ((50, ""), (99, "10 ms"))
+    ]
+    rows.append(("a line, the slowest", {peer: max(delays[peer]) for peer in delays}, "{:.2f} ms", ""))
+    table.show(f"{LINES} lines at random moments", rows)
+
+
+def measure(node, port):
+    """Milliseconds of each line."""
+    _name, place, pod = node
+    log_id = uuid.uuid4().hex
+    write = ["exec", pod, "--", "python3", "-c", WRITER, f"/tmp/console-{log_id}.log", str(LINES)]
+    command = [settings.KUBECTL, "--kubeconfig", settings.KUBECONFIG, "-n", place.namespace, *write]
+    with subprocess.Popen(command, env=kube.ADMIN) as writer:
+        try:
+            delays = read(port, log_id)
+        finally:
+            writer.terminate()
+    assert len(delays) == LINES, f"{len(delays)} of {LINES} lines"
+    return delays
+
+
+def read(port, log_id):
+    delays, buffered = [], b""
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.sendall(b"v:0\n")
+        assert connection.recv(2) == b"1\n"
+        connection.sendall(f"s:{log_id}\n".encode())
+        while True:
+            data = connection.recv(65536)
+            now = time.time_ns()
+            assert data, "the stream has ended"
+            *lines, buffered = (buffered + data).split(b"\n")
+            for line in lines:
+                if line == b"end":
+                    return delays
+                if line != b"[Zuul] Log not found":
+                    delays.append((now - int(line)) / 1e6)
