@@ -5,7 +5,6 @@ project is a directory here, not a Git repository.
 """
 
 import os
-import resource
 import shutil
 import subprocess
 import threading
@@ -22,6 +21,7 @@ from zuul.model_api import MODEL_API
 from tier import executor as executors
 from tier import settings
 from tier.joblog import JobLog
+from tier.meter import Meter
 
 
 def frozen_job(nodeset, options):
@@ -95,12 +95,6 @@ def node(name, place, pod):
     # Nodepool's field; Zuul reads this one first.
     made.connection_port = made.kubernetes_connection
     return made
-
-
-def children_cpu():
-    """Of what has ended and was waited for: a sandbox with all that ran in it, but no port-forward yet."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 class Build(server.AnsibleJob):
@@ -203,12 +197,11 @@ class Build(server.AnsibleJob):
 
     def runAnsible(self, *arguments, phase=None, **options):
         """Zuul's; and what each playbook of the phase `run` costs is kept in `spent`: processor and wall clock time."""
-        begun, before = time.monotonic(), children_cpu()
-        try:
-            return super().runAnsible(*arguments, phase=phase, **options)
-        finally:
-            if phase == "run":
-                self.spent.append((children_cpu() - before, time.monotonic() - begun))
+        with Meter(lambda: self.proc) as meter:
+            done = super().runAnsible(*arguments, phase=phase, **options)
+        if phase == "run":
+            self.spent.append((meter.cpu, meter.wall))
+        return done
 
     def begin(self):
         """Play in the background; what it raises is raised by wait."""

@@ -14,6 +14,7 @@ FIXTURES = Path(os.environ["TIER_FIXTURES"]) / "tests"
 KUBECTL = os.environ.get("TIER_KUBECTL", "")
 KUBECONFIG = os.environ.get("TIER_KUBECONFIG", "")
 KEEP = bool(os.environ.get("KEEP"))
+SKIPPED = int(os.environ.get("SKIPPED") or 200)
 # For the command tests/cluster/cluster, which is no part of an executor.
 CLUSTER_ENVIRON = {name: os.environ[name] for name in ("PATH", "HOME")}
 CLUSTER_ENVIRON |= {

@@ -6,13 +6,12 @@ import os
 import time
 from dataclasses import replace
 
-from tier import kube, leftovers, settings
+from tier import kube, leftovers, meter, settings
 from tier.bench import table
 from tier.build import Build
 
 PODS = 100
 MINUTE = 60
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def bench_idle(session):
@@ -97,13 +96,7 @@ def switches(pids):
 
 
 def processor(pids):
-    """Seconds."""
-    ticks = 0
-    for pid in pids:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICKS
+    return sum(meter.processor(pid) for pid in pids)
 
 
 def show(title, costs, anonymous_goal, switches_goal):

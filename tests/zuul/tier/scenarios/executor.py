@@ -27,7 +27,9 @@ def stop(session):
     assert not os.path.exists(build.jobdir.root), f"{build.jobdir.root} is there again"
     if not settings.podbridge():
         return
-    log = (settings.WORK / "executor.log").read_text().split("Rest of kubectl port forward output was: ")[1:]
+    mark = f"[build: {build.build_request.uuid}] Rest of kubectl port forward output was: "
+    log = (settings.WORK / "executor.log").read_text().split(mark)[1:]
+    assert len(log) == forwards, f"Zuul logged {len(log)} of {forwards} ends"
     for rest in log:
         said = rest.split("\n2")[0].strip().splitlines()
         assert len(said) == 1 and said[0].endswith(" -> 19886"), f"the port-forward was not silent: {said}"

@@ -5,20 +5,18 @@ import sys
 from tier import settings
 from tier.session import only_podbridge
 
-TASKS = 200
 HOSTS = 5
 NOISE = 1.1
 
 
 def skipped(session):
-    """200 skipped tasks on 5 hosts: no more processor time than with stock, in the same run."""
-    # Processor time, not wall clock: of the sandbox with all that ran in it, as the kernel counts it when it has ended.
-    # Another load on the machine hardly changes it, and then the least of up to three runs counts.
+    """SKIPPED=200 skipped tasks on 5 hosts: no more processor time than with stock, in the same run."""
+    # Not wall clock, as another load on the machine hardly changes processor time; of up to three runs the least.
     only_podbridge()
     nodes = [session.node(f"host{number}") for number in range(HOSTS)]
     project = settings.WORK / "skipped"
     (project / "playbooks").mkdir(parents=True, exist_ok=True)
-    (project / "playbooks" / "skipped.yaml").write_text(playbook(TASKS))
+    (project / "playbooks" / "skipped.yaml").write_text(playbook(settings.SKIPPED))
     spent = {"stock": [], "podbridge": []}
     for _attempt in range(3):
         for peer, times in spent.items():
@@ -27,7 +25,10 @@ def skipped(session):
         told = "; ".join(
             f"{peer} {', '.join(f'{cpu:.1f} ({wall:.1f})' for cpu, wall in spent[peer])}" for peer in spent
         )
-        print(f"zuul: {TASKS} skipped tasks on {HOSTS} hosts, processor (wall clock) seconds: {told}", file=sys.stderr)
+        print(
+            f"zuul: {settings.SKIPPED} skipped tasks on {HOSTS} hosts, processor (wall clock) seconds: {told}",
+            file=sys.stderr,
+        )
         cpu = {peer: min(cpu for cpu, _wall in times) for peer, times in spent.items()}
         if cpu["podbridge"] <= NOISE * cpu["stock"]:
             return
