@@ -13,6 +13,8 @@ ANSIBLE = Path(os.environ["TIER_ANSIBLE"])
 FIXTURES = Path(os.environ["TIER_FIXTURES"]) / "tests"
 KUBECTL = os.environ.get("TIER_KUBECTL", "")
 KUBECONFIG = os.environ.get("TIER_KUBECONFIG", "")
+# The executor's; the cluster's own is larger, it is all of Kubernetes in one program.
+STOCK_KUBECTL = os.environ.get("TIER_STOCK_KUBECTL") or KUBECTL
 KEEP = bool(os.environ.get("KEEP"))
 SKIPPED = int(os.environ.get("SKIPPED") or 200)
 # For the command tests/cluster/cluster, which is no part of an executor.
@@ -55,7 +57,7 @@ def become_executor():
     """Make this process an executor's: its PATH, its home, and nothing else in its environment."""
     for directory in (BUILDS, HOME, STOCK):
         directory.mkdir()
-    shutil.copy(os.path.realpath(KUBECTL), STOCK / "kubectl")
+    shutil.copy(os.path.realpath(STOCK_KUBECTL), STOCK / "kubectl")
     environ = {"LC_ALL": "C.UTF-8", "HOME": str(HOME), "PYTHONDONTWRITEBYTECODE": "1"}
     environ["PYTHONPATH"] = os.environ["PYTHONPATH"]
     os.environ.clear()

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from tier import kube, leftovers, meter, settings
 from tier.bench import table
-from tier.build import Build
 
 PODS = 100
 MINUTE = 60
@@ -35,10 +34,8 @@ def bench_100_pods(session):
     costs = {}
     for peer in table.PEERS:
         with settings.as_peer(peer):
-            build = Build(session.executor, nodes, run=[])
-            session.builds.append(build)
             begun = time.monotonic()
-            build.prepare()
+            build = session.build(nodes, "hello")
             took = time.monotonic() - begun
             pids = forwards()
             assert len(pids) == len(pods), f"{len(pids)} port-forwards of {len(pods)} pods"
