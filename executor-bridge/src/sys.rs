@@ -1,4 +1,4 @@
-//! The one unsafe corner: descriptors. The launcher of the daemon and `hangup` call it.
+//! The one unsafe corner: descriptors and the allocator. The daemon calls it.
 #![allow(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -29,4 +29,16 @@ pub(crate) fn watch_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<Own
     // SAFETY: an OwnedFd is the same open descriptor until it is dropped, which AsyncFd does after it deregistered it.
     let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
     registered.map_err(|error| error.into_parts().1)
+}
+
+/// Large blocks, such as an agent's binary on its way to a pod, are given back to the system when they are freed. Otherwise
+/// the C library takes the first one as a sign that there will be more, and keeps them.
+pub(crate) fn give_large_blocks_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        /// The C library's own default, which is fixed once it was set.
+        const THRESHOLD: i32 = 128 * 1024;
+        // SAFETY: the call only sets a number, and no other thread runs yet.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, THRESHOLD) };
+    }
 }

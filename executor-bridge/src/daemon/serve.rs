@@ -18,6 +18,7 @@ use crate::error::{Failure, Kind};
 use crate::protocol::target::Identified;
 use crate::session::Session;
 use crate::shutdown::{Shutdown, Why};
+use crate::sys;
 
 /// From the wish to end until the process ends, whatever still runs.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -34,6 +35,7 @@ pub(super) fn run(
     streams: Option<Streams>,
 ) -> Result<Why, Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("the bridge cannot run: {error}"));
+    sys::give_large_blocks_back();
     // Named: with two providers in the build, rustls would not choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()

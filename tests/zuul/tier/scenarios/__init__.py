@@ -6,7 +6,6 @@ from tier.scenarios.examples import base_job
 from tier.scenarios.executor import garbage, optout, stop
 from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod, replaced, restarted
 from tier.scenarios.sandbox import isolation, loading
-from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod
 from tier.scenarios.skipped import skipped
 from tier.scenarios.stream import stream, stream_fixtures, stream_pod
 from tier.scenarios.twins import twins
