@@ -114,20 +114,6 @@ fn a_task_that_wrote_no_log_is_not_waited_for() {
     assert_eq!(forward.log(&log.id).found(), "hello\n");
 }
 
-#[test]
-fn a_task_whose_module_is_streamed_is_known_by_its_log_too() {
-    let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
-    let forward = build.forward(&pair, "web");
-    let mut console = forward.log(&log.id);
-    assert_eq!(console.line(), NOT_FOUND);
-    let mut command = build.kubectl(&pair, &["exec", "-i", "web", "--", "sh"]);
-    let mut client = command.stdin(Stdio::piped()).spawn().unwrap();
-    let module = format!("true\n: '{{\"zuul_log_id\": \"{}\"}}'\n", log.id);
-    client.stdin.take().unwrap().write_all(module.as_bytes()).unwrap();
-    assert!(client.wait().unwrap().success());
-    assert_eq!(console.found(), "");
-}
-
 /// An exec whose payload carries a log id, as Zuul's module does.
 fn run_module(build: &Build, log: &LogFile, script: &str) {
     let socket = std::fs::read_dir(build.kube()).unwrap().flatten();

@@ -54,7 +54,7 @@ pub(super) async fn run(
         puts,
         resume,
     } = prepared;
-    let writes = logs.map(|logs| logs.begin(container.name.as_deref(), &start.argv, &start.stdin));
+    let _running = logs.map(|logs| logs.begin(container.name.as_deref(), &start.argv, &start.stdin));
     let (links, watched) = watch::channel(None);
     let (pieces, queued_pieces) = mpsc::unbounded_channel();
     let (controls, queued_controls) = mpsc::unbounded_channel();
@@ -78,11 +78,7 @@ pub(super) async fn run(
     let running = Running {
         id,
         client,
-        wires: Wires {
-            pieces,
-            controls,
-            writes,
-        },
+        wires: Wires { pieces, controls },
         acks: incoming_acks,
         broken_stdin,
         stdout: Sink::new(stdout, progress.stdout),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::super::descriptor::LocalFile;
-use super::super::{Charge, Client, Input, bad_request, internal, logs};
+use super::super::{Charge, Client, Input, bad_request, internal};
 use super::control::Control;
 use super::ended::ended;
 use super::stdin::{self, Piece};
@@ -23,20 +23,13 @@ use crate::protocol::target::hex;
 pub(super) struct Wires {
     pub(super) pieces: mpsc::UnboundedSender<Piece>,
     pub(super) controls: mpsc::UnboundedSender<(Control, Charge)>,
-    /// Told of the input in Zuul's slot: it may name the log that the command will write.
-    pub(super) writes: Option<logs::Running>,
 }
 
 impl Wires {
     /// An outcome if the client's input ends the operation. Nobody listens once the command has ended: no matter.
     fn take(&mut self, input: Option<Input>) -> Option<Outcome> {
         match input {
-            Some(Input::Stdin(data, charge)) => {
-                if let Some(writes) = &mut self.writes {
-                    writes.reads(&data);
-                }
-                drop(self.pieces.send(Piece::Data(data, charge)));
-            }
+            Some(Input::Stdin(data, charge)) => drop(self.pieces.send(Piece::Data(data, charge))),
             Some(Input::StdinEof(_)) => drop(self.pieces.send(Piece::Eof)),
             Some(Input::Signal(number, charge)) => drop(self.controls.send((Control::Signal(number), charge))),
             Some(Input::Resize { rows, cols, charge }) => {

@@ -204,9 +204,7 @@ impl Logs {
         drop(state);
         Running {
             logs: self.clone(),
-            source,
             ids,
-            scanner: runs::Scanner::default(),
         }
     }
 
@@ -220,21 +218,7 @@ impl Logs {
 #[derive(Debug)]
 pub(super) struct Running {
     logs: Arc<Logs>,
-    source: Source,
     ids: Vec<LogId>,
-    scanner: runs::Scanner,
-}
-
-impl Running {
-    /// More of its standard input.
-    pub(super) fn reads(&mut self, piece: &[u8]) {
-        for id in self.scanner.scan(piece) {
-            if !self.ids.contains(&id) {
-                self.logs.lock().runs.begin(&self.source, std::slice::from_ref(&id));
-                self.ids.push(id);
-            }
-        }
-    }
 }
 
 impl Drop for Running {

@@ -14,9 +14,6 @@ const REMEMBERED: usize = 4096;
 const FILES: usize = 32;
 /// More in one payload are not ours to know.
 const IDS: usize = 16;
-/// A module is shorter, and a command's input may be endless, bytes.
-const SCANNED: usize = 8 << 20;
-const KEY: &[u8] = b"zuul_log_id";
 /// Longest id that is looked for, bytes.
 const LONGEST: usize = 512;
 
@@ -103,6 +100,7 @@ fn is_python(before: &[u8]) -> bool {
 
 /// The log ids in a payload. The arguments stand in it as JSON or as a Python literal of JSON: quotes may be escaped.
 pub(super) fn ids(payload: &[u8]) -> Vec<LogId> {
+    const KEY: &[u8] = b"zuul_log_id";
     let mut ids = Vec::new();
     for at in memmem::find_iter(payload, KEY).take(IDS) {
         if let Some(id) = value(&payload[at + KEY.len()..])
@@ -112,29 +110,6 @@ pub(super) fn ids(payload: &[u8]) -> Vec<LogId> {
         }
     }
     ids
-}
-
-/// The same for a payload that comes piece by piece.
-#[derive(Debug, Default)]
-pub(super) struct Scanner {
-    /// The end of what was seen, in which an id may begin.
-    tail: Vec<u8>,
-    seen: usize,
-}
-
-impl Scanner {
-    /// The ids that this piece completes; one may come twice.
-    pub(super) fn scan(&mut self, piece: &[u8]) -> Vec<LogId> {
-        if self.seen > SCANNED {
-            return Vec::new();
-        }
-        self.seen += piece.len();
-        self.tail.extend_from_slice(piece);
-        let ids = ids(&self.tail);
-        let kept = self.tail.len().saturating_sub(KEY.len() + LONGEST);
-        self.tail.drain(..kept);
-        ids
-    }
 }
 
 /// What is between the next quotes, after `": "`.
@@ -177,19 +152,6 @@ mod tests {
         assert_eq!(texts(r#"zuul_log_id = dict(type='str')"#), Vec::<String>::new());
         assert_eq!(texts(r#"{"zuul_log_id": null}"#), Vec::<String>::new());
         assert_eq!(texts("zuul_log_id"), Vec::<String>::new());
-    }
-
-    #[test]
-    fn ids_are_found_however_the_payload_is_cut() {
-        let payload = format!("{}{}", "x".repeat(900), r#"{"zuul_log_id": "u-1-node"} and the rest"#);
-        for cut in 0..payload.len() {
-            let (a, b) = payload.as_bytes().split_at(cut);
-            let mut scanner = Scanner::default();
-            let mut found = scanner.scan(a);
-            found.extend(scanner.scan(b));
-            found.dedup();
-            assert_eq!(found, [LogId::new("u-1-node").unwrap()], "cut at {cut}");
-        }
     }
 
     #[test]
