@@ -114,6 +114,24 @@ fn a_task_that_wrote_no_log_is_not_waited_for() {
     assert_eq!(forward.log(&log.id).found(), "hello\n");
 }
 
+/// As the stock plugin brings it, whose `kubectl` is ours too: that exec ends, and its task has not begun.
+#[test]
+fn a_module_on_its_way_is_no_task() {
+    let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
+    let forward = build.forward(&pair, "web");
+    let mut console = forward.log(&log.id);
+    assert_eq!(console.line(), NOT_FOUND);
+    let file = pair.dir().join("AnsiballZ_command.py");
+    let script = format!("cat > {}", file.display());
+    let mut command = build.kubectl(&pair, &["exec", "-i", "web", "--", "sh", "-c", &script]);
+    let mut client = command.stdin(Stdio::piped()).spawn().unwrap();
+    let module = format!("{{\"zuul_log_id\": \"{}\"}}\n", log.id);
+    client.stdin.take().unwrap().write_all(module.as_bytes()).unwrap();
+    assert!(client.wait().unwrap().success());
+    log.append(b"begun\n");
+    assert_eq!(console.found(), "begun\n");
+}
+
 /// An exec whose payload carries a log id, as Zuul's module does.
 fn run_module(build: &Build, log: &LogFile, script: &str) {
     let socket = std::fs::read_dir(build.kube()).unwrap().flatten();
