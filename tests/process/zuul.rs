@@ -346,14 +346,14 @@ fn what_may_run_is_never_said_not_to_have_run() {
 fn our_own_command_line_uses_the_bridge_of_the_slot() {
     let (pair, build) = (Pair::start(), Build::default());
     let _forward = build.forward(&pair, "web");
+    // The last as the plugin's `docker_cmd` has it.
     for arguments in [
-        ["exec", "web", "--", "true"],
-        ["cp", "web:/proc/self/status", "-", "-q"],
+        &["exec", "web", "--", "true"][..],
+        &["cp", "web:/proc/self/status", "-", "-q"],
+        &["--link=local", "docker", "exec", "-u", "zuul", "-i", "web", "true"],
     ] {
-        let mut command = pair.podbridge(&arguments);
-        command
-            .env_remove("PODBRIDGE_LINK")
-            .env("KUBECONFIG", build.kubeconfig());
+        let mut command = pair.podbridge(arguments);
+        command.env("KUBECONFIG", build.kubeconfig());
         assert!(
             command.stdout(Stdio::null()).status().unwrap().success(),
             "{arguments:?}"

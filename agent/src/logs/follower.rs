@@ -11,12 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::file::{Life, Read};
 use super::watches::{Watch, Watches};
-use super::{Error, Event, Logs, Position, directories};
+use super::{Error, Event, Logs, Position, directories, on_thread};
 
 /// Between two looks at a file for which inotify cannot be had.
 const POLL: Duration = Duration::from_millis(100);
@@ -66,15 +65,9 @@ impl Follower {
     pub async fn next(mut self) -> Result<(Self, Event), Error> {
         loop {
             let looks = self.looks.clone();
-            let look = looks.acquire_owned().await.expect("it is never closed");
-            let looked = spawn_blocking(move || {
-                let found = self.look().map_err(Error::system("read it", &self.path));
-                drop(look);
-                (self, found)
-            });
-            let (follower, found) = looked.await.map_err(|_| Error::Panicked)?;
+            let (follower, found) = on_thread(&looks, self, Self::look).await?;
             self = follower;
-            match found? {
+            match found.map_err(Error::system("read it", &self.path))? {
                 Found::Event(event) => return Ok((self, event)),
                 Found::Watched => self.wake.notified().await,
                 Found::Unwatched => {

@@ -12,11 +12,10 @@ use bytes::Bytes;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::watches::{Pattern, Watch, Watches};
-use super::{Error, Logs, directories};
+use super::{Error, Logs, directories, on_thread};
 
 /// Between two looks at a directory for which inotify cannot be had.
 const POLL: Duration = Duration::from_millis(100);
@@ -57,15 +56,9 @@ impl Lister {
     pub async fn next(mut self) -> Result<(Self, Names), Error> {
         loop {
             let looks = self.looks.clone();
-            let look = looks.acquire_owned().await.expect("it is never closed");
-            let looked = spawn_blocking(move || {
-                let found = self.look().map_err(Error::system("list it", &self.directory));
-                drop(look);
-                (self, found)
-            });
-            let (lister, found) = looked.await.map_err(|_| Error::Panicked)?;
+            let (lister, found) = on_thread(&looks, self, Self::look).await?;
             self = lister;
-            if let Some(names) = found? {
+            if let Some(names) = found.map_err(Error::system("list it", &self.directory))? {
                 return Ok((self, names));
             }
             if self.watched.is_empty() {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
 
 pub use error::Error;
 pub use follower::Follower;
@@ -80,6 +81,21 @@ impl Logs {
     pub fn gone(&self) -> watch::Receiver<u64> {
         self.gone.subscribe()
     }
+}
+
+/// Looks on a thread that may block, when there is room for one more look.
+async fn on_thread<T, R>(looks: &Arc<Semaphore>, mut who: T, look: fn(&mut T) -> R) -> Result<(T, R), Error>
+where
+    T: Send + 'static,
+    R: Send + 'static,
+{
+    let room = looks.clone().acquire_owned().await.expect("it is never closed");
+    let looked = spawn_blocking(move || {
+        let found = look(&mut who);
+        drop(room);
+        (who, found)
+    });
+    looked.await.map_err(|_| Error::Panicked)
 }
 
 /// Deletes a file; one that is not there is no error. Blocking.

@@ -78,11 +78,11 @@ fn no_command(error: &clap::Error) -> ExitCode {
     ExitCode::from(Kind::Usage.code())
 }
 
-/// The bridge of a pod: the one in Zuul's slot, if what was given names nothing but a place in that kubeconfig.
+/// The bridge of a pod: the one in Zuul's slot, which knows itself how to reach it, unless another server is named.
 fn bridge(target: TargetOptions, pod: &str, options: daemon::Options) -> Result<Bridge, Failure> {
     let named = target.kubeconfig.clone().map(PathBuf::from);
     let (context, namespace) = (target.context.clone(), target.namespace.clone());
-    let elsewhere = target.server.is_some() || target.link.is_some() || target.agent_socket.is_some();
+    let elsewhere = target.server.is_some();
     match kubectl_shim::bridge(named, context, namespace, pod).filter(|_| !elsewhere) {
         Some(socket) => Ok(Bridge::Slot(socket)),
         None => Ok(Bridge::OnDemand {
