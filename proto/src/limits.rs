@@ -16,7 +16,14 @@ pub const MAX_INLINE_STDIN: usize = 4 * 1024 * 1024;
 pub const MAX_PUTS: usize = 16;
 
 /// Capabilities named in `HelloResponse.capabilities`; a peer may require them by these names.
-pub const CAPABILITIES: &[&str] = &["exec.drop_oldest", "exec.put", "exec.v1", "files.v1", "logs.v1"];
+pub const CAPABILITIES: &[&str] = &[
+    "exec.agent_program",
+    "exec.drop_oldest",
+    "exec.put",
+    "exec.v1",
+    "files.v1",
+    "logs.v1",
+];
 
 /// Those that every bridge needs from the first call on; the others it requires where it uses them, so that an older agent
 /// serves as far as it can.

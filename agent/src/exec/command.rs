@@ -55,6 +55,8 @@ pub struct Command {
     pub digest: Digest,
     /// At least one; the first is looked up in PATH unless it holds a slash.
     pub argv: Vec<CString>,
+    /// The agent's own executable is the program; the first of `argv` is only its name.
+    pub agent_program: bool,
     /// Name and value, added to the agent's own environment; later ones win.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
     /// `None`: the agent's.

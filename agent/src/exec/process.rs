@@ -1,7 +1,7 @@
 //! From a `Command` to a running child and the agent's ends of its descriptors. Blocking: called on a thread that may
 //! block, by `supervisor`.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,6 +15,10 @@ use super::{Command, StartFailure, StdinMode, environment};
 use crate::sys::fork::{ForkError, Prepared, Stdio, Step};
 use crate::sys::reaper::{Child, Reaper};
 use crate::sys::{pty, users};
+
+/// Of the child, which is a copy of the agent until then: also where the file was replaced since, and in a directory that the
+/// command's user may not enter.
+const OWN_PROGRAM: &CStr = c"/proc/self/exe";
 
 /// The agent's ends.
 #[derive(Debug)]
@@ -44,7 +48,10 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         failure("stdin", errno, format!("no descriptors for the command: {error}"))
     })?;
     let prepared = Prepared {
-        programs: environment::candidates(&command.argv[0], &env),
+        programs: match command.agent_program {
+            true => vec![OWN_PROGRAM.to_owned()],
+            false => environment::candidates(&command.argv[0], &env),
+        },
         argv: command.argv.clone(),
         env: environment::to_strings(&env),
         cwd: command.cwd.clone(),

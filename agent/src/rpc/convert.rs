@@ -87,6 +87,7 @@ pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
         id,
         digest,
         argv,
+        agent_program: request.agent_program,
         env: env.collect::<Result<_, _>>()?,
         cwd: (!cwd.is_empty()).then_some(cwd),
         user: (!request.user.is_empty()).then_some(request.user),

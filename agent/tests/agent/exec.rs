@@ -412,6 +412,29 @@ async fn a_terminal_has_a_size_and_an_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_agents_own_program_runs_whoever_asks() {
+    let agent = Agent::start();
+    let mut exec = agent.exec().await;
+    let root = rustix::process::geteuid().is_root();
+    for user in [Some(""), root.then_some("nobody")].into_iter().flatten() {
+        let start = StartRequest {
+            agent_program: true,
+            user: user.into(),
+            ..argv(&["no-such-name", "version"])
+        };
+        let seen = soon(finish(exec.run(run(start)).await.unwrap().into_inner())).await;
+        assert_eq!(
+            (seen.stdout(), seen.cause()),
+            (
+                concat!("podbridge-agent ", env!("CARGO_PKG_VERSION"), "\n"),
+                Cause::Exited(0)
+            ),
+            "as {user:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn another_user_needs_root() {
     let agent = Agent::start();
     let start = StartRequest {

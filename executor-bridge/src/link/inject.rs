@@ -67,7 +67,7 @@ exit 1
 /// `$1` the checked file, `$2` its socket. Becomes the proxy.
 pub(super) const START: &str = r#"
 exec 8>&1 9>&2
-chmod 700 "$1" && exec "$1" proxy --start --socket "$2"
+chmod 755 "$1" && exec "$1" proxy --start --socket "$2"
 "#;
 
 /// `$1` a file that came out wrong.

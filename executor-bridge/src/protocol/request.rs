@@ -66,6 +66,9 @@ pub(crate) struct Exec {
     pub argv: Option<Vec<Octets>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shell: Option<Octets>,
+    /// The agent's own executable is the program; the first of `argv` is only its name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agent_program: bool,
     /// 32 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec_id: Option<String>,
@@ -188,6 +191,7 @@ const KNOWN: &[&str] = &[
     "status",
     "stop",
     "argv",
+    "agent_program",
     "shell",
     "exec_id",
     "env",
@@ -255,12 +259,16 @@ impl Request {
             Operation::Status => ("status", serde_json::json!({})),
             Operation::Stop => ("stop", serde_json::json!({})),
         };
-        let resumes = matches!(&self.operation, Operation::Exec(exec) if exec.resume.is_some());
+        let mut requires = Vec::new();
+        if let Operation::Exec(exec) = &self.operation {
+            requires.extend(exec.resume.is_some().then(|| "resume".to_owned()));
+            requires.extend(exec.agent_program.then(|| "agent_program".to_owned()));
+        }
         let mut envelope = serde_json::to_value(Envelope {
             v: VERSION,
             op: op.into(),
             container: self.container.clone(),
-            requires: resumes.then(|| "resume".to_owned()).into_iter().collect(),
+            requires,
         })?;
         if let (Some(envelope), serde_json::Value::Object(body)) = (envelope.as_object_mut(), body) {
             envelope.extend(body);

@@ -932,6 +932,10 @@ pub struct StartRequest {
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(enumeration = "Overflow", tag = "16")]
     pub overflow: i32,
+    /// The program is the agent's own executable, wherever it is; argv\[0\] is only its name. Needs the capability
+    /// "exec.agent_program".
+    #[prost(bool, tag = "17")]
+    pub agent_program: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartResponse {

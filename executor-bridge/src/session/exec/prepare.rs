@@ -59,6 +59,10 @@ pub(super) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
         }
         (_, Some(file)) => (StdinMode::Stream, Bytes::new(), Some(file)),
     };
+    let mut requires = Vec::new();
+    // An agent that cannot do it must not start the command without its files, nor another program.
+    requires.extend((!puts.is_empty()).then(|| "exec.put".to_owned()));
+    requires.extend(request.agent_program.then(|| "exec.agent_program".to_owned()));
     let mut start = StartRequest {
         exec_id: Bytes::copy_from_slice(&id),
         argv,
@@ -77,8 +81,8 @@ pub(super) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
         stdin: inline,
         timeout_ms,
         kill_grace_ms: request.kill_grace_ms.unwrap_or(0),
-        // An agent that cannot do it must not start the command without its files.
-        requires: (!puts.is_empty()).then(|| "exec.put".to_owned()).into_iter().collect(),
+        agent_program: request.agent_program,
+        requires,
         ..StartRequest::default()
     };
     start.digest = Sha256::digest(start.encode_to_vec()).to_vec().into();
