@@ -70,7 +70,7 @@ fn describe(done: &Done) -> String {
     );
     for link in done.links.iter().flatten() {
         let container = link.container.as_deref().unwrap_or("default container");
-        let _ = write!(text, "  {container}: {} is {}", link.link, link.state);
+        let _ = write!(text, "  {container}: {} for {} is {}", link.link, link.lane, link.state);
         if let Some(agent) = &link.agent {
             let _ = write!(text, ", agent {} as uid {}", agent.version, agent.uid);
         }

@@ -109,6 +109,9 @@ pub(crate) struct LinkStatus {
     pub container: Option<String>,
     /// `exec-proxy` or `local`.
     pub link: String,
+    /// `control` or `bulk`; a bridge that has no lanes says neither.
+    #[serde(default)]
+    pub lane: String,
     /// `up`, `dialing` or `down`.
     pub state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,8 +20,33 @@ use crate::link::{Dialed, Handle, Pipe};
 use crate::pod::Place;
 use crate::protocol::result::Agent;
 
-/// Flow control, fixed (DESIGN §6): three unread streams must not freeze the others.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// What travels on a connection; each container has one of either kind, so that no command waits behind a file (DESIGN §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Commands and logs: small, and somebody waits for each.
+    Control,
+    /// Files, trees and repositories: as much as the link can carry.
+    Bulk,
+}
+
+impl Lane {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Lane::Control => "control",
+            Lane::Bulk => "bulk",
+        }
+    }
+
+    /// Flow control, fixed: a reader that stands still holds so much of its stream. For bulk it must cover the bandwidth of a
+    /// link times its round trip: 8 MiB are 800 MB/s at 10 ms.
+    fn stream_window(self) -> u32 {
+        match self {
+            Lane::Control => 1 << 20,
+            Lane::Bulk => 8 << 20,
+        }
+    }
+}
+
 /// Never what stops a stream: each has a window of its own, and so many are never unread.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 const FRAME: u32 = 256 << 10;
@@ -38,6 +63,7 @@ pub(crate) struct Connection {
     pub(super) handle: Handle,
     pub(super) agent: Agent,
     pub(super) place: Option<Place>,
+    pub(super) lane: Lane,
 }
 
 /// The connector was asked a second time: the first pipe has ended, and nothing of the new request was sent.
@@ -46,9 +72,9 @@ pub(crate) struct Connection {
 pub(super) struct NotSent;
 
 impl Connection {
-    pub(super) async fn open(dialed: Dialed, timeout: Duration) -> Result<Self, Failure> {
+    pub(super) async fn open(dialed: Dialed, lane: Lane, timeout: Duration) -> Result<Self, Failure> {
         let Dialed { pipe, handle, place } = dialed;
-        let opened = tokio::time::timeout(timeout, hello(pipe)).await;
+        let opened = tokio::time::timeout(timeout, hello(pipe, lane)).await;
         let (channel, agent) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(failure)) => {
@@ -77,6 +103,7 @@ impl Connection {
             handle,
             agent,
             place,
+            lane,
         })
     }
 
@@ -111,14 +138,14 @@ impl Connection {
     }
 }
 
-async fn hello(pipe: Box<dyn Pipe>) -> Result<(Channel, Agent), Failure> {
+async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent), Failure> {
     let once = Arc::new(Mutex::new(Some(pipe)));
     let connector = service_fn(move |_| {
         let pipe = once.lock().unwrap_or_else(PoisonError::into_inner).take();
         async move { pipe.map(TokioIo::new).ok_or(NotSent) }
     });
     let channel = Endpoint::from_static("http://podbridge-agent")
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_stream_window_size(lane.stream_window())
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .http2_keep_alive_interval(PING_INTERVAL)

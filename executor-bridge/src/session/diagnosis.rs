@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Connection;
+use super::connection::Lane;
 use super::container::Container;
 use crate::error::{Failure, Kind};
 use crate::pod::{Fate, Place};
@@ -83,6 +84,7 @@ impl Patience {
 #[derive(Debug, Clone)]
 pub(super) struct Home {
     instance: String,
+    lane: Lane,
     place: Option<Place>,
     /// Why the link broke, as a phrase.
     reason: String,
@@ -92,15 +94,17 @@ impl Home {
     pub(super) fn behind(connection: &Connection, hint: &str) -> Self {
         Self {
             instance: connection.agent.instance.clone(),
+            lane: connection.lane,
             place: connection.place.clone(),
             reason: connection.handle.ended().unwrap_or_else(|| hint.to_owned()),
         }
     }
 
     /// As another bridge knew it, which died.
-    pub(super) fn of_another_bridge(instance: String) -> Self {
+    pub(super) fn of_another_bridge(instance: String, lane: Lane) -> Self {
         Self {
             instance,
+            lane,
             place: None,
             reason: "its bridge died".into(),
         }
@@ -147,7 +151,7 @@ impl Seen {
 
 /// Seeks a link to the agent at `home`, until there is one, or it is clear that there will be none.
 pub(super) async fn recover(container: &Container, home: &Home, patience: &mut Patience) -> Recovery {
-    let pod = container.linker.pod();
+    let pod = container.linker().pod();
     let mut seen = Seen::default();
     let mut last = None;
     loop {
@@ -162,7 +166,7 @@ pub(super) async fn recover(container: &Container, home: &Home, patience: &mut P
             return Recovery::Over(outcome);
         }
         if seen.other_agent.is_none() {
-            match container.reconnect().await {
+            match container.reconnect(home.lane).await {
                 Ok(connection) if connection.agent.instance == home.instance => {
                     return Recovery::Again(connection);
                 }
@@ -209,7 +213,7 @@ pub(super) async fn lost(container: &Container, home: &Home) -> Outcome {
     match recover(container, home, &mut Patience::new(FILES)).await {
         Recovery::Over(outcome) => outcome,
         Recovery::Again(_) => {
-            let (pod, reason) = (container.linker.pod(), &home.reason);
+            let (pod, reason) = (container.linker().pod(), &home.reason);
             Outcome::lost(
                 Kind::LinkLost,
                 format!("the link to {pod} broke ({reason}); the agent lives, try again"),
@@ -219,7 +223,7 @@ pub(super) async fn lost(container: &Container, home: &Home) -> Outcome {
 }
 
 async fn fate(container: &Container, place: &Place) -> Option<Outcome> {
-    let fate = match timeout(QUESTION, container.linker.fate(place)).await {
+    let fate = match timeout(QUESTION, container.linker().fate(place)).await {
         Ok(Ok(fate)) => fate,
         Ok(Err(_)) | Err(_) => return None,
     };

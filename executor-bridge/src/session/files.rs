@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use super::connection::Lane;
 use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
 use super::diagnosis::{self, Home, Patience, Recovery};
@@ -40,10 +41,10 @@ pub(super) async fn get(container: &Container, request: request::Get, mut client
     let Client {
         mut inputs, replies, ..
     } = client;
-    let mut patience = Patience::new(container.linker.timeout());
+    let mut patience = Patience::new(container.linker().timeout());
     let received = async {
         loop {
-            let (connection, answer) = match repeated(container, &mut patience, call).await {
+            let (connection, answer) = match repeated(container, Lane::Bulk, &mut patience, call).await {
                 Ok(opened) => opened,
                 Err(outcome) => return outcome,
             };
@@ -77,13 +78,14 @@ type Answered<T> = Result<(Arc<Connection>, T), Outcome>;
 /// A call that changes nothing: repeated when its link breaks.
 async fn repeated<T, F>(
     container: &Container,
+    lane: Lane,
     patience: &mut Patience,
     call: impl Fn(FilesClient<Channel>) -> F,
 ) -> Answered<T>
 where
     F: Future<Output = Result<T, Status>>,
 {
-    let mut connection = container.connection().await.map_err(Outcome::Unreachable)?;
+    let mut connection = container.connection(lane).await.map_err(Outcome::Unreachable)?;
     loop {
         let status = match call(connection.files()).await {
             Ok(answer) => return Ok((connection, answer)),
@@ -169,9 +171,9 @@ pub(super) async fn stat(container: &Container, request: request::Stat, mut clie
         let wanted = wanted.clone();
         async move { files.stat(wanted).await }
     };
-    let mut patience = Patience::new(container.linker.timeout());
+    let mut patience = Patience::new(container.linker().timeout());
     let answered = tokio::select! {
-        answered = repeated(container, &mut patience, call) => answered,
+        answered = repeated(container, Lane::Control, &mut patience, call) => answered,
         outcome = gone(&mut client.inputs) => return outcome,
     };
     match answered {

@@ -1,5 +1,5 @@
-//! What clients want done in the containers of one pod: execs, files, links. Owns one connection per container, dialled
-//! on first use, and the diagnosis when it breaks. `daemon` calls it; gRPC stays inside.
+//! What clients want done in the containers of one pod: execs, files, links. Owns two connections per container, for what is
+//! waited for and for what is large, dialled on first use, and the diagnosis when one breaks. `daemon` calls it; gRPC stays inside.
 
 mod connection;
 mod container;
@@ -7,6 +7,7 @@ mod descriptor;
 mod diagnosis;
 mod exec;
 mod files;
+mod line;
 mod logs;
 mod put;
 mod status;
@@ -25,7 +26,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::request;
 use crate::protocol::result::{Done, LinkStatus, Outcome};
 use crate::protocol::target::Target;
-use connection::Connection;
+use connection::{Connection, Lane};
 use container::Container;
 use logs::Keeper;
 pub(crate) use logs::{Event as LogEvent, Follow, Interest, Lists, LogId, Logs, Position, Reach, STALL, Source};
@@ -151,7 +152,7 @@ impl Session {
     pub(crate) async fn connect(&self, container: Option<&str>, mut client: Client) -> Outcome {
         let container = self.container(container);
         let connected = tokio::select! {
-            connected = container.connection() => connected,
+            connected = container.connection(Lane::Control) => connected,
             outcome = gone(&mut client.inputs) => return outcome,
         };
         match connected {
@@ -165,13 +166,14 @@ impl Session {
 
     /// Drops the link and dials again. Commands go on over the new one.
     pub(crate) async fn relink(&self, container: Option<&str>, client: Client) -> Outcome {
-        self.container(container).drop_link();
+        self.container(container).drop_links();
         self.connect(container, client).await
     }
 
     pub(crate) fn links(&self) -> Vec<LinkStatus> {
         let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut links: Vec<_> = containers.values().map(|container| container.status()).collect();
+        let mut links: Vec<_> = containers.values().flat_map(|container| container.status()).collect();
+        // Stable: control stays before bulk.
         links.sort_by(|a, b| a.container.cmp(&b.container));
         links
     }
@@ -191,7 +193,10 @@ impl Kept {
 
     fn keep(&self, container: Arc<Container>) {
         let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
-        keepers.insert(container.name.clone(), Keeper::start(container, self.logs.clone()));
+        keepers.insert(
+            container.name().map(str::to_owned),
+            Keeper::start(container, self.logs.clone()),
+        );
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::connection::Lane;
 use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
 use super::diagnosis::{self, Home, Patience, Recovery};
@@ -51,12 +52,15 @@ pub(super) async fn put(
     {
         logs.put(&header.path, &content);
     }
-    let mut patience = Patience::new(container.linker.timeout());
+    let mut patience = Patience::new(container.linker().timeout());
     let mut home: Option<Home> = None;
     loop {
         let linked = async {
             match &home {
-                None => container.connection().await.map_err(Outcome::Unreachable),
+                None => container
+                    .connection(lane(file.as_ref()))
+                    .await
+                    .map_err(Outcome::Unreachable),
                 Some(home) => match diagnosis::recover(container, home, &mut patience).await {
                     Recovery::Again(connection) => Ok(connection),
                     Recovery::Over(outcome) => Err(outcome),
@@ -92,6 +96,14 @@ pub(super) async fn put(
             }
             Err(status) => return status::outcome(&status),
         }
+    }
+}
+
+/// What is no longer than a module travels with the commands.
+fn lane(file: Option<&LocalFile>) -> Lane {
+    match file {
+        Some(file) if file.size() <= MODULE_MAX => Lane::Control,
+        _ => Lane::Bulk,
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod control;
 mod ended;
+mod lane;
 mod prepare;
 mod puts;
 mod running;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::{Status, Streaming};
 
+use super::connection::Lane;
 use super::container::Container;
 use super::descriptor::LocalFile;
 use super::diagnosis::{self, Home, Patience, Recovery};
@@ -54,7 +56,7 @@ pub(super) async fn run(
         puts,
         resume,
     } = prepared;
-    let _running = logs.map(|logs| logs.begin(container.name.as_deref(), &start.argv, &start.stdin));
+    let _running = logs.map(|logs| logs.begin(container.name(), &start.argv, &start.stdin));
     let (links, watched) = watch::channel(None);
     let (pieces, queued_pieces) = mpsc::unbounded_channel();
     let (controls, queued_controls) = mpsc::unbounded_channel();
@@ -87,9 +89,11 @@ pub(super) async fn run(
         outbox: None,
         exit: None,
     };
-    let home = (!progress.instance.is_empty()).then(|| Home::of_another_bridge(progress.instance));
+    let lane = lane::of(&start);
+    let home = (!progress.instance.is_empty()).then(|| Home::of_another_bridge(progress.instance, lane));
     let mut carrier = Carrier {
         container,
+        lane,
         start,
         puts,
         running,
@@ -130,6 +134,7 @@ enum Over {
 /// Keeps one exec on a link.
 struct Carrier<'a> {
     container: &'a Arc<Container>,
+    lane: Lane,
     start: StartRequest,
     puts: Vec<(PutHeader, LocalFile)>,
     running: Running,
@@ -169,7 +174,7 @@ impl Carrier<'_> {
             }
             hint = status::reason(&status);
             tracing::info!(
-                pod = self.container.linker.pod(),
+                pod = self.container.linker().pod(),
                 reason = hint,
                 "the link of an exec broke"
             );
@@ -192,7 +197,7 @@ impl Carrier<'_> {
         let Some(home) = &self.home else {
             let linked = async {
                 patience.pause().await;
-                self.container.connection().await
+                self.container.connection(self.lane).await
             };
             return match self.running.meanwhile(linked).await {
                 Ok(Ok(_)) if patience.is_over() => Err(Over::Lost(Outcome::Unreachable(Failure::new(
@@ -245,7 +250,7 @@ impl Carrier<'_> {
                 Kind::AgentLost,
                 format!(
                     "the agent in {} has no result of the command any more: {}",
-                    self.container.linker.pod(),
+                    self.container.linker().pod(),
                     status.message()
                 ),
             ),

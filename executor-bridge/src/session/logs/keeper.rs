@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use super::super::container::Container;
 use super::super::diagnosis::{self, Home, Patience, Recovery};
-use super::super::{Connection, status};
+use super::super::{Connection, Lane, status};
 use super::{DIRECTORY, LogId, Logs, PREFIX, SUFFIX, Source};
 use crate::error::Kind;
 use crate::protocol::result::Outcome;
@@ -44,7 +44,7 @@ pub(in crate::session) struct Keeper {
 impl Keeper {
     pub(in crate::session) fn start(container: Arc<Container>, logs: Arc<Logs>) -> Arc<Self> {
         let keeper = Arc::new(Self {
-            source: Source::Container(container.name.clone()),
+            source: Source::Container(container.name().map(str::to_owned)),
             container,
             reach: watch::Sender::new(Reach::Sought),
             logs,
@@ -61,11 +61,11 @@ impl Keeper {
     async fn keep(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let wait = match self.container.connection().await {
+            let wait = match self.container.connection(Lane::Control).await {
                 Ok(connection) => {
                     pause = FIRST_PAUSE;
                     let why = self.stay(connection).await;
-                    let pod = self.container.linker.pod();
+                    let pod = self.container.linker().pod();
                     tracing::warn!(pod, why, "the agent is lost");
                     // One line, as it goes into logs of lines.
                     let why = format!("pod {pod} lost: {}", why.replace('\n', " "));
@@ -73,7 +73,7 @@ impl Keeper {
                     FIRST_PAUSE
                 }
                 // A client's mistake; who uses it all the same dials for himself.
-                Err(failure) if failure.kind == Kind::ContainerNotFound && self.container.name.is_some() => return,
+                Err(failure) if failure.kind == Kind::ContainerNotFound && self.container.name().is_some() => return,
                 Err(failure) if matches!(failure.kind, Kind::PodNotFound | Kind::Windows) => GONE_PAUSE,
                 Err(_) => {
                     pause = (pause * 2).min(LONGEST_PAUSE);

@@ -1,0 +1,50 @@
+//! Which connection a command's streams travel on: what is known to move much must not delay the others.
+
+use bytes::Bytes;
+use podbridge_proto::v1::StartRequest;
+
+use super::super::connection::Lane;
+
+/// Programs that are run through a pipe to move files and repositories.
+const MOVERS: &[&[u8]] = &[
+    b"cpio",
+    b"git-receive-pack",
+    b"git-upload-archive",
+    b"git-upload-pack",
+    b"rsync",
+    b"tar",
+];
+
+pub(super) fn of(start: &StartRequest) -> Lane {
+    let base = |word: &Bytes| word.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
+    let program = start.argv.first().and_then(base).unwrap_or_default();
+    let moves = start.agent_program || MOVERS.contains(&&program[..]);
+    match moves && start.pty.is_none() {
+        true => Lane::Bulk,
+        false => Lane::Control,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_much_is_known_by_its_program() {
+        let lane = |words: &[&str]| {
+            of(&StartRequest {
+                argv: words.iter().map(|word| word.to_string().into()).collect(),
+                ..StartRequest::default()
+            })
+        };
+        assert_eq!(lane(&["/usr/bin/git-receive-pack", "/zuul/glance"]), Lane::Bulk);
+        assert_eq!(lane(&["rsync", "--server"]), Lane::Bulk);
+        assert_eq!(lane(&["/bin/sh", "-c", "rsync --server"]), Lane::Control);
+        assert_eq!(lane(&["git", "status"]), Lane::Control);
+        let own = StartRequest {
+            agent_program: true,
+            ..StartRequest::default()
+        };
+        assert_eq!(of(&own), Lane::Bulk);
+    }
+}

@@ -1,0 +1,207 @@
+//! One connection of a container: dialled when first needed and again when dead. Whoever comes while a dial is under way shares
+//! it and its answer. `container` has one for each lane.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::connection::Lane;
+use super::diagnosis::Patience;
+use super::{Connection, internal};
+use crate::error::{Failure, Kind};
+use crate::link::{Linker, Start};
+use crate::protocol::result::LinkStatus;
+
+/// A connection for bulk that nobody used for so long is closed: it costs a process in the pod. Between one and two of these.
+const UNUSED: Duration = Duration::from_secs(60);
+
+type Opening = Shared<BoxFuture<'static, Result<Arc<Connection>, Failure>>>;
+
+#[derive(Debug, Clone)]
+struct Dial {
+    start: Start,
+    opening: Opening,
+}
+
+/// What the lines of one container have in common.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) linker: Arc<Linker>,
+    /// `None`: the pod's default.
+    pub(super) name: Option<String>,
+    /// Told at every dial that succeeds.
+    pub(super) dialed: Notify,
+    /// The machine that was reached first and none but that is reached again; `None`: whichever is there.
+    pub(super) machine: Option<OnceLock<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Line {
+    lane: Lane,
+    ends: Arc<Ends>,
+    dial: Arc<Mutex<Option<Dial>>>,
+}
+
+impl Line {
+    pub(super) fn new(lane: Lane, ends: Arc<Ends>) -> Self {
+        Self {
+            lane,
+            ends,
+            dial: Arc::default(),
+        }
+    }
+
+    pub(super) async fn dialed(&self, start: Start) -> Result<Arc<Connection>, Failure> {
+        let opening = {
+            let mut slot = self.dial.lock().unwrap_or_else(PoisonError::into_inner);
+            let usable = slot.as_ref().filter(|dial| match dial.opening.peek() {
+                Some(Ok(connection)) => connection.alive(),
+                Some(Err(_)) => false,
+                None => dial.start == start || dial.start == Start::IfNeeded,
+            });
+            match usable {
+                Some(dial) => dial.opening.clone(),
+                None => {
+                    let opening = self.begin(start);
+                    slot.insert(Dial { start, opening }).opening.clone()
+                }
+            }
+        };
+        opening.await
+    }
+
+    /// In a task of its own: a client that gives up does not stop it for the others.
+    fn begin(&self, start: Start) -> Opening {
+        let (lane, ends, dial) = (self.lane, self.ends.clone(), self.dial.clone());
+        let task = tokio::spawn(async move {
+            let begun = Instant::now();
+            let opened = ends.open(lane, start).await;
+            let milliseconds = begun.elapsed().as_millis() as u64;
+            let (pod, container) = (ends.linker.pod(), ends.name.as_deref().unwrap_or("-"));
+            let lane = lane.name();
+            match opened {
+                Ok(connection) => {
+                    ends.dialed.notify_waiters();
+                    let agent = &connection.agent.version;
+                    tracing::info!(pod, container, lane, agent, milliseconds, "link is up");
+                    let connection = Arc::new(connection);
+                    if connection.lane == Lane::Bulk {
+                        tokio::spawn(close_unused(Arc::downgrade(&connection), dial));
+                    }
+                    Ok(connection)
+                }
+                Err(failure) => {
+                    let kind = failure.kind.name();
+                    tracing::warn!(pod, container, lane, kind, %failure, milliseconds, "link failed");
+                    Err(failure)
+                }
+            }
+        });
+        async move {
+            task.await
+                .unwrap_or_else(|_| Err(internal("the dial of the link failed")))
+        }
+        .boxed()
+        .shared()
+    }
+
+    pub(super) fn drop_link(&self) {
+        let slot = self.dial.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Some(Ok(connection))) = slot.as_ref().map(|dial| dial.opening.peek()) {
+            connection.handle.end("a client asked for a new link");
+        }
+    }
+
+    /// `None`: it was not needed yet.
+    pub(super) fn status(&self) -> Option<LinkStatus> {
+        let slot = self.dial.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let dialed = slot.opening.peek();
+        let (state, agent, message) = match dialed {
+            None => ("dialing", None, None),
+            Some(Ok(connection)) => match connection.handle.ended() {
+                None => ("up", Some(connection.agent.clone()), None),
+                Some(reason) => ("down", None, Some(reason)),
+            },
+            Some(Err(failure)) => ("down", None, Some(failure.message.clone())),
+        };
+        let place = match dialed {
+            Some(Ok(connection)) => connection.place.as_ref().map(|place| place.container.clone()),
+            _ => None,
+        };
+        Some(LinkStatus {
+            container: self.ends.name.clone().or(place),
+            link: self.ends.linker.name().into(),
+            lane: self.lane.name().into(),
+            state: state.into(),
+            agent,
+            message,
+        })
+    }
+}
+
+impl Ends {
+    async fn open(&self, lane: Lane, start: Start) -> Result<Connection, Failure> {
+        let linker = &self.linker;
+        let mut patience = Patience::new(linker.timeout());
+        let connection = loop {
+            patience.pause().await;
+            let opened = match linker.dial(self.name.as_deref(), start).await {
+                Ok(dialed) => Connection::open(dialed, lane, linker.timeout()).await,
+                Err(failure) => Err(failure),
+            };
+            match opened {
+                Err(failure) if failure.on_the_way && !patience.is_over() => {}
+                // Zuul starts with a pod as soon as it has its name.
+                Err(failure) if failure.starting && self.machine.is_some() && !patience.is_over() => {}
+                opened => break opened?,
+            }
+        };
+        match &self.machine {
+            Some(machine) => same_machine(connection, machine, linker),
+            None => Ok(connection),
+        }
+    }
+}
+
+/// A container that was restarted is empty: what was prepared in it is gone, and nothing may run there as if it were not.
+fn same_machine(connection: Connection, machine: &OnceLock<String>, linker: &Linker) -> Result<Connection, Failure> {
+    if *machine.get_or_init(|| connection.machine()) == connection.machine() {
+        return Ok(connection);
+    }
+    connection.handle.end("it leads to another machine");
+    let container = connection.place.as_ref().map_or("-", |place| &place.container);
+    Err(Failure::new(
+        Kind::PodNotRunning,
+        format!(
+            "container {container} of pod {} was restarted: it is no longer the machine that this build began with; \
+             look for its reason with `kubectl describe pod`",
+            linker.pod()
+        ),
+    ))
+}
+
+/// Ends a connection that only its dial has held for a while. An operation that takes it at that moment dials again.
+async fn close_unused(connection: Weak<Connection>, dial: Arc<Mutex<Option<Dial>>>) {
+    let mut unused = false;
+    loop {
+        sleep(UNUSED).await;
+        let Some(connection) = connection.upgrade().filter(|connection| connection.alive()) else {
+            return;
+        };
+        let mut slot = dial.lock().unwrap_or_else(PoisonError::into_inner);
+        // The dial's and ours.
+        let used = Arc::strong_count(&connection) > 2;
+        if !used && unused {
+            let own =
+                slot.take_if(|dial| matches!(dial.opening.peek(), Some(Ok(own)) if Arc::ptr_eq(own, &connection)));
+            drop(own);
+            connection.handle.end("nobody needed it for a while");
+            return;
+        }
+        unused = !used;
+    }
+}

@@ -1,0 +1,39 @@
+//! The two connections of a container: what is large travels on its own, and what is small on the other.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use podbridge_tests::pair::Pair;
+use serde_json::Value;
+
+/// Lane and state of the pair's links.
+fn links(pair: &Pair) -> Vec<(String, String)> {
+    let output = pair.podbridge(&["status", "--json"]).output().unwrap();
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let links = status[0]["links"].as_array().unwrap();
+    let word = |link: &Value, key: &str| link[key].as_str().unwrap().to_owned();
+    links
+        .iter()
+        .map(|link| (word(link, "lane"), word(link, "state")))
+        .collect()
+}
+
+fn lane(name: &str) -> (String, String) {
+    (name.into(), "up".into())
+}
+
+#[test]
+fn archives_travel_on_a_connection_of_their_own() {
+    let pair = Pair::start();
+    assert!(pair.exec(&["true"]).status().unwrap().success());
+    assert_eq!(links(&pair), [lane("control")]);
+    let mut tar = pair
+        .exec(&["tar", "tf", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    tar.stdin.take().unwrap().write_all(&[0; 10240]).unwrap();
+    assert!(tar.wait().unwrap().success());
+    assert_eq!(links(&pair), [lane("control"), lane("bulk")]);
+}
