@@ -1,7 +1,8 @@
 //! The environment of a command, and where its program is looked up. Pure: the agent's own environment is an argument.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use super::{Command, ExecId};
 use crate::sys::users::Account;
@@ -57,10 +58,10 @@ pub(crate) fn to_strings(env: &[(Vec<u8>, Vec<u8>)]) -> Vec<CString> {
         .collect()
 }
 
-/// The paths to try for a program, as execvp does.
-pub(crate) fn candidates(program: &CString, env: &[(Vec<u8>, Vec<u8>)]) -> Vec<CString> {
-    if program.as_bytes().contains(&b'/') {
-        return vec![program.clone()];
+/// The paths to try for a program: as execvp does, and at last `beside`, where an operator may put what images lack (rsync, git).
+pub(crate) fn candidates(program: &CStr, env: &[(Vec<u8>, Vec<u8>)], beside: Option<&Path>) -> Vec<CString> {
+    if program.to_bytes().contains(&b'/') {
+        return vec![program.to_owned()];
     }
     let path = env
         .iter()
@@ -68,7 +69,8 @@ pub(crate) fn candidates(program: &CString, env: &[(Vec<u8>, Vec<u8>)]) -> Vec<C
         .map_or(DEFAULT_PATH, |(_, value)| value);
     path.split(|byte| *byte == b':')
         .map(|directory| if directory.is_empty() { &b"."[..] } else { directory })
-        .filter_map(|directory| CString::new([directory, &b"/"[..], program.as_bytes()].concat()).ok())
+        .chain(beside.map(|directory| directory.as_os_str().as_bytes()))
+        .filter_map(|directory| CString::new([directory, &b"/"[..], program.to_bytes()].concat()).ok())
         .collect()
 }
 
@@ -84,11 +86,11 @@ mod tests {
     fn programs_are_looked_up_as_execvp_does() {
         let env = [pair("PATH", "/a::/b")];
         let names = |program: &str| {
-            let found = candidates(&CString::new(program).unwrap(), &env);
+            let found = candidates(&CString::new(program).unwrap(), &env, Some(Path::new("/run/podbridge")));
             found.into_iter().map(|c| c.into_string().unwrap()).collect::<Vec<_>>()
         };
-        assert_eq!(names("ls"), ["/a/ls", "./ls", "/b/ls"]);
+        assert_eq!(names("ls"), ["/a/ls", "./ls", "/b/ls", "/run/podbridge/ls"]);
         assert_eq!(names("./ls"), ["./ls"]);
-        assert_eq!(candidates(&c"ls".into(), &[]).len(), 6);
+        assert_eq!(candidates(c"ls", &[], None).len(), 6);
     }
 }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Rlimit;
@@ -50,7 +50,7 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
     let prepared = Prepared {
         programs: match command.agent_program {
             true => vec![OWN_PROGRAM.to_owned()],
-            false => environment::candidates(&command.argv[0], &env),
+            false => environment::candidates(&command.argv[0], &env, beside().as_deref()),
         },
         argv: command.argv.clone(),
         env: environment::to_strings(&env),
@@ -63,6 +63,12 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         Ok(child) => Ok((child, ends)),
         Err(error) => Err(explain(error, command, &prepared.programs)),
     }
+}
+
+/// The directory of the agent's own executable.
+fn beside() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    own.parent().map(Path::to_owned)
 }
 
 fn descriptors(command: &Command) -> io::Result<(Ends, Stdio)> {

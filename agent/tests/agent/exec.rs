@@ -435,6 +435,15 @@ async fn the_agents_own_program_runs_whoever_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_program_beside_the_agent_is_found_last() {
+    let agent = Agent::start();
+    let run = run(argv(&["podbridge-agent", "version"]));
+    let seen = soon(finish(agent.exec().await.run(run).await.unwrap().into_inner())).await;
+    assert_eq!(seen.cause(), Cause::Exited(0));
+    assert!(seen.stdout().starts_with("podbridge-agent "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn another_user_needs_root() {
     let agent = Agent::start();
     let start = StartRequest {

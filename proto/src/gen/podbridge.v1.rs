@@ -893,7 +893,8 @@ pub struct StartRequest {
     /// SHA-256 over the request as the client means it; 32 bytes. Tells a repeated Start from a conflicting one.
     #[prost(bytes = "bytes", tag = "2")]
     pub digest: ::prost::bytes::Bytes,
-    /// The program and its arguments, not NUL-terminated; the program is looked up in PATH if it holds no '/'. At least 1.
+    /// The program and its arguments, not NUL-terminated; the program is looked up in PATH if it holds no '/',
+    /// and at last beside the agent's executable. At least 1.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub argv: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     /// Added to the agent's own environment, later entries win.
