@@ -65,15 +65,22 @@ soak: ## CUTS=10000 cuts of the link under running commands, SEED= to repeat a r
 bench: ## time and memory of the agent, beside the same done without it
 	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
 
-.PHONY: bench-zuul
-bench-zuul: build ## live logs, tasks and bridges under Zuul, beside the stock kubectl, on a cluster of its own
-	# The cluster's kubectl is all of Kubernetes in one program: not one to compare memory with.
-	cd tests/cluster/k8s && CGO_ENABLED=0 go build -trimpath -buildvcs=false -mod=readonly -ldflags '-s -w' \
-		-o $(PODBRIDGE_CACHE_DIR)/k8s/kubectl ./kubectl
-	export PODBRIDGE_CLUSTER_DIR=$$(mktemp -d); \
+# The cluster's kubectl is all of Kubernetes in one program: not one to compare with.
+STOCK_KUBECTL := $(PODBRIDGE_CACHE_DIR)/k8s/kubectl
+.PHONY: $(STOCK_KUBECTL)
+$(STOCK_KUBECTL):
+	cd tests/cluster/k8s && CGO_ENABLED=0 go build -trimpath -buildvcs=false -mod=readonly -ldflags '-s -w' -o $@ ./kubectl
+
+on-a-cluster = export PODBRIDGE_CLUSTER_DIR=$$(mktemp -d); \
 	trap 'tests/cluster/cluster down; rm -rf "$$PODBRIDGE_CLUSTER_DIR"' EXIT; \
 	tests/cluster/cluster up >/dev/null; \
-	STOCK_KUBECTL=$(PODBRIDGE_CACHE_DIR)/k8s/kubectl tests/zuul/run bench_latency bench_tasks bench_idle bench_100_pods
+	STOCK_KUBECTL=$(STOCK_KUBECTL)
+
+.PHONY: bench-zuul bench-files
+bench-zuul: build $(STOCK_KUBECTL) ## live logs, tasks and bridges under Zuul, beside the stock kubectl, on a cluster of its own
+	$(on-a-cluster) tests/zuul/run bench_latency bench_tasks bench_idle bench_100_pods
+bench-files: build $(STOCK_KUBECTL) ## files, trees and repositories, beside kubectl cp, tar, rsync and git over ssh, on a cluster of its own
+	$(on-a-cluster) tests/bench/run
 
 .PHONY: test-plugin
 test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin

@@ -1,0 +1,21 @@
+"""Runs the named benchmarks, or all."""
+
+import os
+import sys
+
+from files import place, repositories, single, trees
+
+BENCHES = {"single": single.bench, "trees": trees.bench, "repositories": repositories.bench}
+
+
+def main(names):
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        raise SystemExit(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    with place.pod() as address:
+        for name in names or BENCHES:
+            print(f"\n# {name} (load {os.getloadavg()[0]:.1f})")
+            BENCHES[name](address)
+
+
+main(sys.argv[1:])

@@ -1,0 +1,63 @@
+"""This file owns the benchmark of one large file, beside what the link carries without us."""
+
+import os
+
+from files import place
+from files.place import KUBECTL, NAMESPACE, POD, SSH, WORK, podbridge, run, shell, timed
+
+SIZE = int(os.environ.get("SIZE") or 1 << 30)
+ROUNDS = 3
+
+
+def bench(address):
+    source = WORK / "file"
+    with open(source, "wb") as file:
+        for _ in range(SIZE >> 20):
+            file.write(os.urandom(1 << 20))
+    there, back = "/memory/file", WORK / "back"
+    kubectl, bridge = " ".join(map(str, KUBECTL)), " ".join(map(str, podbridge("exec", "-i", POD, "--")))
+    ssh = " ".join(SSH)
+    # What a link carries is what a stream with nothing but `cat` at its end does, by our own websocket or by kubectl's.
+    up = {
+        "link: podbridge exec cat": lambda: shell(f"{bridge} sh -c 'cat >{there}' <{source}"),
+        "link: kubectl exec cat": lambda: shell(f"{kubectl} exec -i {POD} -- sh -c 'cat >{there}' <{source}"),
+        "podbridge cp": lambda: run(podbridge("cp", "-q", source, f"{POD}:{there}")),
+        "kubectl cp": lambda: run([*KUBECTL, "cp", source, f"{NAMESPACE}/{POD}:{there}"]),
+        "rsync over ssh": lambda: run(["rsync", "--whole-file", "-e", ssh, source, f"root@{address}:{there}"]),
+    }
+    down = {
+        "link: podbridge exec cat": lambda: shell(f"{bridge} cat {there} >{back}"),
+        "link: kubectl exec cat": lambda: shell(f"{kubectl} exec {POD} -- cat {there} >{back}"),
+        "podbridge cp": lambda: run(podbridge("cp", "-q", f"{POD}:{there}", back)),
+        "kubectl cp": lambda: run([*KUBECTL, "cp", f"{NAMESPACE}/{POD}:{there}", back]),
+        "rsync over ssh": lambda: run(["rsync", "--whole-file", "-e", ssh, f"root@{address}:{there}", back]),
+    }
+    for title, ways in (("into the pod", up), ("out of the pod", down)):
+        measure(title, ways, there, back)
+
+
+def measure(title, ways, there, back):
+    rows = {name: [] for name in ways}
+    peaks = (0.0, 0.0)
+    # In turns, so that a slow stretch of the machine meets everybody.
+    for _ in range(ROUNDS):
+        for name, action in ways.items():
+            back.unlink(missing_ok=True)
+            if title == "into the pod":
+                place.in_pod(f"rm -f {there}")
+            place.reset_peaks()
+            rows[name].append(timed(action))
+            if name == "podbridge cp":
+                peaks = place.peak("podbridge"), place.peak("podbridge-agent")
+    best = {name: min(times) for name, times in rows.items()}
+    link = max(SIZE / seconds for name, (seconds, _) in best.items() if name.startswith("link"))
+    megabytes = SIZE / 1e6
+    lines = [
+        (name, f"{megabytes / seconds:.0f} MB/s", f"{SIZE / seconds / link:.2f}", f"{cpu / megabytes * 1000:.2f} ms")
+        for name, (seconds, cpu) in best.items()
+    ]
+    place.table(
+        f"{megabytes:.0f} MB {title}, the best of {ROUNDS}; bridge {peaks[0]:.0f} MB resident, agent {peaks[1]:.0f} MB",
+        ["rate", "of the link's", "processor per MB, whole machine"],
+        lines,
+    )
