@@ -82,7 +82,9 @@ def processes(name):
         if not entry.name.isdigit():
             continue
         try:
-            if os.readlink(entry / "exe").endswith(name) and owned(entry, name):
+            program = os.path.basename(os.readlink(entry / "exe"))
+            # What was brought has a number in its name.
+            if (program == name or program.startswith(f"{name}-0")) and owned(entry, name):
                 yield entry
         except OSError:
             continue
