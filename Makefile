@@ -64,6 +64,7 @@ soak: ## CUTS=10000 cuts of the link under running commands, SEED= to repeat a r
 .PHONY: bench
 bench: ## time and memory of the agent, beside the same done without it
 	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
+	cargo bench --quiet --locked -p podbridge-tree --bench tree
 
 # The cluster's kubectl is all of Kubernetes in one program: not one to compare with.
 STOCK_KUBECTL := $(PODBRIDGE_CACHE_DIR)/k8s/kubectl

@@ -2857,3 +2857,328 @@ pub mod logs_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// What is to be done; the caller's first message.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TreeOpen {
+    /// Of this protocol; an agent refuses one that it does not know.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The agent's side sends the tree; else it receives it.
+    #[prost(bool, tag = "2")]
+    pub agent_sends: bool,
+    /// The agent's side of the copy: absolute, or relative to the working directory.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub root: ::prost::bytes::Bytes,
+    /// What the sender does not have is removed.
+    #[prost(bool, tag = "4")]
+    pub delete: bool,
+    /// In order, the first that matches counts.
+    #[prost(message, repeated, tag = "5")]
+    pub filters: ::prost::alloc::vec::Vec<TreeFilter>,
+    /// Contents are compared by digest; else by size and modification time.
+    #[prost(bool, tag = "6")]
+    pub checksum: bool,
+    /// Nothing is changed.
+    #[prost(bool, tag = "7")]
+    pub dry_run: bool,
+    /// Each change is told.
+    #[prost(bool, tag = "8")]
+    pub list_changes: bool,
+    /// Files and directories are on the disk when they have their names.
+    #[prost(bool, tag = "9")]
+    pub fsync: bool,
+    #[prost(enumeration = "TreeCompression", tag = "10")]
+    pub compression: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeFilter {
+    /// Else what matches is excluded.
+    #[prost(bool, tag = "1")]
+    pub include: bool,
+    /// As rsync's: `/` at the beginning means the root of the tree, `/` at the end a directory; `*`, `**`, `?`, `\[...\]`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub pattern: ::prost::bytes::Bytes,
+}
+/// From the side that has the tree.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TreeSent {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<TreeRecord>,
+    /// In place of records: another TreeSent of at most 1 MiB, as one zstd frame.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub zstd: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TreeRecord {
+    #[prost(oneof = "tree_record::Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub record: ::core::option::Option<tree_record::Record>,
+}
+/// Nested message and enum types in `TreeRecord`.
+pub mod tree_record {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Record {
+        /// Before all others but owners.
+        #[prost(message, tag = "1")]
+        Root(super::TreeRoot),
+        #[prost(message, tag = "2")]
+        Owner(super::TreeOwner),
+        #[prost(message, tag = "3")]
+        Entry(super::TreeEntry),
+        /// What has this name could not be examined, and is to be left as it is.
+        #[prost(message, tag = "4")]
+        Kept(super::TreeKept),
+        #[prost(message, tag = "5")]
+        DirectoryEnd(super::TreeDirectoryEnd),
+        #[prost(message, tag = "6")]
+        Part(super::TreePart),
+        #[prost(message, tag = "7")]
+        Problem(super::TreeProblem),
+        /// No entry follows; parts may.
+        #[prost(message, tag = "8")]
+        Walked(super::TreeWalked),
+        /// The last one: why the sender cannot go on, one sentence.
+        #[prost(string, tag = "9")]
+        Fatal(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TreeRoot {
+    /// The attributes of the entry 0, which is the directory that the tree is in; its name is empty. Absent: the tree is one entry that
+    /// is no directory, with its own name; the directory it is in is none of the tree.
+    #[prost(message, optional, tag = "1")]
+    pub directory: ::core::option::Option<TreeEntry>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeWalked {}
+/// The name of a number, before the number is first used.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeOwner {
+    #[prost(bool, tag = "1")]
+    pub group: bool,
+    #[prost(uint32, tag = "2")]
+    pub id: u32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
+}
+/// Entries are numbered from 1, in the order in which they are sent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TreeEntry {
+    /// The directory it is in: the number of its entry, which came before.
+    #[prost(uint64, tag = "1")]
+    pub directory: u64,
+    /// One component: not empty, `.` or `..`, without `/` and NUL, at most 255 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: ::prost::bytes::Bytes,
+    /// st_mode: type and permission bits.
+    #[prost(uint32, tag = "3")]
+    pub mode: u32,
+    /// Of a regular file.
+    #[prost(uint64, tag = "4")]
+    pub size: u64,
+    /// Nanoseconds since the epoch.
+    #[prost(sint64, tag = "5")]
+    pub mtime_ns: i64,
+    #[prost(uint32, tag = "6")]
+    pub uid: u32,
+    #[prost(uint32, tag = "7")]
+    pub gid: u32,
+    /// Of a symbolic link.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub target: ::prost::bytes::Bytes,
+    /// Of a device.
+    #[prost(uint32, tag = "9")]
+    pub major: u32,
+    #[prost(uint32, tag = "10")]
+    pub minor: u32,
+    /// Another name of the regular file that this entry named; 0: none.
+    #[prost(uint64, tag = "11")]
+    pub hard_link_of: u64,
+    /// Later entries may be other names of this file.
+    #[prost(bool, tag = "12")]
+    pub has_links: bool,
+    /// Of regular files and directories.
+    #[prost(message, repeated, tag = "13")]
+    pub attributes: ::prost::alloc::vec::Vec<TreeAttribute>,
+    /// BLAKE3 of the content, if contents are compared by digest.
+    #[prost(bytes = "bytes", tag = "14")]
+    pub digest: ::prost::bytes::Bytes,
+}
+/// An extended attribute.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeAttribute {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeKept {
+    #[prost(uint64, tag = "1")]
+    pub directory: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: ::prost::bytes::Bytes,
+}
+/// No further entry is in this directory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeDirectoryEnd {
+    #[prost(uint64, tag = "1")]
+    pub directory: u64,
+    /// Some of its names are unknown: nothing is to be removed from it.
+    #[prost(bool, tag = "2")]
+    pub incomplete: bool,
+}
+/// A piece of a wanted file's content. Those of one file follow one another, in order.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreePart {
+    #[prost(uint64, tag = "1")]
+    pub entry: u64,
+    /// The content begins again: what came of it is void.
+    #[prost(bool, tag = "2")]
+    pub restart: bool,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
+    /// Zeros after the data that take no space on the disk.
+    #[prost(uint64, tag = "4")]
+    pub hole: u64,
+    /// The last piece.
+    #[prost(message, optional, tag = "5")]
+    pub end: ::core::option::Option<TreePartEnd>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreePartEnd {
+    /// The content could not be read, as a problem says: the file is to be left as it is.
+    #[prost(bool, tag = "1")]
+    pub failed: bool,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// BLAKE3 of the content; 32 bytes. A hole counts as its length, 8 bytes, the lowest first.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub digest: ::prost::bytes::Bytes,
+    /// As it was when the content was read.
+    #[prost(sint64, tag = "4")]
+    pub mtime_ns: i64,
+}
+/// Something that was not done; the rest goes on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeProblem {
+    /// Relative to the root.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    /// Cause and, where there is one, the next step.
+    #[prost(string, tag = "2")]
+    pub what: ::prost::alloc::string::String,
+    /// It does not make the copy fail.
+    #[prost(bool, tag = "3")]
+    pub warning: bool,
+}
+/// From the side that receives the tree.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TreeAnswer {
+    /// All entries up to this one were compared: those not wanted by now never will be.
+    #[prost(uint64, tag = "1")]
+    pub compared: u64,
+    /// Regular files whose content is to be sent.
+    #[prost(uint64, repeated, tag = "2")]
+    pub wanted: ::prost::alloc::vec::Vec<u64>,
+    /// If changes are to be told.
+    #[prost(message, repeated, tag = "3")]
+    pub changes: ::prost::alloc::vec::Vec<TreeChange>,
+    #[prost(message, repeated, tag = "4")]
+    pub problems: ::prost::alloc::vec::Vec<TreeProblem>,
+    /// In the last message: all is done.
+    #[prost(message, optional, tag = "5")]
+    pub finished: ::core::option::Option<TreeSummary>,
+    /// In the last message: why the receiver cannot go on, one sentence.
+    #[prost(string, tag = "6")]
+    pub fatal: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeChange {
+    #[prost(enumeration = "TreeChangeKind", tag = "1")]
+    pub kind: i32,
+    /// Relative to the root.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub path: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeSummary {
+    #[prost(uint64, tag = "1")]
+    pub new: u64,
+    #[prost(uint64, tag = "2")]
+    pub changed: u64,
+    #[prost(uint64, tag = "3")]
+    pub attributes: u64,
+    #[prost(uint64, tag = "4")]
+    pub deleted: u64,
+    /// Of content that was received, without holes.
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TreeCompression {
+    /// While the stream is slower than the sender, and the data shrinks.
+    Auto = 0,
+    Always = 1,
+    Never = 2,
+}
+impl TreeCompression {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Auto => "TREE_COMPRESSION_AUTO",
+            Self::Always => "TREE_COMPRESSION_ALWAYS",
+            Self::Never => "TREE_COMPRESSION_NEVER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TREE_COMPRESSION_AUTO" => Some(Self::Auto),
+            "TREE_COMPRESSION_ALWAYS" => Some(Self::Always),
+            "TREE_COMPRESSION_NEVER" => Some(Self::Never),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TreeChangeKind {
+    Unspecified = 0,
+    /// It was not there.
+    New = 1,
+    /// Its type, content or target.
+    Changed = 2,
+    /// Nothing but its attributes.
+    Attributes = 3,
+    Deleted = 4,
+}
+impl TreeChangeKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TREE_CHANGE_KIND_UNSPECIFIED",
+            Self::New => "TREE_CHANGE_KIND_NEW",
+            Self::Changed => "TREE_CHANGE_KIND_CHANGED",
+            Self::Attributes => "TREE_CHANGE_KIND_ATTRIBUTES",
+            Self::Deleted => "TREE_CHANGE_KIND_DELETED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TREE_CHANGE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "TREE_CHANGE_KIND_NEW" => Some(Self::New),
+            "TREE_CHANGE_KIND_CHANGED" => Some(Self::Changed),
+            "TREE_CHANGE_KIND_ATTRIBUTES" => Some(Self::Attributes),
+            "TREE_CHANGE_KIND_DELETED" => Some(Self::Deleted),
+            _ => None,
+        }
+    }
+}

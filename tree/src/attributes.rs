@@ -1,0 +1,161 @@
+//! What a file has beside its content: mode, owner, time, extended attributes. Compares and sets them, by descriptor only.
+
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+
+use podbridge_proto::v1::TreeAttribute;
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chmod, chownat, fchmod, fchown,
+    fstat, futimens, openat, utimensat,
+};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+
+use crate::xattrs;
+
+const NANOSECONDS: i64 = 1_000_000_000;
+pub(crate) const PERMISSIONS: u32 = 0o7777;
+
+pub(crate) fn kind(mode: u32) -> FileType {
+    FileType::from_raw_mode(mode)
+}
+
+pub(crate) fn mtime_ns(stat: &Stat) -> i64 {
+    let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or_default();
+    stat.st_mtime.saturating_mul(NANOSECONDS).saturating_add(nanoseconds)
+}
+
+/// Those that something here is to have.
+#[derive(Debug)]
+pub(crate) struct Attributes {
+    pub(crate) mode: u32,
+    /// `None`: we may give files to nobody.
+    pub(crate) owner: Option<(u32, u32)>,
+    pub(crate) mtime_ns: i64,
+    pub(crate) xattrs: Vec<TreeAttribute>,
+}
+
+/// What was tried, and the system's answer.
+pub(crate) type Refused = (&'static str, Errno);
+
+impl Attributes {
+    pub(crate) fn differ(&self, stat: &Stat, xattrs: &[TreeAttribute]) -> bool {
+        self.mode != stat.st_mode & PERMISSIONS
+            || self.owner_differs(stat)
+            || self.mtime_ns != mtime_ns(stat)
+            || self.xattrs != xattrs
+    }
+
+    /// Bytes of memory, more or less.
+    pub(crate) fn size(&self) -> usize {
+        self.xattrs
+            .iter()
+            .map(|xattr| xattr.name.len() + xattr.value.len())
+            .sum()
+    }
+
+    pub(crate) fn owner_differs(&self, stat: &Stat) -> bool {
+        self.owner.is_some_and(|owner| owner != (stat.st_uid, stat.st_gid))
+    }
+
+    /// What a new file is created with: most need no other mode afterwards. Nobody else reads it before it has its owner.
+    pub(crate) fn first_mode(&self) -> Mode {
+        let own = (geteuid().as_raw(), getegid().as_raw());
+        match self.owner.is_none_or(|owner| owner == own) && self.xattrs.is_empty() {
+            true => Mode::from_raw_mode(self.mode & 0o777),
+            false => Mode::RUSR | Mode::WUSR,
+        }
+    }
+
+    /// To a new file.
+    pub(crate) fn give(&self, file: impl AsFd) -> Result<(), Refused> {
+        let stat = fstat(&file).map_err(|errno| ("examine it", errno))?;
+        let mode = stat.st_mode & PERMISSIONS;
+        if let Some((uid, gid)) = self.owner.filter(|_| self.owner_differs(&stat)) {
+            chowned(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
+        }
+        // Before the mode: they need the right to write.
+        xattrs::set(&file, &[], &self.xattrs).map_err(|errno| ("set its extended attributes", errno))?;
+        // After the owner: chown clears set-user-ID.
+        if mode != self.mode {
+            fchmod(&file, Mode::from_raw_mode(self.mode)).map_err(|errno| ("set its mode", errno))?;
+        }
+        futimens(&file, &self.times()).map_err(|errno| ("set its time", errno))
+    }
+
+    /// Of a file that has others, as far as they differ.
+    pub(crate) fn change(&self, file: impl AsFd, have: &[TreeAttribute]) -> Result<(), Refused> {
+        let stat = fstat(&file).map_err(|errno| ("examine it", errno))?;
+        let mut mode = stat.st_mode & PERMISSIONS;
+        let set_mode = |mode| fchmod(&file, Mode::from_raw_mode(mode)).map_err(|errno| ("set its mode", errno));
+        if let Some((uid, gid)) = self.owner.filter(|_| self.owner_differs(&stat)) {
+            chowned(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
+            mode = fstat(&file).map_err(|errno| ("examine it", errno))?.st_mode & PERMISSIONS;
+        }
+        if self.xattrs != have {
+            if mode & 0o200 == 0 {
+                mode |= 0o200;
+                set_mode(mode)?;
+            }
+            xattrs::set(&file, have, &self.xattrs).map_err(|errno| ("set its extended attributes", errno))?;
+        }
+        if mode != self.mode {
+            set_mode(self.mode)?;
+        }
+        // Not only if it differed: what was done before may have changed it.
+        futimens(&file, &self.times()).map_err(|errno| ("set its time", errno))
+    }
+
+    /// Of something that cannot be opened, under a name that is ours.
+    pub(crate) fn give_by_name(&self, directory: &OwnedFd, name: &[u8], is_link: bool) -> Result<(), Refused> {
+        if let Some((uid, gid)) = self.owner {
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            chowned(chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
+        }
+        if !is_link {
+            change_mode(directory, name, |_| self.mode).map_err(|errno| ("set its mode", errno))?;
+        }
+        match utimensat(directory, name, &self.times(), AtFlags::SYMLINK_NOFOLLOW) {
+            // Not every file system keeps the time of a link.
+            Err(errno) if !is_link => Err(("set its time", errno)),
+            _ => Ok(()),
+        }
+    }
+
+    fn times(&self) -> Timestamps {
+        Timestamps {
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT,
+            },
+            last_modification: Timespec {
+                tv_sec: self.mtime_ns.div_euclid(NANOSECONDS),
+                tv_nsec: self.mtime_ns.rem_euclid(NANOSECONDS),
+            },
+        }
+    }
+}
+
+/// Root in a container may not give files away, or not to a number outside of its range: they stay ours, as for others.
+fn chowned(result: Result<(), Errno>) -> Result<(), Refused> {
+    match result {
+        Err(Errno::PERM | Errno::INVAL) => Ok(()),
+        other => other.map_err(|errno| ("give it its owner", errno)),
+    }
+}
+
+/// Of what cannot be opened for reading; a link is refused.
+pub(crate) fn change_mode(directory: &OwnedFd, name: &[u8], change: impl Fn(u32) -> u32) -> Result<(), Errno> {
+    let found = openat(
+        directory,
+        name,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mode = fstat(&found)?.st_mode;
+    if kind(mode) == FileType::Symlink {
+        return Err(Errno::LOOP);
+    }
+    // fchmod refuses such a descriptor; its path is that very file.
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    chmod(path, Mode::from_raw_mode(change(mode & PERMISSIONS)))
+}

@@ -1,0 +1,127 @@
+//! Directories below a root, each known by its parent and name. They are opened component by component and no link is followed, so
+//! that nobody who changes the tree meanwhile leads anything out of it; few are open at a time.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+/// Descriptors that are kept; the root's is one more.
+const MAX_OPEN: usize = 64;
+
+pub(crate) const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+#[derive(Debug)]
+pub(crate) struct Directory {
+    parent: Option<Rc<Directory>>,
+    name: Box<[u8]>,
+    depth: usize,
+    descriptor: RefCell<Option<Arc<OwnedFd>>>,
+}
+
+impl Directory {
+    /// The root, which a user named: links on the way to it are followed.
+    pub(crate) fn root(path: &std::path::Path) -> Result<Rc<Self>, Errno> {
+        let flags = OPEN_DIRECTORY.difference(OFlags::NOFOLLOW);
+        let descriptor = openat(CWD, path, flags, Mode::empty())?;
+        Ok(Rc::new(Self {
+            parent: None,
+            name: [].into(),
+            depth: 0,
+            descriptor: RefCell::new(Some(Arc::new(descriptor))),
+        }))
+    }
+
+    pub(crate) fn child(self: &Rc<Self>, name: &[u8]) -> Rc<Self> {
+        Rc::new(Self {
+            parent: Some(self.clone()),
+            name: name.into(),
+            depth: self.depth + 1,
+            descriptor: RefCell::new(None),
+        })
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Relative to the root, with this name in it.
+    pub(crate) fn path(&self, name: &[u8]) -> Vec<u8> {
+        let mut names = vec![name];
+        let mut at = Some(self);
+        while let Some(directory) = at {
+            names.push(&directory.name);
+            at = directory.parent.as_deref();
+        }
+        names.retain(|name| !name.is_empty());
+        names.reverse();
+        names.join(&b'/')
+    }
+}
+
+impl Drop for Directory {
+    /// Without recursion: it may be deep.
+    fn drop(&mut self) {
+        let mut next = self.parent.take();
+        while let Some(mut last) = next.and_then(Rc::into_inner) {
+            next = last.parent.take();
+        }
+    }
+}
+
+/// Those that are open.
+#[derive(Debug, Default)]
+pub(crate) struct Directories {
+    open: VecDeque<Weak<Directory>>,
+}
+
+impl Directories {
+    pub(crate) fn open(&mut self, directory: &Rc<Directory>) -> Result<Arc<OwnedFd>, Errno> {
+        let mut closed = Vec::new();
+        let mut at = directory;
+        let mut descriptor = loop {
+            if let Some(open) = &*at.descriptor.borrow() {
+                break open.clone();
+            }
+            closed.push(at);
+            at = at.parent.as_ref().expect("the root is always open");
+        };
+        for directory in closed.into_iter().rev() {
+            descriptor = Arc::new(openat(&descriptor, &*directory.name, OPEN_DIRECTORY, Mode::empty())?);
+            self.keep(directory, descriptor.clone());
+        }
+        Ok(descriptor)
+    }
+
+    fn keep(&mut self, directory: &Rc<Directory>, descriptor: Arc<OwnedFd>) {
+        if self.open.len() >= MAX_OPEN
+            && let Some(oldest) = self.open.pop_front().and_then(|oldest| oldest.upgrade())
+        {
+            oldest.descriptor.take();
+        }
+        *directory.descriptor.borrow_mut() = Some(descriptor);
+        self.open.push_back(Rc::downgrade(directory));
+    }
+}
+
+pub(crate) type Names = Vec<(Box<[u8]>, FileType)>;
+
+/// Names and types in a directory, without `.` and `..`; those that come before an error are lost with it.
+pub(crate) fn list(directory: &OwnedFd) -> Result<Names, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push((name.into(), entry.file_type()));
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,236 @@
+//! Which paths of a tree take part: rsync's include and exclude patterns, on bytes. The sender asks when it walks, the
+//! receiver before it removes.
+
+use podbridge_proto::v1::TreeFilter;
+
+#[derive(Debug, Default)]
+pub(crate) struct Filters(Vec<Filter>);
+
+#[derive(Debug)]
+struct Filter {
+    include: bool,
+    /// Matches from the root on, else from any component on.
+    anchored: bool,
+    directories_only: bool,
+    tokens: Vec<Token>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Token {
+    Byte(u8),
+    /// `?`
+    One,
+    /// `*`
+    Any,
+    /// `**`
+    AnyDepth,
+    Class {
+        negated: bool,
+        ranges: Vec<(u8, u8)>,
+    },
+}
+
+impl Filters {
+    /// `Err`: the pattern that is none.
+    pub(crate) fn new(filters: &[TreeFilter]) -> Result<Self, String> {
+        filters.iter().map(Filter::new).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// `path` is relative to the root.
+    pub(crate) fn excludes(&self, path: &[u8], is_directory: bool) -> bool {
+        let first = self.0.iter().find(|filter| filter.matches(path, is_directory));
+        first.is_some_and(|filter| !filter.include)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Filter {
+    fn new(filter: &TreeFilter) -> Result<Self, String> {
+        let pattern = &filter.pattern[..];
+        let (anchored, rest) = match pattern.strip_prefix(b"/") {
+            Some(rest) => (true, rest),
+            None => (false, pattern),
+        };
+        let (directories_only, rest) = match rest.strip_suffix(b"/") {
+            Some(rest) => (true, rest),
+            None => (false, rest),
+        };
+        match rest.is_empty() {
+            true => Err(format!("the pattern {:?} matches nothing", crate::shown(pattern))),
+            false => Ok(Self {
+                include: filter.include,
+                anchored,
+                directories_only,
+                tokens: tokens(rest),
+            }),
+        }
+    }
+
+    fn matches(&self, path: &[u8], is_directory: bool) -> bool {
+        if self.directories_only && !is_directory {
+            return false;
+        }
+        if self.anchored {
+            return matches(&self.tokens, path);
+        }
+        let later = (0..path.len()).filter(|at| path[*at] == b'/').map(|at| &path[at + 1..]);
+        std::iter::once(path)
+            .chain(later)
+            .any(|from| matches(&self.tokens, from))
+    }
+}
+
+fn tokens(mut pattern: &[u8]) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    while let [first, rest @ ..] = pattern {
+        pattern = rest;
+        tokens.push(match first {
+            b'*' if rest.starts_with(b"*") => {
+                let stars = rest.iter().take_while(|byte| **byte == b'*').count();
+                pattern = &rest[stars..];
+                Token::AnyDepth
+            }
+            b'*' => Token::Any,
+            b'?' => Token::One,
+            b'[' => match class(rest) {
+                Some((class, after)) => {
+                    pattern = after;
+                    class
+                }
+                None => Token::Byte(b'['),
+            },
+            b'\\' if !rest.is_empty() => {
+                pattern = &rest[1..];
+                Token::Byte(rest[0])
+            }
+            byte => Token::Byte(*byte),
+        });
+    }
+    tokens
+}
+
+/// After `[`: the class, and what follows its `]`; `None` if there is no end.
+fn class(text: &[u8]) -> Option<(Token, &[u8])> {
+    let (negated, text) = match text {
+        [b'!' | b'^', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    loop {
+        match &text[at..] {
+            // At the beginning it is one of the class.
+            [b']', rest @ ..] if at > 0 => return Some((Token::Class { negated, ranges }, rest)),
+            [low, b'-', high, ..] if *high != b']' => {
+                ranges.push((*low, *high));
+                at += 3;
+            }
+            [b'\\', byte, ..] | [byte, ..] => {
+                ranges.push((*byte, *byte));
+                at += if text[at] == b'\\' && text.len() > at + 1 { 2 } else { 1 };
+            }
+            [] => return None,
+        }
+    }
+}
+
+/// All of the text. The positions that the text may have reached move on together, so that no pattern takes long.
+fn matches(tokens: &[Token], text: &[u8]) -> bool {
+    let mut reached = vec![false; tokens.len() + 1];
+    reached[0] = true;
+    skip(tokens, &mut reached);
+    for byte in text {
+        let mut next = vec![false; tokens.len() + 1];
+        for (at, token) in tokens.iter().enumerate().filter(|(at, _)| reached[*at]) {
+            match token {
+                Token::AnyDepth => next[at] = true,
+                Token::Any => next[at] |= *byte != b'/',
+                _ => next[at + 1] |= token.takes(*byte),
+            }
+        }
+        skip(tokens, &mut next);
+        reached = next;
+    }
+    reached[tokens.len()]
+}
+
+/// Stars also match nothing.
+fn skip(tokens: &[Token], reached: &mut [bool]) {
+    for (at, token) in tokens.iter().enumerate() {
+        if matches!(token, Token::Any | Token::AnyDepth) && reached[at] {
+            reached[at + 1] = true;
+        }
+    }
+}
+
+impl Token {
+    fn takes(&self, byte: u8) -> bool {
+        match self {
+            Token::Byte(own) => *own == byte,
+            Token::Class { negated, ranges } => {
+                byte != b'/' && *negated != ranges.iter().any(|(low, high)| (*low..=*high).contains(&byte))
+            }
+            _ => byte != b'/',
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filters(patterns: &[&str]) -> Filters {
+        let parse = |pattern: &&str| TreeFilter {
+            include: pattern.starts_with('+'),
+            pattern: pattern[1..].as_bytes().to_vec().into(),
+        };
+        Filters::new(&patterns.iter().map(parse).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn patterns_mean_what_they_mean_to_rsync() {
+        for (pattern, path, excluded) in [
+            ("-*.o", "a.o", true),
+            ("-*.o", "d/e/a.o", true),
+            ("-*.o", "a.o/x", false),
+            ("-/a", "a", true),
+            ("-/a", "d/a", false),
+            ("-d/a", "x/d/a", true),
+            ("-d/a", "xd/a", false),
+            ("-/d/*", "d/e/f", false),
+            ("-/d/**", "d/e/f", true),
+            ("-a**z", "x/a/b/z", true),
+            ("-?", "ab", false),
+            ("-[a-c]x", "bx", true),
+            ("-[!a-c]x", "bx", false),
+            ("-[]]", "]", true),
+            ("-\\*", "*", true),
+            ("-\\*", "a", false),
+            ("-[", "[", true),
+        ] {
+            assert_eq!(
+                filters(&[pattern]).excludes(path.as_bytes(), false),
+                excluded,
+                "{pattern} {path}"
+            );
+        }
+        assert!(filters(&["-build/"]).excludes(b"a/build", true));
+        assert!(!filters(&["-build/"]).excludes(b"a/build", false));
+    }
+
+    #[test]
+    fn the_first_match_counts() {
+        let keep = filters(&["+keep.o", "-*.o"]);
+        assert!(!keep.excludes(b"d/keep.o", false) && keep.excludes(b"d/other.o", false));
+        assert!(filters(&["-*.o", "+keep.o"]).excludes(b"keep.o", false));
+    }
+
+    #[test]
+    fn no_pattern_takes_long() {
+        let stars = format!("-{}b", "*a".repeat(200));
+        assert!(!filters(&[&stars]).excludes(&[b'a'; 255], false));
+    }
+}

@@ -1,0 +1,78 @@
+//! A tree of files from one side to the other over two byte streams, as blocking code: the sender tells what there is, the receiver
+//! asks for what differs, and neither waits for the other (docs/adr/0009). Owns both; knows nothing of links, execs or gRPC.
+
+mod attributes;
+mod directory;
+mod error;
+mod filter;
+mod owners;
+mod receiver;
+mod report;
+mod sender;
+mod temporaries;
+mod wire;
+mod xattrs;
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use podbridge_proto::v1::{TreeOpen, TreeSummary};
+
+pub use error::Error;
+pub use report::{Event, Report, shown};
+pub use temporaries::Temporaries;
+pub use wire::{Incoming, Outgoing, VERSION};
+
+/// The caller's side: tells the other one what is to be done, and does its own part with the path `own`.
+pub fn call(
+    open: &TreeOpen,
+    own: &Path,
+    input: impl Read + Send + 'static,
+    output: impl Write,
+    temporaries: &Temporaries,
+    report: Report<'_>,
+) -> Result<TreeSummary, Error> {
+    let mut output = Outgoing::new(output);
+    output.send(open)?;
+    let input = Incoming::new(input);
+    match open.agent_sends {
+        true => receiver::receive(own, open, input, output, temporaries, report),
+        false => sender::send(own, open, input, output, report),
+    }
+}
+
+/// The other side: does what it is told.
+pub fn serve(
+    input: impl Read + Send + 'static,
+    output: impl Write,
+    temporaries: &Temporaries,
+) -> Result<TreeSummary, Error> {
+    let mut input = Incoming::new(input);
+    let open: TreeOpen = input.receive()?;
+    let output = Outgoing::new(output);
+    let root = Path::new(OsStr::from_bytes(&open.root)).to_owned();
+    // The caller is told of each event by the stream.
+    let report: Report<'_> = &mut |_| {};
+    match open.agent_sends {
+        true => sender::send(&root, &open, input, output, report),
+        false => receiver::receive(&root, &open, input, output, temporaries, report),
+    }
+}
+
+/// `Err`: why this cannot be done anywhere.
+pub fn validate(open: &TreeOpen) -> Result<(), Error> {
+    check(open).map(|_| ())
+}
+
+/// What both sides check before they begin.
+fn check(open: &TreeOpen) -> Result<filter::Filters, Error> {
+    if open.version != VERSION {
+        return Err(Error::Own(format!(
+            "trees are spoken in version {} there and {VERSION} here; use the same release on both sides",
+            open.version
+        )));
+    }
+    filter::Filters::new(&open.filters).map_err(Error::Own)
+}

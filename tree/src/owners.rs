@@ -1,0 +1,78 @@
+//! Owners across two systems: by name where both know it, else by number. Read from /etc/passwd and /etc/group, as a static
+//! binary has no NSS.
+
+use std::collections::HashMap;
+
+use podbridge_proto::v1::TreeOwner;
+
+use crate::error::Error;
+
+/// More than any user database that is a file has; the other side's names are held.
+const MAX_OWNERS: usize = 65_536;
+
+/// Users, then groups.
+fn databases() -> [Vec<(Vec<u8>, u32)>; 2] {
+    ["/etc/passwd", "/etc/group"].map(|path| {
+        let content = std::fs::read(path).unwrap_or_default();
+        content.split(|byte| *byte == b'\n').filter_map(entry).collect()
+    })
+}
+
+fn entry(line: &[u8]) -> Option<(Vec<u8>, u32)> {
+    let mut fields = line.split(|byte| *byte == b':');
+    let (name, number) = (fields.next()?, fields.nth(1)?);
+    Some((name.to_vec(), str::from_utf8(number).ok()?.parse().ok()?))
+}
+
+/// The sender's: names that are still to be told.
+#[derive(Debug)]
+pub(crate) struct Names([HashMap<u32, Vec<u8>>; 2]);
+
+impl Names {
+    pub(crate) fn load() -> Self {
+        // The first of several names of a number is its name.
+        Self(databases().map(|entries| entries.into_iter().rev().map(|(name, id)| (id, name)).collect()))
+    }
+
+    /// The record that has to go before the number, once.
+    pub(crate) fn tell(&mut self, group: bool, id: u32) -> Option<TreeOwner> {
+        let name = self.0[usize::from(group)].remove(&id)?;
+        Some(TreeOwner {
+            group,
+            id,
+            name: name.into(),
+        })
+    }
+}
+
+/// The receiver's: what the sender's numbers are here.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    known: [HashMap<Vec<u8>, u32>; 2],
+    translated: [HashMap<u32, u32>; 2],
+}
+
+impl Numbers {
+    pub(crate) fn load() -> Self {
+        Self {
+            known: databases().map(|entries| entries.into_iter().rev().collect()),
+            translated: Default::default(),
+        }
+    }
+
+    pub(crate) fn learn(&mut self, owner: &TreeOwner) -> Result<(), Error> {
+        let which = usize::from(owner.group);
+        if self.translated[which].len() >= MAX_OWNERS {
+            return Err(Error::Protocol("there are too many owners"));
+        }
+        if let Some(here) = self.known[which].get(&owner.name[..]) {
+            self.translated[which].insert(owner.id, *here);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn here(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let here = |which: usize, id: u32| self.translated[which].get(&id).copied().unwrap_or(id);
+        (here(0, uid), here(1, gid))
+    }
+}

@@ -1,0 +1,174 @@
+//! The content of one file as it comes: into a temporary file, verified, given its attributes, put in its place.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use podbridge_proto::v1::{TreePart, TreePartEnd};
+use rustix::fs::{OFlags, SeekFrom, fsync, ftruncate, openat, seek};
+use rustix::io::Errno;
+
+use super::links::Link;
+use super::{Pending, Receiver};
+use crate::attributes::Refused;
+use crate::error::Error;
+use crate::report::Event;
+use crate::temporaries::Temporary;
+
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) number: u64,
+    pub(super) pending: Pending,
+    /// `None`: it cannot be written, as was said; what still comes is passed over.
+    writing: Option<Writing>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    temporary: Temporary,
+    file: OwnedFd,
+    hasher: blake3::Hasher,
+    size: u64,
+    /// Up to here there is data; beyond it a hole.
+    written: u64,
+}
+
+impl<W: Write> Receiver<'_, W> {
+    pub(super) fn part(&mut self, part: TreePart) -> Result<(), Error> {
+        let mut content = match self.content.take() {
+            Some(content) if content.number == part.entry => content,
+            Some(_) => return Err(Error::Protocol("the contents of two files are mixed")),
+            None => {
+                let pending = self.pending.remove(&part.entry);
+                let pending = pending.ok_or(Error::Protocol("a content came that was not asked for"))?;
+                self.held -= pending.attributes.size();
+                self.begin_content(part.entry, pending)?
+            }
+        };
+        (self.report)(Event::Content(part.data.len() as u64));
+        self.summary.bytes += part.data.len() as u64;
+        if let Some(writing) = &mut content.writing
+            && let Err(errno) = writing.write(&part)
+        {
+            content.writing = None;
+            self.refused(&content.pending.directory, &content.pending.name, "write it", errno)?;
+        }
+        match part.end {
+            Some(end) => self.end_content(content, &end),
+            None => {
+                self.content = Some(content);
+                Ok(())
+            }
+        }
+    }
+
+    fn begin_content(&mut self, number: u64, pending: Pending) -> Result<Content, Error> {
+        let opened = self.directories.open(&pending.directory).and_then(|open| {
+            self.temporaries.create(&open, |name| {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                openat(&open, name, flags, pending.attributes.first_mode())
+            })
+        });
+        let writing = match opened {
+            Ok((temporary, file)) => Some(Writing {
+                temporary,
+                file,
+                hasher: blake3::Hasher::new(),
+                size: 0,
+                written: 0,
+            }),
+            Err(errno) => {
+                self.refused(&pending.directory, &pending.name, "create it", errno)?;
+                None
+            }
+        };
+        Ok(Content {
+            number,
+            pending,
+            writing,
+        })
+    }
+
+    fn end_content(&mut self, content: Content, end: &TreePartEnd) -> Result<(), Error> {
+        let Content {
+            number,
+            mut pending,
+            writing,
+        } = content;
+        let directory = pending.directory.clone();
+        let is_there = match writing.filter(|_| !end.failed) {
+            None => false,
+            Some(writing) if writing.size != end.size || writing.hasher.finalize().as_bytes()[..] != end.digest => {
+                let what = "changed on its way (length or BLAKE3 differs); nothing was changed";
+                self.problem(&directory, &pending.name, what.into(), false)?;
+                false
+            }
+            Some(writing) => match self.finish_content(&writing, &mut pending, end) {
+                Ok(()) => {
+                    self.changed(pending.change, &directory, &pending.name)?;
+                    true
+                }
+                Err((operation, errno)) => {
+                    self.refused(&directory, &pending.name, operation, errno)?;
+                    false
+                }
+            },
+        };
+        if pending.has_links {
+            let link = match is_there {
+                true => Link::There(directory.clone(), pending.name.clone()),
+                false => Link::Failed,
+            };
+            self.links.insert(number, link);
+            let names = std::mem::take(&mut pending.links);
+            self.settle(names, is_there.then_some((&directory, &*pending.name)))?;
+        }
+        self.release(pending.parent)
+    }
+
+    fn finish_content(&mut self, writing: &Writing, pending: &mut Pending, end: &TreePartEnd) -> Result<(), Refused> {
+        if writing.written < writing.size {
+            ftruncate(&writing.file, writing.size).map_err(|errno| ("write it", errno))?;
+        }
+        pending.attributes.mtime_ns = end.mtime_ns;
+        pending.attributes.give(&writing.file)?;
+        if self.options.fsync {
+            fsync(&writing.file).map_err(|errno| ("sync it", errno))?;
+        }
+        let directory = Rc::clone(&pending.directory);
+        self.place(&writing.temporary, &directory, &pending.name)
+            .map_err(|errno| ("replace it", errno))
+    }
+}
+
+impl Writing {
+    fn write(&mut self, part: &TreePart) -> Result<(), Errno> {
+        if part.restart {
+            ftruncate(&self.file, 0)?;
+            seek(&self.file, SeekFrom::Start(0))?;
+            self.hasher.reset();
+            (self.size, self.written) = (0, 0);
+        }
+        if !part.data.is_empty() {
+            if self.written < self.size {
+                seek(&self.file, SeekFrom::Start(self.size))?;
+            }
+            let mut data = &part.data[..];
+            while !data.is_empty() {
+                match rustix::io::write(&self.file, data) {
+                    Ok(count) => data = &data[count..],
+                    Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            self.hasher.update(&part.data);
+            self.size += part.data.len() as u64;
+            self.written = self.size;
+        }
+        if part.hole > 0 {
+            self.size = self.size.checked_add(part.hole).ok_or(Errno::FBIG)?;
+            self.hasher.update(&part.hole.to_le_bytes());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! Further names of files that came, or are still to come.
+
+use std::io::Write;
+use std::rc::Rc;
+
+use podbridge_proto::v1::{TreeChangeKind, TreeEntry};
+use rustix::fs::{AtFlags, Stat, linkat, statat};
+
+use super::Receiver;
+use crate::directory::Directory;
+use crate::error::Error;
+
+/// Files with several names, and names that wait.
+const MAX_LINKS: usize = 1 << 20;
+
+/// Where a file is that has several names.
+#[derive(Debug)]
+pub(super) enum Link {
+    There(Rc<Directory>, Box<[u8]>),
+    Waiting,
+    /// It would be made.
+    Absent,
+    Failed,
+}
+
+/// A name that waits for its file.
+#[derive(Debug)]
+pub(super) struct Name {
+    parent: u64,
+    directory: Rc<Directory>,
+    name: Box<[u8]>,
+    change: TreeChangeKind,
+}
+
+impl<W: Write> Receiver<'_, W> {
+    pub(super) fn remember(&mut self, number: u64, link: Link) -> Result<(), Error> {
+        if self.links.len() + self.waiting_links >= MAX_LINKS {
+            return Err(Error::Protocol("there are too many hard links"));
+        }
+        self.links.insert(number, link);
+        Ok(())
+    }
+
+    /// An entry that may have further names was passed over.
+    pub(super) fn link_failed(&mut self, number: u64, entry: &TreeEntry) {
+        if entry.has_links && self.links.len() < MAX_LINKS {
+            self.links.insert(number, Link::Failed);
+        }
+    }
+
+    pub(super) fn link(
+        &mut self,
+        entry: &TreeEntry,
+        directory: Rc<Directory>,
+        stat: Option<Stat>,
+    ) -> Result<(), Error> {
+        let unknown = Error::Protocol("an entry is another name of a file that was not announced");
+        let change = match &stat {
+            None => TreeChangeKind::New,
+            Some(_) => TreeChangeKind::Changed,
+        };
+        match self.links.get(&entry.hard_link_of).ok_or(unknown)? {
+            Link::There(of, name) => {
+                let (of, of_name) = (of.clone(), name.clone());
+                self.make_link(&of, &of_name, &directory, &entry.name, change)
+            }
+            Link::Absent => self.changed(change, &directory, &entry.name),
+            Link::Failed => self.without_file(&directory, &entry.name),
+            Link::Waiting => {
+                if self.links.len() + self.waiting_links >= MAX_LINKS {
+                    return Err(Error::Protocol("there are too many hard links"));
+                }
+                let Some(pending) = self.awaited(entry.hard_link_of) else {
+                    return self.without_file(&directory, &entry.name);
+                };
+                pending.links.push(Name {
+                    parent: entry.directory,
+                    directory,
+                    name: entry.name.to_vec().into(),
+                    change,
+                });
+                self.waiting_links += 1;
+                self.hold(entry.directory);
+                Ok(())
+            }
+        }
+    }
+
+    /// A wanted file, also one whose content has begun to come.
+    fn awaited(&mut self, number: u64) -> Option<&mut super::Pending> {
+        match &mut self.content {
+            Some(content) if content.number == number => Some(&mut content.pending),
+            _ => self.pending.get_mut(&number),
+        }
+    }
+
+    /// Names that waited for a file get it, or are told that it did not come.
+    pub(super) fn settle(&mut self, names: Vec<Name>, file: Option<(&Rc<Directory>, &[u8])>) -> Result<(), Error> {
+        for waiting in names {
+            self.waiting_links -= 1;
+            match file {
+                Some((of, name)) => self.make_link(of, name, &waiting.directory, &waiting.name, waiting.change)?,
+                None => self.without_file(&waiting.directory, &waiting.name)?,
+            }
+            self.release(waiting.parent)?;
+        }
+        Ok(())
+    }
+
+    fn without_file(&mut self, directory: &Directory, name: &[u8]) -> Result<(), Error> {
+        let what = "is another name of a file that was not copied";
+        self.problem(directory, name, what.into(), false)
+    }
+
+    fn make_link(
+        &mut self,
+        of: &Rc<Directory>,
+        of_name: &[u8],
+        directory: &Rc<Directory>,
+        name: &[u8],
+        change: TreeChangeKind,
+    ) -> Result<(), Error> {
+        let opened = self
+            .directories
+            .open(of)
+            .and_then(|of| Ok((of, self.directories.open(directory)?)));
+        let (from, to) = match opened {
+            Ok(opened) => opened,
+            // A directory that would be made.
+            Err(_) if self.options.dry_run => return self.changed(change, directory, name),
+            Err(errno) => return self.refused(directory, name, "link it", errno),
+        };
+        let inode = |directory: &_, name: &[u8]| {
+            let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        if inode(&*to, name).is_some_and(|found| inode(&*from, of_name) == Some(found)) {
+            return Ok(());
+        }
+        if self.options.dry_run {
+            return self.changed(change, directory, name);
+        }
+        let made = self.temporaries.create(&to, |temporary| {
+            linkat(&from, of_name, &to, temporary, AtFlags::empty())
+        });
+        let placed = match made {
+            Ok((temporary, ())) => self.place(&temporary, directory, name),
+            Err(errno) => Err(errno),
+        };
+        match placed {
+            Ok(()) => self.changed(change, directory, name),
+            Err(errno) => self.refused(directory, name, "link it", errno),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The side that receives a tree: compares each entry with what is here, asks for the contents that differ, and trusts nothing that
+//! it is told.
+
+mod content;
+mod directories;
+mod entries;
+mod links;
+mod place;
+mod removal;
+
+use std::collections::{HashMap, HashSet};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::rc::Rc;
+
+use podbridge_proto::v1::tree_record::Record;
+use podbridge_proto::v1::{
+    TreeAnswer, TreeAttribute, TreeChange, TreeChangeKind, TreeEntry, TreeOpen, TreeProblem, TreeSent, TreeSummary,
+};
+use rustix::io::Errno;
+
+use crate::attributes::{Attributes, PERMISSIONS};
+use crate::directory::{Directories, Directory};
+use crate::error::{Error, reason};
+use crate::filter::Filters;
+use crate::owners::Numbers;
+use crate::report::{Event, Report};
+use crate::temporaries::Temporaries;
+use crate::wire::{Incoming, MAX_MESSAGE, Outgoing, decode};
+use crate::xattrs;
+use content::Content;
+use directories::Open;
+use links::Link;
+
+/// Wanted files whose content has not come; the sender's window is smaller.
+const MAX_PENDING: usize = 65_536;
+/// Bytes of extended attributes that wait for their files and directories.
+const MAX_HELD: usize = 256 << 20;
+/// An answer is sent early when it tells so many things.
+const MANY: usize = 1024;
+
+pub(crate) fn receive(
+    destination: &Path,
+    options: &TreeOpen,
+    mut input: Incoming<impl Read>,
+    output: Outgoing<impl Write>,
+    temporaries: &Temporaries,
+    report: Report<'_>,
+) -> Result<TreeSummary, Error> {
+    let mut receiver = Receiver {
+        options,
+        filters: Filters::default(),
+        output,
+        answer: TreeAnswer::default(),
+        temporaries,
+        report,
+        directories: Directories::default(),
+        numbers: Numbers::load(),
+        root: rustix::process::geteuid().is_root(),
+        single: None,
+        last: 0,
+        begun: false,
+        walked: false,
+        open: HashMap::new(),
+        pending: HashMap::new(),
+        content: None,
+        links: HashMap::new(),
+        waiting_links: 0,
+        held: 0,
+        kept_inodes: HashSet::new(),
+        summary: TreeSummary::default(),
+    };
+    let mut received = receiver.run(destination, &mut input);
+    if let Err(Error::Stream(_)) = received
+        && let Some(sentence) = last_words(&mut input)
+    {
+        received = Err(Error::Peer(sentence));
+    }
+    match &received {
+        Ok(summary) => receiver.answer.finished = Some(*summary),
+        Err(error @ (Error::Own(_) | Error::Protocol(_))) => receiver.answer.fatal = error.to_string(),
+        Err(_) => return received,
+    }
+    let told = receiver.tell_answer();
+    received.and_then(|summary| told.map(|()| summary))
+}
+
+/// Why the sender takes no more answers, if it says so.
+fn last_words(input: &mut Incoming<impl Read>) -> Option<String> {
+    loop {
+        let fatal = |record| match record {
+            Record::Fatal(sentence) => Some(sentence),
+            _ => None,
+        };
+        if let Some(sentence) = records(input.receive().ok()?).ok()?.find_map(fatal) {
+            return Some(sentence);
+        }
+    }
+}
+
+/// A regular file whose content was asked for.
+#[derive(Debug)]
+struct Pending {
+    /// Number of its directory.
+    parent: u64,
+    directory: Rc<Directory>,
+    name: Box<[u8]>,
+    attributes: Attributes,
+    change: TreeChangeKind,
+    /// Its other names, which it gets when it is here.
+    links: Vec<links::Name>,
+    has_links: bool,
+}
+
+struct Receiver<'a, W> {
+    options: &'a TreeOpen,
+    filters: Filters,
+    output: Outgoing<W>,
+    answer: TreeAnswer,
+    temporaries: &'a Temporaries,
+    report: Report<'a>,
+    directories: Directories,
+    numbers: Numbers,
+    /// We are root: owners and all attributes are kept.
+    root: bool,
+    /// The tree is one entry that is no directory, and gets this name.
+    single: Option<Box<[u8]>>,
+    /// Number of the last entry.
+    last: u64,
+    begun: bool,
+    walked: bool,
+    /// Directories that are not finished.
+    open: HashMap<u64, Open>,
+    pending: HashMap<u64, Pending>,
+    content: Option<Content>,
+    /// Files that may get further names.
+    links: HashMap<u64, Link>,
+    waiting_links: usize,
+    /// Bytes of extended attributes in `open` and `pending`.
+    held: usize,
+    /// Files with several names that stay: two of the sender's are not one here.
+    kept_inodes: HashSet<(u64, u64)>,
+    summary: TreeSummary,
+}
+
+impl<W: Write> Receiver<'_, W> {
+    fn run(&mut self, destination: &Path, input: &mut Incoming<impl Read>) -> Result<TreeSummary, Error> {
+        self.filters = crate::check(self.options)?;
+        loop {
+            for record in records(input.receive()?)? {
+                match record {
+                    Record::Root(root) if !self.begun => {
+                        self.begun = true;
+                        self.begin(destination, root.directory)?;
+                    }
+                    record => self.take(record)?,
+                }
+            }
+            if self.walked && self.open.is_empty() && self.pending.is_empty() && self.content.is_none() {
+                return Ok(self.summary);
+            }
+            let something = self.answer.compared != self.last
+                || !self.answer.wanted.is_empty()
+                || !self.answer.changes.is_empty()
+                || !self.answer.problems.is_empty();
+            if something {
+                self.tell_answer()?;
+            }
+        }
+    }
+
+    fn take(&mut self, record: Record) -> Result<(), Error> {
+        match record {
+            Record::Part(part) => self.part(part),
+            Record::Problem(problem) => {
+                (self.report)(Event::Problem { problem, remote: true });
+                Ok(())
+            }
+            Record::Fatal(sentence) => Err(Error::Peer(sentence)),
+            Record::Owner(owner) => self.numbers.learn(&owner),
+            _ if !self.begun => Err(Error::Protocol("the tree has no root")),
+            _ if self.walked => Err(Error::Protocol("an entry came after the last one")),
+            Record::Entry(entry) => self.entry(entry),
+            Record::Kept(kept) => self.keep(kept.directory, &kept.name),
+            Record::DirectoryEnd(end) => self.directory_end(end.directory, end.incomplete),
+            Record::Walked(_) => {
+                self.walked = true;
+                Ok(())
+            }
+            Record::Root(_) => Err(Error::Protocol("the tree has two roots")),
+        }
+    }
+
+    fn tell_answer(&mut self) -> Result<(), Error> {
+        self.answer.compared = self.last;
+        self.output.send(&self.answer)?;
+        self.answer.wanted.clear();
+        self.answer.changes.clear();
+        self.answer.problems.clear();
+        Ok(())
+    }
+
+    fn attributes(&self, entry: &TreeEntry) -> Attributes {
+        let copied = entry
+            .attributes
+            .iter()
+            .filter(|one| xattrs::is_copied(&one.name, self.root));
+        // Copies: they would hold the whole message.
+        let owned = copied.map(|one| TreeAttribute {
+            name: one.name.to_vec().into(),
+            value: one.value.to_vec().into(),
+        });
+        let mut xattrs: Vec<_> = owned.collect();
+        xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Attributes {
+            mode: entry.mode & PERMISSIONS,
+            owner: self.root.then(|| self.numbers.here(entry.uid, entry.gid)),
+            mtime_ns: entry.mtime_ns,
+            xattrs,
+        }
+    }
+
+    /// Attributes that wait; until they are given.
+    fn keep_attributes(&mut self, attributes: &Attributes) -> Result<(), Error> {
+        self.held += attributes.size();
+        match self.held > MAX_HELD {
+            true => Err(Error::Protocol("there are too many extended attributes")),
+            false => Ok(()),
+        }
+    }
+
+    /// A change that was made, or would be.
+    fn changed(&mut self, kind: TreeChangeKind, directory: &Directory, name: &[u8]) -> Result<(), Error> {
+        match kind {
+            TreeChangeKind::New => self.summary.new += 1,
+            TreeChangeKind::Changed => self.summary.changed += 1,
+            TreeChangeKind::Attributes => self.summary.attributes += 1,
+            TreeChangeKind::Deleted => self.summary.deleted += 1,
+            TreeChangeKind::Unspecified => {}
+        }
+        if !self.options.list_changes {
+            return Ok(());
+        }
+        let change = TreeChange {
+            kind: kind.into(),
+            path: directory.path(name).into(),
+        };
+        (self.report)(Event::Change(change.clone()));
+        self.answer.changes.push(change);
+        self.tell_if_many()
+    }
+
+    fn problem(&mut self, directory: &Directory, name: &[u8], what: String, warning: bool) -> Result<(), Error> {
+        let problem = TreeProblem {
+            path: directory.path(name).into(),
+            what,
+            warning,
+        };
+        (self.report)(Event::Problem {
+            problem: problem.clone(),
+            remote: false,
+        });
+        self.answer.problems.push(problem);
+        self.tell_if_many()
+    }
+
+    fn refused(&mut self, directory: &Directory, name: &[u8], operation: &str, errno: Errno) -> Result<(), Error> {
+        self.problem(directory, name, format!("cannot {operation}: {}", reason(errno)), false)
+    }
+
+    /// Paths may be long.
+    fn tell_if_many(&mut self) -> Result<(), Error> {
+        let bytes: usize = match self.answer.changes.len() + self.answer.problems.len() {
+            count if count % 16 == 0 => self.answer.changes.iter().map(|change| change.path.len()).sum(),
+            _ => 0,
+        };
+        match self.answer.changes.len() + self.answer.problems.len() >= MANY || bytes > MAX_MESSAGE / 4 {
+            true => self.tell_answer(),
+            false => Ok(()),
+        }
+    }
+}
+
+fn records(sent: TreeSent) -> Result<impl Iterator<Item = Record>, Error> {
+    let sent = match sent.zstd.is_empty() {
+        true => sent,
+        false => {
+            let plain = zstd::bulk::decompress(&sent.zstd, MAX_MESSAGE);
+            let plain = plain.map_err(|_| Error::Protocol("a compressed message cannot be read"))?;
+            decode::<TreeSent>(plain.into())?
+        }
+    };
+    Ok(sent.records.into_iter().filter_map(|record| record.record))
+}

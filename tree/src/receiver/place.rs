@@ -1,0 +1,69 @@
+//! What is ready gets its name, over whatever had it before.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use podbridge_proto::v1::TreeChangeKind;
+use rustix::fs::{AtFlags, FileType, unlinkat};
+use rustix::io::Errno;
+
+use super::Receiver;
+use crate::attributes::Attributes;
+use crate::directory::Directory;
+use crate::error::{Error, reason};
+use crate::temporaries::Temporary;
+
+impl<W: Write> Receiver<'_, W> {
+    /// A directory of this name has to go first.
+    pub(super) fn place(&mut self, temporary: &Temporary, directory: &Rc<Directory>, name: &[u8]) -> Result<(), Errno> {
+        match temporary.rename(name) {
+            Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) => {}
+            placed => return placed,
+        }
+        if self.options.delete {
+            // What hinders it is said; then the directory is still there.
+            let _ = self.remove(directory, name, FileType::Directory);
+        } else {
+            unlinkat(&*self.directories.open(directory)?, name, AtFlags::REMOVEDIR)?;
+        }
+        temporary.rename(name)
+    }
+
+    /// What has no content: made beside its name, given its attributes, put in its place.
+    pub(super) fn replace(
+        &mut self,
+        directory: &Rc<Directory>,
+        name: &[u8],
+        attributes: &Attributes,
+        change: TreeChangeKind,
+        is_link: bool,
+        make: impl Fn(&OwnedFd, &[u8]) -> Result<(), Errno>,
+    ) -> Result<(), Error> {
+        if self.options.dry_run {
+            return self.changed(change, directory, name);
+        }
+        let made = self.directories.open(directory).and_then(|open| {
+            let (temporary, ()) = self.temporaries.create(&open, |temporary| make(&open, temporary))?;
+            Ok((open, temporary))
+        });
+        let (open, temporary) = match made {
+            Ok(made) => made,
+            Err(errno @ (Errno::PERM | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS)) if !is_link => {
+                let what = format!(
+                    "skipped: a device, socket or pipe cannot be made here: {}",
+                    reason(errno)
+                );
+                return self.problem(directory, name, what, true);
+            }
+            Err(errno) => return self.refused(directory, name, "create it", errno),
+        };
+        if let Err((operation, errno)) = attributes.give_by_name(&open, temporary.name(), is_link) {
+            return self.refused(directory, name, operation, errno);
+        }
+        match self.place(&temporary, directory, name) {
+            Ok(()) => self.changed(change, directory, name),
+            Err(errno) => self.refused(directory, name, "replace it", errno),
+        }
+    }
+}

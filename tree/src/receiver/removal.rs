@@ -1,0 +1,132 @@
+//! What the sender does not have is removed, if that is wanted, except what the filters exclude.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::rc::Rc;
+
+use podbridge_proto::v1::TreeChangeKind;
+use rustix::fs::{AtFlags, FileType, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::Receiver;
+use crate::attributes;
+use crate::directory::{Directory, Names, list};
+use crate::error::Error;
+
+/// A directory on its way out.
+struct Leaving {
+    above: Rc<Directory>,
+    name: Box<[u8]>,
+    directory: Rc<Directory>,
+    names: std::vec::IntoIter<(Box<[u8]>, FileType)>,
+    /// Something in it stays, and so does it.
+    stays: bool,
+}
+
+impl<W: Write> Receiver<'_, W> {
+    pub(super) fn remove_others(&mut self, directory: &Rc<Directory>, names: &HashSet<Box<[u8]>>) -> Result<(), Error> {
+        let listed = self.directories.open(directory).and_then(|open| list(&open));
+        let listed = match listed {
+            Ok(listed) => listed,
+            Err(errno) => return self.refused(directory, b"", "list it", errno),
+        };
+        for (name, kind) in listed {
+            if !names.contains(&name) {
+                self.remove(directory, &name, kind)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes it and all that is in it, as far as that is not protected. Without recursion: it may be deep.
+    pub(super) fn remove(&mut self, directory: &Rc<Directory>, name: &[u8], kind: FileType) -> Result<(), Error> {
+        let mut stack: Vec<Leaving> = Vec::new();
+        let mut next = Some((directory.clone(), Box::from(name), kind));
+        loop {
+            if let Some((above, name, kind)) = next.take() {
+                let stays = match self.leave(&above, &name, kind)? {
+                    Left::Gone => false,
+                    Left::Stays => true,
+                    Left::Entered(directory, names) => {
+                        stack.push(Leaving {
+                            above,
+                            name,
+                            directory,
+                            names: names.into_iter(),
+                            stays: false,
+                        });
+                        false
+                    }
+                };
+                if let Some(top) = stack.last_mut() {
+                    top.stays |= stays;
+                }
+            }
+            let Some(top) = stack.last_mut() else {
+                return Ok(());
+            };
+            if let Some((name, kind)) = top.names.next() {
+                next = Some((top.directory.clone(), name, kind));
+            } else if let Some(leaving) = stack.pop() {
+                let stays = leaving.stays || !self.unlink(&leaving.above, &leaving.name, AtFlags::REMOVEDIR)?;
+                if let Some(top) = stack.last_mut() {
+                    top.stays |= stays;
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self, above: &Rc<Directory>, name: &[u8], kind: FileType) -> Result<Left, Error> {
+        let kind = match kind {
+            FileType::Unknown => {
+                let stat = self
+                    .directories
+                    .open(above)
+                    .and_then(|open| statat(&open, name, AtFlags::SYMLINK_NOFOLLOW));
+                stat.map_or(FileType::Unknown, |stat| attributes::kind(stat.st_mode))
+            }
+            kind => kind,
+        };
+        let is_directory = kind == FileType::Directory;
+        let is_protected = !self.filters.is_empty() && self.filters.excludes(&above.path(name), is_directory);
+        if is_protected || self.temporaries.contain(name) {
+            return Ok(Left::Stays);
+        }
+        if !is_directory {
+            return Ok(match self.unlink(above, name, AtFlags::empty())? {
+                true => Left::Gone,
+                false => Left::Stays,
+            });
+        }
+        let directory = above.child(name);
+        match self.directories.open(&directory).and_then(|open| list(&open)) {
+            Ok(names) => Ok(Left::Entered(directory, names)),
+            Err(errno) => {
+                self.refused(above, name, "delete it", errno)?;
+                Ok(Left::Stays)
+            }
+        }
+    }
+
+    /// Whether it is gone, or would be.
+    fn unlink(&mut self, above: &Rc<Directory>, name: &[u8], flags: AtFlags) -> Result<bool, Error> {
+        let unlinked = match self.options.dry_run {
+            true => Ok(()),
+            false => self
+                .directories
+                .open(above)
+                .and_then(|open| unlinkat(&open, name, flags)),
+        };
+        match unlinked {
+            Ok(()) => self.changed(TreeChangeKind::Deleted, above, name).map(|()| true),
+            Err(Errno::NOENT) => Ok(true),
+            Err(errno) => self.refused(above, name, "delete it", errno).map(|()| false),
+        }
+    }
+}
+
+enum Left {
+    Gone,
+    Stays,
+    Entered(Rc<Directory>, Names),
+}

@@ -1,0 +1,247 @@
+//! The content of one file, with its digest. A file that changes while it is read is read once more; if it changes again, it is
+//! reported and not copied.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+use podbridge_proto::v1::tree_record::Record;
+use podbridge_proto::v1::{TreePart, TreePartEnd};
+use rustix::buffer::spare_capacity;
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, fstat, openat, seek};
+use rustix::io::{Errno, read};
+
+use super::{Announced, Sender};
+use crate::attributes::{kind, mtime_ns};
+use crate::error::{Error, reason};
+use crate::report::Event;
+use crate::wire::PIECE;
+
+/// Bytes that are hashed for a hole at a time.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+enum Reading {
+    Done,
+    Changed,
+}
+
+/// Why a content did not go: the file's reason, or the stream's.
+enum Failure {
+    File(Errno),
+    Stream(Error),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Failure::File(errno)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Stream(error)
+    }
+}
+
+impl<W: Write> Sender<'_, W> {
+    pub(super) fn content(&mut self, file: &Announced) -> Result<(), Error> {
+        let mut restart = false;
+        for _ in 0..2 {
+            match self.read(file, restart) {
+                Ok(Reading::Done) => return Ok(()),
+                Ok(Reading::Changed) => restart = true,
+                Err(Failure::Stream(error)) => return Err(error),
+                Err(Failure::File(errno)) => {
+                    let path = file.directory.path(&file.name);
+                    match errno {
+                        Errno::NOENT => self.vanished(path)?,
+                        errno => self.problem(path, format!("cannot be read: {}", reason(errno)), false)?,
+                    }
+                    return self.fail(file);
+                }
+            }
+        }
+        let path = file.directory.path(&file.name);
+        self.problem(
+            path,
+            "changed while it was read; copy again when it is at rest".into(),
+            false,
+        )?;
+        self.fail(file)
+    }
+
+    fn fail(&mut self, file: &Announced) -> Result<(), Error> {
+        let end = TreePartEnd {
+            failed: true,
+            ..TreePartEnd::default()
+        };
+        self.part(
+            file,
+            TreePart {
+                end: Some(end),
+                ..TreePart::default()
+            },
+        )
+    }
+
+    fn part(&mut self, file: &Announced, part: TreePart) -> Result<(), Error> {
+        (self.report)(Event::Content(part.data.len() as u64));
+        let entry = file.entry;
+        self.batch.push(Record::Part(TreePart { entry, ..part })).map(|_| ())
+    }
+
+    fn open_file(&mut self, file: &Announced) -> Result<(OwnedFd, Stat), Errno> {
+        let directory = self.directories.open(&file.directory)?;
+        // A FIFO that took its place would be waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = openat(directory, &*file.name, flags, Mode::empty())?;
+        let stat = fstat(&opened)?;
+        match kind(stat.st_mode) {
+            FileType::RegularFile => Ok((opened, stat)),
+            _ => Err(Errno::NOENT),
+        }
+    }
+
+    fn read(&mut self, file: &Announced, mut restart: bool) -> Result<Reading, Failure> {
+        let (opened, before) = self.open_file(file)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut size = 0;
+        let mut kept = TreePart::default();
+        let mut extents = Extents::new(&opened, &before);
+        while let Some((data, hole)) = extents.next()? {
+            if !kept.data.is_empty() || kept.hole > 0 {
+                self.part(
+                    file,
+                    TreePart {
+                        restart: std::mem::take(&mut restart),
+                        ..std::mem::take(&mut kept)
+                    },
+                )?;
+            }
+            hasher.update(&data);
+            if hole > 0 {
+                hasher.update(&hole.to_le_bytes());
+            }
+            size += data.len() as u64 + hole;
+            kept = TreePart {
+                data,
+                hole,
+                ..TreePart::default()
+            };
+        }
+        if changed(&before, &fstat(&opened)?) || size != before.st_size as u64 {
+            return Ok(Reading::Changed);
+        }
+        let end = TreePartEnd {
+            failed: false,
+            size,
+            digest: hasher.finalize().as_bytes().to_vec().into(),
+            mtime_ns: mtime_ns(&before),
+        };
+        self.part(
+            file,
+            TreePart {
+                restart,
+                end: Some(end),
+                ..kept
+            },
+        )?;
+        Ok(Reading::Done)
+    }
+
+    /// For a comparison by digest.
+    pub(super) fn digest(&mut self, file: &Announced) -> Result<blake3::Hash, Errno> {
+        let (opened, stat) = self.open_file(file)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut extents = Extents::new(&opened, &stat);
+        while let Some((data, hole)) = extents.next()? {
+            hasher.update(&data);
+            hash_zeros(&mut hasher, hole);
+        }
+        Ok(hasher.finalize())
+    }
+}
+
+fn hash_zeros(hasher: &mut blake3::Hasher, mut length: u64) {
+    while length > 0 {
+        let piece = length.min(ZEROS.len() as u64);
+        hasher.update(&ZEROS[..piece as usize]);
+        length -= piece;
+    }
+}
+
+fn changed(before: &Stat, after: &Stat) -> bool {
+    let state = |stat: &Stat| (stat.st_size, mtime_ns(stat), stat.st_ctime, stat.st_ctime_nsec);
+    state(before) != state(after)
+}
+
+/// A file's content piece by piece, each with the hole that follows it.
+struct Extents<'a> {
+    file: &'a OwnedFd,
+    at: u64,
+    size: u64,
+    /// Where the data at `at` ends.
+    data_end: u64,
+    sparse: bool,
+}
+
+impl<'a> Extents<'a> {
+    fn new(file: &'a OwnedFd, stat: &Stat) -> Self {
+        let size = u64::try_from(stat.st_size).unwrap_or_default();
+        let sparse = (stat.st_blocks as u64).saturating_mul(512) < size;
+        Self {
+            file,
+            at: 0,
+            size,
+            data_end: if sparse { 0 } else { size },
+            sparse,
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<(Bytes, u64)>, Errno> {
+        if self.at >= self.size {
+            return Ok(None);
+        }
+        let wanted = (self.data_end - self.at).min(PIECE as u64) as usize;
+        let mut data = Vec::with_capacity(wanted);
+        while data.len() < wanted {
+            match read(self.file, spare_capacity(&mut data)) {
+                // It became shorter, which its attributes will show.
+                Ok(0) => self.size = self.at + data.len() as u64,
+                Ok(_) => continue,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno),
+            }
+            break;
+        }
+        self.at += data.len() as u64;
+        let hole = match self.sparse && self.at >= self.data_end && self.at < self.size {
+            true => self.skip()?,
+            false => 0,
+        };
+        Ok(Some((data.into(), hole)))
+    }
+
+    /// Goes to the next data; the length of the hole before it.
+    fn skip(&mut self) -> Result<u64, Errno> {
+        let begin = self.at;
+        self.at = match seek(self.file, SeekFrom::Data(begin)) {
+            Ok(at) => at.min(self.size),
+            Err(Errno::NXIO) => self.size,
+            // A file system that knows no holes.
+            Err(Errno::INVAL | Errno::NOTSUP) => begin,
+            Err(errno) => return Err(errno),
+        };
+        self.data_end = match self.at < self.size && self.sparse {
+            true => match seek(self.file, SeekFrom::Hole(self.at)) {
+                Ok(end) => end.min(self.size),
+                Err(_) => self.size,
+            },
+            false => self.size,
+        };
+        if self.at < self.size {
+            seek(self.file, SeekFrom::Start(self.at))?;
+        }
+        Ok(self.at - begin)
+    }
+}

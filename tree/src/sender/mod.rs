@@ -1,0 +1,203 @@
+//! The side that has the tree: walks it, tells each entry, and serves the contents that are wanted before it walks on.
+
+mod batch;
+mod content;
+mod walk;
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread;
+
+use podbridge_proto::v1::tree_record::Record;
+use podbridge_proto::v1::{TreeAnswer, TreeOpen, TreeProblem, TreeSummary};
+
+use crate::directory::{Directories, Directory};
+use crate::error::Error;
+use crate::filter::Filters;
+use crate::owners::Names;
+use crate::report::{Event, Report};
+use crate::wire::{Incoming, Outgoing, WINDOW};
+use batch::Batch;
+
+pub(crate) fn send(
+    root: &Path,
+    options: &TreeOpen,
+    input: Incoming<impl Read + Send + 'static>,
+    output: Outgoing<impl Write>,
+    report: Report<'_>,
+) -> Result<TreeSummary, Error> {
+    let mut sender = Sender {
+        options,
+        filters: Filters::default(),
+        batch: Batch::new(output, options.compression()),
+        answers: answers(input),
+        report,
+        directories: Directories::default(),
+        names: Names::load(),
+        root: rustix::process::geteuid().is_root(),
+        last: 0,
+        announced: VecDeque::new(),
+        wanted: VecDeque::new(),
+        links: HashMap::new(),
+        finished: None,
+    };
+    let mut sent = sender.run(root);
+    if let Err(Error::Stream(_)) = sent
+        && let Some(sentence) = sender.last_words()
+    {
+        sent = Err(Error::Peer(sentence));
+    }
+    if let Err(error @ (Error::Own(_) | Error::Protocol(_))) = &sent {
+        // The stream may be what is broken.
+        let _ = sender
+            .batch
+            .push(Record::Fatal(error.to_string()))
+            .and_then(|_| sender.batch.flush());
+    }
+    sent
+}
+
+/// On a thread of its own, so that the receiver's answers are always taken while we write.
+fn answers(mut input: Incoming<impl Read + Send + 'static>) -> mpsc::Receiver<Result<TreeAnswer, Error>> {
+    let (queue, answers) = mpsc::channel();
+    thread::spawn(move || {
+        loop {
+            let answer = input.receive::<TreeAnswer>();
+            let last = answer.as_ref().map_or(true, |answer| answer.finished.is_some());
+            if queue.send(answer).is_err() || last {
+                return;
+            }
+        }
+    });
+    answers
+}
+
+/// A regular file whose content may be wanted.
+#[derive(Debug)]
+struct Announced {
+    entry: u64,
+    directory: Rc<Directory>,
+    name: Box<[u8]>,
+}
+
+struct Sender<'a, W> {
+    options: &'a TreeOpen,
+    filters: Filters,
+    batch: Batch<W>,
+    answers: mpsc::Receiver<Result<TreeAnswer, Error>>,
+    report: Report<'a>,
+    directories: Directories,
+    names: Names,
+    /// We are root: attributes that others cannot read are copied.
+    root: bool,
+    /// Number of the last entry.
+    last: u64,
+    announced: VecDeque<Announced>,
+    wanted: VecDeque<Announced>,
+    /// Device and inode of files with several names, to the entry that has the first of them.
+    links: HashMap<(u64, u64), u64>,
+    finished: Option<TreeSummary>,
+}
+
+impl<W: Write> Sender<'_, W> {
+    fn run(&mut self, root: &Path) -> Result<TreeSummary, Error> {
+        self.filters = crate::check(self.options)?;
+        self.walk(root)?;
+        self.push(Record::Walked(Default::default()))?;
+        loop {
+            self.batch.flush()?;
+            if let Some(summary) = self.finished.take() {
+                return Ok(summary);
+            }
+            self.await_answer()?;
+            self.serve()?;
+        }
+    }
+
+    /// Adds a record; when a message went, what was asked for meanwhile is served first.
+    fn push(&mut self, record: Record) -> Result<(), Error> {
+        match self.batch.push(record)? {
+            true => self.serve(),
+            false => Ok(()),
+        }
+    }
+
+    /// Files that may be wanted are remembered; not without end.
+    fn announce(&mut self, file: Announced) -> Result<(), Error> {
+        self.announced.push_back(file);
+        while self.announced.len() >= WINDOW {
+            self.batch.flush()?;
+            self.await_answer()?;
+            self.serve()?;
+        }
+        Ok(())
+    }
+
+    fn await_answer(&mut self) -> Result<(), Error> {
+        let answer = self.answers.recv().map_err(|_| Error::Truncated)??;
+        self.take(answer)
+    }
+
+    /// Why the receiver takes no more, if it says so.
+    fn last_words(&mut self) -> Option<String> {
+        let mut answers = self.answers.iter().map_while(Result::ok);
+        answers
+            .find(|answer| !answer.fatal.is_empty())
+            .map(|answer| answer.fatal)
+    }
+
+    fn serve(&mut self) -> Result<(), Error> {
+        loop {
+            while let Ok(answer) = self.answers.try_recv() {
+                self.take(answer?)?;
+            }
+            let Some(file) = self.wanted.pop_front() else {
+                return Ok(());
+            };
+            self.content(&file)?;
+        }
+    }
+
+    fn take(&mut self, answer: TreeAnswer) -> Result<(), Error> {
+        for wanted in answer.wanted {
+            loop {
+                match self.announced.pop_front() {
+                    Some(file) if file.entry == wanted => break self.wanted.push_back(file),
+                    Some(file) if file.entry < wanted => {}
+                    _ => return Err(Error::Protocol("a file was wanted that was not announced")),
+                }
+            }
+        }
+        while self.announced.front().is_some_and(|file| file.entry <= answer.compared) {
+            self.announced.pop_front();
+        }
+        for change in answer.changes {
+            (self.report)(Event::Change(change));
+        }
+        for problem in answer.problems {
+            (self.report)(Event::Problem { problem, remote: true });
+        }
+        if !answer.fatal.is_empty() {
+            return Err(Error::Peer(answer.fatal));
+        }
+        self.finished = answer.finished;
+        Ok(())
+    }
+
+    fn problem(&mut self, path: Vec<u8>, what: String, warning: bool) -> Result<(), Error> {
+        let problem = TreeProblem {
+            path: path.into(),
+            what,
+            warning,
+        };
+        (self.report)(Event::Problem {
+            problem: problem.clone(),
+            remote: false,
+        });
+        // Not `push`: it may be said while a content is being sent.
+        self.batch.push(Record::Problem(problem)).map(|_| ())
+    }
+}

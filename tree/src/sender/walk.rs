@@ -1,0 +1,291 @@
+//! The walk: depth first, a directory's own entries before those of the directories in it. Holds the names of the directories that
+//! are still to be visited, and no others.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::rc::Rc;
+
+use podbridge_proto::v1::tree_record::Record;
+use podbridge_proto::v1::{TreeDirectoryEnd, TreeEntry, TreeKept, TreeRoot};
+use rustix::fs::{AtFlags, FileType, Stat, fstat, readlinkat, statat};
+use rustix::io::Errno;
+
+use super::{Announced, Sender};
+use crate::attributes::{self, kind};
+use crate::directory::{Directory, list};
+use crate::error::{Error, reason};
+use crate::wire::MAX_DEPTH;
+use crate::xattrs;
+
+/// A directory whose own entries were told.
+struct Visited {
+    number: u64,
+    directory: Rc<Directory>,
+    path: Vec<u8>,
+    incomplete: bool,
+    below: std::vec::IntoIter<Box<[u8]>>,
+}
+
+impl<W: Write> Sender<'_, W> {
+    pub(super) fn walk(&mut self, root: &Path) -> Result<(), Error> {
+        match Directory::root(root) {
+            Ok(directory) => self.walk_directory(root, directory),
+            Err(Errno::NOTDIR | Errno::LOOP) => self.walk_single(root),
+            // A link that leads nowhere is one that can be copied.
+            Err(Errno::NOENT) if root.symlink_metadata().is_ok_and(|found| found.is_symlink()) => {
+                self.walk_single(root)
+            }
+            Err(errno) => Err(unusable(root, errno)),
+        }
+    }
+
+    fn walk_single(&mut self, root: &Path) -> Result<(), Error> {
+        let name = root.file_name().map(OsStr::as_bytes);
+        let name = name.ok_or_else(|| Error::Own(format!("{} has no name of its own", root.display())))?;
+        let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = Directory::root(parent.unwrap_or(Path::new("."))).map_err(|errno| unusable(root, errno))?;
+        self.push(Record::Root(TreeRoot { directory: None }))?;
+        let descriptor = self.open(&directory, root)?;
+        self.entry(0, &directory, &descriptor, name, &[])?;
+        self.end(0, false)
+    }
+
+    fn walk_directory(&mut self, root: &Path, directory: Rc<Directory>) -> Result<(), Error> {
+        let descriptor = self.open(&directory, root)?;
+        let stat = fstat(&descriptor).map_err(|errno| unusable(root, errno))?;
+        let xattrs = xattrs::read(&descriptor, b".", self.root).map_err(|errno| unusable(root, errno))?;
+        let entry = self.described(0, b"", &stat, xattrs)?;
+        self.push(Record::Root(TreeRoot { directory: Some(entry) }))?;
+        let mut stack = vec![self.visit(0, directory, Vec::new())?];
+        while let Some(top) = stack.last_mut() {
+            match top.below.next() {
+                Some(name) => {
+                    let (number, directory, path) = (top.number, top.directory.clone(), joined(&top.path, &name));
+                    if let Some(visited) = self.descend(number, &directory, &name, path)? {
+                        stack.push(visited);
+                    }
+                }
+                None => {
+                    let (number, incomplete) = (top.number, top.incomplete);
+                    stack.pop();
+                    self.end(number, incomplete)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, directory: &Rc<Directory>, root: &Path) -> Result<std::sync::Arc<OwnedFd>, Error> {
+        self.directories.open(directory).map_err(|errno| unusable(root, errno))
+    }
+
+    fn end(&mut self, directory: u64, incomplete: bool) -> Result<(), Error> {
+        self.push(Record::DirectoryEnd(TreeDirectoryEnd { directory, incomplete }))
+    }
+
+    /// Tells a directory and what is in it.
+    fn descend(
+        &mut self,
+        number: u64,
+        parent: &Rc<Directory>,
+        name: &[u8],
+        path: Vec<u8>,
+    ) -> Result<Option<Visited>, Error> {
+        if parent.depth() >= MAX_DEPTH {
+            let what = format!("not copied: directories deeper than {MAX_DEPTH} are not");
+            return self.keep(number, name, path, what).map(|()| None);
+        }
+        let child = parent.child(name);
+        let examined = self.directories.open(parent).and_then(|above| {
+            let directory = self.directories.open(&child)?;
+            Ok((fstat(directory)?, xattrs::read(&above, name, self.root)?))
+        });
+        match examined {
+            Ok((stat, xattrs)) => {
+                let entry = self.described(number, name, &stat, xattrs)?;
+                let number = self.tell(entry)?;
+                self.visit(number, child, path).map(Some)
+            }
+            Err(Errno::NOENT) => self.vanished(path).map(|()| None),
+            Err(errno) => {
+                let what = format!("cannot be read: {}", reason(errno));
+                self.keep(number, name, path, what).map(|()| None)
+            }
+        }
+    }
+
+    fn visit(&mut self, number: u64, directory: Rc<Directory>, path: Vec<u8>) -> Result<Visited, Error> {
+        let listed = self
+            .directories
+            .open(&directory)
+            .and_then(|open| list(&open).map(|names| (open, names)));
+        let (descriptor, mut names) = match listed {
+            Ok(listed) => listed,
+            Err(errno) => {
+                self.problem(path.clone(), format!("cannot be listed: {}", reason(errno)), false)?;
+                return Ok(Visited {
+                    number,
+                    directory,
+                    path,
+                    incomplete: true,
+                    below: Vec::new().into_iter(),
+                });
+            }
+        };
+        // The same order each time, whatever the file system's is.
+        names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut below = Vec::new();
+        for (name, kind) in names {
+            let is_directory = match kind {
+                FileType::Unknown => statat(&descriptor, &*name, AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|stat| attributes::kind(stat.st_mode) == FileType::Directory),
+                kind => kind == FileType::Directory,
+            };
+            if !self.filters.is_empty() && self.filters.excludes(&joined(&path, &name), is_directory) {
+                continue;
+            }
+            match is_directory {
+                true => below.push(name),
+                false => self.entry(number, &directory, &descriptor, &name, &path)?,
+            }
+        }
+        Ok(Visited {
+            number,
+            directory,
+            path,
+            incomplete: false,
+            below: below.into_iter(),
+        })
+    }
+
+    /// Tells what is no directory.
+    fn entry(
+        &mut self,
+        number: u64,
+        directory: &Rc<Directory>,
+        descriptor: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<(), Error> {
+        let failed = |this: &mut Self, errno| match errno {
+            Errno::NOENT => this.vanished(joined(path, name)),
+            errno => this.keep(
+                number,
+                name,
+                joined(path, name),
+                format!("cannot be examined: {}", reason(errno)),
+            ),
+        };
+        let stat = match statat(descriptor, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(errno) => return failed(self, errno),
+        };
+        let is_regular = kind(stat.st_mode) == FileType::RegularFile;
+        if !is_regular {
+            let mut entry = self.described(number, name, &stat, Vec::new())?;
+            match kind(stat.st_mode) {
+                FileType::Symlink => match readlinkat(descriptor, name, Vec::new()) {
+                    Ok(target) => entry.target = target.into_bytes().into(),
+                    Err(errno) => return failed(self, errno),
+                },
+                FileType::CharacterDevice | FileType::BlockDevice => {
+                    (entry.major, entry.minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                }
+                // It became one since it was listed: the next copy brings it.
+                FileType::Directory => return self.vanished(joined(path, name)),
+                _ => {}
+            }
+            return self.tell(entry).map(|_| ());
+        }
+        let file = (stat.st_dev, stat.st_ino);
+        if let Some(first) = self.links.get(&file).filter(|_| stat.st_nlink > 1) {
+            let hard_link_of = *first;
+            let entry = self.described(number, name, &stat, Vec::new())?;
+            return self.tell(TreeEntry { hard_link_of, ..entry }).map(|_| ());
+        }
+        let xattrs = match xattrs::read(descriptor, name, self.root) {
+            Ok(xattrs) => xattrs,
+            Err(errno) => return failed(self, errno),
+        };
+        let mut entry = self.described(number, name, &stat, xattrs)?;
+        entry.has_links = stat.st_nlink > 1;
+        let announced = |entry| Announced {
+            entry,
+            directory: directory.clone(),
+            name: name.into(),
+        };
+        if self.options.checksum {
+            match self.digest(&announced(0)) {
+                Ok(digest) => entry.digest = digest.as_bytes().to_vec().into(),
+                Err(errno) => return failed(self, errno),
+            }
+        }
+        let told = self.tell(entry)?;
+        if stat.st_nlink > 1 {
+            self.links.insert(file, told);
+        }
+        self.announce(announced(told))
+    }
+
+    fn described(
+        &mut self,
+        directory: u64,
+        name: &[u8],
+        stat: &Stat,
+        xattrs: Vec<podbridge_proto::v1::TreeAttribute>,
+    ) -> Result<TreeEntry, Error> {
+        let told = [(false, stat.st_uid), (true, stat.st_gid)].map(|(group, id)| self.names.tell(group, id));
+        for owner in told.into_iter().flatten() {
+            self.push(Record::Owner(owner))?;
+        }
+        Ok(TreeEntry {
+            directory,
+            name: name.to_vec().into(),
+            mode: stat.st_mode,
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            mtime_ns: attributes::mtime_ns(stat),
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            attributes: xattrs,
+            ..TreeEntry::default()
+        })
+    }
+
+    fn tell(&mut self, entry: TreeEntry) -> Result<u64, Error> {
+        self.last += 1;
+        let number = self.last;
+        self.push(Record::Entry(entry))?;
+        Ok(number)
+    }
+
+    /// What is on the other side stays as it is.
+    fn keep(&mut self, directory: u64, name: &[u8], path: Vec<u8>, what: String) -> Result<(), Error> {
+        self.push(Record::Kept(TreeKept {
+            directory,
+            name: name.to_vec().into(),
+        }))?;
+        self.problem(path, what, false)
+    }
+
+    pub(super) fn vanished(&mut self, path: Vec<u8>) -> Result<(), Error> {
+        self.problem(path, "vanished while the tree was read".into(), true)
+    }
+}
+
+fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+    match path.is_empty() {
+        true => name.to_vec(),
+        false => [path, name].join(&b'/'),
+    }
+}
+
+fn unusable(root: &Path, errno: Errno) -> Error {
+    Error::Own(format!(
+        "{} cannot be read: {}",
+        crate::shown(root.as_os_str().as_bytes()),
+        reason(errno)
+    ))
+}

@@ -1,0 +1,96 @@
+//! Messages on a byte stream, each after its length as a varint. Owns the limits of what the other side may send.
+
+use std::io::{BufReader, ErrorKind, Read, Write};
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::error::Error;
+
+/// Of this protocol, told by the caller.
+pub const VERSION: u32 = 1;
+/// Longest message, bytes.
+pub(crate) const MAX_MESSAGE: usize = 1 << 20;
+/// A message is sent when it has so many bytes.
+pub(crate) const BATCH: usize = 256 << 10;
+/// Largest piece of content in one record.
+pub(crate) const PIECE: usize = 128 << 10;
+/// Longest name of an entry, as Linux has it.
+pub(crate) const MAX_NAME: usize = 255;
+/// Deepest directory: so many descriptors are opened one after the other on the way to it.
+pub(crate) const MAX_DEPTH: usize = 8192;
+/// Entries that are announced and not yet compared. The sender stops there, so that it holds few names.
+pub(crate) const WINDOW: usize = 8192;
+/// Bytes of a file's extended attributes together: an entry is in one message.
+pub(crate) const MAX_ATTRIBUTES: usize = 512 << 10;
+
+#[derive(Debug)]
+pub struct Incoming<R> {
+    stream: BufReader<R>,
+}
+
+impl<R: Read> Incoming<R> {
+    pub fn new(stream: R) -> Self {
+        Self {
+            stream: BufReader::with_capacity(BATCH, stream),
+        }
+    }
+
+    /// The next message; `Truncated` at the end of the stream.
+    pub fn receive<M: Message + Default>(&mut self) -> Result<M, Error> {
+        let length = self.length()?;
+        let mut message = vec![0; length];
+        self.fill(&mut message)?;
+        decode(message.into())
+    }
+
+    fn length(&mut self) -> Result<usize, Error> {
+        let mut length = 0;
+        // Three bytes hold 21 bits: more than the limit.
+        for shift in [0, 7, 14] {
+            let mut byte = [0];
+            self.fill(&mut byte)?;
+            length |= usize::from(byte[0] & 0x7f) << shift;
+            if byte[0] & 0x80 == 0 && length <= MAX_MESSAGE {
+                return Ok(length);
+            }
+        }
+        Err(Error::Protocol("a message is too long"))
+    }
+
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
+        self.stream.read_exact(buffer).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => Error::Truncated,
+            _ => Error::Stream(error),
+        })
+    }
+}
+
+pub(crate) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Error> {
+    M::decode(message).map_err(|_| Error::Protocol("a message cannot be decoded"))
+}
+
+#[derive(Debug)]
+pub struct Outgoing<W> {
+    stream: W,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write> Outgoing<W> {
+    pub fn new(stream: W) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub fn send(&mut self, message: &impl Message) -> Result<(), Error> {
+        self.buffer.clear();
+        message
+            .encode_length_delimited(&mut self.buffer)
+            .map_err(|_| Error::Protocol("a message cannot be encoded"))?;
+        self.stream.write_all(&self.buffer)?;
+        self.stream.flush()?;
+        Ok(())
+    }
+}
