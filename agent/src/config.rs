@@ -25,6 +25,9 @@ pub(crate) enum Command {
         /// An existing directory, usually an emptyDir
         directory: PathBuf,
     },
+    /// One side of a copy of a tree, on standard input and output
+    #[command(hide = true)]
+    Tree,
     /// Print name and version
     Version,
 }

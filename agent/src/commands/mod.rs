@@ -3,6 +3,7 @@
 mod install;
 mod proxy;
 mod serve;
+mod tree;
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ pub fn run() -> ExitCode {
         Command::Serve(options) => serve::run(options),
         Command::Proxy(options) => proxy::run(options),
         Command::Install { directory } => install::run(&directory),
+        Command::Tree => tree::run(),
         Command::Version => version(),
     };
     match result {

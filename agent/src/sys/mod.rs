@@ -4,6 +4,8 @@
 #[allow(unsafe_code)]
 pub(crate) mod descriptors;
 #[allow(unsafe_code)]
+pub(crate) mod ending;
+#[allow(unsafe_code)]
 pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod init;

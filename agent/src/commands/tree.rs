@@ -1,0 +1,27 @@
+//! `tree`: one side of a copy of a tree, on standard input and output. What goes wrong is told to the caller in the protocol of trees.
+
+use std::fs::File;
+use std::process::ExitCode;
+
+use podbridge_tree::{Error, Temporaries};
+
+use crate::sys::{ending, memory};
+
+pub(super) fn run() -> Result<ExitCode, String> {
+    memory::share_heap();
+    let temporaries = Temporaries::default();
+    let left = temporaries.clone();
+    ending::before_end(move || left.remove_all()).map_err(|error| format!("signals cannot be watched: {error}"))?;
+    let stream = |descriptor| {
+        rustix::io::dup(descriptor)
+            .map(File::from)
+            .map_err(|error| format!("no descriptor: {error}"))
+    };
+    // Not std's: they keep what was read, and wait for newlines.
+    let (input, output) = (stream(rustix::stdio::stdin())?, stream(rustix::stdio::stdout())?);
+    match podbridge_tree::serve(input, output, &temporaries) {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(Error::Own(_) | Error::Peer(_) | Error::Protocol(_)) => Ok(ExitCode::FAILURE),
+        Err(error) => Err(error.to_string()),
+    }
+}
