@@ -1,11 +1,11 @@
-//! A command with our own standard streams, signals and terminal, over one bridge after the other. `podbridge exec` and the
-//! `kubectl` shim run it.
+//! A command with our signals and terminal and streams on this side, over one bridge after the other. `podbridge exec`, `podbridge sync`
+//! and the `kubectl` shim run it.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use super::signals::{Event, Signals};
-use super::streams::{Printer, Stream, forward_stdin};
+use super::streams::{Printer, Stream, Streams, forward_stdin};
 use super::{Bridge, Conversation, Incoming, Message, Outgoing, runtime};
 use crate::error::{Failure, Kind};
 use crate::exit;
@@ -30,7 +30,12 @@ pub(crate) enum Ended {
 }
 
 /// Runs the command to its end.
-pub(crate) fn attend(bridge: Bridge, container: Option<String>, exec: Exec) -> Result<Ended, Failure> {
+pub(crate) fn attend(
+    bridge: Bridge,
+    container: Option<String>,
+    exec: Exec,
+    streams: Streams,
+) -> Result<Ended, Failure> {
     let runtime = runtime()?;
     let (takes_stdin, tty) = (exec.stdin == Input::Stream, exec.pty.is_some());
     let request = Request {
@@ -53,7 +58,7 @@ pub(crate) fn attend(bridge: Bridge, container: Option<String>, exec: Exec) -> R
                 .map_err(|error| Failure::new(Kind::Internal, format!("the terminal cannot be made raw: {error}")))?,
             false => None,
         };
-        Ok(attended.run(takes_stdin).await)
+        Ok(attended.run(streams, takes_stdin).await)
     });
     // A thread that reads our stdin may wait for ever.
     runtime.shutdown_background();
@@ -86,8 +91,9 @@ struct Attended {
 }
 
 impl Attended {
-    async fn run(mut self, takes_stdin: bool) -> Ended {
-        let printer = Printer::start();
+    async fn run(mut self, streams: Streams, takes_stdin: bool) -> Ended {
+        let printer = Printer::start(streams.stdout, streams.stderr);
+        let mut stdin = Some(streams.stdin).filter(|_| takes_stdin);
         let (mut dying, mut connected) = (None, Instant::now());
         let mut unprinted = None;
         let ended = loop {
@@ -101,8 +107,8 @@ impl Attended {
                     Message::Started => {
                         self.interrupts.started = true;
                         // Not earlier: until then the request is all that was sent, and if it was not read, nothing ran.
-                        if takes_stdin {
-                            tokio::spawn(forward_stdin(self.outgoing.clone()));
+                        if let Some(stdin) = stdin.take() {
+                            tokio::spawn(forward_stdin(stdin, self.outgoing.clone()));
                         }
                     }
                     Message::Lost(outcome) => {

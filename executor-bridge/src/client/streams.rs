@@ -1,5 +1,7 @@
-//! Our own standard streams, each on a thread of its own, as they may block for ever. `attend` uses them.
+//! A command's streams on this side, our own standard ones or others, each on a thread of its own, as they may block for ever. `attend`
+//! uses them.
 
+use std::os::fd::AsFd;
 use std::thread;
 
 use bytes::Bytes;
@@ -13,13 +15,33 @@ use super::Outgoing;
 
 const STDIN_CHUNK: usize = 64 * 1024;
 
-pub(super) async fn forward_stdin(outgoing: Outgoing) {
+/// Any descriptor that a thread may own.
+pub(crate) type Descriptor = Box<dyn AsFd + Send>;
+
+/// What the command reads, and where its output goes.
+pub(crate) struct Streams {
+    pub stdin: Descriptor,
+    pub stdout: Descriptor,
+    pub stderr: Descriptor,
+}
+
+impl Streams {
+    pub(crate) fn standard() -> Self {
+        Self {
+            stdin: Box::new(stdio::stdin()),
+            stdout: Box::new(stdio::stdout()),
+            stderr: Box::new(stdio::stderr()),
+        }
+    }
+}
+
+pub(super) async fn forward_stdin(stdin: Descriptor, outgoing: Outgoing) {
     let (queue, mut read) = mpsc::channel(2);
     // A thread of its own: reading a terminal or a pipe may block for ever.
     thread::spawn(move || {
         let mut buffer = vec![0; STDIN_CHUNK];
         loop {
-            match rustix::io::read(stdio::stdin(), &mut buffer[..]) {
+            match rustix::io::read(stdin.as_fd(), &mut buffer[..]) {
                 Ok(0) => return,
                 Ok(count) => {
                     if queue.blocking_send(Bytes::copy_from_slice(&buffer[..count])).is_err() {
@@ -27,7 +49,7 @@ pub(super) async fn forward_stdin(outgoing: Outgoing) {
                     }
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => wait(stdio::stdin(), PollFlags::IN),
+                Err(Errno::AGAIN) => wait(stdin.as_fd(), PollFlags::IN),
                 // As good as its end: there is nothing to read.
                 Err(_) => return,
             }
@@ -59,13 +81,13 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub(super) fn start() -> Self {
+    pub(super) fn start(stdout: Descriptor, stderr: Descriptor) -> Self {
         let (queue, mut outputs) = mpsc::channel::<(Stream, Bytes)>(1);
         let thread = thread::spawn(move || {
             while let Some((stream, data)) = outputs.blocking_recv() {
                 let descriptor = match stream {
-                    Stream::Stdout => stdio::stdout(),
-                    Stream::Stderr => stdio::stderr(),
+                    Stream::Stdout => stdout.as_fd(),
+                    Stream::Stderr => stderr.as_fd(),
                 };
                 if !write_all(descriptor, &data) {
                     return false;

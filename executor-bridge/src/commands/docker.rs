@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt as _;
 
 use super::{bridge, conclude};
 use crate::cli::{DockerOptions, TargetOptions};
-use crate::client::{self, Ended};
+use crate::client::{self, Ended, Streams};
 use crate::daemon;
 use crate::error::Failure;
 use crate::protocol::octets::Octets;
@@ -37,7 +37,7 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Dock
     };
     let container = target.container.clone();
     let bridge = bridge(target, &pod, options)?;
-    match client::attend(bridge, container, exec)? {
+    match client::attend(bridge, container, exec, Streams::standard())? {
         Ended::Outcome(outcome) => Ok(conclude(&outcome)),
         Ended::Left(code) => Ok(code),
     }

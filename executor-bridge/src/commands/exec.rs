@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{bridge, conclude};
 use crate::cli::{ExecOptions, TargetOptions};
-use crate::client::{self, Ended};
+use crate::client::{self, Ended, Streams};
 use crate::daemon;
 use crate::error::Failure;
 use crate::protocol::octets::Octets;
@@ -19,7 +19,7 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Exec
     let bridge = bridge(target, &command.pod, options)?;
     let takes_stdin = command.stdin || command.tty || !terminal::stdin_is_terminal();
     let exec = exec(command, takes_stdin)?;
-    match client::attend(bridge, container, exec)? {
+    match client::attend(bridge, container, exec, Streams::standard())? {
         Ended::Outcome(outcome) => Ok(conclude(&outcome)),
         Ended::Left(code) => Ok(code),
     }

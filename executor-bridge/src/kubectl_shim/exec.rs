@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt as _;
 
 use super::slot::Slot;
 use super::{FAILED, arguments, say};
-use crate::client::{self, Bridge, Ended};
+use crate::client::{self, Bridge, Ended, Streams};
 use crate::error::{Failure, Kind};
 use crate::exit;
 use crate::protocol::octets::Octets;
@@ -41,7 +41,7 @@ pub(super) fn run(slot: Slot, wanted: arguments::Exec) -> Result<Option<u8>, Fai
         },
         ..Exec::default()
     };
-    let ended = client::attend(Bridge::Slot(slot.socket), container, exec)?;
+    let ended = client::attend(Bridge::Slot(slot.socket), container, exec, Streams::standard())?;
     Ok(match ended {
         // Standard input was not touched: it is read only when a command has started.
         Ended::Outcome(Outcome::Unreachable(failure)) if failure.kind == Kind::Windows => None,
