@@ -1,11 +1,14 @@
 //! The command line as it is typed. Owns names and help texts; `config` checks the values.
 
+mod filters;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::protocol::target::LinkChoice;
+pub(crate) use filters::Filters;
 
 /// Commands and files in Kubernetes pods over one warm connection per pod.
 ///
@@ -28,6 +31,8 @@ pub(crate) enum Command {
     Exec(ExecOptions),
     /// Copy a file to or from a pod: SRC and DST are local paths, POD:PATH, or - for standard input or output
     Cp(CpOptions),
+    /// Make DST what SRC is, to or from a pod: directories with all that is in them, only what differs is sent
+    Sync(SyncOptions),
     /// Show the bridges of this user, or the one of a pod
     Status(StatusOptions),
     /// End the bridge of a pod; running commands go on in the pod
@@ -143,6 +148,50 @@ pub(crate) struct CpOptions {
     /// No progress bar
     #[arg(long, short = 'q')]
     pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SyncOptions {
+    /// Local path or POD:PATH
+    #[arg(value_name = "SRC")]
+    pub source: OsString,
+    /// The other one; a file goes into it if it is a directory or ends with a slash
+    #[arg(value_name = "DST")]
+    pub destination: OsString,
+    /// Remove from DST what SRC does not have
+    #[arg(long)]
+    pub delete: bool,
+    #[command(flatten)]
+    pub filters: Filters,
+    /// Compare contents instead of sizes and modification times
+    #[arg(long)]
+    pub checksum: bool,
+    /// Change nothing, print what would be
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print a line for each changed path: new, changed, attributes or deleted
+    #[arg(long, short = 'v')]
+    pub verbose: bool,
+    /// When to compress what is sent
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Compress::Auto)]
+    pub compress: Compress,
+    /// User in the pod who reads or writes there; needs an agent that is root
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Wait until files are on the disk
+    #[arg(long)]
+    pub fsync: bool,
+    /// No progress bar and no summary
+    #[arg(long, short = 'q')]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compress {
+    /// While the connection is slow and the data shrinks
+    Auto,
+    Always,
+    Never,
 }
 
 #[derive(Debug, Args)]

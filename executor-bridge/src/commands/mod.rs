@@ -5,8 +5,10 @@ mod cp;
 mod docker;
 mod exec;
 mod progress;
+mod side;
 mod status;
 mod stop;
+mod sync;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -43,6 +45,7 @@ pub fn run() -> ExitCode {
     let result = match command {
         Command::Exec(command) => exec::run(target, options, command),
         Command::Cp(command) => cp::run(target, options, command),
+        Command::Sync(command) => sync::run(target, options, command),
         Command::Docker(command) => docker::run(target, options, command),
         Command::Status(command) => status::run(target, &command),
         Command::Stop(command) => stop::run(target, command),

@@ -35,6 +35,14 @@ impl Progress {
             bar.inc(bytes as u64);
         }
     }
+
+    /// Prints something that is to stay, beside the bar.
+    pub(super) fn beside(&self, print: impl FnOnce()) {
+        match &self.0 {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
 }
 
 impl Drop for Progress {

@@ -42,9 +42,11 @@ fn an_agent_that_does_not_answer_is_named() {
 fn a_missing_local_file_is_named_before_anything_is_dialled() {
     let cli = Cli::new();
     let local = ["--link", "local", "--agent-socket", "/no/agent"];
-    let (code, sentence) = cli.fails(&[&local[..], &["cp", "/no/such", "x:/tmp/f"]].concat());
-    assert_eq!(code, 222);
-    assert!(sentence.contains("/no/such"), "{sentence}");
+    for command in ["cp", "sync"] {
+        let (code, sentence) = cli.fails(&[&local[..], &[command, "/no/such", "x:/tmp/f"]].concat());
+        assert_eq!(code, 222);
+        assert!(sentence.contains("/no/such"), "{sentence}");
+    }
     assert!(!cli.bridges().exists(), "no bridge is started for it");
 }
 
@@ -120,6 +122,12 @@ fn wrong_options_are_usage_errors() {
         &["exec", "--env", "novalue", "x", "--", "true"],
         &["cp", "/a", "/b"],
         &["cp", "a:/a", "b:/b"],
+        &["sync", "/a", "/b"],
+        &["sync", "a:/a", "b:/b"],
+        &["sync", "-", "b:/b"],
+        &["sync", "", "b:/b"],
+        &["sync", "--exclude", "/", "/", "b:/b"],
+        &["sync", "--compress", "sometimes", "/", "b:/b"],
         &["frobnicate"],
         &["stop"],
     ] {
