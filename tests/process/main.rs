@@ -4,6 +4,7 @@
 mod difficult;
 mod lanes;
 mod puts;
+mod sync;
 mod zuul;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -7,3 +7,4 @@ pub mod pair;
 pub mod place;
 pub mod proxy;
 pub mod soak;
+pub mod trees;

@@ -1,0 +1,147 @@
+//! `podbridge sync` over the local link: both ways, what it says, and what is left when it is interrupted.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use podbridge_tests::pair::{self, Pair, eventually};
+use podbridge_tests::trees;
+use rustix::process::Signal;
+
+fn sync(pair: &Pair, arguments: &[&str]) -> Output {
+    pair.podbridge(&[&["sync"], arguments].concat()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn temporaries(directory: &Path) -> usize {
+    let names = fs::read_dir(directory).into_iter().flatten().flatten();
+    names
+        .filter(|name| name.file_name().as_encoded_bytes().starts_with(b".podbridge-"))
+        .count()
+}
+
+#[test]
+fn a_tree_goes_there_and_back() {
+    let pair = Pair::start();
+    let path = |name: &str| pair.dir().join(name).display().to_string();
+    fs::create_dir_all(path("from/sub")).unwrap();
+    fs::write(path("from/sub/\u{1b}[2Jname"), "content").unwrap();
+    fs::set_permissions(path("from/sub"), fs::Permissions::from_mode(0o2751)).unwrap();
+    let there = sync(&pair, &["-v", &path("from"), &format!("x:{}", path("to/"))]);
+    assert!(there.status.success(), "{there:?}");
+    assert_eq!(text(&there.stdout), "new .\nnew sub\nnew sub/\\u{1b}[2Jname\n");
+    assert_eq!(
+        text(&there.stderr),
+        "podbridge: 3 new, 0 changed, 0 with other attributes, 0 deleted; 7 B of content\n"
+    );
+    let back = sync(&pair, &["-q", &format!("x:{}", path("to")), &path("back")]);
+    assert!(
+        back.status.success() && back.stderr.is_empty() && back.stdout.is_empty(),
+        "{back:?}"
+    );
+    assert_eq!(fs::metadata(path("back/sub")).unwrap().mode() & 0o7777, 0o2751);
+    let again = sync(
+        &pair,
+        &["--dry-run", "--delete", &path("back"), &format!("x:{}", path("to"))],
+    );
+    assert_eq!(
+        text(&again.stderr),
+        "podbridge: would be 0 new, 0 changed, 0 with other attributes, 0 deleted; 0 B of content\n"
+    );
+}
+
+#[test]
+fn problems_have_their_side_and_code() {
+    let pair = Pair::start();
+    let path = |name: &str| pair.dir().join(name).display().to_string();
+    fs::create_dir_all(path("from")).unwrap();
+    fs::write(path("from/f"), "file").unwrap();
+    fs::write(path("from/other"), "other").unwrap();
+    fs::create_dir_all(path("to/f/full")).unwrap();
+    let expected = ["f in the pod: is a directory", "f here: is a directory"];
+    let (local, remote) = (path("to"), format!("x:{}", path("to")));
+    let from = (path("from"), format!("x:{}", path("from")));
+    for (source, destination, code, sentence) in [
+        (&from.0, &remote, 236, expected[0]),
+        (&from.1, &local, 222, expected[1]),
+    ] {
+        let _ = fs::remove_file(path("to/other"));
+        let failed = sync(&pair, &["-q", source, destination]);
+        assert_eq!(failed.status.code(), Some(code));
+        assert!(text(&failed.stderr).contains(sentence), "{failed:?}");
+        assert_eq!(fs::read(path("to/other")).unwrap(), b"other", "the rest is copied");
+    }
+    let missing = sync(&pair, &[&format!("x:{}", path("missing")), &local]);
+    assert_eq!(missing.status.code(), Some(236));
+    assert_eq!(
+        text(&missing.stderr),
+        format!(
+            "podbridge: {} cannot be read: no such file or directory\n",
+            path("missing")
+        )
+    );
+}
+
+#[test]
+fn an_interrupted_copy_leaves_no_temporary() {
+    let pair = Pair::start();
+    let path = |name: &str| pair.dir().join(name).display().to_string();
+    fs::create_dir_all(path("from")).unwrap();
+    // Takes longer than the test needs.
+    let large = fs::File::create(path("from/large")).unwrap();
+    let block = vec![7; 1 << 20];
+    for _ in 0..256 {
+        std::io::Write::write_all(&mut &large, &block).unwrap();
+    }
+    for (source, destination, signal) in [
+        (path("from"), format!("x:{}", path("a")), Signal::INT),
+        (format!("x:{}", path("from")), path("b"), Signal::INT),
+        (path("from"), format!("x:{}", path("c")), Signal::KILL),
+        (path("from"), format!("x:{}", path("d")), Signal::TERM),
+    ] {
+        let to = destination.trim_start_matches("x:").to_owned();
+        let mut command = pair.podbridge(&["sync", "-q", "--compress", "never", &source, &destination]);
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        eventually("a file begins to come", || temporaries(Path::new(&to)) == 1);
+        pair::kill(child.id(), signal);
+        let ended = child.wait().unwrap();
+        assert_eq!(ended.code(), (signal != Signal::KILL).then_some(128 + signal.as_raw()));
+        eventually("nothing is left", || fs::read_dir(&to).unwrap().count() == 0);
+    }
+}
+
+#[test]
+fn a_killed_bridge_is_replaced_under_a_copy() {
+    let pair = Pair::start();
+    let path = |name: &str| pair.dir().join(name).display().to_string();
+    fs::create_dir_all(path("from")).unwrap();
+    let content: Vec<u8> = (0..64_000_000u32).map(|number| (number % 251) as u8).collect();
+    fs::write(path("from/large"), &content).unwrap();
+    let mut command = pair.podbridge(&[
+        "sync",
+        "-q",
+        "--compress",
+        "never",
+        &path("from"),
+        &format!("x:{}", path("to")),
+    ]);
+    let mut child = command.spawn().unwrap();
+    eventually("a file begins to come", || temporaries(Path::new(&path("to"))) == 1);
+    pair.bridges()
+        .into_iter()
+        .for_each(|bridge| pair::kill(bridge, Signal::KILL));
+    assert!(child.wait().unwrap().success());
+    assert!(fs::read(path("to/large")).unwrap() == content);
+}
+
+/// The seed is this run's; a failure says it, and `soak sync CUTS SEED` repeats it.
+#[test]
+fn a_link_that_is_cut_loses_no_file() {
+    let report = trees::run(60, fastrand::u64(..));
+    println!("{report}");
+    assert!(report.is_clean(), "{report}");
+}
