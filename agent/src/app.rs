@@ -27,6 +27,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use crate::exec::{Registry, Store};
+use crate::files::Transfers;
 use crate::logs::Logs;
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService};
 use crate::sys::reaper::Reaper;
@@ -62,6 +63,7 @@ pub(crate) async fn serve(
         .await;
 
     let logs = Logs::default();
+    let transfers = Transfers::default();
     tokio::spawn(give_back(registry.released()));
     tokio::spawn(give_back(logs.gone()));
     let (stop, mut stopping) = watch::channel(false);
@@ -74,7 +76,7 @@ pub(crate) async fn serve(
         .add_service(health_service)
         .add_service(AgentServer::new(AgentService(greeting())))
         .add_service(ExecServer::new(ExecService(registry.clone())).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(FilesServer::new(FilesService).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(FilesServer::new(FilesService(transfers.clone())).max_decoding_message_size(MAX_MESSAGE))
         .add_service(LogsServer::new(LogsService(logs)))
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that the sender is gone, which is a stop as well.
@@ -96,6 +98,7 @@ pub(crate) async fn serve(
     stop.send_replace(true);
     // Streams that still hang are cut by the end of the process.
     let _ = timeout(Duration::from_secs(1), server).await;
+    transfers.clear();
     Ok(())
 }
 

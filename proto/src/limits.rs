@@ -6,6 +6,9 @@ pub const PROTOCOL_MAJOR: u32 = 1;
 /// Largest data field in any message, bytes. 64 to 256 KiB is h2's throughput plateau.
 pub const MAX_CHUNK: usize = 128 * 1024;
 
+/// Most zeros in one hole, bytes: both ends sum them up, and must say now and then how far they are.
+pub const MAX_HOLE: u64 = 1 << 30;
+
 /// Largest encoded message either side accepts, bytes: an inline module (MAX_INLINE_STDIN) and its envelope.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
@@ -22,8 +25,12 @@ pub const CAPABILITIES: &[&str] = &[
     "exec.put",
     "exec.v1",
     "files.v1",
+    FILES_V2,
     "logs.v1",
 ];
+
+/// Transfers that go on after a cut, holes, BLAKE3, sync, roots.
+pub const FILES_V2: &str = "files.v2";
 
 /// Those that every bridge needs from the first call on; the others it requires where it uses them, so that an older agent
 /// serves as far as it can.

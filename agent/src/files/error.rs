@@ -13,11 +13,17 @@ pub enum Error {
     },
     #[error("{}: not a regular file", .0.display())]
     NotRegular(PathBuf),
+    #[error("{}: is a symbolic link, and none is followed below a root", .0.display())]
+    Link(PathBuf),
+    #[error("{}: is no relative path without `..`, as it must be with a root", .0.display())]
+    Outside(PathBuf),
+    #[error("{}: changed while it was read; try again", .0.display())]
+    Changed(PathBuf),
     #[error("the container has no user {0:?} in /etc/passwd")]
     UnknownUser(String),
     #[error("{}: {got} bytes arrived, {sent} were sent; nothing was changed", path.display())]
     Length { path: PathBuf, sent: u64, got: u64 },
-    #[error("{}: the content changed on its way (SHA-256 differs); nothing was changed", .0.display())]
+    #[error("{}: the content changed on its way (its digest differs); nothing was changed", .0.display())]
     Digest(PathBuf),
 }
 

@@ -3,14 +3,15 @@
 
 mod error;
 mod get;
+mod place;
 mod put;
 mod stat;
+mod transfers;
 
 pub use error::Error;
 pub(crate) use error::reason;
-pub use get::Source;
+pub use get::{Piece, Source};
+pub use place::Location;
 pub use put::{Put, Target};
 pub use stat::{Attributes, stat};
-
-/// SHA-256.
-pub type Sha256 = [u8; 32];
+pub use transfers::{Begun, Receipt, TransferId, Transfers, Turn};

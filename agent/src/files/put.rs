@@ -1,122 +1,155 @@
 //! Writes one file: into a temporary file beside the target, verified, given mode, owner and time, then renamed over it.
 //! Until the rename the target is untouched; a `Put` that is dropped leaves nothing.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt, fchown};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use podbridge_proto::digest::{Hasher, Sum};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, unlinkat};
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
-use sha2::{Digest, Sha256 as Hasher};
 
-use super::{Error, Sha256};
+use super::place::Place;
+use super::{Error, Location};
 use crate::sys::users;
 
 /// Mode of a new file when none is wanted: 0666 less the usual umask.
 const DEFAULT_MODE: u32 = 0o644;
 
 /// Where the file goes and what it is to be.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Target {
-    pub path: PathBuf,
+    pub location: Location,
     /// Permission bits; `None`: those of the file that is replaced.
     pub mode: Option<u32>,
     /// Nanoseconds since the epoch; `None`: now.
     pub mtime_ns: Option<i64>,
     /// `user` or `user:group`; `None`: the owner of the file that is replaced, as far as the agent may give it.
     pub user: Option<String>,
+    /// On the disk before it is in its place, and in its place on the disk when `commit` returns.
+    pub sync: bool,
 }
 
 #[derive(Debug)]
 pub struct Put {
     target: Target,
-    /// The target with its last symbolic link followed.
-    path: PathBuf,
-    temporary: Option<PathBuf>,
+    place: Place,
+    /// Its name beside the target's; `None` once it is renamed.
+    temporary: Option<String>,
     file: File,
     hasher: Hasher,
     length: u64,
 }
 
 impl Put {
-    pub fn create(target: Target) -> Result<Self, Error> {
-        let path = follow(&target.path)?;
-        match fs::metadata(&path) {
-            Ok(meta) if meta.is_dir() => {
-                return Err(Error::system("write it", &path)(io::Error::from_raw_os_error(
-                    libc::EISDIR,
-                )));
-            }
-            Ok(meta) if !meta.is_file() => return Err(Error::NotRegular(path)),
-            _ => {}
+    pub fn create(target: Target, hasher: Hasher) -> Result<Self, Error> {
+        let place = Place::of(&target.location)?;
+        let kind = place.stat().map(|stat| FileType::from_raw_mode(stat.st_mode));
+        match kind {
+            None | Some(FileType::RegularFile) => {}
+            Some(FileType::Directory) => return Err(Error::system("write it", &place.path)(Errno::ISDIR.into())),
+            Some(FileType::Symlink) => return Err(Error::Link(place.path)),
+            Some(_) => return Err(Error::NotRegular(place.path)),
         }
-        let temporary = temporary_beside(&path);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary);
-        let file = file.map_err(Error::system("write it", &path))?;
+        let temporary = temporary_name();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&place.directory, &temporary, flags, Mode::RUSR | Mode::WUSR);
+        let file = file.map_err(|errno| Error::system("write it", &place.path)(errno.into()))?;
         Ok(Self {
             target,
-            path,
+            place,
             temporary: Some(temporary),
-            file,
-            hasher: Hasher::new(),
+            file: File::from(file),
+            hasher,
             length: 0,
         })
     }
 
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// So much of the content is there.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
     pub fn write(&mut self, data: &[u8]) -> Result<(), Error> {
         self.file
-            .write_all(data)
-            .map_err(Error::system("write it", &self.path))?;
+            .write_all_at(data, self.length)
+            .map_err(Error::system("write it", &self.place.path))?;
         self.hasher.update(data);
         self.length += data.len() as u64;
         Ok(())
     }
 
+    /// Zeros that take no room on the disk.
+    pub fn hole(&mut self, count: u64) {
+        self.hasher.zeros(count);
+        self.length += count;
+    }
+
     /// Compares with what the sender sent, and gives the file all but its name.
-    pub fn verify(&mut self, length: u64, sha256: Sha256) -> Result<(), Error> {
+    pub fn verify(&mut self, length: u64, sum: Sum) -> Result<(), Error> {
+        let path = &self.place.path;
         if length != self.length {
             return Err(Error::Length {
-                path: self.path.clone(),
+                path: path.clone(),
                 sent: length,
                 got: self.length,
             });
         }
-        let digest: Sha256 = std::mem::take(&mut self.hasher).finalize().into();
-        if digest != sha256 {
-            return Err(Error::Digest(self.path.clone()));
+        if self.hasher.sum() != sum {
+            return Err(Error::Digest(path.clone()));
         }
-        self.give_attributes()
+        // A hole at the end is only a length.
+        self.file.set_len(length).map_err(Error::system("write it", path))?;
+        self.give_attributes()?;
+        match self.target.sync {
+            true => self
+                .file
+                .sync_all()
+                .map_err(Error::system("write it to the disk", path)),
+            false => Ok(()),
+        }
     }
 
     /// Puts a verified file in its place.
     pub fn commit(mut self) -> Result<(), Error> {
-        if let Some(temporary) = self.temporary.take() {
-            let renamed = fs::rename(&temporary, &self.path);
-            if renamed.is_err() {
-                self.temporary = Some(temporary);
-            }
-            renamed.map_err(Error::system("replace it", &self.path))?;
+        let Place { directory, name, path } = &self.place;
+        if let Some(temporary) = &self.temporary {
+            renameat(directory, temporary, directory, name)
+                .map_err(|errno| Error::system("replace it", path)(errno.into()))?;
+            self.temporary = None;
+        }
+        if self.target.sync {
+            // The descriptor that is there can do nothing but name it.
+            openat(
+                directory,
+                ".",
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .and_then(fsync)
+            .map_err(|errno| Error::system("write its directory to the disk", path)(errno.into()))?;
         }
         Ok(())
     }
 
     fn give_attributes(&self) -> Result<(), Error> {
-        let replaced = fs::metadata(&self.path).ok();
+        let path = &self.place.path;
+        let replaced = self.place.stat();
         match &self.target.user {
             Some(user) => {
                 let identity = users::lookup(user).ok_or_else(|| Error::UnknownUser(user.clone()))?;
                 let given = fchown(&self.file, Some(identity.uid), Some(identity.gid));
-                given.map_err(Error::system("give it its owner", &self.path))?;
+                given.map_err(Error::system("give it its owner", path))?;
             }
             None => {
-                if let Some(meta) = &replaced {
+                if let Some(stat) = &replaced {
                     // Only root may, and writing through the old file would have kept its owner as well.
-                    let _ = fchown(&self.file, Some(meta.uid()), Some(meta.gid()));
+                    let _ = fchown(&self.file, Some(stat.st_uid), Some(stat.st_gid));
                 }
             }
         }
@@ -124,14 +157,14 @@ impl Put {
         let mode = self
             .target
             .mode
-            .or(replaced.map(|meta| meta.mode()))
+            .or(replaced.map(|stat| stat.st_mode))
             .unwrap_or(DEFAULT_MODE)
             & 0o7777;
         let changed = self.file.set_permissions(Permissions::from_mode(mode));
-        changed.map_err(Error::system("set its mode", &self.path))?;
+        changed.map_err(Error::system("set its mode", path))?;
         if let Some(mtime_ns) = self.target.mtime_ns {
             let changed = self.file.set_modified(time(mtime_ns));
-            changed.map_err(Error::system("set its time", &self.path))?;
+            changed.map_err(Error::system("set its time", path))?;
         }
         Ok(())
     }
@@ -141,32 +174,17 @@ impl Drop for Put {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             // The file system may be gone; there is nobody to tell.
-            let _ = fs::remove_file(temporary);
+            let _ = unlinkat(&self.place.directory, temporary, AtFlags::empty());
         }
     }
-}
-
-/// What a shell's `>` would write to: a symbolic link is followed, also to a file that is not there yet.
-fn follow(path: &Path) -> Result<PathBuf, Error> {
-    let mut path = path.to_owned();
-    for _ in 0..40 {
-        match fs::read_link(&path) {
-            Ok(link) => path = path.parent().unwrap_or(Path::new("/")).join(link),
-            Err(_) => return Ok(path),
-        }
-    }
-    Err(Error::system("write it", &path)(io::Error::from_raw_os_error(
-        libc::ELOOP,
-    )))
 }
 
 /// A name of its own length, so that a target whose name is as long as names may be has one too.
-fn temporary_beside(path: &Path) -> PathBuf {
+fn temporary_name() -> String {
     let mut random = [0u8; 8];
-    // It never fails for so few bytes; a clash would be refused by create_new.
+    // It never fails for so few bytes; a clash would be refused by EXCL.
     let _ = getrandom(&mut random, GetRandomFlags::empty());
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    directory.join(format!(".podbridge-{:016x}", u64::from_ne_bytes(random)))
+    format!(".podbridge-{:016x}", u64::from_ne_bytes(random))
 }
 
 fn time(nanoseconds: i64) -> SystemTime {
@@ -180,17 +198,33 @@ fn time(nanoseconds: i64) -> SystemTime {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use podbridge_proto::v1::Digest;
+
     use super::*;
 
-    fn sha(data: &[u8]) -> Sha256 {
-        Hasher::digest(data).into()
+    fn sum(data: &[u8]) -> Sum {
+        let mut hasher = Hasher::new(Digest::Blake3);
+        hasher.update(data);
+        hasher.sum()
     }
 
     fn target(path: &Path) -> Target {
-        Target {
+        let location = Location {
             path: path.to_owned(),
+            ..Location::default()
+        };
+        Target {
+            location,
             ..Target::default()
         }
+    }
+
+    fn create(target: Target) -> Result<Put, Error> {
+        Put::create(target, Hasher::new(Digest::Blake3))
     }
 
     fn names(directory: &Path) -> Vec<String> {
@@ -206,7 +240,7 @@ mod tests {
     fn a_file_appears_whole_with_its_attributes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a b");
-        let mut put = Put::create(Target {
+        let mut put = create(Target {
             mode: Some(0o4750),
             mtime_ns: Some(1_500_000_000),
             ..target(&path)
@@ -215,7 +249,7 @@ mod tests {
         put.write(b"hello ").unwrap();
         put.write(b"world").unwrap();
         assert!(!path.exists());
-        put.verify(11, sha(b"hello world")).unwrap();
+        put.verify(11, sum(b"hello world")).unwrap();
         assert!(!path.exists());
         put.commit().unwrap();
         let meta = fs::metadata(&path).unwrap();
@@ -232,18 +266,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         fs::write(&path, "old").unwrap();
-        let mut put = Put::create(target(&path)).unwrap();
+        let mut put = create(target(&path)).unwrap();
         put.write(b"new").unwrap();
         assert!(matches!(
-            put.verify(4, sha(b"new")),
+            put.verify(4, sum(b"new")),
             Err(Error::Length { sent: 4, got: 3, .. })
         ));
         drop(put);
-        let mut put = Put::create(target(&path)).unwrap();
+        let mut put = create(target(&path)).unwrap();
         put.write(b"new").unwrap();
-        assert!(matches!(put.verify(3, sha(b"other")), Err(Error::Digest(_))));
+        assert!(matches!(put.verify(3, sum(b"other")), Err(Error::Digest(_))));
         drop(put);
-        drop(Put::create(target(&path)).unwrap());
+        drop(create(target(&path)).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(dir.path()), ["f"]);
     }
@@ -255,8 +289,8 @@ mod tests {
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
-        let mut put = Put::create(target(&dir.path().join("link"))).unwrap();
-        put.verify(0, sha(b"")).unwrap();
+        let mut put = create(target(&dir.path().join("link"))).unwrap();
+        put.verify(0, sum(b"")).unwrap();
         put.commit().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(fs::read(&path).unwrap(), b"");
@@ -266,10 +300,10 @@ mod tests {
     #[test]
     fn errors_name_the_path_and_the_reason() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Put::create(target(dir.path())).unwrap_err();
+        let error = create(target(dir.path())).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EISDIR));
         let missing = dir.path().join("no/such");
-        let error = Put::create(target(&missing)).unwrap_err();
+        let error = create(target(&missing)).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("{}: cannot write it: no such file or directory", missing.display())

@@ -1,11 +1,10 @@
 //! Attributes of one path.
 
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use rustix::fs::{AtFlags, CWD, FileType, Stat, statat};
+use rustix::io::Errno;
 
-use super::Error;
+use super::place::Place;
+use super::{Error, Location};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
@@ -16,33 +15,51 @@ pub struct Attributes {
     pub gid: u32,
     /// Nanoseconds since the epoch.
     pub mtime_ns: i64,
+    /// Another one when the file is another one, or was changed.
+    pub version: [u64; 5],
 }
 
-impl From<&Metadata> for Attributes {
-    fn from(meta: &Metadata) -> Self {
+impl From<&Stat> for Attributes {
+    fn from(stat: &Stat) -> Self {
+        let nanoseconds = |seconds: i64, rest| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+        let mtime_ns = nanoseconds(stat.st_mtime, stat.st_mtime_nsec as i64);
+        let ctime_ns = nanoseconds(stat.st_ctime, stat.st_ctime_nsec as i64);
+        let size = stat.st_size as u64;
         Self {
-            mode: meta.mode(),
-            size: meta.len(),
-            uid: meta.uid(),
-            gid: meta.gid(),
-            mtime_ns: meta
-                .mtime()
-                .saturating_mul(1_000_000_000)
-                .saturating_add(meta.mtime_nsec()),
+            mode: stat.st_mode,
+            size,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime_ns,
+            version: [stat.st_dev, stat.st_ino, size, mtime_ns as u64, ctime_ns as u64],
         }
     }
 }
 
 /// `None` if there is no such path.
-pub fn stat(path: &Path, follow: bool) -> Result<Option<Attributes>, Error> {
-    let meta = if follow {
-        fs::metadata(path)
-    } else {
-        fs::symlink_metadata(path)
+pub fn stat(location: &Location, follow: bool) -> Result<Option<Attributes>, Error> {
+    let path = &location.path;
+    let found = match &location.root {
+        None => {
+            let flags = if follow {
+                AtFlags::empty()
+            } else {
+                AtFlags::SYMLINK_NOFOLLOW
+            };
+            statat(CWD, path, flags)
+        }
+        Some(root) => match Place::beneath(root, path) {
+            Ok(place) => statat(&place.directory, &place.name, AtFlags::SYMLINK_NOFOLLOW),
+            Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Err(Errno::NOENT),
+            Err(error) => return Err(error),
+        },
     };
-    match meta {
-        Ok(meta) => Ok(Some((&meta).into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::system("look at it", path)(error)),
+    match found {
+        Ok(stat) if follow && location.root.is_some() && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+            Err(Error::Link(path.clone()))
+        }
+        Ok(stat) => Ok(Some((&stat).into())),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(Error::system("look at it", path)(errno.into())),
     }
 }

@@ -196,6 +196,7 @@ pub(super) fn attributes(attributes: Attributes) -> wire::FileStat {
         uid,
         gid,
         mtime_ns,
+        version,
     } = attributes;
     wire::FileStat {
         mode,
@@ -203,6 +204,7 @@ pub(super) fn attributes(attributes: Attributes) -> wire::FileStat {
         uid,
         gid,
         mtime_ns,
+        version: version.map(u64::to_be_bytes).concat().into(),
     }
 }
 
@@ -231,7 +233,9 @@ pub(super) fn files_status(error: files::Error) -> Status {
     let text = error.to_string();
     let mut status = match &error {
         E::System { .. } => refused(text, error.errno()),
-        E::NotRegular(_) | E::UnknownUser(_) => Status::failed_precondition(text),
+        E::NotRegular(_) | E::UnknownUser(_) | E::Link(_) => Status::failed_precondition(text),
+        E::Outside(_) => Status::invalid_argument(text),
+        E::Changed(_) => Status::aborted(text),
         E::Length { .. } | E::Digest(_) => Status::data_loss(text),
     };
     if matches!(error, E::Length { .. } | E::Digest(_)) {

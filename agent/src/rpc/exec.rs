@@ -18,8 +18,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::files::Incoming;
-use super::{convert, files};
+use super::convert;
+use super::incoming::{self, Incoming};
 use crate::exec::{Reader, Registry, StdinWriter};
 use crate::files::Put;
 
@@ -147,7 +147,7 @@ impl Exec for ExecService {
             true => Vec::new(),
             false => receive(&mut messages).await?,
         };
-        let started = self.0.start_after(command, files::commit(puts)).await?;
+        let started = self.0.start_after(command, incoming::commit(puts)).await?;
         let (exec, _) = started.map_err(convert::exec_status)?;
         let offsets = convert::offsets(stdout_offset, stderr_offset);
         Ok(Response::new(events(self.0.attach(exec, offsets, MAX_CHUNK))))

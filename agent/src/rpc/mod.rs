@@ -4,6 +4,7 @@ mod agent;
 mod convert;
 mod exec;
 mod files;
+mod incoming;
 mod logs;
 
 pub(crate) use agent::{AgentService, Greeting};

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use crate::harness::{Agent, soon};
 
-fn bytes(path: &Path) -> bytes::Bytes {
+pub(crate) fn bytes(path: &Path) -> bytes::Bytes {
     path.to_str().unwrap().to_owned().into()
 }
 
@@ -28,7 +28,7 @@ async fn put(agent: &Agent, path: &Path, pieces: &[&[u8]], sha256: Option<&[u8]>
     messages.extend(pieces.iter().map(|piece| Part::Data(piece.to_vec().into())));
     messages.push(Part::Trailer(PutTrailer {
         length: content.len() as u64,
-        sha256: sha256.into(),
+        digest: sha256.into(),
     }));
     let messages: Vec<_> = messages
         .into_iter()
@@ -45,6 +45,7 @@ async fn get(agent: &Agent, path: &Path, offset: u64) -> Result<Vec<u8>, Status>
         .get(GetRequest {
             path: bytes(path),
             offset,
+            ..Default::default()
         })
         .await?
         .into_inner();
@@ -52,10 +53,11 @@ async fn get(agent: &Agent, path: &Path, offset: u64) -> Result<Vec<u8>, Status>
     while let Some(part) = soon(parts.message()).await? {
         match part.part.unwrap() {
             GetPart::Stat(_) => {}
+            GetPart::Hole(_) => panic!("nobody asked for holes"),
             GetPart::Data(data) => content.extend_from_slice(&data),
             GetPart::Trailer(trailer) => {
                 assert_eq!(
-                    (trailer.length, &trailer.sha256[..]),
+                    (trailer.length, &trailer.digest[..]),
                     (content.len() as u64, &Sha256::digest(&content)[..])
                 );
                 return Ok(content);
@@ -137,6 +139,7 @@ async fn stat_tells_what_is_there() {
         let request = StatRequest {
             path: bytes(path),
             no_follow,
+            root: None,
         };
         files.stat(request).await.unwrap().into_inner().stat
     };

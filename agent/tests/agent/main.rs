@@ -11,3 +11,4 @@ mod logs;
 mod measure;
 mod memory;
 mod puts;
+mod transfers;

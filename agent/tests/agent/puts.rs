@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::harness::{Agent, eventually, finish, run, shell, soon};
 
-fn messages(start: StartRequest, path: &Path, content: &'static [u8], sha256: Bytes) -> Vec<PutAndExecRequest> {
+fn messages(start: StartRequest, path: &Path, content: &'static [u8], digest: Bytes) -> Vec<PutAndExecRequest> {
     let put = |part| Part::Put(PutRequest { part: Some(part) });
     let path = path.to_str().unwrap().to_owned().into();
     let length = content.len() as u64;
@@ -23,7 +23,7 @@ fn messages(start: StartRequest, path: &Path, content: &'static [u8], sha256: By
             ..PutHeader::default()
         })),
         put(PutPart::Data(Bytes::from_static(content))),
-        put(PutPart::Trailer(PutTrailer { length, sha256 })),
+        put(PutPart::Trailer(PutTrailer { length, digest })),
     ];
     let message = |part| PutAndExecRequest { part: Some(part) };
     parts.into_iter().map(message).collect()

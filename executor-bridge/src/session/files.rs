@@ -32,7 +32,7 @@ pub(super) async fn get(container: &Container, request: request::Get, mut client
     };
     let wanted = GetRequest {
         path: request.path.0.into(),
-        offset: 0,
+        ..GetRequest::default()
     };
     let call = |mut files: FilesClient<Channel>| {
         let wanted = wanted.clone();
@@ -135,7 +135,7 @@ async fn receive(
             }
             Some(Part::Trailer(trailer)) => {
                 let sha256 = digest.finalize();
-                if trailer.length != length || trailer.sha256[..] != sha256[..] {
+                if trailer.length != length || trailer.digest[..] != sha256[..] {
                     return Ok(Outcome::failed(
                         FailedKind::Digest,
                         format!("the file came with {length} bytes and another digest than the agent's; try again"),
@@ -153,7 +153,7 @@ async fn receive(
                     ..Done::default()
                 }));
             }
-            None => {}
+            Some(Part::Hole(_)) | None => {}
         }
     }
     Ok(Outcome::Lost(Failure::new(
@@ -166,6 +166,7 @@ pub(super) async fn stat(container: &Container, request: request::Stat, mut clie
     let wanted = StatRequest {
         path: request.path.0.into(),
         no_follow: request.no_follow,
+        root: None,
     };
     let call = |mut files: FilesClient<Channel>| {
         let wanted = wanted.clone();

@@ -113,6 +113,7 @@ pub(super) fn header(request: request::Put) -> PutHeader {
         mode: request.mode,
         mtime_ns: request.mtime_ns,
         user: request.user.unwrap_or_default(),
+        ..PutHeader::default()
     }
 }
 
@@ -149,7 +150,7 @@ impl Transfer {
             }?;
             let trailer = PutTrailer {
                 length: self.length,
-                sha256: self.digest.clone().finalize().to_vec().into(),
+                digest: self.digest.clone().finalize().to_vec().into(),
             };
             // A call that has ended says why below.
             let _ = parts.send(part(Part::Trailer(trailer))).await;
@@ -216,7 +217,7 @@ impl Transfer {
 
     fn judge(&self, answer: PutResponse) -> Outcome {
         let sha256 = self.digest.clone().finalize();
-        if answer.length != self.length || answer.sha256[..] != sha256[..] {
+        if answer.length != self.length || answer.digest[..] != sha256[..] {
             return Outcome::failed(
                 FailedKind::Digest,
                 format!(

@@ -332,7 +332,7 @@ pub mod agent_server {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutRequest {
-    #[prost(oneof = "put_request::Part", tags = "1, 2, 3")]
+    #[prost(oneof = "put_request::Part", tags = "1, 2, 3, 4, 5")]
     pub part: ::core::option::Option<put_request::Part>,
 }
 /// Nested message and enum types in `PutRequest`.
@@ -347,8 +347,17 @@ pub mod put_request {
         /// The last message; without it nothing is renamed.
         #[prost(message, tag = "3")]
         Trailer(super::PutTrailer),
+        /// So many zeros, at most 1 GiB at once. They count as content, for length and digest too, and take no room on the disk.
+        /// files.v2.
+        #[prost(uint64, tag = "4")]
+        Hole(u64),
+        /// Write only: the sender gives up. What came is removed at once.
+        #[prost(message, tag = "5")]
+        Abandon(super::Abandon),
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Abandon {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutHeader {
     /// Absolute, or relative to the agent's working directory. A symbolic link is followed, as `cat >` would.
@@ -363,23 +372,46 @@ pub struct PutHeader {
     /// Owner of a new file, a name or number as StartRequest.user; empty: the agent's.
     #[prost(string, tag = "4")]
     pub user: ::prost::alloc::string::String,
+    /// Of the content. files.v2.
+    #[prost(enumeration = "Digest", tag = "5")]
+    pub digest: i32,
+    /// Write only: names the transfer. 16 random bytes.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub transfer_id: ::prost::bytes::Bytes,
+    /// The file is on the disk before it is renamed, and its name before the answer. files.v2.
+    #[prost(bool, tag = "7")]
+    pub sync: bool,
+    /// Absolute; the path is then relative, has no `..`, and no symbolic link below the root is followed, whoever changes the
+    /// directories meanwhile. Absent: the path stands alone. files.v2.
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    pub root: ::core::option::Option<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutTrailer {
-    /// Bytes sent.
+    /// Bytes of content, from the first byte of the file on.
     #[prost(uint64, tag = "1")]
     pub length: u64,
-    /// SHA-256 of them; 32 bytes.
     #[prost(bytes = "bytes", tag = "2")]
-    pub sha256: ::prost::bytes::Bytes,
+    pub digest: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutResponse {
     #[prost(uint64, tag = "1")]
     pub length: u64,
     #[prost(bytes = "bytes", tag = "2")]
-    pub sha256: ::prost::bytes::Bytes,
+    pub digest: ::prost::bytes::Bytes,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteProgress {
+    /// Bytes of content that are written.
+    #[prost(uint64, tag = "1")]
+    pub length: u64,
+    /// The last message: the file is in its place.
+    #[prost(message, optional, tag = "2")]
+    pub done: ::core::option::Option<PutResponse>,
+}
+/// A file is read up to the size that it had when it was opened, and must not have changed meanwhile (size or mtime), except that
+/// it may have grown, as logs do. Files of size 0 and those of kernel file systems (/proc, /sys) are read to their end.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
     #[prost(bytes = "bytes", tag = "1")]
@@ -387,10 +419,19 @@ pub struct GetRequest {
     /// First byte wanted.
     #[prost(uint64, tag = "2")]
     pub offset: u64,
+    /// As PutHeader.root; a last symbolic link is an error then. files.v2.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub root: ::core::option::Option<::prost::bytes::Bytes>,
+    /// Of what is sent. files.v2.
+    #[prost(enumeration = "Digest", tag = "4")]
+    pub digest: i32,
+    /// Holes may be sent as such. files.v2.
+    #[prost(bool, tag = "5")]
+    pub sparse: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetResponse {
-    #[prost(oneof = "get_response::Part", tags = "1, 2, 3")]
+    #[prost(oneof = "get_response::Part", tags = "1, 2, 3, 4")]
     pub part: ::core::option::Option<get_response::Part>,
 }
 /// Nested message and enum types in `GetResponse`.
@@ -403,15 +444,18 @@ pub mod get_response {
         Data(::prost::bytes::Bytes),
         #[prost(message, tag = "3")]
         Trailer(super::GetTrailer),
+        /// So many zeros, at most 1 GiB at once.
+        #[prost(uint64, tag = "4")]
+        Hole(u64),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetTrailer {
-    /// Bytes sent, from the offset on.
+    /// Bytes sent, holes counted, from the offset on.
     #[prost(uint64, tag = "1")]
     pub length: u64,
     #[prost(bytes = "bytes", tag = "2")]
-    pub sha256: ::prost::bytes::Bytes,
+    pub digest: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatRequest {
@@ -420,14 +464,17 @@ pub struct StatRequest {
     /// Do not follow a final symbolic link.
     #[prost(bool, tag = "2")]
     pub no_follow: bool,
+    /// As PutHeader.root; no symbolic link is followed then. files.v2.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub root: ::core::option::Option<::prost::bytes::Bytes>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatResponse {
     /// Absent: there is no such path.
     #[prost(message, optional, tag = "1")]
     pub stat: ::core::option::Option<FileStat>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileStat {
     /// st_mode: type and permission bits.
     #[prost(uint32, tag = "1")]
@@ -441,6 +488,37 @@ pub struct FileStat {
     /// Nanoseconds since the epoch.
     #[prost(int64, tag = "5")]
     pub mtime_ns: i64,
+    /// Differs when the file is another one or was changed; only ever compared. Empty from an agent without files.v2.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub version: ::prost::bytes::Bytes,
+}
+/// How the content is summed up at both ends. 32 bytes each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Digest {
+    Sha256 = 0,
+    /// files.v2.
+    Blake3 = 1,
+}
+impl Digest {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Sha256 => "DIGEST_SHA256",
+            Self::Blake3 => "DIGEST_BLAKE3",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DIGEST_SHA256" => Some(Self::Sha256),
+            "DIGEST_BLAKE3" => Some(Self::Blake3),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod files_client {
@@ -541,6 +619,30 @@ pub mod files_client {
             req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Files", "Put"));
             self.inner.client_streaming(req, path, codec).await
         }
+        /// The same, answered while it goes on, and resumable (capability files.v2). The first answer is where the sender goes on: 0, or
+        /// what is there of a transfer with this id whose stream broke. Such a transfer is kept for 60 s, at most 16 of them; the end of
+        /// one that was completed is remembered as long. A second stream of one transfer ends the first.
+        pub async fn write(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::PutRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WriteProgress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/podbridge.v1.Files/Write");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("podbridge.v1.Files", "Write"));
+            self.inner.streaming(req, path, codec).await
+        }
         /// Reads one regular file; the last message carries length and digest.
         pub async fn get(
             &mut self,
@@ -602,6 +704,19 @@ pub mod files_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::PutRequest>>,
         ) -> std::result::Result<tonic::Response<super::PutResponse>, tonic::Status>;
+        /// Server streaming response type for the Write method.
+        type WriteStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WriteProgress, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The same, answered while it goes on, and resumable (capability files.v2). The first answer is where the sender goes on: 0, or
+        /// what is there of a transfer with this id whose stream broke. Such a transfer is kept for 60 s, at most 16 of them; the end of
+        /// one that was completed is remembered as long. A second stream of one transfer ends the first.
+        async fn write(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::PutRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::WriteStream>, tonic::Status>;
         /// Server streaming response type for the Get method.
         type GetStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::GetResponse, tonic::Status>,
@@ -736,6 +851,50 @@ pub mod files_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/podbridge.v1.Files/Write" => {
+                    #[allow(non_camel_case_types)]
+                    struct WriteSvc<T: Files>(pub Arc<T>);
+                    impl<T: Files> tonic::server::StreamingService<super::PutRequest>
+                    for WriteSvc<T> {
+                        type Response = super::WriteProgress;
+                        type ResponseStream = T::WriteStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::PutRequest>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Files>::write(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WriteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

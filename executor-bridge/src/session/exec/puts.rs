@@ -65,8 +65,8 @@ async fn feed(
             digest.update(&data);
             send(put(PutPart::Data(data))).await;
         }
-        let sha256 = digest.finalize().to_vec().into();
-        send(put(PutPart::Trailer(PutTrailer { length, sha256 }))).await;
+        let digest = digest.finalize().to_vec().into();
+        send(put(PutPart::Trailer(PutTrailer { length, digest }))).await;
     }
     Ok(())
 }

@@ -152,6 +152,7 @@ pub(in crate::session) async fn exists(connection: &Connection, id: &LogId) -> R
     let request = StatRequest {
         path: id.path().into(),
         no_follow: true,
+        root: None,
     };
     let answer = connection.files().stat(request).await?;
     Ok(answer.into_inner().stat.is_some())
