@@ -73,6 +73,7 @@ impl Copy {
         let stat = Stat {
             path: Octets(path.to_vec()),
             no_follow: false,
+            root: None,
         };
         let outcome = result(self.begin(Operation::Stat(stat)).await?).await;
         Ok(match outcome {
@@ -109,6 +110,9 @@ impl Copy {
                 .as_ref()
                 .map(|metadata| metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec()),
             user,
+            sync: false,
+            root: None,
+            progress: false,
         };
         let total = metadata.as_ref().map(fs::Metadata::len);
         let progress = Progress::start(&shown(name.as_deref()), total, self.quiet);
@@ -157,7 +161,10 @@ impl Copy {
             Side::Local(local) => Sink::create(&local, name.as_deref())?,
             _ => Sink::Standard,
         };
-        let get = Get { path: Octets(path) };
+        let get = Get {
+            path: Octets(path),
+            root: None,
+        };
         let mut incoming = self.begin(Operation::Get(get)).await?.incoming;
         let progress = Progress::start(&shown(name.as_deref()), stat.map(|stat| stat.size), self.quiet);
         let outcome = loop {

@@ -147,11 +147,22 @@ pub(crate) struct Put {
     pub mtime_ns: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// On the disk before it is done.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sync: bool,
+    /// `path` leads from here, not out of it, and through no symbolic link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Octets>,
+    /// STDIN_ACK frames for content from a descriptor too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub progress: bool,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Get {
     pub path: Octets,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Octets>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -159,6 +170,8 @@ pub(crate) struct Stat {
     pub path: Octets,
     #[serde(default)]
     pub no_follow: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Octets>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -210,7 +223,14 @@ const KNOWN: &[&str] = &[
     "container",
     "puts",
     "resume",
+    "sync",
+    "root",
+    "progress",
 ];
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
 
 impl Request {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, RequestError> {
@@ -259,16 +279,11 @@ impl Request {
             Operation::Status => ("status", serde_json::json!({})),
             Operation::Stop => ("stop", serde_json::json!({})),
         };
-        let mut requires = Vec::new();
-        if let Operation::Exec(exec) = &self.operation {
-            requires.extend(exec.resume.is_some().then(|| "resume".to_owned()));
-            requires.extend(exec.agent_program.then(|| "agent_program".to_owned()));
-        }
         let mut envelope = serde_json::to_value(Envelope {
             v: VERSION,
             op: op.into(),
             container: self.container.clone(),
-            requires,
+            requires: self.operation.requires(),
         })?;
         if let (Some(envelope), serde_json::Value::Object(body)) = (envelope.as_object_mut(), body) {
             envelope.extend(body);
@@ -278,6 +293,22 @@ impl Request {
 }
 
 impl Operation {
+    /// What a bridge that does not know it must not leave out in silence.
+    fn requires(&self) -> Vec<String> {
+        let needs: &[(&str, bool)] = match self {
+            Operation::Exec(exec) => &[
+                ("resume", exec.resume.is_some()),
+                ("agent_program", exec.agent_program),
+            ],
+            Operation::Put(put) => &[("sync", put.sync), ("root", put.root.is_some())],
+            Operation::Get(get) => &[("root", get.root.is_some())],
+            Operation::Stat(stat) => &[("root", stat.root.is_some())],
+            _ => &[],
+        };
+        let named = needs.iter().filter(|(_, needed)| *needed);
+        named.map(|(name, _)| (*name).to_owned()).collect()
+    }
+
     /// For logs and messages.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -308,6 +339,11 @@ impl Exec {
         }
         if self.puts.len() > MAX_PUTS {
             return Err(RequestError::Invalid("at most 16 files go with a command"));
+        }
+        if self.puts.iter().any(|put| put.sync || put.root.is_some()) {
+            return Err(RequestError::Invalid(
+                "files that go with a command take no sync and no root",
+            ));
         }
         if self.resume.is_some() && self.exec_id.is_none() {
             return Err(RequestError::Invalid("resume needs the exec_id of what is resumed"));

@@ -63,6 +63,9 @@ pub(crate) struct Done {
     pub length: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// From agents that can; then there is no `sha256`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
     /// `Some(None)`, JSON `null`: there is no such file.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub stat: Option<Option<FileStat>>,

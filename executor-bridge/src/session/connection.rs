@@ -62,6 +62,7 @@ pub(crate) struct Connection {
     channel: Channel,
     pub(super) handle: Handle,
     pub(super) agent: Agent,
+    capabilities: Vec<String>,
     pub(super) place: Option<Place>,
     pub(super) lane: Lane,
 }
@@ -75,7 +76,7 @@ impl Connection {
     pub(super) async fn open(dialed: Dialed, lane: Lane, timeout: Duration) -> Result<Self, Failure> {
         let Dialed { pipe, handle, place } = dialed;
         let opened = tokio::time::timeout(timeout, hello(pipe, lane)).await;
-        let (channel, agent) = match opened {
+        let (channel, agent, capabilities) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(failure)) => {
                 let reason = handle.ended();
@@ -102,6 +103,7 @@ impl Connection {
             channel,
             handle,
             agent,
+            capabilities,
             place,
             lane,
         })
@@ -109,6 +111,11 @@ impl Connection {
 
     pub(super) fn alive(&self) -> bool {
         self.handle.ended().is_none()
+    }
+
+    /// Whether the agent can do this (limits.rs).
+    pub(super) fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|name| name == capability)
     }
 
     pub(super) fn exec(&self) -> ExecClient<Channel> {
@@ -138,7 +145,7 @@ impl Connection {
     }
 }
 
-async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent), Failure> {
+async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<String>), Failure> {
     let once = Arc::new(Mutex::new(Some(pipe)));
     let connector = service_fn(move |_| {
         let pipe = once.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -191,5 +198,5 @@ async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent), Fail
         uid: answer.uid,
         instance: answer.instance,
     };
-    Ok((channel, agent))
+    Ok((channel, agent, answer.capabilities))
 }

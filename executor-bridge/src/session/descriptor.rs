@@ -8,18 +8,32 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use podbridge_proto::limits::MAX_HOLE;
+use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek};
+use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use super::bad_request;
 use crate::error::FailedKind;
 use crate::protocol::result::Outcome;
 
+/// st_blocks counts these.
+const BLOCK: u64 = 512;
+
 /// A file that stays usable from several threads.
 #[derive(Debug, Clone)]
 pub(super) struct LocalFile {
     file: Arc<File>,
     size: u64,
+}
+
+/// What a file has at some offset.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Data, as far as this offset at least.
+    Data(u64),
+    /// So many zeros that take no room, at most MAX_HOLE.
+    Hole(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,22 +96,60 @@ impl LocalFile {
 
     /// At most `limit` bytes; fewer, or none, only at the end.
     pub(super) async fn read_at(&self, offset: u64, limit: usize) -> Result<Bytes, Outcome> {
-        let file = self.file.clone();
-        let read = spawn_blocking(move || {
-            let mut buffer = vec![0; limit];
-            let mut filled = 0;
-            while filled < limit {
-                match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                    Ok(0) => break,
-                    Ok(count) => filled += count,
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
+        let file = self.clone();
+        let read = spawn_blocking(move || file.read_now(offset, limit)).await;
+        read.unwrap_or_else(|error| Err(failed("read", &std::io::Error::other(error))))
+    }
+
+    /// The same, on a thread that may block.
+    pub(super) fn read_now(&self, offset: u64, limit: usize) -> Result<Bytes, Outcome> {
+        let mut buffer = vec![0; limit];
+        let mut filled = 0;
+        while filled < limit {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed("read", &error)),
             }
-            buffer.truncate(filled);
-            Ok(Bytes::from(buffer))
-        });
-        joined(read.await, "read")
+        }
+        buffer.truncate(filled);
+        Ok(Bytes::from(buffer))
+    }
+
+    /// What is at `offset`. Blocks, and moves the descriptor's own position, which nobody reads by.
+    pub(super) fn extent(&self, offset: u64) -> Result<Extent, Outcome> {
+        let stat = fstat(&*self.file).map_err(|errno| failed("examined", &errno.into()))?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        // A file without holes, and the end of one.
+        if u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK) >= size || offset >= size {
+            return Ok(Extent::Data(u64::MAX));
+        }
+        let data = match seek(&*self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            // Nothing but a hole.
+            Err(Errno::NXIO) => size,
+            // There are file systems that do not tell.
+            Err(_) => return Ok(Extent::Data(u64::MAX)),
+        };
+        match data.saturating_sub(offset).min(MAX_HOLE) {
+            0 => {
+                let until = seek(&*self.file, SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
+                Ok(Extent::Data(until.max(offset + 1)))
+            }
+            hole => Ok(Extent::Hole(hole)),
+        }
+    }
+
+    /// On a thread that may block.
+    pub(super) fn write_now(&self, offset: u64, data: &[u8]) -> Result<(), Outcome> {
+        let written = self.file.write_all_at(data, offset);
+        written.map_err(|error| failed("written", &error))
+    }
+
+    /// The same.
+    pub(super) fn truncate_now(&self, length: u64) -> Result<(), Outcome> {
+        self.file.set_len(length).map_err(|error| failed("truncated", &error))
     }
 
     pub(super) async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), Outcome> {
@@ -106,11 +158,6 @@ impl LocalFile {
             spawn_blocking(move || file.write_all_at(&data, offset)).await,
             "written",
         )
-    }
-
-    pub(super) async fn truncate(&self, length: u64) -> Result<(), Outcome> {
-        let file = self.file.clone();
-        joined(spawn_blocking(move || file.set_len(length)).await, "truncated")
     }
 }
 
@@ -139,6 +186,18 @@ mod tests {
         assert!(take(&mut VecDeque::new(), "stdin", Access::Read).is_err());
     }
 
+    #[test]
+    fn holes_are_told_from_data() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(3 << 20).unwrap();
+        file.write_all_at(&[1; 4096], 1 << 20).unwrap();
+        let file = take(&mut VecDeque::from([OwnedFd::from(file)]), "x", Access::Read).unwrap();
+        assert_eq!(file.extent(0), Ok(Extent::Hole(1 << 20)));
+        assert_eq!(file.extent(1 << 20), Ok(Extent::Data((1 << 20) + 4096)));
+        assert_eq!(file.extent((1 << 20) + 4096), Ok(Extent::Hole((2 << 20) - 4096)));
+        assert_eq!(file.extent(3 << 20), Ok(Extent::Data(u64::MAX)));
+    }
+
     #[tokio::test]
     async fn bytes_are_read_and_written_by_offset() {
         let file = tempfile::tempfile().unwrap();
@@ -148,7 +207,7 @@ mod tests {
         file.write_at(0, "abc".into()).await.unwrap();
         assert_eq!(file.read_at(1, 3).await.unwrap(), "bcd");
         assert_eq!(file.read_at(4, 100).await.unwrap(), "ef");
-        file.truncate(2).await.unwrap();
+        file.truncate_now(2).unwrap();
         assert_eq!(file.read_at(2, 1).await.unwrap(), "");
     }
 }

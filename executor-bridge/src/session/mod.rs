@@ -7,10 +7,16 @@ mod descriptor;
 mod diagnosis;
 mod exec;
 mod files;
+mod get;
+mod landing;
 mod line;
 mod logs;
+mod outgoing;
+mod pending;
 mod put;
+mod reading;
 mod status;
+mod sums;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -137,11 +143,11 @@ impl Session {
 
     pub(crate) async fn put(&self, container: Option<&str>, request: request::Put, client: Client) -> Outcome {
         let logs = self.kept.as_ref().map(|kept| &*kept.logs);
-        put::put(&self.container(container), logs, request, client).await
+        put::put(&self.container(container), &self.errands, logs, request, client).await
     }
 
     pub(crate) async fn get(&self, container: Option<&str>, request: request::Get, client: Client) -> Outcome {
-        files::get(&self.container(container), request, client).await
+        get::get(&self.container(container), request, client).await
     }
 
     pub(crate) async fn stat(&self, container: Option<&str>, request: request::Stat, client: Client) -> Outcome {

@@ -1,27 +1,30 @@
-//! One file into the pod: from a descriptor or from the client's frames, its digest computed here and compared there.
+//! One file into the pod: from a descriptor or from the client's frames, its digest computed here and compared there. Goes on
+//! over the next link where the last one broke; the agent keeps what it has (`Files.Write`).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bytes::Bytes;
+use futures_util::FutureExt as _;
 use memchr::memmem;
-use podbridge_proto::limits::MAX_CHUNK;
+use podbridge_proto::limits::FILES_V2;
 use podbridge_proto::v1::put_request::Part;
-use podbridge_proto::v1::{PutHeader, PutRequest, PutResponse, PutTrailer};
-use sha2::{Digest as _, Sha256};
+use podbridge_proto::v1::{Abandon, PutHeader, PutRequest, PutResponse, PutTrailer};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::connection::Lane;
 use super::container::Container;
 use super::descriptor::{self, Access, LocalFile};
 use super::diagnosis::{self, Home, Patience, Recovery};
-use super::{Client, Connection, Input, Logs, bad_request, gone, status};
-use crate::error::FailedKind;
+use super::outgoing::{Answer, Call, Content};
+use super::reading::Piece;
+use super::sums::{self, Sums};
+use super::{Client, Connection, Errands, Input, Logs, bad_request, status};
+use crate::error::{FailedKind, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request;
-use crate::protocol::result::{Done, Ended, Outcome};
-use crate::protocol::target::hex;
+use crate::protocol::result::{Ended, Outcome};
+use crate::random;
 
 /// How Ansible names the file of a module that it does not send as standard input.
 const MODULE: &[u8] = b"/AnsiballZ_";
@@ -30,14 +33,21 @@ const MODULE_MAX: u64 = 4 << 20;
 
 /// Chunks handed to HTTP/2 and not yet taken by it.
 const IN_FLIGHT: usize = 4;
+/// To tell the agent that nobody will go on.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 pub(super) async fn put(
     container: &Container,
+    errands: &Errands,
     logs: Option<&Logs>,
     request: request::Put,
     mut client: Client,
 ) -> Outcome {
-    let header = header(request);
+    let progress = request.progress;
+    let header = PutHeader {
+        transfer_id: random::bytes::<16>().to_vec().into(),
+        ..header(request)
+    };
     let file = match client.descriptors.is_empty() {
         true => None,
         false => match descriptor::take(&mut client.descriptors, "the content", Access::Read) {
@@ -52,45 +62,48 @@ pub(super) async fn put(
     {
         logs.put(&header.path, &content);
     }
+    let lane = lane(file.as_ref());
+    let mut transfer = Transfer {
+        header,
+        acknowledges: file.is_none() || progress,
+        content: Content::new(file),
+        sums: None,
+        begun: false,
+        there: 0,
+        told: 0,
+    };
     let mut patience = Patience::new(container.linker().timeout());
     let mut home: Option<Home> = None;
     loop {
         let linked = async {
             match &home {
-                None => container
-                    .connection(lane(file.as_ref()))
-                    .await
-                    .map_err(Outcome::Unreachable),
+                None => container.connection(lane).await.map_err(Outcome::Unreachable),
                 Some(home) => match diagnosis::recover(container, home, &mut patience).await {
                     Recovery::Again(connection) => Ok(connection),
                     Recovery::Over(outcome) => Err(outcome),
                 },
             }
         };
-        let linked = match &file {
-            Some(_) => tokio::select! {
-                linked = linked => linked,
-                outcome = gone(&mut client.inputs) => return outcome,
-            },
-            // Frames must wait in their queue until there is a link.
-            None => linked.await,
+        let linked = tokio::select! {
+            linked = linked => linked,
+            outcome = transfer.listen(&mut client) => return outcome,
         };
         let connection = match linked {
             Ok(connection) => connection,
             Err(outcome) => return outcome,
         };
-        let mut transfer = Transfer {
-            connection: connection.clone(),
-            digest: Sha256::new(),
-            length: 0,
-        };
-        match transfer.run(header.clone(), file.as_ref(), &mut client).await {
+        let before = transfer.there;
+        match transfer.run(&connection, errands, &mut client).await {
             Ok(outcome) => return outcome,
             Err(status) if diagnosis::is_broken_link(&status, &connection) => {
                 let broken = Home::behind(&connection, &status::reason(&status));
                 // A file can be read again, and nothing was renamed if the agent did not say so; frames are gone.
-                if file.is_none() {
+                if !connection.can(FILES_V2) && transfer.content.is_framed() {
                     return diagnosis::lost(container, &broken).await;
+                }
+                if transfer.there > before {
+                    // A link that carried something was good.
+                    patience = Patience::new(container.linker().timeout());
                 }
                 home = Some(broken);
             }
@@ -113,123 +126,190 @@ pub(super) fn header(request: request::Put) -> PutHeader {
         mode: request.mode,
         mtime_ns: request.mtime_ns,
         user: request.user.unwrap_or_default(),
+        sync: request.sync,
+        root: request.root.map(|root| root.0.into()),
         ..PutHeader::default()
     }
 }
 
 struct Transfer {
-    connection: Arc<Connection>,
-    digest: Sha256,
-    length: u64,
+    header: PutHeader,
+    content: Content,
+    /// Of what the agent can; the same one over all links.
+    sums: Option<Arc<Mutex<Sums>>>,
+    /// The agent may know of it.
+    begun: bool,
+    /// The client wants to know what is there.
+    acknowledges: bool,
+    /// What the agent has written, and what of it the client was told.
+    there: u64,
+    told: u64,
 }
 
 type Parts = mpsc::Sender<PutRequest>;
 
+fn part(part: Part) -> PutRequest {
+    PutRequest { part: Some(part) }
+}
+
 impl Transfer {
+    /// Keeps what the client sends until it gives up.
+    async fn listen(&mut self, client: &mut Client) -> Outcome {
+        loop {
+            let input = client.inputs.recv().await;
+            if let Err(outcome) = self.take(input) {
+                return outcome;
+            }
+        }
+    }
+
+    fn take(&mut self, input: Option<Input>) -> Result<(), Outcome> {
+        match input {
+            Some(Input::Stdin(data, charge)) => self.content.add(data, charge),
+            Some(Input::StdinEof(_)) => self.content.end(),
+            Some(Input::Signal(..) | Input::Resize { .. }) => {}
+            Some(Input::Gone) | None => return Err(Outcome::Cancelled(Ended::default())),
+            Some(Input::Bad(why)) => return Err(bad_request(why)),
+        }
+        Ok(())
+    }
+
+    /// Over one link, to the end or until it breaks.
     async fn run(
         &mut self,
-        header: PutHeader,
-        file: Option<&LocalFile>,
+        connection: &Arc<Connection>,
+        errands: &Errands,
         client: &mut Client,
     ) -> Result<Outcome, Status> {
+        let resumable = connection.can(FILES_V2);
+        if !resumable && (self.header.sync || self.header.root.is_some()) {
+            return Ok(lacks(connection, "`sync` and `root`"));
+        }
+        let digest = sums::digest(connection);
+        self.header.digest = digest.into();
+        let sums = self
+            .sums
+            .get_or_insert_with(|| Arc::new(Mutex::new(Sums::new(digest))))
+            .clone();
         let (parts, outgoing) = mpsc::channel(IN_FLIGHT);
-        let mut files = self.connection.files();
-        let call = files.put(ReceiverStream::new(outgoing));
-        let part = |part| PutRequest { part: Some(part) };
         // The channel has room for it.
-        let _ = parts.send(part(Part::Header(header))).await;
-        tokio::pin!(call);
-        // The call moves only while it is polled: every part, the trailer too, is sent beside it.
-        let feeding = async {
-            match file {
-                Some(file) => tokio::select! {
-                    fed = self.feed_file(file, &parts) => fed,
-                    outcome = gone(&mut client.inputs) => Err(outcome),
+        let _ = parts.try_send(part(Part::Header(self.header.clone())));
+        let mut call = Call::begin(connection, resumable, outgoing);
+        // Of a transfer that is new the agent has nothing: that needs no answer.
+        let mut placed = !(resumable && self.begun) && self.content.seek(0, &sums, resumable);
+        self.begun = true;
+        let mut next = None;
+        let mut fed = false;
+        let stopped = loop {
+            tokio::select! {
+                answer = call.next() => match answer? {
+                    Answer::There(length) => {
+                        if !placed {
+                            placed = self.content.seek(length, &sums, resumable);
+                            if !placed {
+                                break forgotten();
+                            }
+                        }
+                        self.acknowledge(length);
+                    }
+                    Answer::Done(answer) => return Ok(judge(&answer, &lock(&sums))),
                 },
-                None => self.feed_frames(client, &parts).await,
-            }?;
-            let trailer = PutTrailer {
-                length: self.length,
-                digest: self.digest.clone().finalize().to_vec().into(),
-            };
-            // A call that has ended says why below.
-            let _ = parts.send(part(Part::Trailer(trailer))).await;
-            drop(parts);
-            Ok(())
-        };
-        tokio::select! {
-            // An answer before the end is a refusal.
-            answer = &mut call => return Ok(self.judge(answer?.into_inner())),
-            // Without a trailer nothing is renamed.
-            fed = feeding => if let Err(outcome) = fed { return Ok(outcome) },
-        }
-        tokio::select! {
-            answer = &mut call => Ok(self.judge(answer?.into_inner())),
-            outcome = gone(&mut client.inputs) => Ok(outcome),
-        }
-    }
-
-    async fn feed_file(&mut self, file: &LocalFile, parts: &Parts) -> Result<(), Outcome> {
-        loop {
-            let data = file.read_at(self.length, MAX_CHUNK).await?;
-            if data.is_empty() {
-                return Ok(());
-            }
-            self.send(data, parts).await;
-        }
-    }
-
-    async fn feed_frames(&mut self, client: &mut Client, parts: &Parts) -> Result<(), Outcome> {
-        loop {
-            match client.inputs.recv().await {
-                Some(Input::Stdin(mut data, _charge)) => {
-                    while !data.is_empty() {
-                        let chunk = data.split_to(data.len().min(MAX_CHUNK));
-                        self.send(chunk, parts).await;
+                piece = self.content.next(&sums), if placed && next.is_none() && !fed => match piece {
+                    Ok(Piece::Data(data)) => next = Some(Part::Data(data)),
+                    Ok(Piece::Hole(count)) => next = Some(Part::Hole(count)),
+                    Ok(Piece::End) => {
+                        let sums = lock(&sums);
+                        next = Some(Part::Trailer(PutTrailer {
+                            length: sums.length(),
+                            digest: sums.sum().to_vec().into(),
+                        }));
+                        fed = true;
                     }
-                    let ack = Frame::StdinAck {
-                        offset: self.length,
-                        closed: false,
-                    };
-                    if client.replies.send(ack).await.is_err() {
-                        return Err(Outcome::Cancelled(Ended::default()));
+                    Err(outcome) => break outcome,
+                },
+                room = parts.reserve(), if next.is_some() => match (room, next.take()) {
+                    (Ok(room), Some(next)) => {
+                        if let (false, Part::Data(data)) = (resumable, &next) {
+                            // Such an agent does not say what it has.
+                            self.acknowledge(self.there + data.len() as u64);
+                        }
+                        room.send(part(next));
                     }
-                }
-                Some(Input::StdinEof(_)) => return Ok(()),
-                Some(Input::Signal(..) | Input::Resize { .. }) => {}
-                Some(Input::Gone) | None => return Err(Outcome::Cancelled(Ended::default())),
-                Some(Input::Bad(why)) => return Err(bad_request(why)),
+                    // The call has ended, and says how above.
+                    _ => fed = true,
+                },
+                room = client.replies.reserve(), if self.acknowledges && self.told < self.there => match room {
+                    Ok(room) => {
+                        self.told = self.there;
+                        room.send(Frame::StdinAck { offset: self.told, closed: false });
+                    }
+                    Err(_) => break Outcome::Cancelled(Ended::default()),
+                },
+                input = client.inputs.recv() => if let Err(outcome) = self.take(input) {
+                    break outcome;
+                },
+            }
+        };
+        if resumable {
+            errands.send(abandon(call, parts));
+        }
+        Ok(stopped)
+    }
+
+    fn acknowledge(&mut self, length: u64) {
+        self.there = self.there.max(length);
+        self.content.acknowledge(self.there);
+    }
+}
+
+fn lock(sums: &Mutex<Sums>) -> MutexGuard<'_, Sums> {
+    sums.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Without it the agent would keep what it has for a while.
+async fn abandon(mut call: Call, parts: Parts) {
+    let told = async {
+        let farewell = parts.send(part(Part::Abandon(Abandon {})));
+        let mut farewell = std::pin::pin!(farewell.fuse());
+        loop {
+            tokio::select! {
+                _ = &mut farewell => {}
+                answer = call.next() => if !matches!(answer, Ok(Answer::There(_))) {
+                    return;
+                },
             }
         }
-    }
+    };
+    let _ = tokio::time::timeout(FAREWELL, told).await;
+}
 
-    async fn send(&mut self, data: Bytes, parts: &Parts) {
-        self.digest.update(&data);
-        self.length += data.len() as u64;
-        let data = PutRequest {
-            part: Some(Part::Data(data)),
-        };
-        if parts.send(data).await.is_err() {
-            // The call has ended; its answer ends the operation.
-            std::future::pending::<()>().await;
-        }
-    }
+pub(super) fn lacks(connection: &Connection, what: &str) -> Outcome {
+    Outcome::failed(
+        FailedKind::Unsupported,
+        format!(
+            "agent {} does not know {what}; install a newer agent",
+            connection.agent.version
+        ),
+    )
+}
 
-    fn judge(&self, answer: PutResponse) -> Outcome {
-        let sha256 = self.digest.clone().finalize();
-        if answer.length != self.length || answer.digest[..] != sha256[..] {
-            return Outcome::failed(
-                FailedKind::Digest,
-                format!(
-                    "the agent wrote {} bytes with another digest than the {} that were sent; try again",
-                    answer.length, self.length
-                ),
-            );
-        }
-        Outcome::Ok(Done {
-            length: Some(self.length),
-            sha256: Some(hex(&sha256)),
-            ..Done::default()
-        })
+fn forgotten() -> Outcome {
+    Outcome::lost(
+        Kind::LinkLost,
+        "the link broke, and the agent no longer has what had come before; try again",
+    )
+}
+
+fn judge(answer: &PutResponse, sums: &Sums) -> Outcome {
+    if answer.length != sums.length() || answer.digest[..] != sums.sum()[..] {
+        return Outcome::failed(
+            FailedKind::Digest,
+            format!(
+                "the agent wrote {} bytes with another digest than the {} that were sent; try again",
+                answer.length,
+                sums.length()
+            ),
+        );
     }
+    Outcome::Ok(sums.done())
 }

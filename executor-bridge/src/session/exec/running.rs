@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::super::descriptor::LocalFile;
+use super::super::pending::Piece;
 use super::super::{Charge, Client, Input, bad_request, internal};
 use super::control::Control;
 use super::ended::ended;
-use super::stdin::{self, Piece};
+use super::stdin;
 use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request::Size;
 use crate::protocol::result::{Ended, Outcome};

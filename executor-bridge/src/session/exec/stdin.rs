@@ -2,7 +2,6 @@
 //! goes on where the last one broke. From a client's frames or from a file it passed. Runs beside the output, so that
 //! neither waits for the other.
 
-use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
 use super::super::descriptor::LocalFile;
+use super::super::pending::{Pending, Piece};
 use super::super::{Charge, Connection, diagnosis};
 use crate::protocol::result::Outcome;
 
@@ -21,12 +21,6 @@ use crate::protocol::result::Outcome;
 const IN_FLIGHT: usize = 8;
 /// Of a file, read and not acknowledged.
 const FILE_WINDOW: usize = 2 << 20;
-
-#[derive(Debug)]
-pub(super) enum Piece {
-    Data(Bytes, Charge),
-    Eof,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ack {
@@ -44,11 +38,7 @@ pub(super) async fn pump(
     mut pieces: mpsc::UnboundedReceiver<Piece>,
     acks: mpsc::UnboundedSender<Ack>,
 ) {
-    let mut pending = Pending {
-        end: from,
-        taken: from,
-        ..Pending::default()
-    };
+    let mut pending = Pending::beginning_at(from);
     match pieces.recv().await {
         Some(piece) => pending.add(piece),
         None => return,
@@ -73,48 +63,6 @@ pub(super) async fn pump(
     while pieces.recv().await.is_some() {}
 }
 
-/// What the client has sent and the agent has not acknowledged.
-#[derive(Debug, Default)]
-struct Pending {
-    pieces: VecDeque<(u64, Bytes, Charge)>,
-    /// Offset behind the last piece.
-    end: u64,
-    eof: bool,
-    /// What the agent has.
-    taken: u64,
-}
-
-impl Pending {
-    fn add(&mut self, piece: Piece) {
-        match piece {
-            Piece::Data(data, charge) => {
-                let start = self.end;
-                self.end += data.len() as u64;
-                self.pieces.push_back((start, data, charge));
-            }
-            Piece::Eof => self.eof = true,
-        }
-    }
-
-    fn acknowledge(&mut self, offset: u64) {
-        self.taken = self.taken.max(offset);
-        let taken = |(start, data, _): &(u64, Bytes, Charge)| start + data.len() as u64 <= offset;
-        while self.pieces.front().is_some_and(taken) {
-            self.pieces.pop_front();
-        }
-    }
-
-    /// The data at `offset`, at most one chunk; empty at the end.
-    fn at(&self, offset: u64) -> Bytes {
-        let index = self.pieces.partition_point(|(start, ..)| *start <= offset);
-        let Some((start, data, _)) = index.checked_sub(1).and_then(|index| self.pieces.get(index)) else {
-            return Bytes::new();
-        };
-        let from = ((offset - start) as usize).min(data.len());
-        data.slice(from..data.len().min(from + MAX_CHUNK))
-    }
-}
-
 enum Over {
     Closed,
     /// The link broke, or the agent ends.
@@ -136,7 +84,7 @@ async fn write(
     let mut chunks = Some(chunks);
     let mut answers = None;
     let mut exec_id = Bytes::copy_from_slice(&id);
-    let mut offset = pending.pieces.front().map_or(pending.end, |(start, ..)| *start);
+    let mut offset = pending.start();
     // Nobody sends any more: what is queued is all.
     let mut silent = false;
     loop {
