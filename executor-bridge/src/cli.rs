@@ -145,6 +145,9 @@ pub(crate) struct CpOptions {
     /// Owner of a new file in the pod; needs an agent that is root
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
+    /// Return when the copy and its name are on the disk
+    #[arg(long)]
+    pub fsync: bool,
     /// No progress bar
     #[arg(long, short = 'q')]
     pub quiet: bool,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod difficult;
+mod files;
 mod lanes;
 mod puts;
 mod sync;

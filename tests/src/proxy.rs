@@ -1,6 +1,7 @@
 //! A proxy that cuts, of Unix sockets or TCP: every connection gets its own fate from a seeded generator. Its threads
 //! end with the process.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -80,6 +81,9 @@ struct Shared {
     cuts: AtomicU64,
     /// Cuts that are still to be made; then every connection lives.
     left: AtomicU64,
+    /// Bytes in both directions, and where cuts are to be made whatever the generator says.
+    passed: AtomicU64,
+    marks: Mutex<VecDeque<u64>>,
 }
 
 impl Proxy {
@@ -109,6 +113,8 @@ impl Proxy {
             rng: Mutex::new(Rng::with_seed(seed)),
             cuts: AtomicU64::new(0),
             left: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+            marks: Mutex::default(),
         });
         let serving = shared.clone();
         thread::spawn(move || {
@@ -128,10 +134,35 @@ impl Proxy {
         self.shared.left.fetch_add(count, Ordering::SeqCst);
     }
 
+    /// Bytes that have passed in both directions, since the start.
+    pub fn passed(&self) -> u64 {
+        self.shared.passed.load(Ordering::SeqCst)
+    }
+
+    /// Cuts the connection that moves when so many more bytes have passed, for each of these numbers.
+    pub fn cut_after(&self, bytes: &[u64]) {
+        let passed = self.passed();
+        let marks = bytes.iter().map(|bytes| passed + bytes);
+        self.shared.marks.lock().unwrap().extend(marks);
+    }
+
     /// Takes back those that were not made; the number that were, since the start.
     pub fn calm(&self) -> u64 {
         self.shared.left.store(0, Ordering::SeqCst);
         self.shared.cuts.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    /// Counts what has passed; whether a mark is behind it.
+    fn is_due(&self, count: u64) -> bool {
+        let passed = self.passed.fetch_add(count, Ordering::SeqCst) + count;
+        let mut marks = self.marks.lock().unwrap();
+        let due = marks.front().is_some_and(|mark| *mark <= passed);
+        if due {
+            marks.pop_front();
+        }
+        due
     }
 }
 
@@ -189,7 +220,13 @@ fn copy(shared: &Shared, from: &mut dyn Wire, to: &mut dyn Wire, cut: Cut) {
         }
         match from.read(&mut buffer[..room as usize]) {
             Ok(0) => return to.shut(Shutdown::Write),
-            Ok(count) if to.write_all(&buffer[..count]).is_ok() => passed += count as u64,
+            Ok(count) if to.write_all(&buffer[..count]).is_ok() => {
+                passed += count as u64;
+                if shared.is_due(count as u64) {
+                    shared.cuts.fetch_add(1, Ordering::SeqCst);
+                    break;
+                }
+            }
             _ => break,
         }
     }

@@ -233,9 +233,10 @@ pub(super) fn files_status(error: files::Error) -> Status {
     let text = error.to_string();
     let mut status = match &error {
         E::System { .. } => refused(text, error.errno()),
-        E::NotRegular(_) | E::UnknownUser(_) | E::Link(_) => Status::failed_precondition(text),
+        E::UnknownUser(_) => Status::failed_precondition(text),
         E::Outside(_) => Status::invalid_argument(text),
-        E::Changed(_) => Status::aborted(text),
+        // Of the file, and not of what was asked for.
+        E::NotRegular(_) | E::Link(_) | E::Changed(_) => Status::unknown(text),
         E::Length { .. } | E::Digest(_) => Status::data_loss(text),
     };
     if matches!(error, E::Length { .. } | E::Digest(_)) {

@@ -1,6 +1,7 @@
 //! Which bridge a request is for, and how it is got: one that is started when it is needed, or the one that Zuul's own loop keeps
 //! alive. The commands and the `kubectl` shim choose.
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,9 +36,18 @@ pub(crate) enum Bridge {
 impl Bridge {
     /// A connection to it, with the request sent.
     pub(crate) async fn begin(&self, request: &Request) -> Result<Conversation, Failure> {
+        self.begin_with(request, &[]).await
+    }
+
+    /// The same, with files that the bridge reads or writes itself.
+    pub(crate) async fn begin_with(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Conversation, Failure> {
         match self {
-            Bridge::OnDemand { target, options } => begin_on_demand(target, *options, request).await,
-            Bridge::Slot(socket) => begin_in_slot(socket, request).await,
+            Bridge::OnDemand { target, options } => begin_on_demand(target, *options, request, descriptors).await,
+            Bridge::Slot(socket) => begin_in_slot(socket, request, descriptors).await,
         }
     }
 }
@@ -46,6 +56,7 @@ async fn begin_on_demand(
     target: &Identified,
     options: daemon::Options,
     request: &Request,
+    descriptors: &[BorrowedFd<'_>],
 ) -> Result<Conversation, Failure> {
     let socket = Directory::open()?.files(&target.key)?.socket;
     let mut attempt = 1;
@@ -55,7 +66,7 @@ async fn begin_on_demand(
             None => start(target, options).await,
         };
         let sent = match stream {
-            Ok(stream) => send(stream, request).await,
+            Ok(stream) => send(stream, request, descriptors).await,
             Err(failure) => Err(failure),
         };
         match sent {
@@ -81,12 +92,16 @@ async fn start(target: &Identified, options: daemon::Options) -> Result<UnixStre
     })
 }
 
-async fn begin_in_slot(socket: &Path, request: &Request) -> Result<Conversation, Failure> {
+async fn begin_in_slot(
+    socket: &Path,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<Conversation, Failure> {
     let begun = Instant::now();
     let mut pause = SLOT_FIRST_PAUSE;
     loop {
         let sent = match connect(socket).await {
-            Ok(Some(stream)) => send(stream, request).await,
+            Ok(Some(stream)) => send(stream, request, descriptors).await,
             Ok(None) => Err(Failure::new(Kind::Bridge, "nobody listens there")),
             Err(failure) => Err(failure),
         };

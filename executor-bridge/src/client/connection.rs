@@ -2,11 +2,14 @@
 //! the end of a connection into an outcome.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, PoisonError};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex, Semaphore};
@@ -17,6 +20,8 @@ use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request::Resume;
 use crate::protocol::result::Outcome;
 
+/// That a request of ours carries.
+const DESCRIPTORS: usize = 1;
 /// Stdin per frame.
 const CHUNK: usize = 128 * 1024;
 
@@ -72,6 +77,11 @@ impl Incoming {
     /// What another bridge has to know to go on; `None` if no agent can have got anything.
     pub(crate) fn progress(&self) -> Option<Resume> {
         (!self.progress.instance.is_empty()).then(|| self.progress.clone())
+    }
+
+    /// Bytes of what goes in that are where they belong.
+    pub(crate) fn taken(&self) -> u64 {
+        self.progress.stdin
     }
 
     /// Goes on with another bridge, which has been told the progress.
@@ -197,11 +207,41 @@ struct Writing {
 }
 
 impl Writing {
+    /// The descriptors ride on the first byte.
+    async fn request(&mut self, frame: Frame, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let (header, payload) = frame.encode();
+        let stream: &UnixStream = self.half.as_ref();
+        let sent = match descriptors.is_empty() {
+            true => 0,
+            false => {
+                stream
+                    .async_io(Interest::WRITABLE, || pass(stream, &header, descriptors))
+                    .await?
+            }
+        };
+        self.half.write_all(&header[sent..]).await?;
+        self.half.write_all(&payload).await
+    }
+
     async fn send(&mut self, frame: Frame) -> io::Result<()> {
         let (header, payload) = frame.encode();
         self.half.write_all(&header).await?;
         self.half.write_all(&payload).await
     }
+}
+
+fn pass(stream: &UnixStream, data: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("too many descriptors"));
+    }
+    Ok(sendmsg(
+        stream,
+        &[IoSlice::new(data)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?)
 }
 
 impl Outgoing {
@@ -222,13 +262,15 @@ impl Outgoing {
         }
     }
 
-    pub(super) async fn request(&mut self, json: Vec<u8>) -> Result<(), Failure> {
+    pub(super) async fn request(&mut self, json: Vec<u8>, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
         if json.len() >= MAX_LENGTH {
             return Err(Failure::usage(format!(
                 "arguments and environment are longer than the {MAX_LENGTH} bytes that a request may have"
             )));
         }
-        self.send(Frame::Request(json.into()))
+        let mut writing = self.writing.lock().await;
+        writing
+            .request(Frame::Request(json.into()), descriptors)
             .await
             .map_err(|error| Failure::new(Kind::Bridge, format!("the bridge takes no request: {error}")))
     }

@@ -7,6 +7,7 @@ mod signals;
 mod streams;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use rustix::process::geteuid;
@@ -37,7 +38,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// Sends a request to a bridge that runs; `None` if none does.
 pub(crate) async fn begin_existing(socket: &Path, request: &Request) -> Result<Option<Conversation>, Failure> {
     match connect(socket).await? {
-        Some(stream) => send(stream, request).await.map(Some),
+        Some(stream) => send(stream, request, &[]).await.map(Some),
         None => Ok(None),
     }
 }
@@ -63,11 +64,11 @@ async fn connect(socket: &Path) -> Result<Option<UnixStream>, Failure> {
     }
 }
 
-async fn send(stream: UnixStream, request: &Request) -> Result<Conversation, Failure> {
+async fn send(stream: UnixStream, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<Conversation, Failure> {
     let json = request
         .encode()
         .map_err(|error| Failure::usage(format!("the request cannot be written as JSON: {error}")))?;
     let (incoming, mut outgoing) = connection::split(stream);
-    outgoing.request(json).await?;
+    outgoing.request(json, descriptors).await?;
     Ok(Conversation { incoming, outgoing })
 }

@@ -30,6 +30,12 @@ impl Progress {
         Self(Some(bar))
     }
 
+    pub(super) fn set(&self, position: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(position);
+        }
+    }
+
     pub(super) fn advance(&self, bytes: usize) {
         if let Some(bar) = &self.0 {
             bar.inc(bytes as u64);

@@ -296,10 +296,7 @@ impl Operation {
     /// What a bridge that does not know it must not leave out in silence.
     fn requires(&self) -> Vec<String> {
         let needs: &[(&str, bool)] = match self {
-            Operation::Exec(exec) => &[
-                ("resume", exec.resume.is_some()),
-                ("agent_program", exec.agent_program),
-            ],
+            Operation::Exec(exec) => &[("resume", exec.resume.is_some()), ("agent_program", exec.agent_program)],
             Operation::Put(put) => &[("sync", put.sync), ("root", put.root.is_some())],
             Operation::Get(get) => &[("root", get.root.is_some())],
             Operation::Stat(stat) => &[("root", stat.root.is_some())],

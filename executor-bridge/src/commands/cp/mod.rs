@@ -1,29 +1,38 @@
 //! `podbridge cp`: one file to or from a pod, verified, mode and modification time kept. `-` is standard input or output.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+mod sink;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::progress::Progress;
 use super::side::Side;
-use super::{bridge, conclude, result};
+use super::{bridge, conclude};
 use crate::cli::{CpOptions, TargetOptions};
-use crate::client::{self, Bridge, Message};
+use crate::client::{self, Bridge, Incoming, Message};
 use crate::daemon;
 use crate::error::{Failure, Kind};
 use crate::exit;
 use crate::protocol::octets::Octets;
 use crate::protocol::request::{Get, Operation, Put, Request, Stat};
 use crate::protocol::result::{FileStat, Outcome};
+use sink::Sink;
 
 const CHUNK: usize = 128 * 1024;
+/// How often progress is looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// So many bridges may die under one copy.
+const BRIDGES: usize = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 const TYPE: u32 = 0o170_000;
 const DIRECTORY: u32 = 0o040_000;
 const PERMISSIONS: u32 = 0o7777;
@@ -35,6 +44,7 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: CpOp
         bridge,
         container,
         quiet: command.quiet,
+        sync: command.fsync,
     };
     let runtime = client::runtime()?;
     let copied = match (source, destination) {
@@ -57,15 +67,50 @@ struct Copy {
     bridge: Bridge,
     container: Option<String>,
     quiet: bool,
+    sync: bool,
 }
 
 impl Copy {
-    async fn begin(&self, operation: Operation) -> Result<client::Conversation, Failure> {
-        let request = Request {
+    fn request(&self, operation: Operation) -> Request {
+        Request {
             container: self.container.clone(),
             operation,
-        };
-        self.bridge.begin(&request).await
+        }
+    }
+
+    /// Asks, and the next bridge again if one dies: what is only asked, and files that are passed, can be had again.
+    async fn ask(
+        &self,
+        operation: Operation,
+        descriptors: &[BorrowedFd<'_>],
+        mut meanwhile: impl FnMut(&Incoming),
+    ) -> Result<Outcome, Failure> {
+        let request = self.request(operation);
+        let mut died = 0;
+        loop {
+            let conversation = self.bridge.begin_with(&request, descriptors).await?;
+            let client::Conversation {
+                mut incoming,
+                outgoing: _open,
+            } = conversation;
+            let mut tick = tokio::time::interval(TICK);
+            let outcome = loop {
+                tokio::select! {
+                    message = incoming.next() => match message {
+                        Message::Result(outcome) => return Ok(outcome),
+                        Message::Lost(outcome) => break outcome,
+                        Message::Started | Message::Stdout(_) | Message::Stderr(_) => {}
+                    },
+                    _ = tick.tick() => meanwhile(&incoming),
+                }
+            };
+            died += 1;
+            if died == BRIDGES {
+                return Ok(outcome);
+            }
+            // A dying one still accepts connections for a moment.
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// `Err`: an outcome that ends the copy.
@@ -75,20 +120,19 @@ impl Copy {
             no_follow: false,
             root: None,
         };
-        let outcome = result(self.begin(Operation::Stat(stat)).await?).await;
-        Ok(match outcome {
+        Ok(match self.ask(Operation::Stat(stat), &[], |_| {}).await? {
             Outcome::Ok(done) => Ok(done.stat.flatten()),
             other => Err(other),
         })
     }
 
     async fn upload(&self, source: Side, mut path: Vec<u8>, user: Option<String>) -> Result<u8, Failure> {
-        let (reader, name, metadata): (Box<dyn Read + Send>, _, _) = match source {
+        let (file, name, metadata) = match source {
             Side::Local(local) => {
                 let (file, metadata) = open(&local)?;
-                (Box::new(file), local.file_name().map(OsStr::to_owned), Some(metadata))
+                (Some(file), local.file_name().map(OsStr::to_owned), Some(metadata))
             }
-            _ => (Box::new(io::stdin()), None, None),
+            _ => (None, None, None),
         };
         match self.stat(&path).await? {
             Ok(Some(stat)) if stat.mode & TYPE == DIRECTORY => match &name {
@@ -110,19 +154,43 @@ impl Copy {
                 .as_ref()
                 .map(|metadata| metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec()),
             user,
-            sync: false,
+            sync: self.sync,
             root: None,
-            progress: false,
+            progress: true,
         };
         let total = metadata.as_ref().map(fs::Metadata::len);
         let progress = Progress::start(&shown(name.as_deref()), total, self.quiet);
-        let client::Conversation { mut incoming, outgoing } = self.begin(Operation::Put(put)).await?;
+        let put = Operation::Put(put);
+        let outcome = match file {
+            Some(file) if metadata.is_some_and(|metadata| metadata.is_file()) => {
+                self.ask(put, &[file.as_fd()], |incoming| progress.set(incoming.taken()))
+                    .await?
+            }
+            Some(pipe) => self.pump(put, Box::new(pipe), &progress).await?,
+            None => self.pump(put, Box::new(io::stdin()), &progress).await?,
+        };
+        drop(progress);
+        Ok(conclude(&outcome))
+    }
+
+    /// Puts what cannot be passed: it is read here.
+    async fn pump(
+        &self,
+        put: Operation,
+        reader: Box<dyn Read + Send>,
+        progress: &Progress,
+    ) -> Result<Outcome, Failure> {
+        let conversation = self.bridge.begin(&self.request(put)).await?;
+        let client::Conversation { mut incoming, outgoing } = conversation;
         let mut chunks = read(reader);
         let sending = async {
             while let Some(chunk) = chunks.recv().await {
-                let chunk = chunk.map_err(|error| {
-                    Failure::new(Kind::LocalFile, format!("the local file cannot be read: {error}"))
-                })?;
+                let chunk = match chunk {
+                    Ok(chunk) => chunk,
+                    Err(error) => {
+                        return Failure::new(Kind::LocalFile, format!("the local file cannot be read: {error}"));
+                    }
+                };
                 progress.advance(chunk.len());
                 if !outgoing.stdin(chunk).await {
                     break;
@@ -130,7 +198,7 @@ impl Copy {
             }
             outgoing.stdin_eof().await;
             // The result says the rest.
-            std::future::pending::<Result<(), Failure>>().await
+            std::future::pending().await
         };
         let receiving = async {
             loop {
@@ -141,12 +209,10 @@ impl Copy {
                 }
             }
         };
-        let outcome = tokio::select! {
-            failure = sending => return failure.map(|()| 0),
-            outcome = receiving => outcome,
-        };
-        drop(progress);
-        Ok(conclude(&outcome))
+        tokio::select! {
+            failure = sending => Err(failure),
+            outcome = receiving => Ok(outcome),
+        }
     }
 
     async fn download(&self, path: Vec<u8>, destination: Side) -> Result<u8, Failure> {
@@ -161,33 +227,44 @@ impl Copy {
             Side::Local(local) => Sink::create(&local, name.as_deref())?,
             _ => Sink::Standard,
         };
-        let get = Get {
+        let get = Operation::Get(Get {
             path: Octets(path),
             root: None,
-        };
-        let mut incoming = self.begin(Operation::Get(get)).await?.incoming;
+        });
         let progress = Progress::start(&shown(name.as_deref()), stat.map(|stat| stat.size), self.quiet);
-        let outcome = loop {
-            match incoming.next().await {
-                Message::Stdout(data) => {
-                    progress.advance(data.len());
-                    if let Err(error) = sink.write(&data) {
-                        return match error.kind() {
-                            io::ErrorKind::BrokenPipe => Ok(exit::BROKEN_PIPE),
-                            _ => Err(sink.failed("written", &error)),
-                        };
-                    }
-                }
-                Message::Result(outcome) | Message::Lost(outcome) => break outcome,
-                Message::Started | Message::Stderr(_) => {}
-            }
+        let outcome = match sink.descriptor() {
+            Some(file) => self.ask(get, &[file], |_| progress.set(sink.length())).await?,
+            None => match self.print(get, &mut sink, &progress).await? {
+                Some(outcome) => outcome,
+                None => return Ok(exit::BROKEN_PIPE),
+            },
         };
         drop(progress);
         if let Outcome::Ok(done) = &outcome {
             let stat = done.stat.flatten().or(stat);
-            sink.finish(stat)?;
+            sink.finish(stat, self.sync)?;
         }
         Ok(conclude(&outcome))
+    }
+
+    /// Gets what the bridge cannot write itself; `None` if nobody reads it any more.
+    async fn print(&self, get: Operation, sink: &mut Sink, progress: &Progress) -> Result<Option<Outcome>, Failure> {
+        let mut conversation = self.bridge.begin(&self.request(get)).await?;
+        loop {
+            match conversation.incoming.next().await {
+                Message::Stdout(data) => {
+                    progress.advance(data.len());
+                    if let Err(error) = sink.write(&data) {
+                        return match error.kind() {
+                            io::ErrorKind::BrokenPipe => Ok(None),
+                            _ => Err(sink.failed("written", &error)),
+                        };
+                    }
+                }
+                Message::Result(outcome) | Message::Lost(outcome) => return Ok(Some(outcome)),
+                Message::Started | Message::Stderr(_) => {}
+            }
+        }
     }
 }
 
@@ -229,112 +306,4 @@ fn read(mut reader: Box<dyn Read + Send>) -> mpsc::Receiver<io::Result<Bytes>> {
         }
     });
     chunks
-}
-
-/// Where a file from the pod goes. A local one appears whole or not at all.
-enum Sink {
-    Standard,
-    File {
-        file: File,
-        temporary: PathBuf,
-        path: PathBuf,
-        done: bool,
-    },
-}
-
-impl Sink {
-    fn create(path: &Path, name: Option<&OsStr>) -> Result<Self, Failure> {
-        let path = match (fs::metadata(path).is_ok_and(|found| found.is_dir()), name) {
-            (true, Some(name)) => path.join(name),
-            (true, None) => return Err(Failure::usage("the pod's path has no file name")),
-            (false, _) => path.to_owned(),
-        };
-        // A symbolic link keeps pointing where it points.
-        let path = fs::canonicalize(&path).unwrap_or(path);
-        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
-            // A device or pipe cannot be replaced.
-            let file = OpenOptions::new().write(true).open(&path);
-            let file = file.map_err(|error| local(&path, "opened", &error))?;
-            return Ok(Sink::File {
-                file,
-                temporary: PathBuf::new(),
-                path,
-                done: true,
-            });
-        }
-        let mut hidden = OsString::from(".");
-        hidden.push(path.file_name().unwrap_or_default());
-        hidden.push(format!(".podbridge-{}", std::process::id()));
-        let temporary = path.with_file_name(hidden);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(|error| local(&path, "written", &error))?;
-        Ok(Sink::File {
-            file,
-            temporary,
-            path,
-            done: false,
-        })
-    }
-
-    fn failed(&self, what: &str, error: &io::Error) -> Failure {
-        match self {
-            Sink::Standard => Failure::new(Kind::LocalFile, format!("standard output cannot be {what}: {error}")),
-            Sink::File { path, .. } => local(path, what, error),
-        }
-    }
-
-    fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        match self {
-            Sink::Standard => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(data).and_then(|()| stdout.flush())
-            }
-            Sink::File { file, .. } => file.write_all(data),
-        }
-    }
-
-    fn finish(&mut self, stat: Option<FileStat>) -> Result<(), Failure> {
-        let Sink::File {
-            file,
-            temporary,
-            path,
-            done: done @ false,
-        } = self
-        else {
-            return Ok(());
-        };
-        let attributes = stat.map_or(Ok(()), |stat| {
-            file.set_permissions(Permissions::from_mode(stat.mode & PERMISSIONS))?;
-            let modified = match u64::try_from(stat.mtime_ns) {
-                Ok(after) => SystemTime::UNIX_EPOCH + Duration::from_nanos(after),
-                Err(_) => SystemTime::UNIX_EPOCH - Duration::from_nanos(stat.mtime_ns.unsigned_abs()),
-            };
-            file.set_times(FileTimes::new().set_modified(modified))
-        });
-        attributes
-            .and_then(|()| fs::rename(temporary, &*path))
-            .map_err(|error| local(path, "finished", &error))?;
-        *done = true;
-        Ok(())
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        if let Sink::File {
-            temporary, done: false, ..
-        } = self
-        {
-            // Nothing half-done is left; what failed was said.
-            let _ = fs::remove_file(temporary);
-        }
-    }
-}
-
-fn local(path: &Path, what: &str, error: &io::Error) -> Failure {
-    Failure::new(Kind::LocalFile, format!("{} cannot be {what}: {error}", path.display()))
 }
