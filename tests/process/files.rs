@@ -10,6 +10,8 @@ use fastrand::Rng;
 use podbridge_tests::pair::{self, Pair, eventually};
 use rustix::process::Signal;
 
+use crate::puts::{ask, file};
+
 const MIB: u64 = 1 << 20;
 /// Longer than what windows hold, and than a client may have on its way.
 const SIZE: u64 = 24 * MIB;
@@ -286,4 +288,36 @@ fn what_cannot_be_copied_is_said_in_one_sentence() {
     upload(&pair, By::Descriptor, b"", &directory.join("empty"));
     assert_eq!(download(&pair, By::Descriptor, &directory.join("empty")), b"");
     assert!(download(&pair, By::Descriptor, Path::new("/proc/version")).starts_with(b"Linux"));
+}
+
+/// What the command line does not ask for.
+#[test]
+fn a_root_and_the_disk_may_be_asked_for() {
+    let pair = Pair::start();
+    let directory = there(&pair);
+    fs::create_dir(directory.join("sub")).unwrap();
+    std::os::unix::fs::symlink("sub", directory.join("link")).unwrap();
+    let content = file(&pair.dir().join("content"), &[7; 300_000]);
+    let put = |path: &str| {
+        let request = serde_json::json!({
+            "v": 1, "op": "put", "requires": ["root", "sync"], "root": directory, "path": path, "sync": true, "mode": 0o600,
+        });
+        ask(&pair, &request.to_string(), &[content.try_clone().unwrap()]).1
+    };
+    let done = put("sub/file");
+    assert!(done.contains(r#""outcome":"ok""#) && done.contains("blake3"), "{done}");
+    assert_eq!(fs::read(directory.join("sub/file")).unwrap(), [7; 300_000]);
+    for (path, words) in [
+        ("link/file", "symbolic link"),
+        ("../file", "`..`"),
+        ("sub", "directory"),
+    ] {
+        let refused = put(path);
+        assert!(refused.contains("failed") && refused.contains(words), "{refused}");
+    }
+    let request = serde_json::json!({"v": 1, "op": "get", "root": directory, "path": "sub/file"});
+    let (got, _) = ask(&pair, &request.to_string(), &[]);
+    assert_eq!(got, [7; 300_000]);
+    let request = serde_json::json!({"v": 1, "op": "stat", "root": directory, "path": "link/file"});
+    assert!(ask(&pair, &request.to_string(), &[]).1.contains("symbolic link"));
 }

@@ -11,7 +11,7 @@ use podbridge_tests::pair::Pair;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// Sends a request with its descriptors to the pair's bridge; stdout and the result.
-fn ask(pair: &Pair, request: &str, files: &[File]) -> (Vec<u8>, String) {
+pub(crate) fn ask(pair: &Pair, request: &str, files: &[File]) -> (Vec<u8>, String) {
     assert!(pair.exec(&["true"]).status().unwrap().success());
     let names = std::fs::read_dir(pair.bridge_dir()).unwrap().flatten();
     let socket = names
@@ -38,12 +38,13 @@ fn ask(pair: &Pair, request: &str, files: &[File]) -> (Vec<u8>, String) {
         match header[4] {
             0x11 => stdout.extend_from_slice(&payload),
             0x1f => return (stdout, String::from_utf8(payload).unwrap()),
+            0x13 => panic!("clients without stdin do not know what to do with an acknowledgement"),
             _ => {}
         }
     }
 }
 
-fn file(path: &Path, content: &[u8]) -> File {
+pub(crate) fn file(path: &Path, content: &[u8]) -> File {
     std::fs::write(path, content).unwrap();
     File::open(path).unwrap()
 }

@@ -187,6 +187,10 @@ impl Transfer {
         }
         let digest = sums::digest(connection);
         self.header.digest = digest.into();
+        if !resumable {
+            // Begins again, or for the first time.
+            self.there = 0;
+        }
         let sums = self
             .sums
             .get_or_insert_with(|| Arc::new(Mutex::new(Sums::new(digest))))
