@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::git::Service;
+
 /// Run and transfer on behalf of podbridge inside a container.
 #[derive(Debug, Parser)]
 #[command(name = "podbridge-agent", disable_help_subcommand = true)]
@@ -28,6 +30,8 @@ pub(crate) enum Command {
     /// One side of a copy of a tree, on standard input and output
     #[command(hide = true)]
     Tree,
+    /// Run git's side of a push or a fetch on standard input and output; a repository that is not there is made for a push
+    Git(Git),
     /// Print name and version
     Version,
 }
@@ -84,6 +88,17 @@ pub(crate) struct Proxy {
     /// Start an agent first if none listens there
     #[arg(long)]
     pub(crate) start: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Git {
+    #[arg(value_enum)]
+    pub(crate) service: Service,
+    /// Where the image has repositories, whose objects a new one then uses; may be repeated
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) cache: Vec<PathBuf>,
+    /// The repository; `~` and what is relative is below the user's home
+    pub(crate) path: PathBuf,
 }
 
 /// An agent nobody asked to stay ends after this long without work.

@@ -1,5 +1,6 @@
 //! What `podbridge-agent` can be asked for, one file per subcommand. An error is one sentence on stderr and exit code 1.
 
+mod git;
 mod install;
 mod proxy;
 mod serve;
@@ -18,6 +19,7 @@ pub fn run() -> ExitCode {
         Command::Proxy(options) => proxy::run(options),
         Command::Install { directory } => install::run(&directory),
         Command::Tree => tree::run(),
+        Command::Git(options) => Ok(git::run(&options)),
         Command::Version => version(),
     };
     match result {

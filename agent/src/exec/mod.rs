@@ -16,8 +16,10 @@ mod tree;
 
 pub use attach::{Event, Reader};
 pub use command::{Command, Digest, ExecId, OnDisconnect, StdinMode};
+pub(crate) use environment::{candidates, own as environment};
 pub use error::Error;
 pub use exit::{Cause, ExitRecord, StartFailure};
+pub(crate) use process::beside;
 pub(crate) use registry::MAX_EXECS;
 pub use registry::{Exec, Registry, Scope, Summary};
 pub(crate) use spool::{CAPACITY as SPOOL_BYTES, Store};

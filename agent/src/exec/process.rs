@@ -66,7 +66,7 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
 }
 
 /// The directory of the agent's own executable.
-fn beside() -> Option<PathBuf> {
+pub(crate) fn beside() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     own.parent().map(Path::to_owned)
 }

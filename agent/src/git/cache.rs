@@ -1,0 +1,97 @@
+//! Repositories that the image has already: whose objects a new repository need not be sent. Reads names only.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cached {
+    pub(super) objects: PathBuf,
+    /// The branch of its HEAD.
+    pub(super) branch: Option<String>,
+}
+
+/// The repository of the longest end of `path` below one of the caches: for `/zuul/src/example.org/nova`, first
+/// `src/example.org/nova`, at last `nova`, each with and without `.git`.
+pub(super) fn of(caches: &[PathBuf], path: &Path) -> Option<Cached> {
+    let names: PathBuf = path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_)))
+        .collect();
+    let mut rest = names.components();
+    loop {
+        let below = rest.as_path();
+        rest.next()?;
+        let found = caches
+            .iter()
+            .flat_map(|cache| spellings(cache, below))
+            .find_map(|path| repository(&path));
+        if found.is_some() {
+            return found;
+        }
+    }
+}
+
+fn spellings(cache: &Path, below: &Path) -> [PathBuf; 2] {
+    let given = cache.join(below);
+    let mut other = given.clone();
+    match given.extension().is_some_and(|extension| extension == "git") {
+        true => other.set_extension(""),
+        false => {
+            let mut name = given.file_name().unwrap_or_default().to_owned();
+            name.push(".git");
+            other.set_file_name(name);
+            true
+        }
+    };
+    [given, other]
+}
+
+/// Bare, or with a working copy. One that is shallow would promise git more than it has.
+fn repository(path: &Path) -> Option<Cached> {
+    [path.join(".git"), path.to_owned()].into_iter().find_map(|directory| {
+        let objects = directory.join("objects");
+        let head = fs::read_to_string(directory.join("HEAD")).ok()?;
+        fs::read_dir(&objects).ok()?;
+        let branch = head
+            .strip_prefix("ref: refs/heads/")
+            .map(|name| name.trim_end().to_owned());
+        (!directory.join("shallow").exists()).then_some(Cached {
+            objects: fs::canonicalize(objects).ok()?,
+            branch,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(path: &Path) -> PathBuf {
+        fs::create_dir_all(path.join("objects")).unwrap();
+        fs::write(path.join("HEAD"), "ref: refs/heads/stable/1\n").unwrap();
+        path.join("objects")
+    }
+
+    #[test]
+    fn the_longest_end_of_the_path_is_looked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = fs::canonicalize(root.path()).unwrap();
+        let short = make(&cache.join("nova"));
+        let long = make(&cache.join("example.org/nova/.git"));
+        let bare = make(&cache.join("example.org/a.b.git"));
+        let shallow = cache.join("shallow");
+        make(&shallow);
+        fs::write(shallow.join("shallow"), "").unwrap();
+        let caches = ["/no/such/cache".into(), cache.clone()];
+        let found = |path: &str| of(&caches, Path::new(path)).map(|cached| cached.objects);
+        assert_eq!(found("/zuul/src/example.org/nova"), Some(long.clone()));
+        assert_eq!(found("/zuul/src/example.org/nova.git"), Some(long));
+        assert_eq!(found("/zuul/src/example.com/nova"), Some(short));
+        assert_eq!(found("/zuul/example.org/a.b"), Some(bare));
+        for path in ["/zuul/example.org", "/", "/shallow", "/zuul/nova/x"] {
+            assert_eq!(found(path), None, "{path}");
+        }
+        let branch = of(&caches, Path::new("/nova")).unwrap().branch;
+        assert_eq!(branch.as_deref(), Some("stable/1"));
+    }
+}

@@ -1,0 +1,116 @@
+//! A new repository, whole or not at all, once for all who push to it at the same moment. Existing ones are never touched.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::cache::Cached;
+use super::program::Git;
+use super::{Error, head, place};
+
+/// What a repository is called until it is finished; beside its place, so that it moves there by a rename.
+pub(super) const UNFINISHED: &str = ".podbridge-new";
+
+/// HEAD until a branch is pushed, if no cache knows better.
+const FIRST_BRANCH: &str = "master";
+
+/// Makes the repository whose own files are to be `directory`.
+pub(super) fn repository(git: &Git, directory: &Path, cached: Option<&Cached>) -> Result<(), Error> {
+    let failed = |source| Error::Create {
+        path: directory.to_owned(),
+        source,
+    };
+    let around = directory.parent().unwrap_or(Path::new("/"));
+    let made = make_directories(around).map_err(failed)?;
+    let result = lock(around).map_err(failed).and_then(|_lock| {
+        if is_finished(directory) {
+            return Ok(());
+        }
+        let unfinished = around.join(UNFINISHED);
+        let finished = remove_all(&unfinished)
+            .map_err(failed)
+            .and_then(|()| fill(git, &unfinished, directory, cached))
+            .and_then(|()| fs::rename(&unfinished, directory).map_err(failed));
+        if finished.is_err() {
+            // Whatever failed is what the user hears of.
+            let _ = fs::remove_dir_all(&unfinished);
+        }
+        finished
+    });
+    if result.is_err() {
+        // Those that somebody else uses are not empty, and stay.
+        for directory in made.iter().rev() {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+    result
+}
+
+fn fill(git: &Git, unfinished: &Path, directory: &Path, cached: Option<&Cached>) -> Result<(), Error> {
+    let branch = cached
+        .and_then(|cached| cached.branch.as_deref())
+        .unwrap_or(FIRST_BRANCH);
+    // By a setting, as older ones know no option for it; without it, git explains branch names at length.
+    let branch = format!("init.defaultBranch={branch}");
+    let said = git.say(unfinished, &["-c", &branch, "init", "--quiet", "--bare"]);
+    let said = said.and_then(|_| match place::working_copy(directory) {
+        Some(_) => show_pushes(git, unfinished),
+        None => Ok(()),
+    });
+    said.map_err(|said| Error::Init {
+        path: directory.to_owned(),
+        said,
+    })?;
+    let mut written = fs::write(unfinished.join(head::UNBORN), "");
+    if let Some(cached) = cached {
+        let mut line = cached.objects.clone().into_os_string().into_encoded_bytes();
+        line.push(b'\n');
+        written = written.and_then(|()| fs::write(unfinished.join("objects/info/alternates"), line));
+    }
+    written.map_err(|source| Error::Create {
+        path: directory.to_owned(),
+        source,
+    })
+}
+
+/// Pushes reach the working copy, unless something in it was changed; and a mirror may lack the branch that it shows.
+fn show_pushes(git: &Git, unfinished: &Path) -> Result<(), String> {
+    for [name, value] in [
+        ["core.bare", "false"],
+        ["receive.denyCurrentBranch", "updateInstead"],
+        ["receive.denyDeleteCurrent", "ignore"],
+    ] {
+        git.say(unfinished, &["config", name, value])?;
+    }
+    Ok(())
+}
+
+/// Those that were not there before.
+fn make_directories(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let missing = directory.ancestors().take_while(|path| !path.exists());
+    let mut missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+    missing.reverse();
+    fs::create_dir_all(directory)?;
+    Ok(missing)
+}
+
+/// Against others that make a repository there; it ends with the file, also by a kill.
+fn lock(directory: &Path) -> io::Result<File> {
+    let file = File::open(directory)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
+fn is_finished(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// What one that was killed has left.
+fn remove_all(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
