@@ -16,13 +16,24 @@ const MOVERS: &[&[u8]] = &[
 ];
 
 pub(super) fn of(start: &StartRequest) -> Lane {
-    let base = |word: &Bytes| word.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
-    let program = start.argv.first().and_then(base).unwrap_or_default();
-    let moves = start.agent_program || MOVERS.contains(&&program[..]);
+    let moves = start.agent_program || MOVERS.contains(&program(&start.argv));
     match moves && start.pty.is_none() {
         true => Lane::Bulk,
         false => Lane::Control,
     }
+}
+
+/// The name of the program, also of one that a shell is to run.
+fn program(argv: &[Bytes]) -> &[u8] {
+    let base = |word: &'_ [u8]| word.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let word = match argv {
+        [shell, option, script] if shell[base(shell)..] == *b"sh" && option == "-c" => {
+            script.split(|byte| *byte == b' ').next().unwrap_or_default()
+        }
+        [program, ..] => program,
+        [] => &[],
+    };
+    &word[base(word)..]
 }
 
 #[cfg(test)]
@@ -39,7 +50,8 @@ mod tests {
         };
         assert_eq!(lane(&["/usr/bin/git-receive-pack", "/zuul/glance"]), Lane::Bulk);
         assert_eq!(lane(&["rsync", "--server"]), Lane::Bulk);
-        assert_eq!(lane(&["/bin/sh", "-c", "rsync --server"]), Lane::Control);
+        assert_eq!(lane(&["/bin/sh", "-c", "/usr/bin/rsync --server . /"]), Lane::Bulk);
+        assert_eq!(lane(&["/bin/sh", "-c", "cd / && tar c ."]), Lane::Control);
         assert_eq!(lane(&["git", "status"]), Lane::Control);
         let own = StartRequest {
             agent_program: true,
