@@ -31,6 +31,8 @@ build: ## release binaries in dist/bin
 	mkdir -p dist/bin/zuul
 	ln -f dist/bin/podbridge dist/bin/zuul/kubectl
 	ln -f dist/bin/podbridge dist/bin/zuul/oc
+	# For GIT_SSH, which takes a program and no arguments.
+	ln -f dist/bin/podbridge dist/bin/podbridge-ssh
 
 .PHONY: demo
 demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cluster

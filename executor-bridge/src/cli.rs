@@ -5,7 +5,7 @@ mod filters;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::protocol::target::LinkChoice;
 pub(crate) use filters::Filters;
@@ -37,6 +37,10 @@ pub(crate) enum Command {
     Status(StatusOptions),
     /// End the bridge of a pod; running commands go on in the pod
     Stop(StopOptions),
+    /// Run a command in a pod as ssh does on a machine: for GIT_SSH_COMMAND="podbridge ssh", and rsync -e "podbridge ssh"
+    Ssh(SshOptions),
+    /// Run git here, with pods as its machines: podbridge git push POD:/path main
+    Git(GitOptions),
     /// In docker's form, for Ansible's synchronize
     #[command(hide = true)]
     Docker(DockerOptions),
@@ -212,6 +216,45 @@ pub(crate) struct StopOptions {
     /// End all bridges of this user
     #[arg(long, conflicts_with = "pod")]
     pub all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SshOptions {
+    /// User in the pod, as USER@POD; needs an agent that is root
+    #[arg(short = 'l', value_name = "USER")]
+    pub login_name: Option<String>,
+    /// Run in a terminal of its own
+    #[arg(short = 't')]
+    pub tty: bool,
+    /// Do nothing: whether this is like OpenSSH's ssh
+    #[arg(short = 'G')]
+    pub configuration: bool,
+    /// Where the image has repositories, whose objects a new one uses; may be repeated [default: $PODBRIDGE_GIT_CACHE, else
+    /// /opt/git]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub git_cache: Vec<PathBuf>,
+    /// For ssh alone: means nothing here, as -4 -6 -a -C -k -q -v -x
+    #[arg(short = 'T', short_aliases = ['4', '6', 'a', 'C', 'k', 'q', 'v', 'x'], action = ArgAction::Count)]
+    pub of_ssh: u8,
+    /// For ssh alone: means nothing here, as -F -i -p
+    #[arg(short = 'o', short_aliases = ['F', 'i', 'p'], value_name = "VALUE")]
+    pub values_of_ssh: Vec<OsString>,
+    #[arg(value_name = "POD")]
+    pub host: String,
+    /// Joined by spaces, for the pod's shell. All options are before it; -c, -n and -s are not ssh's, but the target's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GitOptions {
+    /// Where the image has repositories, whose objects a new one uses; may be repeated [default: $PODBRIDGE_GIT_CACHE, else
+    /// /opt/git]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub git_cache: Vec<PathBuf>,
+    /// For git; behind -- if they begin with an option
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

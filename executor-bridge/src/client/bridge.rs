@@ -22,7 +22,7 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(30);
 const SLOT_FIRST_PAUSE: Duration = Duration::from_millis(10);
 const SLOT_LAST_PAUSE: Duration = Duration::from_millis(320);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Bridge {
     /// The target's, started if there is none.
     OnDemand {

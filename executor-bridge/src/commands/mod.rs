@@ -4,8 +4,10 @@ mod bridge;
 mod cp;
 mod docker;
 mod exec;
+mod git;
 mod progress;
 mod side;
+mod ssh;
 mod status;
 mod stop;
 mod sync;
@@ -29,7 +31,7 @@ pub fn run() -> ExitCode {
     if let Some(code) = kubectl_shim::intercept() {
         return code;
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(ssh::words()) {
         Ok(cli) => cli,
         Err(error) => return no_command(&error),
     };
@@ -46,6 +48,8 @@ pub fn run() -> ExitCode {
         Command::Exec(command) => exec::run(target, options, command),
         Command::Cp(command) => cp::run(target, options, command),
         Command::Sync(command) => sync::run(target, options, command),
+        Command::Ssh(command) => ssh::run(target, options, command),
+        Command::Git(command) => git::run(target, options, &command),
         Command::Docker(command) => docker::run(target, options, command),
         Command::Status(command) => status::run(target, &command),
         Command::Stop(command) => stop::run(target, command),

@@ -7,3 +7,4 @@ mod bridge;
 mod harness;
 mod shim;
 mod shim_exec;
+mod ssh;
