@@ -3,6 +3,7 @@
 
 mod difficult;
 mod files;
+mod git;
 mod lanes;
 mod puts;
 mod sync;

@@ -77,9 +77,16 @@ impl Pair {
     }
 
     pub fn podbridge(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("podbridge"));
-        command.args(arguments).stdin(Stdio::null());
+        let mut command = self.command(&binary("podbridge"));
+        command.args(arguments);
         command
+    }
+
+    /// A program that runs podbridge.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .stdin(Stdio::null())
             .env("PODBRIDGE_DIR", self.bridge_dir())
             .env("PODBRIDGE_LINK", "local")
             .env("PODBRIDGE_LOG", "error");
