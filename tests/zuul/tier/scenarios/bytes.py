@@ -10,6 +10,7 @@ def ext_git(session):
     for container in ("main", "sidecar"):
         kube.in_pod(*node[1:], "git", "init", "--quiet", "--bare", "/tmp/destination.git", container=container)
     build = session.run([node], "ext_git", variables={"old_form": settings.podbridge()})
+    assert "by other ways too" in build.joblog().of("node -> localhost"), "not all kinds of pushes were made"
     heads = [build.joblog().of("node -> localhost")]
     wanted = [text for text in heads[0] if text.startswith("head ")]
     assert wanted, "the playbook did not say its head"
