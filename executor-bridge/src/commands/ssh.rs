@@ -11,7 +11,7 @@ use line::Service;
 
 use super::{bridge, conclude};
 use crate::cli::{SshOptions, TargetOptions};
-use crate::client::{self, Ended};
+use crate::client::{self, Ended, Streams};
 use crate::config::{Environment as _, Process};
 use crate::daemon;
 use crate::error::{FailedKind, Failure};
@@ -72,7 +72,7 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: SshO
     };
     let container = target.container.clone();
     let bridge = bridge(target, pod, options)?;
-    let attend = |exec| client::attend(bridge.clone(), container.clone(), exec);
+    let attend = |exec| client::attend(bridge.clone(), container.clone(), exec, Streams::standard());
     let service = line::service(&line);
     let served = service.is_some();
     let ended = match attend(exec(service))? {
