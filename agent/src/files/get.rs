@@ -173,6 +173,6 @@ impl Source {
 }
 
 fn tells_its_size(file: &File, stat: &Stat) -> bool {
-    let made_up = || fstatfs(file).is_ok_and(|system| MADE_UP.contains(&(system.f_type as i64)));
+    let made_up = || fstatfs(file).is_ok_and(|system| MADE_UP.contains(&system.f_type));
     stat.st_size > 0 && !made_up()
 }
