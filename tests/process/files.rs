@@ -107,7 +107,7 @@ fn goes_on(by: By, up: bool) {
         (SIZE..most).contains(&passed),
         "{by:?}: {passed} bytes passed for {SIZE}"
     );
-    assert_eq!(temporaries(path.parent().unwrap()), [PathBuf::new(); 0]);
+    assert!(temporaries(path.parent().unwrap()).is_empty());
 }
 
 #[test]
@@ -281,8 +281,8 @@ fn what_cannot_be_copied_is_said_in_one_sentence() {
     let output = cp(&pair, directory.to_str().unwrap(), "x:/tmp/new").output().unwrap();
     assert_eq!(output.status.code(), Some(222));
     assert!(!pair.dir().join("new").exists());
-    assert_eq!(temporaries(&directory), [PathBuf::new(); 0]);
-    assert_eq!(temporaries(pair.dir()), [PathBuf::new(); 0]);
+    assert!(temporaries(&directory).is_empty());
+    assert!(temporaries(pair.dir()).is_empty());
 
     // Empty ones, and those of the kernel, which say that they are.
     upload(&pair, By::Descriptor, b"", &directory.join("empty"));
