@@ -105,14 +105,16 @@ impl Attributes {
         futimens(&file, &self.times()).map_err(|errno| ("set its time", errno))
     }
 
-    /// Of something that cannot be opened, under a name that is ours.
-    pub(crate) fn give_by_name(&self, directory: &OwnedFd, name: &[u8], is_link: bool) -> Result<(), Refused> {
+    /// To something that cannot be opened for reading, under a name that is ours. Whoever put something else in its place gains nothing.
+    pub(crate) fn give_by_name(&self, directory: &OwnedFd, name: &[u8], is: FileType) -> Result<(), Refused> {
+        let is_link = is == FileType::Symlink;
+        let found = find(directory, name, is).map_err(|errno| ("examine it", errno))?;
         if let Some((uid, gid)) = self.owner {
             let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            chowned(chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
+            chowned(chownat(&found, "", uid, gid, AtFlags::EMPTY_PATH))?;
         }
         if !is_link {
-            change_mode(directory, name, |_| self.mode).map_err(|errno| ("set its mode", errno))?;
+            change_mode(&found, self.mode).map_err(|errno| ("set its mode", errno))?;
         }
         match utimensat(directory, name, &self.times(), AtFlags::SYMLINK_NOFOLLOW) {
             // Not every file system keeps the time of a link.
@@ -143,19 +145,29 @@ fn chowned(result: Result<(), Errno>) -> Result<(), Refused> {
     }
 }
 
-/// Of what cannot be opened for reading; a link is refused.
-pub(crate) fn change_mode(directory: &OwnedFd, name: &[u8], change: impl Fn(u32) -> u32) -> Result<(), Errno> {
+/// Without the right to read it.
+fn find(directory: &OwnedFd, name: &[u8], is: FileType) -> Result<OwnedFd, Errno> {
     let found = openat(
         directory,
         name,
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    let mode = fstat(&found)?.st_mode;
-    if kind(mode) == FileType::Symlink {
-        return Err(Errno::LOOP);
+    match kind(fstat(&found)?.st_mode) == is {
+        true => Ok(found),
+        false => Err(Errno::STALE),
     }
+}
+
+fn change_mode(found: &OwnedFd, mode: u32) -> Result<(), Errno> {
     // fchmod refuses such a descriptor; its path is that very file.
-    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
-    chmod(path, Mode::from_raw_mode(change(mode & PERMISSIONS)))
+    chmod(
+        format!("/proc/self/fd/{}", found.as_raw_fd()),
+        Mode::from_raw_mode(mode),
+    )
+}
+
+/// Makes a directory of ours one that we may enter and change.
+pub(crate) fn unlock(directory: &OwnedFd, name: &[u8], mode: u32) -> Result<(), Errno> {
+    change_mode(&find(directory, name, FileType::Directory)?, mode & PERMISSIONS | 0o700)
 }

@@ -2,7 +2,11 @@
 
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use podbridge_proto::v1::{TreeChange, TreeProblem};
+
+/// Eight times what the system takes as a path.
+const LONGEST: usize = 32 << 10;
 
 /// Something that whoever called may show.
 #[derive(Debug)]
@@ -19,6 +23,14 @@ pub enum Event {
 
 /// Takes the events.
 pub type Report<'a> = &'a mut dyn FnMut(Event);
+
+/// A path as it is told: of a very long one the end, so that a message holds several.
+pub(crate) fn told(path: Vec<u8>) -> Bytes {
+    match path.len() > LONGEST {
+        true => [b"...", &path[path.len() - LONGEST..]].concat().into(),
+        false => path.into(),
+    }
+}
 
 /// A name for people: what a terminal would obey, and what is no UTF-8, is escaped.
 pub fn shown(name: &[u8]) -> String {

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, fstat, fsync, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use super::Receiver;
-use crate::attributes::{Attributes, change_mode, kind};
+use crate::attributes::{Attributes, kind, unlock};
 use crate::directory::Directory;
 use crate::error::{Error, reason};
 use crate::wire::MAX_DEPTH;
@@ -197,7 +197,7 @@ impl<W: Write> Receiver<'_, W> {
             Some(stat) if kind(stat.st_mode) == FileType::Directory => {
                 if !self.root && stat.st_mode & 0o700 != 0o700 && !self.options.dry_run {
                     // Its own attributes come when it is finished.
-                    change_mode(&descriptor, name, |mode| mode | 0o700)?;
+                    unlock(&descriptor, name, stat.st_mode)?;
                 }
                 self.directories.open(child)?;
                 return Ok((Place::Present, None));

@@ -239,7 +239,7 @@ impl<W: Write> Receiver<'_, W> {
             &entry.name,
             &attributes,
             change,
-            true,
+            FileType::Symlink,
             |descriptor, temporary| symlinkat(target, descriptor, temporary),
         )
     }
@@ -273,7 +273,7 @@ impl<W: Write> Receiver<'_, W> {
             &entry.name,
             &attributes,
             change,
-            false,
+            kind,
             |descriptor, temporary| mknodat(descriptor, temporary, kind, Mode::RUSR | Mode::WUSR, device),
         )
     }

@@ -24,7 +24,7 @@ use crate::directory::{Directories, Directory};
 use crate::error::{Error, reason};
 use crate::filter::Filters;
 use crate::owners::Numbers;
-use crate::report::{Event, Report};
+use crate::report::{Event, Report, told};
 use crate::temporaries::Temporaries;
 use crate::wire::{Incoming, MAX_MESSAGE, Outgoing, decode};
 use crate::xattrs;
@@ -243,7 +243,7 @@ impl<W: Write> Receiver<'_, W> {
         }
         let change = TreeChange {
             kind: kind.into(),
-            path: directory.path(name).into(),
+            path: told(directory.path(name)),
         };
         (self.report)(Event::Change(change.clone()));
         self.answer.changes.push(change);
@@ -252,7 +252,7 @@ impl<W: Write> Receiver<'_, W> {
 
     fn problem(&mut self, directory: &Directory, name: &[u8], what: String, warning: bool) -> Result<(), Error> {
         let problem = TreeProblem {
-            path: directory.path(name).into(),
+            path: told(directory.path(name)),
             what,
             warning,
         };

@@ -37,7 +37,7 @@ impl<W: Write> Receiver<'_, W> {
         name: &[u8],
         attributes: &Attributes,
         change: TreeChangeKind,
-        is_link: bool,
+        is: FileType,
         make: impl Fn(&OwnedFd, &[u8]) -> Result<(), Errno>,
     ) -> Result<(), Error> {
         if self.options.dry_run {
@@ -49,7 +49,7 @@ impl<W: Write> Receiver<'_, W> {
         });
         let (open, temporary) = match made {
             Ok(made) => made,
-            Err(errno @ (Errno::PERM | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS)) if !is_link => {
+            Err(errno @ (Errno::PERM | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS)) if is != FileType::Symlink => {
                 let what = format!(
                     "skipped: a device, socket or pipe cannot be made here: {}",
                     reason(errno)
@@ -58,7 +58,7 @@ impl<W: Write> Receiver<'_, W> {
             }
             Err(errno) => return self.refused(directory, name, "create it", errno),
         };
-        if let Err((operation, errno)) = attributes.give_by_name(&open, temporary.name(), is_link) {
+        if let Err((operation, errno)) = attributes.give_by_name(&open, temporary.name(), is) {
             return self.refused(directory, name, operation, errno);
         }
         match self.place(&temporary, directory, name) {

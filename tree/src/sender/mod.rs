@@ -18,7 +18,7 @@ use crate::directory::{Directories, Directory};
 use crate::error::Error;
 use crate::filter::Filters;
 use crate::owners::Names;
-use crate::report::{Event, Report};
+use crate::report::{Event, Report, told};
 use crate::wire::{Incoming, Outgoing, WINDOW};
 use batch::Batch;
 
@@ -189,7 +189,7 @@ impl<W: Write> Sender<'_, W> {
 
     fn problem(&mut self, path: Vec<u8>, what: String, warning: bool) -> Result<(), Error> {
         let problem = TreeProblem {
-            path: path.into(),
+            path: told(path),
             what,
             warning,
         };

@@ -8,7 +8,7 @@ use podbridge_proto::v1::TreeOpen;
 use crate::harness::{Direction, assert_equal, copy, look, open};
 use crate::random::{disturb, fill};
 
-const ROUNDS: usize = 24;
+const ROUNDS: usize = 16;
 
 fn with_delete() -> TreeOpen {
     TreeOpen { delete: true, ..open() }
