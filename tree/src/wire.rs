@@ -18,7 +18,7 @@ pub(crate) const PIECE: usize = 128 << 10;
 /// Longest name of an entry, as Linux has it.
 pub(crate) const MAX_NAME: usize = 255;
 /// Deepest directory: so many descriptors are opened one after the other on the way to it.
-pub(crate) const MAX_DEPTH: usize = 8192;
+pub(crate) const MAX_DEPTH: usize = 4096;
 /// Entries that are announced and not yet compared. The sender stops there, so that it holds few names.
 pub(crate) const WINDOW: usize = 8192;
 /// Bytes of a file's extended attributes together: an entry is in one message.

@@ -267,7 +267,7 @@ fn a_race_of_links_leads_nowhere() {
     let before = look(&outside);
     let stop = AtomicBool::new(false);
     let race = || {
-        let mut swaps = 0;
+        let mut swaps = 0usize;
         while !stop.load(Ordering::Relaxed) {
             for directory in 0..4 {
                 let (link, inside) = (
@@ -280,7 +280,7 @@ fn a_race_of_links_leads_nowhere() {
                     symlink(&outside, &link).unwrap();
                 }
                 // There may be none at this moment.
-                swaps += u64::from(renameat_with(CWD, &link, CWD, &inside, RenameFlags::EXCHANGE).is_ok());
+                swaps += usize::from(renameat_with(CWD, &link, CWD, &inside, RenameFlags::EXCHANGE).is_ok());
             }
         }
         swaps
