@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use podbridge_tests::pair::{Pair, binary, eventually};
+use podbridge_tests::pair::{self, Pair, binary, eventually};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 /// A pair, and a repository here with a commit on `main`.
@@ -134,8 +136,6 @@ fn a_mirror_arrives_and_any_branch_can_be_checked_out() {
     place.done(&["push", "--quiet", "--mirror", &place.url("src")]);
     place.done_there("src", &["checkout", "--quiet", "stable/1"]);
     assert_eq!(fs::read_to_string(place.there("src/file")).unwrap(), "one");
-    place.done_there("src", &["checkout", "--quiet", "gone"]);
-    // Also away from under the one that is checked out.
     place.done(&["branch", "--delete", "--force", "--quiet", "gone"]);
     place.done(&["push", "--quiet", "--mirror", &place.url("src")]);
     assert_eq!(place.done_there("src", &["tag"]), "v1");
@@ -229,7 +229,7 @@ fn what_git_refuses_is_refused() {
 /// The longest end of its path names it, whoever owns it.
 #[test]
 fn a_cached_repository_is_not_sent_again() {
-    const CACHED: usize = 20 << 20;
+    const CACHED: usize = 5 << 20;
     let (pair, proxy) = Pair::with_proxy(0);
     let place = Place::of(pair);
     place.commit_random(CACHED);
@@ -285,18 +285,29 @@ fn a_push_that_is_killed_leaves_the_repository_whole() {
     let url = place.url("src");
     place.done(&["push", "--quiet", &url, "main"]);
     let one = place.done(&["rev-parse", "HEAD"]);
-    let big = place.commit_random(64 << 20);
+    let big = place.commit_random(8 << 20);
+    // An ssh that passes on half of it, and then nothing until it is killed.
+    let (ssh, pid) = (place.there("ssh"), place.there("pid"));
+    let script = format!(
+        "#!/bin/sh\n{{ head -c 4000000; cat >/dev/null; }} | sh -c 'echo $$ >{pid}; exec {podbridge} ssh \"$@\"' sh \"$@\"\n",
+        pid = pid.display(),
+        podbridge = binary("podbridge").display()
+    );
+    fs::write(&ssh, script).unwrap();
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
     let objects = place.there("src/.git/objects");
-    let half = || {
+    let incoming = || {
         let entries = fs::read_dir(&objects).unwrap().flatten();
-        let mut incoming =
-            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("tmp_objdir-incoming"));
-        incoming.next().is_some()
+        let mut names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names.any(|name| name.contains("incoming"))
     };
-    let mut push = place.git(&["push", "--quiet", &url, "main"]).spawn().unwrap();
-    eventually("objects arrive", half);
-    push.kill().unwrap();
-    push.wait().unwrap();
+    let mut push = place.git(&["push", "--quiet", &url, "main"]);
+    push.env("GIT_SSH_COMMAND", &ssh).env("GIT_SSH_VARIANT", "ssh");
+    let push = push.stderr(Stdio::piped()).spawn().unwrap();
+    eventually("objects arrive", incoming);
+    pair::kill(fs::read_to_string(&pid).unwrap().trim().parse().unwrap(), Signal::KILL);
+    let killed = push.wait_with_output().unwrap();
+    assert!(!killed.status.success(), "{}", said(&killed));
     eventually("nothing of the push runs", || place.pair.commands().is_empty());
     place.done_there("src", &["fsck", "--full"]);
     assert_eq!(place.done_there("src", &["rev-parse", "main"]), one);

@@ -75,13 +75,9 @@ fn fill(git: &Git, unfinished: &Path, directory: &Path, cached: Option<&Cached>)
     })
 }
 
-/// Pushes reach the working copy, unless something in it was changed; and a mirror may lack the branch that it shows.
+/// Pushes reach the working copy, unless something in it was changed.
 fn show_pushes(git: &Git, unfinished: &Path) -> Result<(), String> {
-    for [name, value] in [
-        ["core.bare", "false"],
-        ["receive.denyCurrentBranch", "updateInstead"],
-        ["receive.denyDeleteCurrent", "ignore"],
-    ] {
+    for [name, value] in [["core.bare", "false"], ["receive.denyCurrentBranch", "updateInstead"]] {
         git.say(unfinished, &["config", name, value])?;
     }
     Ok(())
