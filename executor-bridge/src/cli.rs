@@ -259,6 +259,9 @@ pub(crate) struct GitOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct DockerOptions {
+    /// Pod, whatever the words say
+    #[arg(long, value_name = "POD")]
+    pub pod: Option<String>,
     /// User in the pod, whatever the words say
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,

@@ -512,14 +512,15 @@ class Connection(ConnectionBase):
             return None
         return value or None
 
-    def _pod(self):
+    @property
+    def pod(self):
         return str(self._option("pod") or self._play_context.remote_addr)
 
     def _target(self):
         """What the bridge is asked for, and found by."""
         env = self._option("local_env_vars") or {}
         env = {str(name): str(value) for name, value in (json.loads(env) if isinstance(env, str) else env).items()}
-        target = {"pod": self._pod(), "env": env, "server": self._option("host")}
+        target = {"pod": self.pod, "env": env, "server": self._option("host")}
         target.update({name: self._option(name) for name in ("namespace", "context", "token", "username", "password")})
         for key in ("client_cert", "client_key", "ca_cert"):
             path = self.get_option(key)
@@ -543,18 +544,37 @@ class Connection(ConnectionBase):
         return json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
 
     @property
-    def docker_cmd(self):
-        """What `synchronize` puts before `exec -u USER -i HOST rsync …`; USER counts only if a task became it."""
+    def podbridge_command(self):
+        """`podbridge` and the options that name this container to it; `synchronize` puts a subcommand after them."""
         flags = {"ca_cert": "certificate-authority", "client_cert": "client-certificate"}
         keys = ("server", *flags, "client_key", "kubeconfig", "context", "namespace", "link", "agent_socket")
         target = self._target()
+        secret = [name for name in ("kubeconfig_data", "token", "username", "password", "env") if name in target]
+        if secret:
+            raise AnsibleError(
+                "synchronize runs podbridge by its command line, which cannot carry "
+                f"{', '.join(secret)}: give this host a kubeconfig"
+            )
         given = [(flags.get(key, key.replace("_", "-")), target[key]) for key in keys if key in target]
-        words = [f"--{flag}={value}" for flag, value in given]
+        words = [f"--{flag}={value}" for flag, value in given] + target.get("extra_args", [])
         words += [f"--container={self._option('container')}"] * bool(self._option("container"))
-        words += ["--insecure-skip-tls-verify"] * (target.get("verify_ssl") is False) + ["docker"]
+        words += ["--insecure-skip-tls-verify"] * (target.get("verify_ssl") is False)
+        return [self.get_option("podbridge_executable"), *words]
+
+    @property
+    def docker_cmd(self):
+        """What `synchronize` puts before `exec -u USER -i HOST rsync …`; USER counts if it was become, HOST never."""
+        words = [*self.podbridge_command, "docker", f"--pod={self.pod}"]
         user = self.get_option("remote_user")
         words += ["--become"] if self.become else [f"--user={user}"] * bool(user)
-        return shlex.join([self.get_option("podbridge_executable"), *words])
+        return shlex.join(words)
+
+    def is_directory(self, path):
+        """Whether it is one in the pod, and not a link to one; `synchronize` asks."""
+        with self._exchange({"op": "stat", "path": octets(path), "no_follow": True}) as exchange:
+            result = exchange.result()
+        self._require(result)
+        return stat.S_ISDIR((result.get("stat") or {"mode": 0})["mode"])
 
     def _bridge_socket(self, target):
         directory = socket_directory({**os.environ, **target.get("env", {})})
@@ -589,7 +609,7 @@ class Connection(ConnectionBase):
         if "socket" in answer:
             return answer["socket"]
         message = answer.get("error", {}).get("message") or to_text(started.stderr).strip() or "it gave no reason"
-        raise AnsibleConnectionFailure(f"no bridge for pod {self._pod()}: {message}")
+        raise AnsibleConnectionFailure(f"no bridge for pod {self.pod}: {message}")
 
     def _dial(self, timeout):
         """A socket to the bridge of this target, which is started if there is none."""
@@ -602,7 +622,7 @@ class Connection(ConnectionBase):
             if path:
                 return connect(path, timeout)
         except Lost as reason:
-            display.vvv(f"PODBRIDGE {reason}", host=self._pod())
+            display.vvv(f"PODBRIDGE {reason}", host=self.pod)
         return connect(self._start_bridge(target), timeout)
 
     def _dial_slot(self, path, timeout):
@@ -629,7 +649,7 @@ class Connection(ConnectionBase):
                 finally:
                     state = "a command was running" if exchange.started else state
         except Lost as reason:
-            raise AnsibleConnectionFailure(f"pod {self._pod()}: {reason}; {state}") from reason
+            raise AnsibleConnectionFailure(f"pod {self.pod}: {reason}; {state}") from reason
 
     def _require(self, result):
         """Raises what a result other than an exit or `ok` means to Ansible; a user that cannot log in: as with ssh."""
@@ -648,7 +668,7 @@ class Connection(ConnectionBase):
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
-        display.vvv(f"EXEC {to_text(cmd)}", host=self._pod())
+        display.vvv(f"EXEC {to_text(cmd)}", host=self.pod)
         request = {
             "op": "exec",
             "exec_id": uuid.uuid4().hex,
@@ -728,7 +748,7 @@ class Connection(ConnectionBase):
     def put_file(self, in_path, out_path):
         super().put_file(in_path, out_path)
         out_path = login_path(out_path)
-        display.vvv(f"PUT {in_path} TO {out_path}", host=self._pod())
+        display.vvv(f"PUT {in_path} TO {out_path}", host=self.pod)
         try:
             source = open(to_bytes(in_path, errors="surrogate_or_strict"), "rb")
         except OSError as error:
@@ -740,7 +760,7 @@ class Connection(ConnectionBase):
     def fetch_file(self, in_path, out_path):
         super().fetch_file(in_path, out_path)
         in_path = login_path(in_path)
-        display.vvv(f"FETCH {in_path} TO {out_path}", host=self._pod())
+        display.vvv(f"FETCH {in_path} TO {out_path}", host=self.pod)
         destination = to_bytes(out_path, errors="surrogate_or_strict")
         temporary = os.path.join(os.path.dirname(destination), b".podbridge-" + uuid.uuid4().hex.encode())
         try:
@@ -766,6 +786,6 @@ class Connection(ConnectionBase):
                 dial = functools.partial(connect, path)
                 with contextlib.closing(Exchange(dial, {"op": "relink"}, timeout=LOCAL_TIMEOUT)) as exchange:
                     exchange.DYING = 0
-                    display.vvv(f"RESET {exchange.result()['outcome']}", host=self._pod())
+                    display.vvv(f"RESET {exchange.result()['outcome']}", host=self.pod)
         except Exception as reason:
-            display.vvv(f"RESET without a bridge: {reason}", host=self._pod())
+            display.vvv(f"RESET without a bridge: {reason}", host=self.pod)

@@ -253,5 +253,4 @@ KubectlConnection = connection_loader.get("podbridge.zuul.kubectl" if collection
 class Connection(KubectlConnection):
     """Tasks in one container of one pod."""
 
-    transport = "oc"
     prefix = "oc"

@@ -1,18 +1,27 @@
 //! `podbridge docker exec [-u USER] -i POD COMMAND…`: what Ansible's `synchronize` runs as the remote shell of rsync, in the
-//! form that it knows for containers. The Ansible plugin says which pod is meant, and whether the task became another user.
+//! form that it knows for containers. The Ansible plugin says which pod is meant, and whether the task became another user. rsync
+//! escapes its words for a shell, which docker does not have: here they mean what they mean over SSH.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
-use super::{bridge, conclude};
+use super::{bridge, conclude, say};
 use crate::cli::{DockerOptions, TargetOptions};
 use crate::client::{self, Ended, Streams};
 use crate::daemon;
 use crate::error::Failure;
 use crate::protocol::octets::Octets;
 use crate::protocol::request::{Exec, Input};
+use crate::protocol::result::Outcome;
 use crate::protocol::target::hex;
 use crate::random;
+
+/// The exit code of a program that is not there.
+const NOT_FOUND: u8 = 127;
+const WITHOUT_RSYNC: &str = "synchronize needs rsync in the image or a static one beside the agent; the action \
+                             podbridge.zuul.synchronize needs neither (docs/synchronize.md)";
+/// What a shell does not leave as it is, anywhere in a word.
+const SHELL: &[u8] = b" \t\n!#$&;|<>(){}\"'`*?[]";
 
 /// The words after `docker`.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,9 +33,17 @@ struct Call {
 
 pub(super) fn run(target: TargetOptions, options: daemon::Options, command: DockerOptions) -> Result<u8, Failure> {
     let Call { user, pod, argv } = parse(command.words)?;
+    // Ansible's name of the host need not be the pod's.
+    let pod = command.pod.unwrap_or(pod);
+    let rsync = argv[0] == "rsync";
+    let (argv, shell) = match plain(&argv) {
+        Some(argv) => (Some(argv), None),
+        None => (None, Some(Octets(argv.join(OsStr::new(" ")).into_vec()))),
+    };
     let exec = Exec {
         exec_id: Some(hex(&random::bytes::<16>())),
-        argv: Some(argv.into_iter().map(|word| Octets(word.into_vec())).collect()),
+        argv,
+        shell,
         // Zuul's `ansible_user`, which is always there, is no user of the pod.
         user: match command.r#become {
             true => user,
@@ -38,9 +55,37 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Dock
     let container = target.container.clone();
     let bridge = bridge(target, &pod, options)?;
     match client::attend(bridge, container, exec, Streams::standard())? {
-        Ended::Outcome(outcome) => Ok(conclude(&outcome)),
+        Ended::Outcome(outcome) => {
+            let code = conclude(&outcome);
+            if rsync && matches!(outcome, Outcome::StartFailed { code: NOT_FOUND, .. }) {
+                say(WITHOUT_RSYNC);
+            }
+            Ok(code)
+        }
         Ended::Left(code) => Ok(code),
     }
+}
+
+/// The words as the program gets them; `None` if that takes a shell.
+fn plain(words: &[OsString]) -> Option<Vec<Octets>> {
+    words
+        .iter()
+        .map(|word| unescaped(word.as_bytes()).map(Octets))
+        .collect()
+}
+
+fn unescaped(word: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::with_capacity(word.len());
+    let mut bytes = word.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => plain.push(*bytes.next()?),
+            b'~' if plain.is_empty() => return None,
+            byte if SHELL.contains(byte) => return None,
+            byte => plain.push(*byte),
+        }
+    }
+    Some(plain)
 }
 
 fn parse(words: Vec<OsString>) -> Result<Call, Failure> {
@@ -95,6 +140,17 @@ mod tests {
             &["exec", "--rm", "web", "x"],
         ] {
             assert_eq!(call(words), None, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn words_mean_what_they_mean_to_a_shell() {
+        let words = |words: &[&str]| -> Vec<OsString> { words.iter().map(OsString::from).collect() };
+        let argv = plain(&words(&["rsync", ".", r"/tmp/a\ b/ü\'x\*\$y\\"])).unwrap();
+        assert_eq!(argv[2].0, r"/tmp/a b/ü'x*$y\".as_bytes());
+        assert!(plain(&words(&["rsync", "/a~", r"\~/b"])).is_some());
+        for word in ["sudo -u x rsync", "~/src", "/tmp/*.log", "$HOME", r"/tmp/end\"] {
+            assert!(plain(&words(&["rsync", word])).is_none(), "{word}");
         }
     }
 }

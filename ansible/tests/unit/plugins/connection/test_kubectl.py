@@ -168,9 +168,9 @@ def test_the_bridge_of_zuuls_slot_is_waited_for_and_gets_no_rival(kube, connect)
 
 def test_what_synchronize_calls(connect):
     assert connect().transport == "docker"
-    assert connect().docker_cmd == "/nowhere/podbridge --namespace=ci docker"
+    assert connect().docker_cmd == "/nowhere/podbridge --namespace=ci docker --pod=web"
     variables = {"ansible_kubectl_context": "a b", "ansible_kubectl_container": "main", "ansible_podbridge_user": "ci"}
-    command = "/nowhere/podbridge '--context=a b' --namespace=ci --container=main docker --user=ci"
+    command = "/nowhere/podbridge '--context=a b' --namespace=ci --container=main docker --pod=web --user=ci"
     assert connect(**variables).docker_cmd == command
     become = connect(**variables)
     become.set_become_plugin(become_loader.get("sudo"))
