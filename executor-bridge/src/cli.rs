@@ -179,6 +179,9 @@ pub(crate) struct SyncOptions {
     /// Print a line for each changed path: new, changed, attributes or deleted
     #[arg(long, short = 'v')]
     pub verbose: bool,
+    /// Leave owner and group as they are, of new files to whoever writes them
+    #[arg(long)]
+    pub no_owner: bool,
     /// When to compress what is sent
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Compress::Auto)]
     pub compress: Compress,

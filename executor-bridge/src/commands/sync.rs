@@ -62,6 +62,7 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Sync
         list_changes: command.verbose || command.dry_run,
         fsync: command.fsync,
         compression: compression(command.compress).into(),
+        no_owner: command.no_owner,
     };
     podbridge_tree::validate(&open).map_err(|error| Failure::usage(error.to_string()))?;
     let container = target.container.clone();

@@ -3048,6 +3048,9 @@ pub struct TreeOpen {
     pub fsync: bool,
     #[prost(enumeration = "TreeCompression", tag = "10")]
     pub compression: i32,
+    /// What the receiver writes is its own; else it gives it its owner and group if it may.
+    #[prost(bool, tag = "11")]
+    pub no_owner: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TreeFilter {

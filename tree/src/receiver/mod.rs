@@ -214,7 +214,7 @@ impl<W: Write> Receiver<'_, W> {
         xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Attributes {
             mode: entry.mode & PERMISSIONS,
-            owner: self.root.then(|| self.numbers.here(entry.uid, entry.gid)),
+            owner: (self.root && !self.options.no_owner).then(|| self.numbers.here(entry.uid, entry.gid)),
             mtime_ns: entry.mtime_ns,
             xattrs,
         }
