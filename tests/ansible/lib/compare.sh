@@ -1,26 +1,6 @@
 # This file owns the comparison: one play, once with kubernetes.core.kubectl as Zuul configures it and once with podbridge,
 # each in a fresh pod; and the way back: a host that opts out.
 
-# Releases of the package `ansible` carry the collections: kubernetes.core 5.x, community.okd and the callback ansible.posix.json.
-BUNDLE=11.13.0
-
-# Set COLLECTIONS to a directory with them, fetched before the run enters the cluster's network namespace.
-ensure_collections() {
-	local wheel=$CACHE/sdist/ansible-$BUNDLE-py3-none-any.whl
-	COLLECTIONS=$CACHE/collections-$BUNDLE
-	[ ! -f "$COLLECTIONS/.ready" ] || return 0
-	[ -f "$wheel" ] || "$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$CACHE/sdist" "ansible==$BUNDLE"
-	rm -rf "$COLLECTIONS"
-	mkdir -p "$COLLECTIONS"
-	"$VENV/bin/python" - "$wheel" "$COLLECTIONS" <<-'P'
-		import sys, zipfile
-		parts = tuple(f"ansible_collections/{part}/" for part in ("kubernetes/core", "community/okd", "ansible/posix"))
-		archive = zipfile.ZipFile(sys.argv[1])
-		archive.extractall(sys.argv[2], [name for name in archive.namelist() if name.startswith(parts)])
-	P
-	touch "$COLLECTIONS/.ready"
-}
-
 run_compare() {
 	local side pod files=$WORK/files
 	[ "$PLACE" = cluster ] || die "compare needs the cluster"

@@ -1,4 +1,5 @@
-# This file owns which ansible-core is tested: its virtual environment and its sdist, both cached outside the clone.
+# This file owns which ansible-core is tested: its virtual environment and its sdist, and the collections that are played beside
+# ours; all cached outside the clone.
 
 # The Pythons that a core accepts, the one that most of its users have first.
 pythons_for() {
@@ -53,6 +54,12 @@ make_venv() {
 ensure_sdist() {
 	SDIST=$CACHE/sdist/ansible_core-$VERSION.tar.gz
 	locked fetch_sdist
+	locked install_passlib
+}
+
+# What some targets want on the controller.
+install_passlib() {
+	"$VENV/bin/python" -c 'import passlib' 2>/dev/null || "$VENV/bin/pip" install --quiet --disable-pip-version-check passlib
 }
 
 fetch_sdist() {
@@ -67,4 +74,28 @@ fetch_sdist() {
 unpack_targets() {
 	tar -xzf "$SDIST" -C "$WORK" "ansible_core-$VERSION/test/integration"
 	TARGETS=$WORK/ansible_core-$VERSION/test/integration/targets
+}
+
+# Releases of the package `ansible` carry the collections: kubernetes.core 5.x, community.okd and the callback ansible.posix.json.
+BUNDLE=11.13.0
+
+# Set COLLECTIONS to a directory with them, fetched before the run enters the cluster's network namespace.
+ensure_collections() {
+	COLLECTIONS=$CACHE/collections-$BUNDLE
+	locked fetch_collections
+}
+
+fetch_collections() {
+	local wheel=$CACHE/sdist/ansible-$BUNDLE-py3-none-any.whl
+	[ ! -f "$COLLECTIONS/.ready" ] || return 0
+	[ -f "$wheel" ] || "$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$CACHE/sdist" "ansible==$BUNDLE"
+	rm -rf "$COLLECTIONS"
+	mkdir -p "$COLLECTIONS"
+	"$VENV/bin/python" - "$wheel" "$COLLECTIONS" <<-'P'
+		import sys, zipfile
+		parts = tuple(f"ansible_collections/{part}/" for part in ("kubernetes/core", "community/okd", "ansible/posix"))
+		archive = zipfile.ZipFile(sys.argv[1])
+		archive.extractall(sys.argv[2], [name for name in archive.namelist() if name.startswith(parts)])
+	P
+	touch "$COLLECTIONS/.ready"
 }

@@ -21,9 +21,10 @@ kube() { "$KUBECTL" --kubeconfig "$KUBE_CONFIG" -n "$NAMESPACE" "$@"; }
 
 PODS=()
 
-# new_pod NAME [NAMESPACE]: a pod of the image debian, or of $IMAGE, ready; removed at the end.
+# new_pod NAME [NAMESPACE]: a pod of the image debian, or of $IMAGE, ready; removed at the end. $SIDECAR is a second container, $SHARED a
+# directory of this machine.
 new_pod() {
-	local name=$1 namespace=${2:-$NAMESPACE}
+	local name=$1 namespace=${2:-$NAMESPACE} image=${IMAGE:-${PODBRIDGE_TEST_DEBIAN_IMAGE:-localhost/podbridge-test/debian:1}}
 	kube -n "$namespace" apply -f - >/dev/null <<-Y
 		apiVersion: v1
 		kind: Pod
@@ -35,10 +36,13 @@ new_pod() {
 		  terminationGracePeriodSeconds: 1
 		  containers:
 		    - name: main
-		      image: ${IMAGE:-${PODBRIDGE_TEST_DEBIAN_IMAGE:-localhost/podbridge-test/debian:1}}
+		      image: $image
 		      imagePullPolicy: IfNotPresent
 		      command: ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait \$!; done"]
 		      ${LIMITS:+resources: {limits: {memory: $LIMITS\}\}}
+		      ${SHARED:+volumeMounts: [{name: shared, mountPath: $SHARED\}]}
+		    ${SIDECAR:+- {name: $SIDECAR, image: $image, imagePullPolicy: IfNotPresent, command: [sleep, infinity]\}}
+		  ${SHARED:+volumes: [{name: shared, hostPath: {path: $SHARED\}\}]}
 	Y
 	PODS+=("$namespace/$name")
 	kube -n "$namespace" wait --for=condition=Ready "pod/$name" --timeout=60s >/dev/null

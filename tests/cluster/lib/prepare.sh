@@ -10,7 +10,7 @@ hash_of() { cat "$@" | sha256sum | cut -c1-16; }
 # Install the missing packages, without starting the services they bring.
 ensure_packages() {
 	local p missing='' policy=/usr/sbin/policy-rc.d rc=0
-	for p in etcd-server containerd runc containernetworking-plugins mmdebstrap busybox-static iproute2 openssl python3; do
+	for p in etcd-server containerd runc containernetworking-plugins mmdebstrap busybox-static iproute2 openssl python3 rsync; do
 		[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || :)" = installed ] || missing+=" $p"
 	done
 	[ -n "$missing" ] || return 0
