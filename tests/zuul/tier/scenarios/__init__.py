@@ -5,6 +5,7 @@ from tier.scenarios.compare import compare
 from tier.scenarios.examples import base_job
 from tier.scenarios.executor import garbage, optout, stop
 from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod, replaced, restarted
+from tier.scenarios.roles import roles, roles_without_rsync
 from tier.scenarios.sandbox import isolation, loading
 from tier.scenarios.skipped import skipped
 from tier.scenarios.stream import stream, stream_fixtures, stream_pod
@@ -28,6 +29,8 @@ SCENARIOS = {
         loading,
         isolation,
         base_job,
+        roles,
+        roles_without_rsync,
         ext_git,
         exec_bytes,
         api_restart,
