@@ -4,7 +4,7 @@ archive that `ctr images import` and `docker load` read.
 
 pause    localhost/podbridge-test/pause:1    holds a pod's namespaces
 busybox  localhost/podbridge-test/busybox:1  a shell and small tools, no Python
-debian   localhost/podbridge-test/debian:1   Python, git, rsync, sshd, sudo; users tester (1000; sudo
+debian   localhost/podbridge-test/debian:1   Python, git, rsync, sshd, zip, hexdump, sudo; users tester (1000; sudo
                                             without password) and pwuser (1001; password
                                             "podbridge", sudo and su with it)
 agent    localhost/podbridge-test/agent:1    podbridge-agent and nothing else, no shell
@@ -117,7 +117,7 @@ def debian_layer(path, options):
             "--mode=root",
             "--format=tar",
             "--variant=apt",
-            "--include=python3-minimal,python3,python3-apt,git,rsync,openssh-server,sudo,passwd,procps",
+            "--include=python3-minimal,python3,python3-apt,git,rsync,openssh-server,sudo,passwd,procps,unzip,zip,bsdextrautils",
             "--skip=output/dev",
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/man/*",

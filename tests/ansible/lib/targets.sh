@@ -2,15 +2,18 @@
 
 # run_targets TARGET[:plain]…: with and without become, or only without.
 run_targets() {
-	local target pod=targets-${CORE/./-}-${1//[_:]/-}
+	local target pod=targets-${CORE/./-}-${1//[_:]/-} python=/usr/bin/python3
 	unpack_targets
 	as_test_container
-	new_pod "$pod"
+	SHARED=$([[ $1 != template* ]] || echo "$WORK") new_pod "$pod"
+	in_pod "$pod" install -D /dev/null /root/.ssh/authorized_keys
+	# The target template takes its host for the controller: its files, its output and its interpreter have one path for both.
+	[[ $1 != template* ]] || python=$VENV/bin/python
 	{
 		echo "testgroup:"
 		echo "  hosts:"
 		echo "    testhost:"
-		host_vars "$pod" | sed 's/^/      /'
+		host_vars "$pod" | sed "s/^/      /; s|/usr/bin/python3|$python|"
 		# The target fetch logs in as a user that it has made, and as one that there is not; ours is another variable.
 		echo "      ansible_podbridge_user: \"{{ ansible_user | default('') }}\""
 	} >"$TARGETS/../inventory"
@@ -21,6 +24,12 @@ run_targets() {
 			run_connection "$pod"
 			run_connection "$pod" -b
 			;;
+		template:plain)
+			in_pod "$pod" mkdir -p "$VENV/bin"
+			in_pod "$pod" ln -s /usr/bin/python3 "$VENV/bin/python"
+			run_target template
+			;;
+		unarchive:plain) run_unarchive ;;
 		*:plain) run_target "${target%:plain}" ;;
 		*)
 			run_target "$target"
@@ -48,7 +57,24 @@ run_connection() {
 	logged "connection$*" env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh "${arguments[@]}" "$@"
 }
 
-# A home of root that has authorized_keys, as in the test containers of ansible (the target fetch copies them).
+# run_unarchive: the target but test_download, which is of the Internet, and what is done with packages, whose source is there, too.
+run_unarchive() {
+	local part arguments=(-i ../inventory -e ansible_pkg_mgr=none)
+	{
+		echo "- hosts: testhost"
+		echo "  roles: [setup_remote_tmp_dir, setup_gnutar, setup_test_user]"
+		echo "  tasks:"
+		for part in $(sed -n 's/^- import_tasks: //p' "$TARGETS/unarchive/tasks/main.yml" | grep -v test_download); do
+			echo "    - {include_role: {name: unarchive, tasks_from: $part}}"
+		done
+	} >"$TARGETS/unarchive.yaml"
+	logged unarchive env -C "$TARGETS" ANSIBLE_ROLES_PATH="$TARGETS" ansible-playbook "${arguments[@]}" unarchive.yaml
+	arguments[1]=../../inventory
+	logged unarchive-relative env -C "$TARGETS/unarchive" ANSIBLE_ROLES_PATH="$TARGETS" ANSIBLE_REMOTE_TMP=./ansible \
+		ansible-playbook "${arguments[@]}" test_relative_tmp_dir.yml
+}
+
+# A home of root that has authorized_keys, as in the test containers of ansible (the targets copy and fetch copy them).
 as_test_container() {
 	mkdir -p "$WORK/root/.ssh"
 	touch "$WORK/root/.ssh/authorized_keys"
