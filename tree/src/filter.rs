@@ -185,7 +185,7 @@ mod tests {
     fn filters(patterns: &[&str]) -> Filters {
         let parse = |pattern: &&str| TreeFilter {
             include: pattern.starts_with('+'),
-            pattern: pattern[1..].as_bytes().to_vec().into(),
+            pattern: pattern.as_bytes()[1..].to_vec().into(),
         };
         Filters::new(&patterns.iter().map(parse).collect::<Vec<_>>()).unwrap()
     }

@@ -24,7 +24,7 @@ fn place() -> (TempDir, std::path::PathBuf, std::path::PathBuf) {
 fn deleting(patterns: &[&str]) -> TreeOpen {
     let filter = |pattern: &&str| TreeFilter {
         include: pattern.starts_with('+'),
-        pattern: pattern[1..].as_bytes().to_vec().into(),
+        pattern: pattern.as_bytes()[1..].to_vec().into(),
     };
     TreeOpen {
         delete: true,
