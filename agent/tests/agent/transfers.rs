@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use podbridge_proto::digest::Hasher;
@@ -188,7 +189,9 @@ async fn what_is_given_up_is_removed_at_once_and_what_breaks_when_the_agent_ends
 
     let (sending, _) = Sending::begin(&agent, header(&path, 2)).await.unwrap();
     sending.data(b"abc").await;
+    eventually("it is there", || temporaries(agent.dir.path()) == 1);
     drop(sending);
+    tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(temporaries(agent.dir.path()), 1, "it is kept");
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(agent.pid() as i32).unwrap(),
