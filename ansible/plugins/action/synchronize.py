@@ -233,7 +233,7 @@ class ActionModule(ActionBase):
         except OSError as error:
             raise AnsibleActionFail(
                 f"cannot run {command[0]}: {error.strerror}; install podbridge or set ansible_podbridge_executable"
-            ) from error
+            ) from None
 
 
 def ours(connection):
