@@ -52,28 +52,29 @@ for base in /tmp /dev/shm /var/tmp "$HOME" /run "$PWD"; do
 done
 "#;
 
-/// `$1` the new file. Prints what was written. What does not fit is read to its end all the same: containerd tells of no end
-/// while stdin is stuck.
+/// `$1` the new file. What does not fit is read to its end all the same: containerd tells of no end while stdin is stuck.
 pub(super) const WRITE: &str = r#"
 exec 8>&1 9>&2
 umask 077
 set -C
-if cat >"$1" && cat "$1"; then exit 0; fi
+if cat >"$1"; then exit 0; fi
 rm -f "$1" 2>/dev/null
 cat >/dev/null
 exit 1
 "#;
 
-/// `$1` the checked file, `$2` its socket. Becomes the proxy.
+/// `$1` the written file, `$2` its socket. Prints the file, then [`END`], and waits to be told that it is the same: what is printed
+/// by a program that has ended may be lost, a second later, on a link that is slower. Becomes the proxy, or removes the file.
 pub(super) const START: &str = r#"
 exec 8>&1 9>&2
-chmod 755 "$1" && exec "$1" proxy --start --socket "$2"
-"#;
-
-/// `$1` a file that came out wrong.
-pub(super) const REMOVE: &str = r#"
+cat "$1" && echo "podbridge-end/1" && read -r answer && [ "$answer" = same ] &&
+  chmod 755 "$1" && exec "$1" proxy --start --socket "$2"
 rm -f "$1" 2>/dev/null || : >"$1"
+exit 1
 "#;
+pub(super) const END: &[u8] = b"podbridge-end/1\n";
+pub(super) const SAME: &[u8] = b"same\n";
+pub(super) const OTHER: &[u8] = b"other\n";
 
 /// What `FIND` says when it found no agent.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -175,14 +176,15 @@ mod tests {
     }
 
     #[test]
-    fn a_binary_is_written_once_and_read_back() {
+    fn a_binary_is_written_once_and_runs_only_if_it_is_the_same() {
         use std::io::Write as _;
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("f");
-        let write = |content: &[u8]| {
+        let script = |script: &str, content: &[u8]| {
             let mut child = Command::new("sh")
-                .args(["-c", WRITE, "sh"])
+                .args(["-c", script, "sh"])
                 .arg(&file)
+                .arg("socket")
                 .stdin(std::process::Stdio::piped())
                 .stdout(std::process::Stdio::piped())
                 .stderr(std::process::Stdio::null())
@@ -191,9 +193,17 @@ mod tests {
             child.stdin.take().unwrap().write_all(content).unwrap();
             child.wait_with_output().unwrap()
         };
-        let first = write(b"content");
-        assert_eq!((first.status.success(), &first.stdout[..]), (true, &b"content"[..]));
+        let program = b"#!/bin/sh\necho \"$@\"\n";
+        let printed = [&program[..], END].concat();
+        assert!(script(WRITE, program).status.success());
         // Somebody else's file of that name is not followed.
-        assert!(!write(b"other").status.success());
+        assert!(!script(WRITE, b"other").status.success());
+        assert!(script(WRITE, program).status.success());
+        let started = script(START, SAME);
+        let expected = [&printed[..], b"proxy --start --socket socket\n"].concat();
+        assert_eq!((started.status.success(), started.stdout), (true, expected));
+        let refused = script(START, OTHER);
+        assert_eq!((refused.status.success(), refused.stdout), (false, printed));
+        assert!(!file.exists());
     }
 }

@@ -1,20 +1,20 @@
 //! The exec-proxy link: `pods/exec` of `podbridge-agent proxy`, whose standard streams are the pipe. Finds the agent in the
-//! container, or brings it there (`inject`), in as few execs as it takes: one when it is there, three when it is not.
+//! container, or brings it there (`bring`), in as few execs as it takes: one when it is there, three when it is not.
+
+mod bring;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use podbridge_proto::limits::PROXY_MAGIC;
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::agent_binary::{self, Agents, Binary};
 use super::exec_stream::{self, CHUNK, Reader, Writer};
-use super::inject::{self, Report, Usable};
+use super::inject::{self, Report};
 use super::{Dialed, Handle, Monitored, Start};
 use crate::error::{Failure, Kind};
 use crate::pod::{Access, Fate, Place};
@@ -170,114 +170,6 @@ impl Dial {
             .ok_or_else(|| self.failure(Kind::Agent, &agent_binary::none_for(Some(wanted), &self.binaries)))
     }
 
-    /// Writes, compares, starts.
-    async fn bring(&self, binary: &Arc<Binary>, usable: &Usable, random: &str) -> Result<Proxy, Failure> {
-        let file = format!("{}/podbridge-agent-{}.{random}", usable.place, binary.tag());
-        let socket = format!("{}/agent-{}.sock", usable.socket, binary.short_digest());
-        self.write(binary, &file).await?;
-        tracing::info!(
-            pod = self.access.pod(),
-            container = self.place.container,
-            file,
-            "agent was brought"
-        );
-        match self.begin(&["sh", "-c", inject::START, "sh", &file, &socket]).await? {
-            Greeting::Proxy(proxy) => Ok(proxy),
-            Greeting::Other(failure) => Err(failure),
-            Greeting::NoProgram | Greeting::Report(_) => Err(self.failure(
-                Kind::Agent,
-                &format!(
-                    "the agent that was brought to {file} cannot be started; is {} its machine?",
-                    binary.machine
-                ),
-            )),
-        }
-    }
-
-    async fn write(&self, binary: &Arc<Binary>, file: &str) -> Result<(), Failure> {
-        let (mut reader, mut writer) = self.exec(&["sh", "-c", inject::WRITE, "sh", file]).await?;
-        if !writer.can_end_stdin() {
-            return Err(self.failure(
-                Kind::Agent,
-                "the API server cannot tell a command that its input has ended (it is older than 1.30), so no agent can be \
-                 brought; add podbridge-agent to the image",
-            ));
-        }
-        let own = binary.clone();
-        let content = spawn_blocking(move || own.content()).await.ok().flatten();
-        let content = content.ok_or_else(|| {
-            let path = binary.path.display();
-            self.failure(
-                Kind::Agent,
-                &format!("{path} was replaced while it was brought; try again"),
-            )
-        })?;
-        let sent = Arc::new(AtomicUsize::new(0));
-        let sent_by_task = sent.clone();
-        // Its own task: `cat` may say why it stops before it has read all.
-        let sending = tokio::spawn(async move {
-            for chunk in content.chunks(CHUNK) {
-                if writer.stdin(chunk).await.is_err() {
-                    return;
-                }
-                sent_by_task.fetch_add(chunk.len(), Ordering::Relaxed);
-            }
-            // Without this the file would have no end.
-            let _ = writer.end_stdin().await;
-            // The socket must not be closed before the answer has come.
-            std::future::pending::<()>().await;
-        });
-        let (mut digest, mut length) = (Sha256::new(), 0);
-        let read = async {
-            let mut sent_before = 0;
-            loop {
-                match timeout(self.limit, reader.stdout()).await {
-                    Ok(Some(data)) => {
-                        digest.update(&data);
-                        length += data.len();
-                    }
-                    Ok(None) => return Ok(()),
-                    // A slow link is no dead one.
-                    Err(_) if sent.load(Ordering::Relaxed) > sent_before => {
-                        sent_before = sent.load(Ordering::Relaxed);
-                    }
-                    Err(_) => {
-                        return Err(self.failure(Kind::Timeout, "the agent's binary could not be sent in time"));
-                    }
-                }
-            }
-        };
-        let read = read.await;
-        sending.abort();
-        read?;
-        let same = length == binary.length && digest.finalize()[..] == binary.sha256[..];
-        if same && reader.status().is_some_and(exec_stream::Status::success) {
-            return Ok(());
-        }
-        self.remove(file).await;
-        if reader.status().is_some_and(|status| status.exit_code().is_some()) {
-            return Err(self.failure(
-                Kind::NoSpace,
-                &format!("the agent cannot be written to {file} ({})", reader.epitaph()),
-            ));
-        }
-        Err(self.failure(
-            Kind::Agent,
-            &format!(
-                "the agent came to {file} with {length} of {} bytes ({}); try again",
-                binary.length,
-                reader.epitaph()
-            ),
-        ))
-    }
-
-    /// What cannot be removed stays without its executable bit, and is never run.
-    async fn remove(&self, file: &str) {
-        if let Ok((mut reader, _writer)) = self.exec(&["sh", "-c", inject::REMOVE, "sh", file]).await {
-            let _ = timeout(self.limit, async { while reader.stdout().await.is_some() {} }).await;
-        }
-    }
-
     async fn exec(&self, arguments: &[&str]) -> Result<(Reader, Writer), Failure> {
         let socket = self.access.exec(&self.place.container, arguments).await?;
         Ok(exec_stream::split(socket))
@@ -285,7 +177,11 @@ impl Dial {
 
     /// Runs a program until it is known what it is.
     async fn begin(&self, arguments: &[&str]) -> Result<Greeting, Failure> {
-        let (mut reader, writer) = self.exec(arguments).await?;
+        let (reader, writer) = self.exec(arguments).await?;
+        self.greeting(reader, writer).await
+    }
+
+    async fn greeting(&self, mut reader: Reader, writer: Writer) -> Result<Greeting, Failure> {
         let mut seen = BytesMut::new();
         let recognised = timeout(self.limit, async {
             loop {
