@@ -23,9 +23,9 @@ help: ## list the targets
 build: ## release binaries in dist/bin
 	# The agent runs in any image: nothing may be looked up in a libc that is not there.
 	RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo build --release --locked -p podbridge-agent --target $(HOST)
+		cargo build --profile agent --locked -p podbridge-agent --target $(HOST)
 	cargo build --release --locked -p podbridge
-	install -D -t dist/bin $(CARGO_TARGET_DIR)/$(HOST)/release/podbridge-agent $(CARGO_TARGET_DIR)/release/podbridge
+	install -D -t dist/bin $(CARGO_TARGET_DIR)/$(HOST)/agent/podbridge-agent $(CARGO_TARGET_DIR)/release/podbridge
 	# For a Zuul executor's /usr/local/sbin, in a directory of their own: dist/bin in PATH must not hide kubectl. Links, not
 	# copies, as they cost nothing; hard ones, as a symbolic link is worth nothing where its directory is copied to.
 	mkdir -p dist/bin/zuul
@@ -65,7 +65,7 @@ soak: ## CUTS=10000 cuts of the link under running commands, SEED= to repeat a r
 
 .PHONY: bench
 bench: ## time and memory of the agent, beside the same done without it
-	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --profile agent --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
 	cargo bench --quiet --locked -p podbridge-tree --bench tree
 
 # The cluster's kubectl is all of Kubernetes in one program: not one to compare with.

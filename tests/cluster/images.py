@@ -117,7 +117,7 @@ def debian_layer(path, options):
             "--mode=root",
             "--format=tar",
             "--variant=apt",
-            "--include=python3-minimal,python3,python3-apt,git,rsync,openssh-server,sudo,passwd,procps,unzip,zip,bsdextrautils",
+            "--include=python3-minimal,python3,python3-apt,git,rsync,openssh-server,sudo,passwd,procps,acl,unzip,zip,bsdextrautils",
             "--skip=output/dev",
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/man/*",

@@ -4,6 +4,7 @@ there, a line each, `names` only how it is called. It runs on the controller and
 
 import hashlib
 import os
+import shutil
 import sys
 
 NAMES = [
@@ -24,6 +25,8 @@ NAMES = [
 
 
 def make(root):
+    # Another play of the same run may have made one.
+    shutil.rmtree(root, ignore_errors=True)
     os.makedirs(os.path.join(root, b"deep", b"er", b"est"))
     os.makedirs(os.path.join(root, b"empty dir"))
     for number, name in enumerate(NAMES):
