@@ -32,7 +32,7 @@ async fn measure_all() {
     let size = std::fs::metadata(AGENT).unwrap().len();
     println!(
         "idle: {} kB anonymous, {} kB resident, {} threads; binary {} kB",
-        idle.memory,
+        idle.memory + idle.relocated,
         idle.resident,
         idle.threads,
         size >> 10
@@ -50,7 +50,9 @@ async fn measure_all() {
     let seen = measure::in_flight(&agent, 1000, 3 << 10).await;
     println!(
         "1000 in flight: {:.1} kB each, {:.1} kB with a reader; {} kB anonymous after them",
-        seen.unattached, seen.attached, seen.after.memory
+        seen.unattached,
+        seen.attached,
+        seen.after.memory + seen.after.relocated
     );
     let held = measure::unread_gibibyte().await;
     println!("1 GiB that nobody reads for 10 s: {} kB resident at most", held.peak);

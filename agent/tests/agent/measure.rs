@@ -12,8 +12,10 @@ use crate::harness::{Agent, argv, eventually, run, shell, soon};
 /// Of one process.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// Anonymous memory, kB.
+    /// Anonymous memory but for what the loader has written into the program's own pages, kB.
     pub(crate) memory: u64,
+    /// Those pages, kB: several times more in a debug build, whatever the agent does.
+    pub(crate) relocated: u64,
     /// All that is resident, kB.
     pub(crate) resident: u64,
     /// The same at its highest, kB.
@@ -28,13 +30,31 @@ pub(crate) fn held(pid: u32) -> Held {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
     };
+    let relocated = relocated(&fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap());
     Held {
-        memory: field("RssAnon:"),
+        memory: field("RssAnon:").saturating_sub(relocated),
+        relocated,
         resident: field("VmRSS:"),
         peak: field("VmHWM:"),
         descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
         threads: field("Threads:"),
     }
+}
+
+/// Anonymous pages of mappings that have a file.
+fn relocated(smaps: &str) -> u64 {
+    let mut of_file = false;
+    let mut sum = 0;
+    for line in smaps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["Anonymous:", kilobytes, _] if of_file => sum += kilobytes.parse::<u64>().unwrap(),
+            // Addresses, permissions, offset, device, inode, and a name if there is one.
+            [range, _, _, _, inode, ..] if range.contains('-') => of_file = inode != "0",
+            _ => {}
+        }
+    }
+    sum
 }
 
 /// Once descriptors have been closed and memory has been given back.

@@ -1,10 +1,14 @@
-//! Ceilings of what the agent holds. They are those of a release build; a debug build keeps them too, as they count no code.
+//! Ceilings of what the agent holds. They are those of a release build; a debug build keeps them too, as they count no code, and
+//! of what the loader has changed in it what it is in a release build.
 
 use bytes::Bytes;
 use podbridge_proto::v1::ReleaseRequest;
 
 use crate::harness::{Agent, eventually, finish, run, shell, soon, zombies_of};
 use crate::measure::{held, in_flight, settled, unread_gibibyte};
+
+/// `Held::relocated` of a release build, kB.
+const RELOCATED: u64 = 160;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_thousand_execs_leave_nothing() {
@@ -24,7 +28,7 @@ async fn a_thousand_execs_leave_nothing() {
     // Idle threads end, and memory is given back, a few seconds later.
     eventually("all is given back", || {
         let now = held(agent.pid());
-        now.descriptors <= before.descriptors && now.threads <= before.threads + 1 && now.memory <= 1536
+        now.descriptors <= before.descriptors && now.threads <= before.threads + 1 && now.memory + RELOCATED <= 1536
     });
     assert_eq!(zombies_of(agent.pid()), 0);
 }
@@ -32,10 +36,10 @@ async fn a_thousand_execs_leave_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_thousand_execs_in_flight_are_small() {
     // Of the 20 MB that they took; what stays is pages that something small still lives in.
-    const GIVEN_BACK: u64 = 3 << 10;
+    const GIVEN_BACK: u64 = (3 << 10) - RELOCATED;
     let agent = Agent::start();
     let seen = in_flight(&agent, 1000, GIVEN_BACK).await;
-    assert!(seen.idle.memory <= 1024, "{seen:?}");
+    assert!(seen.idle.memory + RELOCATED <= 1024, "{seen:?}");
     assert!(seen.unattached <= 16.0 && seen.attached <= 24.0, "{seen:?}");
     assert!(seen.after.memory <= GIVEN_BACK, "{seen:?}");
 }
