@@ -126,8 +126,7 @@ impl<W: Write> Sender<'_, W> {
     }
 
     /// Files that may be wanted are remembered; not without end.
-    fn announce(&mut self, file: Announced) -> Result<(), Error> {
-        self.announced.push_back(file);
+    fn await_window(&mut self) -> Result<(), Error> {
         while self.announced.len() >= WINDOW {
             self.batch.flush()?;
             self.await_answer()?;

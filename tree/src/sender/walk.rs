@@ -212,22 +212,24 @@ impl<W: Write> Sender<'_, W> {
         };
         let mut entry = self.described(number, name, &stat, xattrs)?;
         entry.has_links = stat.st_nlink > 1;
-        let announced = |entry| Announced {
-            entry,
+        let announced = Announced {
+            entry: self.last + 1,
             directory: directory.clone(),
             name: name.into(),
         };
         if self.options.checksum {
-            match self.digest(&announced(0)) {
+            match self.digest(&announced) {
                 Ok(digest) => entry.digest = digest.as_bytes().to_vec().into(),
                 Err(errno) => return failed(self, errno),
             }
         }
+        // Before it is told: it may be wanted while telling it.
+        self.announced.push_back(announced);
         let told = self.tell(entry)?;
         if stat.st_nlink > 1 {
             self.links.insert(file, told);
         }
-        self.announce(announced(told))
+        self.await_window()
     }
 
     fn described(
