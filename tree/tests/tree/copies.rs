@@ -1,9 +1,15 @@
 //! Trees by chance come over whole, in both directions, over whatever was there before.
 
 use std::fs;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
 
 use fastrand::Rng;
 use podbridge_proto::v1::TreeOpen;
+use podbridge_tree::Temporaries;
 
 use crate::harness::{Direction, assert_equal, copy, look, open};
 use crate::random::{disturb, fill};
@@ -64,4 +70,45 @@ fn a_random_tree_becomes_what_the_source_is() {
         assert_eq!(expected, look(&from), "{seed}: the source is not touched");
         fs::remove_dir_all(&to).unwrap();
     });
+}
+
+/// A stream on which the answer to a message is there before the sender goes on.
+struct Unhurried(UnixStream);
+
+impl Write for Unhurried {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        thread::sleep(Duration::from_millis(100));
+        self.0.flush()
+    }
+}
+
+#[test]
+fn a_file_may_be_wanted_as_soon_as_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    // More than one message of entries.
+    for number in 0..4000 {
+        fs::write(from.join(format!("{number:0100}")), number.to_string()).unwrap();
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let serving = thread::spawn(move || {
+        let output = Unhurried(theirs.try_clone().unwrap());
+        podbridge_tree::serve(theirs, output, &Temporaries::default())
+    });
+    let options = TreeOpen {
+        agent_sends: true,
+        root: from.as_os_str().as_bytes().to_vec().into(),
+        ..open()
+    };
+    let input = ours.try_clone().unwrap();
+    let summary = podbridge_tree::call(&options, &to, input, ours, &Temporaries::default(), &mut |_| {}).unwrap();
+    serving.join().unwrap().unwrap();
+    // With the directory itself.
+    assert_eq!(summary.new, 4001);
+    assert_equal(&look(&from), &look(&to), "unhurried");
 }
