@@ -122,6 +122,6 @@ def cached():
         raise SystemExit(f"the pod has {there}, not {head}")
     place.table(
         f"A repository of {LARGE} MB that the image's cache has, and one new commit",
-        ["seconds", "bytes that the bridge sent"],
+        ["seconds", "bytes on all hops together"],
         [("podbridge ssh", f"{seconds:.2f}", str(moved))],
     )
