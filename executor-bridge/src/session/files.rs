@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use podbridge_proto::limits::FILES_V2;
 use podbridge_proto::v1 as wire;
 use podbridge_proto::v1::StatRequest;
 use tonic::Status;
@@ -51,11 +50,10 @@ pub(super) async fn stat(container: &Container, request: request::Stat, mut clie
     };
     let call = |connection: &Connection| {
         let wanted = wanted.clone();
-        let lacks = wanted.root.is_some() && !connection.can(FILES_V2);
-        let lacks = lacks.then(|| put::lacks(connection, "`root`"));
+        let refused = put::no_root(connection, wanted.root.is_some());
         let mut files = connection.files();
         async move {
-            match lacks {
+            match refused {
                 Some(outcome) => Ok(Err(outcome)),
                 None => files.stat(wanted).await.map(Ok),
             }

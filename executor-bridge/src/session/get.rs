@@ -72,11 +72,10 @@ async fn receive(
                 digest: sums::digest(connection).into(),
                 sparse: connection.can(FILES_V2),
             };
-            let lacks = wanted.root.is_some() && !connection.can(FILES_V2);
-            let lacks = lacks.then(|| put::lacks(connection, "`root`"));
+            let refused = put::no_root(connection, wanted.root.is_some());
             let mut files = connection.files();
             async move {
-                match lacks {
+                match refused {
                     Some(outcome) => Ok(Err(outcome)),
                     None => files.get(wanted).await.map(Ok),
                 }

@@ -287,7 +287,12 @@ async fn abandon(mut call: Call, parts: Parts) {
     let _ = tokio::time::timeout(FAREWELL, told).await;
 }
 
-pub(super) fn lacks(connection: &Connection, what: &str) -> Outcome {
+/// The refusal of a root that the agent would leave out: it must never be asked to read elsewhere.
+pub(super) fn no_root(connection: &Connection, wanted: bool) -> Option<Outcome> {
+    (wanted && !connection.can(FILES_V2)).then(|| lacks(connection, "`root`"))
+}
+
+fn lacks(connection: &Connection, what: &str) -> Outcome {
     Outcome::failed(
         FailedKind::Unsupported,
         format!(
