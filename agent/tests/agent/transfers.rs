@@ -67,7 +67,9 @@ impl Sending {
     /// To the end of the transfer, whose content is this.
     async fn finish(mut self, content: &[u8]) -> Result<WriteProgress, Status> {
         let (length, digest) = (content.len() as u64, blake3(content));
-        self.send(Part::Trailer(PutTrailer { length, digest })).await;
+        let trailer = Part::Trailer(PutTrailer { length, digest });
+        // An agent that has refused what came before takes no more; its answer says why.
+        let _ = self.parts.send(PutRequest { part: Some(trailer) }).await;
         loop {
             let answer = self.answer().await?;
             if answer.done.is_some() {
