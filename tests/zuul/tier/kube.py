@@ -1,4 +1,4 @@
-"""This file owns the cluster as the tier's setup sees it, with an administrator's rights; what is tested has none.
+"""This file owns the clusters as the tier's setup sees them, with an administrator's rights; what is tested has none.
 
 A node is made as Zuul's kubernetes driver (and nodepool's) makes it: a namespace, a service account `zuul-worker`, the
 Role `zuul-restricted`, here without the rule for pods/log that not every driver has, and a pod.
@@ -27,11 +27,26 @@ IMAGES = {name: os.environ.get(f"TIER_{name.upper()}_IMAGE") for name in ("debia
 # Its cache is not to be looked for in the executor's home, nor anywhere but in the run's own directory.
 ADMIN = {"PATH": os.environ["PATH"], "HOME": str(settings.WORK / "admin")}
 
+
+@dataclass(frozen=True)
+class Cluster:
+    """How setup calls it: in its network namespace, if that is not ours."""
+
+    kubectl: str
+    kubeconfig: str
+    netns: str = ""
+
+    def command(self):
+        enter = ["nsenter", f"--net={self.netns}"] if self.netns else []
+        return [*enter, self.kubectl, "--kubeconfig", self.kubeconfig]
+
+
+FIRST = Cluster(settings.KUBECTL, settings.KUBECONFIG)
 namespaces = []
 
 
-def kubectl(*arguments, namespace=None, data=None, check=True, timeout=120):
-    command = [settings.KUBECTL, "--kubeconfig", settings.KUBECONFIG]
+def kubectl(*arguments, namespace=None, cluster=FIRST, data=None, check=True, timeout=120):
+    command = cluster.command()
     if namespace:
         command += ["-n", namespace]
     done = subprocess.run(command + list(arguments), input=data, capture_output=True, timeout=timeout, env=ADMIN)
@@ -40,8 +55,8 @@ def kubectl(*arguments, namespace=None, data=None, check=True, timeout=120):
     return done.stdout
 
 
-def apply(document, namespace=None):
-    kubectl("apply", "-f", "-", namespace=namespace, data=json.dumps(document).encode())
+def apply(document, namespace=None, cluster=FIRST):
+    kubectl("apply", "-f", "-", namespace=namespace, cluster=cluster, data=json.dumps(document).encode())
 
 
 @dataclass
@@ -52,36 +67,38 @@ class Place:
     token: str
     server: str
     ca: str
-    user: str = USER
+    user: str
+    cluster: Cluster
 
 
-def cluster():
-    view = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
+def address(cluster):
+    view = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json", cluster=cluster))
     return view["clusters"][0]["cluster"]
 
 
-def make_place(label):
-    namespace = f"zuul-{label}-{uuid.uuid4().hex[:8]}"
-    kubectl("create", "namespace", namespace)
-    namespaces.append(namespace)
-    kubectl("create", "serviceaccount", USER, namespace=namespace)
+def make_place(label, cluster=FIRST, namespace=None, user=USER):
+    namespace = namespace or f"zuul-{label}-{uuid.uuid4().hex[:8]}"
+    kubectl("create", "namespace", namespace, cluster=cluster)
+    if cluster is FIRST:
+        namespaces.append(namespace)
+    kubectl("create", "serviceaccount", user, namespace=namespace, cluster=cluster)
     role = {"kind": "Role", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "zuul-restricted"}}
-    apply({**role, "rules": RULES}, namespace)
+    apply({**role, "rules": RULES}, namespace, cluster)
     binding = {
         "kind": "RoleBinding",
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "metadata": {"name": "zuul-role"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "zuul-restricted"},
-        "subjects": [{"kind": "ServiceAccount", "name": USER, "namespace": namespace}],
+        "subjects": [{"kind": "ServiceAccount", "name": user, "namespace": namespace}],
     }
-    apply(binding, namespace)
-    token = kubectl("create", "token", USER, "--duration=4h", namespace=namespace).decode().strip()
-    at = cluster()
+    apply(binding, namespace, cluster)
+    token = kubectl("create", "token", user, "--duration=4h", namespace=namespace, cluster=cluster).decode().strip()
+    at = address(cluster)
     ca = at.get("certificate-authority-data")
     if not ca:
         with open(at["certificate-authority"], "rb") as file:
             ca = base64.b64encode(file.read()).decode()
-    return Place(namespace, token, at["server"], ca)
+    return Place(namespace, token, at["server"], ca, user, cluster)
 
 
 def container(name, image="debian"):
@@ -89,7 +106,7 @@ def container(name, image="debian"):
 
 
 def start_pod(place, name, containers=None, **spec):
-    apply(pod(name, containers, **spec), place.namespace)
+    apply(pod(name, containers, **spec), place.namespace, place.cluster)
 
 
 def pod(name, containers=None, **spec):
@@ -106,17 +123,20 @@ def pod(name, containers=None, **spec):
 
 
 def wait_pod(place, name):
-    kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=90s", namespace=place.namespace)
+    ready = ["wait", "--for=condition=Ready", f"pod/{name}", "--timeout=90s"]
+    kubectl(*ready, namespace=place.namespace, cluster=place.cluster)
 
 
 def delete_pod(place, name):
     """At once, as an eviction does."""
-    kubectl("delete", "pod", name, "--force", "--grace-period=0", "--wait=false", namespace=place.namespace)
+    delete = ["delete", "pod", name, "--force", "--grace-period=0", "--wait=false"]
+    kubectl(*delete, namespace=place.namespace, cluster=place.cluster)
 
 
 def in_pod(place, name, *argv, container=None, check=True):
     options = ["-c", container] if container else []
-    return kubectl("exec", name, *options, "--", *argv, namespace=place.namespace, check=check).decode()
+    command = ["exec", name, *options, "--", *argv]
+    return kubectl(*command, namespace=place.namespace, cluster=place.cluster, check=check).decode()
 
 
 def remove_all():

@@ -15,9 +15,9 @@ class Session:
         self.executor = Executor()
         self.builds = []
 
-    def node(self, name="node", pod=None, wait=True, **pod_options):
-        """A node with a pod of its own in a namespace of its own: what Build takes."""
-        place = kube.make_place(self.name)
+    def node(self, name="node", pod=None, wait=True, place=None, **pod_options):
+        """A node with a pod of its own in a namespace of its own, unless `place` is another: what Build takes."""
+        place = place or kube.make_place(self.name)
         pod = pod or f"{name}-{self.name}"
         kube.start_pod(place, pod, **pod_options)
         if wait:

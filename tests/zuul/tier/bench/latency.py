@@ -50,7 +50,7 @@ def measure(node, port):
     _name, place, pod = node
     log_id = uuid.uuid4().hex
     write = ["exec", pod, "--", "python3", "-c", WRITER, f"/tmp/console-{log_id}.log", str(LINES)]
-    command = [settings.KUBECTL, "--kubeconfig", settings.KUBECONFIG, "-n", place.namespace, *write]
+    command = [*place.cluster.command(), "-n", place.namespace, *write]
     with subprocess.Popen(command, env=kube.ADMIN) as writer:
         try:
             delays = read(port, log_id)

@@ -3,9 +3,10 @@ containers of one pod."""
 
 import os
 import stat
+from dataclasses import replace
 
 from tier import kube, settings
-from tier.front import another_cluster
+from tier.relay import relay
 from tier.session import expect_no_console_files
 
 POD = "python-container"
@@ -14,14 +15,17 @@ POD = "python-container"
 def twins(session):
     """Three nodes, one pod name, two clusters, a second container: each line under the right host."""
     both = [kube.container("main"), kube.container("sidecar")]
-    nodes = [session.node("left", POD), session.node("right", POD, containers=both), session.node("far", POD)]
+    nodes = [session.node("left", POD), session.node("right", POD, containers=both)]
+    # Only its server is not the same as of `left`. Zuul names a user by its account, in one kubeconfig for all clusters.
+    other = kube.Cluster(*settings.OTHER)
+    there = kube.make_place(session.name, other, nodes[0][1].namespace, f"{kube.USER}-there")
+    nodes.append(session.node("far", POD, place=there))
     who = [(nodes[0], "main"), (nodes[1], "main"), (nodes[1], "sidecar"), (nodes[2], "main")]
     for (name, place, pod), container in who:
         kube.in_pod(place, pod, "sh", "-c", f"echo {name} {container} >/tmp/who", container=container)
-    far = nodes[2][1]
-    # Only its server is not the same as of `left`.
-    with another_cluster(far, nodes[0][1].namespace) as there:
-        run_twins(session, [*nodes[:2], ("far", there, POD)])
+    with relay(there.server, other.netns) as server:
+        run_twins(session, [*nodes[:2], ("far", replace(there, server=server), POD)])
+    expect_no_console_files(*nodes[2][1:])
     expect_no_console_files(*nodes[1][1:], container="sidecar")
     if settings.podbridge():
         # A stock console daemon sees the files of its own container only.
