@@ -1,4 +1,4 @@
-"""This file owns the way from the executor to a cluster in another network namespace: it listens here, and connects there."""
+"""This file owns the way to a cluster in another network namespace: it listens here, and connects there."""
 
 import asyncio
 import ctypes

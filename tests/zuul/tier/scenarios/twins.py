@@ -16,7 +16,7 @@ def twins(session):
     """Three nodes, one pod name, two clusters, a second container: each line under the right host."""
     both = [kube.container("main"), kube.container("sidecar")]
     nodes = [session.node("left", POD), session.node("right", POD, containers=both)]
-    # Only its server is not the same as of `left`. Zuul names a user by its account, in one kubeconfig for all clusters.
+    # Only its server is not the same as of `left`. Zuul names a user by its account, in one kubeconfig for all.
     other = kube.Cluster(*settings.OTHER)
     there = kube.make_place(session.name, other, nodes[0][1].namespace, f"{kube.USER}-there")
     nodes.append(session.node("far", POD, place=there))
