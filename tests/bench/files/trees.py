@@ -2,57 +2,97 @@
 
 import os
 import random
+from pathlib import Path
 
 from files import place
 from files.place import KUBECTL, POD, SSH, WORK, podbridge, run, shell, timed
 
 FILES = int(os.environ.get("FILES") or 50_000)
 PER_DIRECTORY = 100
+ROUNDS = 3
 
 
-def make_tree(root):
+def sources():
+    """Text as workspaces have it: that of Python's standard library."""
+    library = Path(os.__file__).parent
+    return b"".join(file.read_bytes() for file in sorted(library.glob("[a-r]*/**/*.py")))
+
+
+def make_tree(root, content):
+    """`content`: what the files are cut from; random bytes without it."""
     rng = random.Random(7)
     for number in range(FILES):
         directory = root / f"d{number // PER_DIRECTORY // 25}" / f"e{number // PER_DIRECTORY}"
         if number % PER_DIRECTORY == 0:
             directory.mkdir(parents=True)
-        (directory / f"file{number}.txt").write_bytes(rng.randbytes(rng.randint(1000, 10_000)))
+        size = rng.randint(1000, 10_000)
+        at = rng.randrange(len(content) - size) if content else 0
+        data = content[at : at + size] if content else rng.randbytes(size)
+        (directory / f"file{number}.txt").write_bytes(data)
 
 
 def bench(address):
-    root = WORK / "tree"
-    make_tree(root)
-    kubectl, ssh = " ".join(map(str, KUBECTL)), " ".join(SSH)
-    tar = f"tar -C {root} -cf - . | {kubectl} exec -i {POD} -- sh -c 'mkdir -p /disk/tar && tar -C /disk/tar -xf -'"
-    ways = {
-        "podbridge sync": lambda: run(podbridge("sync", "-q", root, f"{POD}:/disk/sync")),
-        "tar over kubectl exec": lambda: shell(tar),
-        "rsync over ssh": lambda: run(["rsync", "-a", "-e", ssh, f"{root}/", f"root@{address}:/disk/rsync"]),
-    }
-    place.reset_peaks()
-    first = {name: timed(action) for name, action in ways.items()}
-    peaks = place.peak("podbridge"), place.peak("podbridge-agent")
-    again = {name: timed(action) for name, action in ways.items() if not name.startswith("tar")}
-    place.in_pod("diff -r /disk/sync /disk/rsync")
-    back = {
-        "podbridge sync": timed(lambda: run(podbridge("sync", "-q", f"{POD}:/disk/sync", WORK / "sync"))),
-        "tar over kubectl exec": timed(
-            lambda: shell(
-                f"mkdir {WORK}/tar && {kubectl} exec {POD} -- tar -C /disk/sync -cf - . | tar -C {WORK}/tar -xf -"
-            )
-        ),
-        "rsync over ssh": timed(
-            lambda: run(["rsync", "-a", "-e", ssh, f"root@{address}:/disk/sync/", f"{WORK}/rsync"])
-        ),
-    }
-    run(["diff", "-r", root, WORK / "sync"])
+    for name, content in (("source text", sources()), ("random bytes", b"")):
+        root = WORK / "tree" / name.split()[0]
+        make_tree(root, content)
+        measure(name, root, address)
 
-    def seconds(times, name):
-        return f"{times[name][0]:.2f} s ({times[name][1]:.1f})" if name in times else ""
+
+def into(root, there, address):
+    kubectl, ssh = " ".join(map(str, KUBECTL)), " ".join(SSH)
+    extract = f"sh -c 'mkdir -p {there}/tar && tar -C {there}/tar -xf -'"
+    return {
+        "podbridge sync": lambda: run(podbridge("sync", "-q", root, f"{POD}:{there}/sync")),
+        "tar over kubectl exec": lambda: shell(f"tar -C {root} -cf - . | {kubectl} exec -i {POD} -- {extract}"),
+        "rsync over ssh": lambda: run(["rsync", "-a", "-e", ssh, f"{root}/", f"root@{address}:{there}/rsync"]),
+        "rsync -z over ssh": lambda: run(["rsync", "-az", "-e", ssh, f"{root}/", f"root@{address}:{there}/rsync-z"]),
+    }
+
+
+def out_of(there, back, address):
+    kubectl, ssh = " ".join(map(str, KUBECTL)), " ".join(SSH)
+    pack = f"{kubectl} exec {POD} -- tar -C {there}/sync -cf - ."
+    remote = f"root@{address}:{there}/sync/"
+    return {
+        "podbridge sync": lambda: run(podbridge("sync", "-q", f"{POD}:{there}/sync", back / "sync")),
+        "tar over kubectl exec": lambda: shell(f"mkdir {back}/tar && {pack} | tar -C {back}/tar -xf -"),
+        "rsync over ssh": lambda: run(["rsync", "-a", "-e", ssh, remote, f"{back}/rsync"]),
+        "rsync -z over ssh": lambda: run(["rsync", "-az", "-e", ssh, remote, f"{back}/rsync-z"]),
+    }
+
+
+def measure(name, root, address):
+    kind = root.name
+    first, again, back = {}, {}, {}
+    place.reset_peaks()
+    for number in range(ROUNDS):
+        there, here = f"/disk/{kind}-{number}", WORK / f"{kind}-{number}"
+        place.in_pod(f"mkdir {there}")
+        here.mkdir()
+        # Nothing is removed before the end: ext4 passes over inodes that were freed in the last minutes, one by one.
+        in_turn(number, into(root, there, address), first)
+        unchanged = into(root, there, address)
+        unchanged.pop("tar over kubectl exec")
+        in_turn(number, unchanged, again)
+        place.in_pod(f"diff -r {there}/sync {there}/rsync")
+        in_turn(number, out_of(there, here, address), back)
+        run(["diff", "-r", root, here / "sync"])
+    peaks = place.peak("podbridge"), place.peak("podbridge-agent")
+
+    def best(times, way):
+        return "{:.2f} s ({:.1f})".format(*min(times[way])) if way in times else ""
 
     place.table(
-        f"{FILES} files of 1 to 10 kB, seconds (processor seconds of the whole machine); largest process: bridge "
-        f"{peaks[0]:.0f} MB resident, agent {peaks[1]:.0f} MB",
+        f"{FILES} files of 1 to 10 kB, {name}: seconds, the best of {ROUNDS} (and the machine's processor seconds); "
+        f"largest process: bridge {peaks[0]:.0f} MB resident, agent {peaks[1]:.0f} MB",
         ["into the pod", "again, unchanged", "out of the pod"],
-        [(name, seconds(first, name), seconds(again, name), seconds(back, name)) for name in ways],
+        [(way, best(first, way), best(again, way), best(back, way)) for way in first],
     )
+
+
+def in_turn(number, ways, times):
+    """Another begins in each round, so that a slow stretch of the machine, and a cold cache, meet everybody."""
+    names = list(ways)
+    for name in names[number % len(names) :] + names[: number % len(names)]:
+        os.sync()
+        times.setdefault(name, []).append(timed(ways[name]))
