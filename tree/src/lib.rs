@@ -23,7 +23,7 @@ use podbridge_proto::v1::{TreeOpen, TreeSummary};
 pub use error::Error;
 pub use report::{Event, Report, shown};
 pub use temporaries::Temporaries;
-pub use wire::{Incoming, Outgoing, VERSION};
+pub use wire::{Incoming, Outgoing, PIPE, VERSION};
 
 /// The caller's side: tells the other one what is to be done, and does its own part with the path `own`.
 pub fn call(

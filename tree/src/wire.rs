@@ -9,6 +9,8 @@ use crate::error::Error;
 
 /// Of this protocol, told by the caller.
 pub const VERSION: u32 = 1;
+/// Bytes that a pipe with this stream in it had better hold, so that a message is passed on in few steps; Linux grants as many.
+pub const PIPE: usize = 1 << 20;
 /// Longest message, bytes.
 pub(crate) const MAX_MESSAGE: usize = 1 << 20;
 /// A message is sent when it has so many bytes.

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::process::ExitCode;
 
-use podbridge_tree::{Error, Temporaries};
+use podbridge_tree::{Error, PIPE, Temporaries};
+use rustix::pipe::fcntl_setpipe_size;
 
 use crate::sys::{ending, memory};
 
@@ -13,6 +14,8 @@ pub(super) fn run() -> Result<ExitCode, String> {
     let left = temporaries.clone();
     ending::before_end(move || left.remove_all()).map_err(|error| format!("signals cannot be watched: {error}"))?;
     let stream = |descriptor| {
+        // Where the system grants less, or it is no pipe, it works as well.
+        let _ = fcntl_setpipe_size(descriptor, PIPE);
         rustix::io::dup(descriptor)
             .map(File::from)
             .map_err(|error| format!("no descriptor: {error}"))

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use podbridge_proto::limits::{MAX_CHUNK, MAX_PUTS};
 use podbridge_proto::v1::exec_server::Exec;
@@ -14,6 +15,7 @@ use podbridge_proto::v1::{
 };
 use rustix::process::Signal;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -49,6 +51,12 @@ fn events(mut reader: Reader) -> Answers<ExecEvent> {
     Box::pin(ReceiverStream::new(receiver))
 }
 
+/// Stdin that is written and not acknowledged: each answer travels through everything between here and the client, and costs as
+/// much there as a chunk. Half of the smallest window that clients have.
+const ACK_STEP: u64 = 512 << 10;
+/// The answer for less, when nothing more has come for so long.
+const ACK_DELAY: Duration = Duration::from_millis(10);
+
 /// Writes a client's stdin and acknowledges it, until its end.
 async fn write_stdin(
     mut writer: StdinWriter,
@@ -57,21 +65,37 @@ async fn write_stdin(
     acks: mpsc::Sender<Result<StdinAck, Status>>,
 ) {
     let mut chunk = Some(first);
+    let mut told = None;
     while let Some(StdinChunk { offset, data, eof, .. }) = chunk.take() {
         // Empty data without an end asks where to go on, whatever its offset.
         let offset = (!data.is_empty() || eof).then_some(offset);
-        let answer = match writer.write(offset, &data, eof).await {
-            Ok(progress) => Ok(StdinAck {
+        let asked = offset.is_none();
+        let progress = match writer.write(offset, &data, eof).await {
+            Ok(progress) => progress,
+            Err(error) => {
+                let _ = acks.send(Err(convert::exec_status(error))).await;
+                return;
+            }
+        };
+        let is_due = told.is_none_or(|told| progress.taken - told >= ACK_STEP) || asked || progress.closed;
+        let next = match is_due {
+            true => None,
+            false => timeout(ACK_DELAY, chunks.next()).await.ok(),
+        };
+        if !matches!(next, Some(Some(Ok(_)))) {
+            told = Some(progress.taken);
+            let ack = StdinAck {
                 offset: progress.taken,
                 closed: progress.closed,
-            }),
-            Err(error) => Err(convert::exec_status(error)),
-        };
-        let more = matches!(answer, Ok(StdinAck { closed: false, .. }));
-        if acks.send(answer).await.is_err() || !more {
-            return;
+            };
+            if acks.send(Ok(ack)).await.is_err() || progress.closed {
+                return;
+            }
         }
-        chunk = chunks.next().await.and_then(Result::ok);
+        chunk = match next {
+            Some(next) => next.and_then(Result::ok),
+            None => chunks.next().await.and_then(Result::ok),
+        };
     }
 }
 

@@ -18,8 +18,8 @@ use crate::files::{Begun, Error, Location, Put, Receipt, Target, Transfers};
 
 /// Chunks between connection and disk.
 pub(super) const IN_FLIGHT: usize = 8;
-/// Content that is written between two answers of a Write: a sender may have a small window only.
-const STEP: u64 = 256 * 1024;
+/// Content that is written between two answers of a Write: half of the smallest window that a sender may have.
+const STEP: u64 = 512 * 1024;
 
 pub(super) fn location(path: &Bytes, root: Option<&Bytes>) -> Result<Location, Status> {
     let name = |bytes: &Bytes| match bytes.is_empty() || bytes.contains(&0) {

@@ -217,6 +217,36 @@ async fn stdin_is_written_by_offset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn stdin_that_flows_is_not_acknowledged_piece_by_piece() {
+    const PIECES: u64 = 256;
+    let agent = Agent::start();
+    let mut exec = agent.exec().await;
+    let start = StartRequest {
+        stdin_mode: StdinMode::Stream as i32,
+        ..shell("cat >/dev/null")
+    };
+    let exec_id = start.exec_id.clone();
+    let output = exec.run(run(start)).await.unwrap().into_inner();
+    let piece = move |number| StdinChunk {
+        exec_id: exec_id.clone(),
+        offset: number << 14,
+        data: vec![0; 1 << 14].into(),
+        eof: number == PIECES - 1,
+    };
+    let pieces = tokio_stream::iter((0..PIECES).map(piece));
+    let mut acks = exec.write_stdin(pieces).await.unwrap().into_inner();
+    let (mut offsets, mut closed) = (Vec::new(), false);
+    while let Some(ack) = soon(acks.message()).await.unwrap() {
+        offsets.push(ack.offset);
+        closed = ack.closed;
+    }
+    assert!(closed && offsets.is_sorted(), "{offsets:?}");
+    assert_eq!(offsets.last(), Some(&(PIECES << 14)));
+    assert!(offsets.len() <= PIECES as usize / 4, "{offsets:?}");
+    assert_eq!(soon(finish(output)).await.cause(), Cause::Exited(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_normal_exit_signals_nothing() {
     let agent = Agent::start();
     let seen = soon(agent.sh("sleep 300 >/dev/null 2>&1 & echo $!")).await;

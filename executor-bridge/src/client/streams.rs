@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::Outgoing;
 
-const STDIN_CHUNK: usize = 64 * 1024;
+const STDIN_CHUNK: usize = 128 * 1024;
 
 /// Any descriptor that a thread may own.
 pub(crate) type Descriptor = Box<dyn AsFd + Send>;

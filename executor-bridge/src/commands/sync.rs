@@ -13,8 +13,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use podbridge_proto::v1::{TreeCompression, TreeFilter, TreeOpen, TreeSummary};
-use podbridge_tree::{Error, Temporaries, VERSION};
-use rustix::pipe::{PipeFlags, pipe_with};
+use podbridge_tree::{Error, PIPE, Temporaries, VERSION};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use super::side::Side;
 use super::{bridge, conclude};
@@ -107,7 +107,12 @@ struct Own {
 impl Own {
     /// And what the command in the pod is to be attended with.
     fn start(open: TreeOpen, path: PathBuf, quiet: bool) -> io::Result<(Streams, Self)> {
-        let pipe = || pipe_with(PipeFlags::CLOEXEC);
+        let pipe = || {
+            let ends = pipe_with(PipeFlags::CLOEXEC)?;
+            // Where the system grants less, it works as well.
+            let _ = fcntl_setpipe_size(&ends.0, PIPE);
+            io::Result::Ok(ends)
+        };
         let ((stdin, output), (input, stdout), (said, stderr)) = (pipe()?, pipe()?, pipe()?);
         let temporaries = Temporaries::default();
         let own = temporaries.clone();
