@@ -1,12 +1,10 @@
-//! Puts the server together: domains, services, limits; accepts connections of this user only; ends on a signal or when
-//! it has been idle for long enough. `commands::serve` runs it.
+//! Puts the server together: domains, services, limits; ends on a signal or when it has been idle for long enough.
+//! `commands::serve` runs it.
 
 use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use podbridge_proto::limits::MAX_MESSAGE;
@@ -16,15 +14,10 @@ use podbridge_proto::v1::files_server::FilesServer;
 use podbridge_proto::v1::logs_server::LogsServer;
 use rustix::process::{Rlimit, geteuid, getpid};
 use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tokio_stream::wrappers::UnixListenerStream;
-use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 
 use crate::exec::{Registry, Store};
 use crate::files::Transfers;
@@ -32,6 +25,7 @@ use crate::logs::Logs;
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService};
 use crate::sys::reaper::Reaper;
 use crate::sys::{memory, proc};
+use crate::transport::connection::Accepting;
 
 /// Flow control, fixed (DESIGN §6). What comes is written to a disk at once, or asked for piece by piece (stdin): the window is as
 /// wide as bulk needs, 800 MB/s at 10 ms.
@@ -56,7 +50,7 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let registry = Arc::new(Registry::new(Reaper::start()?, nofile, store));
     let connections = watch::Sender::new(0usize);
-    let incoming = accepted(tokio::net::UnixListener::from_std(listener)?, connections.clone());
+    let incoming = Accepting::start(tokio::net::UnixListener::from_std(listener)?, connections.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_service_status("", tonic_health::ServingStatus::Serving)
@@ -147,77 +141,5 @@ async fn idle_for(
             Ok(()) = connections.changed() => {}
             Ok(()) = running.changed() => {}
         }
-    }
-}
-
-/// Connections whose peer is this user or root; the socket's mode says the same, but a mode can be changed.
-fn accepted(
-    listener: tokio::net::UnixListener,
-    connections: watch::Sender<usize>,
-) -> impl Stream<Item = io::Result<Connection>> {
-    let own = geteuid().as_raw();
-    UnixListenerStream::new(listener).filter_map(move |stream| {
-        // An accept that fails (too many descriptors) concerns that connection only.
-        let stream = stream
-            .inspect_err(|error| tracing::warn!(%error, "connection not accepted"))
-            .ok()?;
-        match stream.peer_cred().map(|peer| peer.uid()) {
-            Ok(uid) if uid == own || uid == 0 => {
-                connections.send_modify(|count| *count += 1);
-                Some(Ok(Connection {
-                    stream,
-                    connections: connections.clone(),
-                }))
-            }
-            other => {
-                tracing::warn!(peer = ?other, "connection of another user refused");
-                None
-            }
-        }
-    })
-}
-
-/// One accepted connection; counted while it lives.
-struct Connection {
-    stream: UnixStream,
-    connections: watch::Sender<usize>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.connections.send_modify(|count| *count -= 1);
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

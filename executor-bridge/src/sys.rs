@@ -36,9 +36,14 @@ pub(crate) fn watch_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<Own
 pub(crate) fn give_large_blocks_back() {
     #[cfg(target_env = "gnu")]
     {
-        /// The C library's own default, which is fixed once it was set.
-        const THRESHOLD: i32 = 128 * 1024;
-        // SAFETY: the call only sets a number, and no other thread runs yet.
-        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, THRESHOLD) };
+        /// Above all chunks and frames: a block that comes from the system and goes back costs more than what is done with it.
+        const LARGE: i32 = 2 << 20;
+        /// What the heap keeps at its end, for the next chunk.
+        const KEPT: i32 = 1 << 20;
+        // SAFETY: the calls only set numbers, and no other thread runs yet.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! `proxy`: standard input and output to the agent's socket, each direction on its own. Descriptors 1 and 2 stay open to
-//! the very end: containerd closes stdin as soon as one of them closes, and data is lost with exit 0.
+//! `proxy`: standard input and output for the agent, given to it, or copied to its socket, each direction on its own. Descriptors
+//! 1 and 2 stay open to the very end: containerd closes stdin as soon as one of them closes, and data is lost with exit 0.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use std::thread;
 
 use podbridge_proto::limits::PROXY_MAGIC;
+use rustix::stdio;
 
 use super::serve;
 use crate::config::Proxy;
-use crate::socket;
+use crate::transport::{handover, socket};
 
 const BUFFER: usize = 256 * 1024;
 
@@ -25,14 +26,40 @@ pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
         other => other,
     };
     let stream = stream.map_err(|error| format!("no agent answers on {}: {error}", path.display()))?;
-    copy(stream).map_err(|error| format!("the connection to the agent broke: {error}"))?;
+    let served = serve_one(stream, || socket::connect(&path));
+    served.map_err(|error| format!("the connection to the agent broke: {error}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn serve_one(mut stream: UnixStream, connect: impl FnOnce() -> io::Result<UnixStream>) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(PROXY_MAGIC.as_bytes())?;
+    stdout.flush()?;
+    drop(stdout);
+    let (input, output) = (stdio::stdin(), stdio::stdout());
+    if handover::is_possible(input, output) {
+        if let Ok(true) = handover::offer(&stream, input, output) {
+            return end_of(stream);
+        }
+        // It is an older one.
+        stream = connect()?;
+    }
+    copy(stream)
+}
+
+/// When the agent has let go of the streams.
+fn end_of(mut stream: UnixStream) -> io::Result<()> {
+    let mut nothing = [0];
+    loop {
+        match stream.read(&mut nothing) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            ended => return ended.map(drop),
+        }
+    }
 }
 
 fn copy(stream: UnixStream) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(PROXY_MAGIC.as_bytes())?;
-    stdout.flush()?;
     let upward = stream.try_clone()?;
     // Not joined: when the agent has said its last word, what is still to be read concerns nobody.
     thread::spawn(move || {

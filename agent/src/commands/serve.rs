@@ -10,7 +10,8 @@ use rustix::process::{getpid, setsid};
 use crate::config::Serve;
 use crate::exec::Store;
 use crate::sys::{descriptors, init, memory};
-use crate::{app, socket, telemetry};
+use crate::transport::socket;
+use crate::{app, telemetry};
 
 /// What a detached agent tells the parent that waits for it.
 const READY: &str = "ready";

@@ -2,7 +2,9 @@
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::{Command, Stdio};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use podbridge_proto::limits::{PROTOCOL_MAJOR, PROXY_MAGIC};
@@ -85,6 +87,83 @@ async fn the_proxy_carries_the_connection() {
     stdout.read_to_end(&mut rest).unwrap();
     assert_eq!(rest[3], 4, "a SETTINGS frame");
     assert!(proxy.wait().unwrap().success());
+}
+
+/// Speaks to the agent through a proxy's pipes; the proxy, and what it has answered.
+fn proxied(socket: &Path) -> (Child, ChildStdout) {
+    let mut proxy = Command::new(AGENT)
+        .args(["proxy", "--socket"])
+        .arg(socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = proxy.stdout.take().unwrap();
+    let mut answer = vec![0; PROXY_MAGIC.len()];
+    stdout.read_exact(&mut answer).unwrap();
+    proxy
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .unwrap();
+    let mut settings = [0; 9];
+    stdout.read_exact(&mut settings).unwrap();
+    assert_eq!(settings[3], 4, "a SETTINGS frame");
+    (proxy, stdout)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_agent_lets_go_of_the_streams_of_a_proxy_that_is_killed() {
+    let agent = Agent::start();
+    let (mut proxy, mut stdout) = proxied(&agent.socket());
+    proxy.kill().unwrap();
+    proxy.wait().unwrap();
+    // The runtime waits for this end before it says that the exec has ended.
+    tokio::task::spawn_blocking(move || stdout.read_to_end(&mut Vec::new()))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_proxy_ends_with_the_agent() {
+    let agent = Agent::start();
+    let (mut proxy, _stdout) = proxied(&agent.socket());
+    let pid = rustix::process::Pid::from_raw(agent.pid() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    eventually("the proxy ends", || proxy.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn an_agent_that_takes_no_streams_is_spoken_to_on_its_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let older = std::thread::spawn(move || {
+        // It takes the offer for HTTP/2, which it begins and ends.
+        let (mut first, _) = listener.accept().unwrap();
+        first.write_all(b"\0\0\0\x04\0\0\0\0\0").unwrap();
+        drop(first);
+        let (mut second, _) = listener.accept().unwrap();
+        let mut heard = Vec::new();
+        second.read_to_end(&mut heard).unwrap();
+        second.write_all(b"heard ").unwrap();
+        second.write_all(&heard).unwrap();
+    });
+    let mut proxy = Command::new(AGENT)
+        .args(["proxy", "--socket"])
+        .arg(&socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    proxy.stdin.take().unwrap().write_all(b"hello").unwrap();
+    let mut said = String::new();
+    proxy.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, format!("{PROXY_MAGIC}heard hello"));
+    assert!(proxy.wait().unwrap().success());
+    older.join().unwrap();
 }
 
 #[test]

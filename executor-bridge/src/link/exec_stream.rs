@@ -5,6 +5,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::pod::{ExecSocket, Socket};
@@ -17,8 +18,9 @@ const STATUS: u8 = 3;
 const CLOSE: u8 = 255;
 /// Of stderr, for messages: the beginning says why.
 const STDERR_KEPT: usize = 2048;
-/// Larger messages only need more memory on the way.
-pub(super) const CHUNK: usize = 64 * 1024;
+/// Stdin in one message. With its channel and its header (8 bytes) it fills four TLS records: the API server passes each record on by
+/// itself, and one of a few bytes costs as much as a full one. Larger messages only need more memory on the way.
+pub(super) const CHUNK: usize = 4 * (16 << 10) - 1 - 8;
 
 pub(super) fn split(exec: ExecSocket) -> (Reader, Writer) {
     let (sink, stream) = exec.socket.split();
@@ -47,6 +49,16 @@ impl Writer {
         message.put_u8(STDIN);
         message.extend_from_slice(data);
         self.sink.send(Message::Binary(message.freeze())).await
+    }
+
+    /// Passes on what can be read at once. False at its end.
+    pub(super) async fn stdin_from(&mut self, source: &mut (impl AsyncRead + Unpin)) -> Result<bool, Error> {
+        let mut message = BytesMut::with_capacity(1 + CHUNK);
+        message.put_u8(STDIN);
+        match source.read_buf(&mut message).await {
+            Ok(0) | Err(_) => Ok(false),
+            Ok(_) => self.sink.send(Message::Binary(message.freeze())).await.map(|()| true),
+        }
     }
 
     /// Whether the other side can be told of the end of stdin alone.

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use podbridge_proto::limits::PROXY_MAGIC;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::agent_binary::{self, Agents, Binary};
-use super::exec_stream::{self, CHUNK, Reader, Writer};
+use super::exec_stream::{self, Reader, Writer};
 use super::inject::{self, Report};
 use super::{Dialed, Handle, Monitored, Start};
 use crate::error::{Failure, Kind};
@@ -290,15 +290,11 @@ async fn downward(mut reader: Reader, rest: Bytes, mut to_bridge: tokio::io::Wri
 
 /// From the bridge to the pod.
 async fn upward(mut from_bridge: tokio::io::ReadHalf<DuplexStream>, mut writer: Writer) {
-    let mut buffer = vec![0; CHUNK];
     loop {
-        match from_bridge.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(count) => {
-                if writer.stdin(&buffer[..count]).await.is_err() {
-                    return;
-                }
-            }
+        match writer.stdin_from(&mut from_bridge).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(_) => return,
         }
     }
     // The proxy ends when its stdin does.
