@@ -198,7 +198,7 @@ pub(crate) struct SyncOptions {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compress {
-    /// While the connection is slow and the data shrinks
+    /// While the data shrinks
     Auto,
     Always,
     Never,

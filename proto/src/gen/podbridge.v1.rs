@@ -3279,7 +3279,7 @@ pub struct TreeSummary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum TreeCompression {
-    /// While the stream is slower than the sender, and the data shrinks.
+    /// While the data shrinks.
     Auto = 0,
     Always = 1,
     Never = 2,

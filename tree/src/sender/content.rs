@@ -87,7 +87,7 @@ impl<W: Write> Sender<'_, W> {
     fn part(&mut self, file: &Announced, part: TreePart) -> Result<(), Error> {
         (self.report)(Event::Content(part.data.len() as u64));
         let entry = file.entry;
-        self.batch.push(Record::Part(TreePart { entry, ..part })).map(|_| ())
+        self.batch.push(Record::Part(TreePart { entry, ..part }))
     }
 
     fn open_file(&mut self, file: &Announced) -> Result<(OwnedFd, Stat), Errno> {

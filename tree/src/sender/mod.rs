@@ -22,6 +22,10 @@ use crate::report::{Event, Report, told};
 use crate::wire::{Incoming, Outgoing, WINDOW};
 use batch::Batch;
 
+/// Contents that go with each entry, if so many are wanted: the receiver then always has entries to compare, and asks for what comes
+/// next before the last content has come.
+const SHARE: usize = 2;
+
 pub(crate) fn send(
     root: &Path,
     options: &TreeOpen,
@@ -55,7 +59,7 @@ pub(crate) fn send(
         let _ = sender
             .batch
             .push(Record::Fatal(error.to_string()))
-            .and_then(|_| sender.batch.flush());
+            .and_then(|()| sender.batch.flush());
     }
     sent
 }
@@ -113,24 +117,24 @@ impl<W: Write> Sender<'_, W> {
                 return Ok(summary);
             }
             self.await_answer()?;
-            self.serve()?;
+            self.serve(usize::MAX)?;
         }
     }
 
-    /// Adds a record; when a message went, what was asked for meanwhile is served first.
+    /// Adds a record; then some of what was asked for meanwhile goes.
     fn push(&mut self, record: Record) -> Result<(), Error> {
-        match self.batch.push(record)? {
-            true => self.serve(),
-            false => Ok(()),
-        }
+        self.batch.push(record)?;
+        self.serve(SHARE)
     }
 
     /// Files that may be wanted are remembered; not without end.
     fn await_window(&mut self) -> Result<(), Error> {
         while self.announced.len() >= WINDOW {
-            self.batch.flush()?;
-            self.await_answer()?;
-            self.serve()?;
+            if self.wanted.is_empty() {
+                self.batch.flush()?;
+                self.await_answer()?;
+            }
+            self.serve(SHARE)?;
         }
         Ok(())
     }
@@ -148,8 +152,9 @@ impl<W: Write> Sender<'_, W> {
             .map(|answer| answer.fatal)
     }
 
-    fn serve(&mut self) -> Result<(), Error> {
-        loop {
+    /// Sends wanted contents, `most` at most.
+    fn serve(&mut self, most: usize) -> Result<(), Error> {
+        for _ in 0..most {
             while let Ok(answer) = self.answers.try_recv() {
                 self.take(answer?)?;
             }
@@ -158,6 +163,7 @@ impl<W: Write> Sender<'_, W> {
             };
             self.content(&file)?;
         }
+        Ok(())
     }
 
     fn take(&mut self, answer: TreeAnswer) -> Result<(), Error> {
@@ -197,6 +203,6 @@ impl<W: Write> Sender<'_, W> {
             remote: false,
         });
         // Not `push`: it may be said while a content is being sent.
-        self.batch.push(Record::Problem(problem)).map(|_| ())
+        self.batch.push(Record::Problem(problem))
     }
 }
