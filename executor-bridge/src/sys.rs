@@ -31,13 +31,14 @@ pub(crate) fn watch_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<Own
     registered.map_err(|error| error.into_parts().1)
 }
 
-/// Large blocks, such as an agent's binary on its way to a pod, are given back to the system when they are freed. Otherwise
-/// the C library takes the first one as a sign that there will be more, and keeps them.
+/// Large blocks, such as an agent's binary on its way to a pod, are given back to the system when they are freed; chunks are not,
+/// until `give_memory_back`. Otherwise the C library takes the first large one as a sign that there will be more, and keeps them.
 pub(crate) fn give_large_blocks_back() {
     #[cfg(target_env = "gnu")]
     {
-        /// Above all chunks and frames: a block that comes from the system and goes back costs more than what is done with it.
-        const LARGE: i32 = 2 << 20;
+        /// Above a chunk with its message, which would else come from the system and go back each time, and that costs more than what
+        /// is done with it; below the buffers of a link, of which an idle one never touches most.
+        const LARGE: i32 = 192 << 10;
         /// What the heap keeps at its end, for the next chunk.
         const KEPT: i32 = 1 << 20;
         // SAFETY: the calls only set numbers, and no other thread runs yet.
@@ -45,5 +46,14 @@ pub(crate) fn give_large_blocks_back() {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
             libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
         }
+    }
+}
+
+/// All that is free: after work that will not go on at once.
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the allocator's own locks and touches only memory that is free.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -15,6 +15,7 @@ use super::{Connection, internal};
 use crate::error::{Failure, Kind};
 use crate::link::{Linker, Start};
 use crate::protocol::result::LinkStatus;
+use crate::sys;
 
 /// A connection for bulk that nobody used for so long is closed: it costs a process in the pod. Between one and two of these.
 const UNUSED: Duration = Duration::from_secs(60);
@@ -88,6 +89,8 @@ impl Line {
                     ends.dialed.notify_waiters();
                     let agent = &connection.agent.version;
                     tracing::info!(pod, container, lane, agent, milliseconds, "link is up");
+                    // Of certificates, and perhaps of an agent's way to the pod.
+                    sys::give_memory_back();
                     let connection = Arc::new(connection);
                     if connection.lane == Lane::Bulk {
                         tokio::spawn(close_unused(Arc::downgrade(&connection), dial));
@@ -200,6 +203,8 @@ async fn close_unused(connection: Weak<Connection>, dial: Arc<Mutex<Option<Dial>
                 slot.take_if(|dial| matches!(dial.opening.peek(), Some(Ok(own)) if Arc::ptr_eq(own, &connection)));
             drop(own);
             connection.handle.end("nobody needed it for a while");
+            drop(connection);
+            sys::give_memory_back();
             return;
         }
         unused = !used;

@@ -55,11 +55,13 @@ remove_cgroups() {
 	done
 }
 
-# The directories that `up` created on the machine, when nobody else uses them.
+# The directories that `up` created on the machine, when nobody else uses them: another cluster has laid its own ones over them, and
+# would lose those with them.
 remove_machine_dirs() {
 	local d
 	[ -f "$STATE/made" ] || return 0
 	sort -r "$STATE/made" | while read -r d; do
+		! grep -qsE "^([^ ]+ ){4}$d(/[^ ]*)? " /proc/[0-9]*/mountinfo || continue
 		rmdir "$d" 2>/dev/null || :
 	done
 }
