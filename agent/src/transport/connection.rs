@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::process::geteuid;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::unix::pipe;
@@ -123,7 +122,7 @@ enum Transport {
 impl Transport {
     async fn of(mut socket: UnixStream) -> io::Result<Self> {
         let offered = socket
-            .async_io(Interest::READABLE, || handover::take(&socket).map_err(again))
+            .async_io(Interest::READABLE, || handover::take(&socket).map_err(io::Error::from))
             .await?;
         let Some(Streams { input, output }) = offered else {
             return Ok(Self::Socket(socket));
@@ -139,10 +138,6 @@ impl Transport {
             proxy: socket,
         })
     }
-}
-
-fn again(errno: Errno) -> io::Error {
-    errno.into()
 }
 
 /// Once its proxy has gone, nobody will end the exec that its streams belong to.

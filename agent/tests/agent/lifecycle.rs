@@ -62,34 +62,7 @@ async fn hello_tells_who_serves() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_proxy_carries_the_connection() {
-    let agent = Agent::start();
-    let mut proxy = Command::new(AGENT)
-        .args(["proxy", "--socket"])
-        .arg(agent.socket())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdout = proxy.stdout.take().unwrap();
-    let mut magic = vec![0; PROXY_MAGIC.len()];
-    stdout.read_exact(&mut magic).unwrap();
-    assert_eq!(magic, PROXY_MAGIC.as_bytes());
-    // The server speaks HTTP/2 at once; the end of stdin ends it all.
-    proxy
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-        .unwrap();
-    let mut rest = Vec::new();
-    stdout.read_to_end(&mut rest).unwrap();
-    assert_eq!(rest[3], 4, "a SETTINGS frame");
-    assert!(proxy.wait().unwrap().success());
-}
-
-/// Speaks to the agent through a proxy's pipes; the proxy, and what it has answered.
+/// A proxy through whose pipes HTTP/2 has begun.
 fn proxied(socket: &Path) -> (Child, ChildStdout) {
     let mut proxy = Command::new(AGENT)
         .args(["proxy", "--socket"])
@@ -114,16 +87,30 @@ fn proxied(socket: &Path) -> (Child, ChildStdout) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_proxy_carries_the_connection() {
+    let agent = Agent::start();
+    let (mut proxy, stdout) = proxied(&agent.socket());
+    // The end of stdin ends it all.
+    drop(proxy.stdin.take());
+    end_of(stdout).await;
+    assert!(proxy.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_agent_lets_go_of_the_streams_of_a_proxy_that_is_killed() {
     let agent = Agent::start();
-    let (mut proxy, mut stdout) = proxied(&agent.socket());
+    let (mut proxy, stdout) = proxied(&agent.socket());
+    // Else its end would be what the agent sees.
+    let _stdin = proxy.stdin.take();
     proxy.kill().unwrap();
     proxy.wait().unwrap();
-    // The runtime waits for this end before it says that the exec has ended.
-    tokio::task::spawn_blocking(move || stdout.read_to_end(&mut Vec::new()))
-        .await
-        .unwrap()
-        .unwrap();
+    // The runtime waits for this before it says that the exec has ended.
+    end_of(stdout).await;
+}
+
+async fn end_of(mut stdout: ChildStdout) {
+    let reading = tokio::task::spawn_blocking(move || stdout.read_to_end(&mut Vec::new()));
+    soon(reading).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
