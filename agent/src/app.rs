@@ -48,6 +48,8 @@ pub(crate) async fn serve(
     store: Store,
     idle: Option<Duration>,
 ) -> io::Result<()> {
+    // Before anybody can connect: from then on a signal has something to end in good order.
+    let asked = asked_to_end()?;
     let registry = Arc::new(Registry::new(Reaper::start()?, nofile, store));
     let connections = watch::Sender::new(0usize);
     let incoming = Accepting::start(tokio::net::UnixListener::from_std(listener)?, connections.clone());
@@ -80,8 +82,8 @@ pub(crate) async fn serve(
 
     tokio::select! {
         ended = &mut server => return ended.map_err(io::Error::other)?.map_err(io::Error::other),
-        name = asked_to_end() => {
-            tracing::info!(signal = name?, "agent ends");
+        name = asked => {
+            tracing::info!(signal = name, "agent ends");
             registry.cancel_all("the agent was told to end");
             let mut running = registry.running();
             // What is left is killed with the container, or reported by the next agent as lost.
@@ -110,13 +112,16 @@ fn greeting() -> Greeting {
     }
 }
 
-async fn asked_to_end() -> io::Result<&'static str> {
+/// Watches from now on; ends with the name of the signal.
+fn asked_to_end() -> io::Result<impl Future<Output = &'static str>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = term.recv() => Ok("TERM"),
-        _ = interrupt.recv() => Ok("INT"),
-    }
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => "TERM",
+            _ = interrupt.recv() => "INT",
+        }
+    })
 }
 
 /// Gives back what execs or followers of logs held, a little after some have gone.
