@@ -68,8 +68,8 @@ class Relay:
             there, back = await asyncio.open_connection(sock=connected)
             ends.append(back)
             await asyncio.gather(pump(reader, back), pump(there, writer))
-        except OSError:
-            pass  # an API server that is not there
+        except (OSError, asyncio.CancelledError):
+            pass  # an API server that is not there, or the end of the relay; a server's task has nobody else to tell
         finally:
             for end in ends:
                 end.close()
