@@ -1,14 +1,17 @@
-"""This file owns a client of the bridge as small as the Ansible plugin's: one connection, one exec of `true`."""
+"""This file owns who runs `true` in the pod over a connection that is up: the smallest client of a bridge, and ssh."""
 
 import json
 import socket
 import struct
+import subprocess
 import uuid
 
-from files.place import POD, WORK, podbridge, run
+from files.place import POD, SSH, WORK, podbridge, run
 
 
-class ExecClient:
+class Bridge:
+    """As the Ansible plugin does it: one connection, one exec."""
+
     def __init__(self):
         run(podbridge("exec", POD, "--", "true"))
         (self.socket,) = (WORK / "bridges").glob("*.sock")
@@ -28,3 +31,25 @@ class ExecClient:
                     if result != {"outcome": "exited", "code": 0}:
                         raise SystemExit(f"true: {result}")
                     return
+
+    def close(self):
+        pass
+
+
+class Ssh:
+    """A shell that lasts as long as the connection: nothing is begun for each command but itself."""
+
+    def __init__(self, address):
+        self.shell = subprocess.Popen(
+            [*SSH, f"root@{address}", "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+
+    def true(self):
+        self.shell.stdin.write(b"/bin/true; echo $?\n")
+        said = self.shell.stdout.readline()
+        if said != b"0\n":
+            raise SystemExit(f"true over ssh: {said!r}")
+
+    def close(self):
+        self.shell.stdin.close()
+        self.shell.wait()
