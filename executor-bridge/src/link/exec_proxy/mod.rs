@@ -3,14 +3,18 @@
 
 mod bring;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use podbridge_proto::limits::PROXY_MAGIC;
-use tokio::io::{AsyncWriteExt as _, DuplexStream};
+use tokio::io::{DuplexStream, duplex, join};
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::io::StreamReader;
 
 use super::agent_binary::{self, Agents, Binary};
 use super::exec_stream::{self, Reader, Writer};
@@ -21,8 +25,10 @@ use crate::pod::{Access, Fate, Place};
 use crate::protocol::target::{Target, hex};
 use crate::random;
 
-/// Between HTTP/2 and the WebSocket, each direction.
-const PIPE: usize = 256 * 1024;
+/// From HTTP/2 to the WebSocket: a message of stdin, while the one before it is being sent. It stays for as long as the link.
+const PIPE: usize = 64 * 1024;
+/// Messages from the WebSocket to HTTP/2, as they came (the API server's have 32 KiB).
+const AHEAD: usize = 4;
 /// Of what a program said instead of the magic line, for the message.
 const SEEN: usize = 200;
 
@@ -238,8 +244,9 @@ impl Dial {
 
     fn pipe(self, proxy: Proxy) -> Dialed {
         let Proxy { reader, writer, rest } = proxy;
-        let (near, far) = tokio::io::duplex(PIPE);
-        let (from_bridge, to_bridge) = tokio::io::split(far);
+        let (near, from_bridge) = duplex(PIPE);
+        let (to_bridge, from_pod) = mpsc::channel(AHEAD);
+        let near = join(StreamReader::new(ReceiverStream::new(from_pod)), near);
         let handle = Handle::new(None);
         let downward = tokio::spawn(downward(reader, rest, to_bridge, handle.clone()));
         let upward = tokio::spawn(upward(from_bridge, writer));
@@ -274,22 +281,21 @@ fn recognise(seen: &[u8]) -> Option<First> {
 }
 
 /// From the pod to the bridge.
-async fn downward(mut reader: Reader, rest: Bytes, mut to_bridge: tokio::io::WriteHalf<DuplexStream>, handle: Handle) {
+async fn downward(mut reader: Reader, rest: Bytes, to_bridge: mpsc::Sender<io::Result<Bytes>>, handle: Handle) {
     let mut data = Some(rest);
     while let Some(bytes) = data {
-        if to_bridge.write_all(&bytes).await.is_err() {
+        if to_bridge.send(Ok(bytes)).await.is_err() {
             // The bridge has let go of the pipe.
             return;
         }
         data = reader.stdout().await;
     }
+    // What ends with `to_bridge` is a dead link: HTTP/2 marks its own ends.
     handle.note_end(reader.epitaph());
-    // The end of the stream is a dead link: HTTP/2 marks its own ends.
-    let _ = to_bridge.shutdown().await;
 }
 
 /// From the bridge to the pod.
-async fn upward(mut from_bridge: tokio::io::ReadHalf<DuplexStream>, mut writer: Writer) {
+async fn upward(mut from_bridge: DuplexStream, mut writer: Writer) {
     loop {
         match writer.stdin_from(&mut from_bridge).await {
             Ok(true) => {}
