@@ -18,6 +18,7 @@ use podbridge_proto::v1::{
     TreeAnswer, TreeAttribute, TreeChange, TreeChangeKind, TreeEntry, TreeOpen, TreeProblem, TreeSent, TreeSummary,
 };
 use rustix::io::Errno;
+use zstd::bulk::Decompressor;
 
 use crate::attributes::{Attributes, PERMISSIONS};
 use crate::directory::{Directories, Directory};
@@ -87,12 +88,13 @@ pub(crate) fn receive(
 
 /// Why the sender takes no more answers, if it says so.
 fn last_words(input: &mut Incoming<impl Read>) -> Option<String> {
+    let mut decompressor = Decompressor::default();
     loop {
         let fatal = |record| match record {
             Record::Fatal(sentence) => Some(sentence),
             _ => None,
         };
-        if let Some(sentence) = records(input.receive().ok()?).ok()?.find_map(fatal) {
+        if let Some(sentence) = records(input.receive().ok()?, &mut decompressor).ok()?.find_map(fatal) {
             return Some(sentence);
         }
     }
@@ -146,8 +148,9 @@ struct Receiver<'a, W> {
 impl<W: Write> Receiver<'_, W> {
     fn run(&mut self, destination: &Path, input: &mut Incoming<impl Read>) -> Result<TreeSummary, Error> {
         self.filters = crate::check(self.options)?;
+        let mut decompressor = Decompressor::default();
         loop {
-            for record in records(input.receive()?)? {
+            for record in records(input.receive()?, &mut decompressor)? {
                 match record {
                     Record::Root(root) if !self.begun => {
                         self.begun = true;
@@ -281,11 +284,11 @@ impl<W: Write> Receiver<'_, W> {
     }
 }
 
-fn records(sent: TreeSent) -> Result<impl Iterator<Item = Record>, Error> {
+fn records(sent: TreeSent, decompressor: &mut Decompressor<'_>) -> Result<impl Iterator<Item = Record>, Error> {
     let sent = match sent.zstd.is_empty() {
         true => sent,
         false => {
-            let plain = zstd::bulk::decompress(&sent.zstd, MAX_MESSAGE);
+            let plain = decompressor.decompress(&sent.zstd, MAX_MESSAGE);
             let plain = plain.map_err(|_| Error::Protocol("a compressed message cannot be read"))?;
             decode::<TreeSent>(plain.into())?
         }

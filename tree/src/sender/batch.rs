@@ -5,6 +5,7 @@ use std::io::Write;
 use podbridge_proto::v1::tree_record::Record;
 use podbridge_proto::v1::{TreeCompression, TreeRecord, TreeSent};
 use prost::Message as _;
+use zstd::bulk::Compressor;
 
 use crate::error::Error;
 use crate::wire::{BATCH, Outgoing};
@@ -16,12 +17,13 @@ const DISCOURAGED: u32 = 16;
 /// Shorter messages are not worth it.
 const SHORT: usize = 512;
 
-#[derive(Debug)]
 pub(super) struct Batch<W> {
     stream: Outgoing<W>,
     sent: TreeSent,
     size: usize,
     compression: TreeCompression,
+    /// Made once: it has half a megabyte, which the system would clear for each message.
+    compressor: Option<Compressor<'static>>,
     /// Messages until it is tried again.
     discouraged: u32,
 }
@@ -33,6 +35,7 @@ impl<W: Write> Batch<W> {
             sent: TreeSent::default(),
             size: 0,
             compression,
+            compressor: None,
             discouraged: 0,
         }
     }
@@ -55,7 +58,11 @@ impl<W: Write> Batch<W> {
         let size = std::mem::take(&mut self.size);
         if size > SHORT && self.is_to_be_compressed() {
             let plain = sent.encode_to_vec();
-            let small = zstd::bulk::compress(&plain, LEVEL)?;
+            let compressor = match &mut self.compressor {
+                Some(compressor) => compressor,
+                none => none.insert(Compressor::new(LEVEL)?),
+            };
+            let small = compressor.compress(&plain)?;
             if small.len() + plain.len() / 16 < plain.len() {
                 sent.records.clear();
                 sent.zstd = small.into();
