@@ -45,6 +45,8 @@ pub(crate) fn give_large_blocks_back() {
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
             libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+            // A second heap would save little waiting, and keep its own share.
+            libc::mallopt(libc::M_ARENA_MAX, 1);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Connection;
+use super::bulk::Bulk;
 use super::connection::Lane;
 use super::line::{Ends, Line};
 use crate::error::Failure;
@@ -17,9 +18,10 @@ pub(super) struct Container {
 }
 
 impl Container {
-    pub(super) fn new(linker: Arc<Linker>, name: Option<String>, one_machine: bool) -> Self {
+    pub(super) fn new(linker: Arc<Linker>, bulk: Arc<Bulk>, name: Option<String>, one_machine: bool) -> Self {
         let ends = Arc::new(Ends {
             linker,
+            bulk,
             name,
             dialed: Default::default(),
             machine: one_machine.then(Default::default),

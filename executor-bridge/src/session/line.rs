@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use super::bulk::Bulk;
 use super::connection::Lane;
 use super::diagnosis::Patience;
 use super::{Connection, internal};
@@ -32,6 +34,7 @@ struct Dial {
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) linker: Arc<Linker>,
+    pub(super) bulk: Arc<Bulk>,
     /// `None`: the pod's default.
     pub(super) name: Option<String>,
     /// Told at every dial that succeeds.
@@ -78,7 +81,12 @@ impl Line {
     /// In a task of its own: a client that gives up does not stop it for the others.
     fn begin(&self, start: Start) -> Opening {
         let (lane, ends, dial) = (self.lane, self.ends.clone(), self.dial.clone());
-        let task = tokio::spawn(async move {
+        let runtime = match lane {
+            Lane::Control => Handle::current(),
+            Lane::Bulk => ends.bulk.runtime(),
+        };
+        // The connection lives where it is dialled.
+        let task = runtime.spawn(async move {
             let begun = Instant::now();
             let opened = ends.open(lane, start).await;
             let milliseconds = begun.elapsed().as_millis() as u64;

@@ -1,6 +1,7 @@
 //! What clients want done in the containers of one pod: execs, files, links. Owns two connections per container, for what is
 //! waited for and for what is large, dialled on first use, and the diagnosis when one breaks. `daemon` calls it; gRPC stays inside.
 
+mod bulk;
 mod connection;
 mod container;
 mod descriptor;
@@ -32,6 +33,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::request;
 use crate::protocol::result::{Done, LinkStatus, Outcome};
 use crate::protocol::target::Target;
+use bulk::Bulk;
 use connection::{Connection, Lane};
 use container::Container;
 use logs::Keeper;
@@ -82,6 +84,7 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Session {
     linker: Arc<Linker>,
+    bulk: Arc<Bulk>,
     containers: Mutex<HashMap<Option<String>, Arc<Container>>>,
     /// Calls that nobody waits for: Release, Cancel.
     errands: Errands,
@@ -100,6 +103,7 @@ impl Session {
     pub(crate) fn new(target: Arc<Target>, connect_timeout: Duration) -> Self {
         Self {
             linker: Arc::new(Linker::new(target, connect_timeout)),
+            bulk: Arc::default(),
             containers: Mutex::default(),
             errands: Errands::default(),
             kept: None,
@@ -125,7 +129,8 @@ impl Session {
         let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = || {
             let one_machine = self.kept.is_some();
-            let container = Container::new(self.linker.clone(), name.map(str::to_owned), one_machine);
+            let name = name.map(str::to_owned);
+            let container = Container::new(self.linker.clone(), self.bulk.clone(), name, one_machine);
             let container = Arc::new(container);
             if let Some(kept) = &self.kept {
                 kept.keep(container.clone());
