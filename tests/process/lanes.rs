@@ -1,4 +1,4 @@
-//! The two connections of a container: what is large travels on its own, and what is small on the other.
+//! The two connections of a container: what is large travels on its own, on a thread of its own, and what is small on the other.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -18,6 +18,16 @@ fn links(pair: &Pair) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Whether the bridge has a thread for what is large.
+fn has_bulk_thread(pair: &Pair) -> bool {
+    let [bridge] = pair.bridges()[..] else {
+        panic!("not one bridge")
+    };
+    let threads = std::fs::read_dir(format!("/proc/{bridge}/task")).unwrap();
+    let names = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).unwrap_or_default());
+    names.into_iter().any(|name| name.trim() == "bulk")
+}
+
 fn lane(name: &str) -> (String, String) {
     (name.into(), "up".into())
 }
@@ -27,6 +37,7 @@ fn archives_travel_on_a_connection_of_their_own() {
     let pair = Pair::start();
     assert!(pair.exec(&["true"]).status().unwrap().success());
     assert_eq!(links(&pair), [lane("control")]);
+    assert!(!has_bulk_thread(&pair));
     let mut tar = pair
         .exec(&["tar", "tf", "-"])
         .stdin(Stdio::piped())
@@ -36,4 +47,5 @@ fn archives_travel_on_a_connection_of_their_own() {
     tar.stdin.take().unwrap().write_all(&[0; 10240]).unwrap();
     assert!(tar.wait().unwrap().success());
     assert_eq!(links(&pair), [lane("control"), lane("bulk")]);
+    assert!(has_bulk_thread(&pair));
 }

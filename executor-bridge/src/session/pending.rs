@@ -58,6 +58,13 @@ impl Pending {
         }
     }
 
+    /// Where to go on after `offset`, and what is there. Not always there: over the last link, or from the last bridge, the agent may
+    /// have got more than this one has sent.
+    pub(super) fn after(&self, offset: u64) -> (u64, Bytes) {
+        let start = offset.max(self.start());
+        (start, self.at(start))
+    }
+
     /// The data at `offset`, at most one chunk; empty at the end.
     pub(super) fn at(&self, offset: u64) -> Bytes {
         let index = self.pieces.partition_point(|(start, ..)| *start <= offset);
@@ -66,5 +73,36 @@ impl Pending {
         };
         let from = ((offset - start) as usize).min(data.len());
         data.slice(from..data.len().min(from + MAX_CHUNK))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn data(length: usize) -> Piece {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        Piece::Data(vec![b'x'; length].into(), Charge::new(permit))
+    }
+
+    #[test]
+    fn what_the_agent_has_from_another_link_is_not_waited_for() {
+        let mut pending = Pending::beginning_at(100);
+        for length in [10, 20, 30] {
+            pending.add(data(length));
+        }
+        assert_eq!(pending.after(100), (100, vec![b'x'; 10].into()));
+        // It has the first and half of the second.
+        pending.acknowledge(120);
+        assert_eq!(pending.after(100), (110, vec![b'x'; 20].into()));
+        pending.acknowledge(135);
+        assert_eq!(pending.after(110), (130, vec![b'x'; 30].into()));
+        // More than there is: the client will say it again.
+        pending.acknowledge(500);
+        assert_eq!(pending.after(130), (160, Bytes::new()));
     }
 }

@@ -92,9 +92,8 @@ async fn write(
         tokio::select! {
             room = room(chunks.clone()), if wanted => match room {
                 Some(room) => {
-                    let data = pending.at(offset);
-                    let start = offset;
-                    offset += data.len() as u64;
+                    let (start, data) = pending.after(offset);
+                    offset = start + data.len() as u64;
                     let eof = pending.eof && offset == pending.end;
                     room.send(StdinChunk { exec_id: std::mem::take(&mut exec_id), offset: start, data, eof });
                     if eof {
