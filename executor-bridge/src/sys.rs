@@ -31,13 +31,14 @@ pub(crate) fn watch_readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<Own
     registered.map_err(|error| error.into_parts().1)
 }
 
-/// Large blocks, such as an agent's binary on its way to a pod, are given back to the system when they are freed; chunks are not,
-/// until `give_memory_back`. Otherwise the C library takes the first large one as a sign that there will be more, and keeps them.
-pub(crate) fn give_large_blocks_back() {
+/// One heap for all threads; to be called before there are any. Large blocks, such as an agent's binary on its way to a pod, are given
+/// back to the system when they are freed; chunks are not, until `give_memory_back`. Otherwise the C library takes the first large one
+/// as a sign that there will be more, and keeps them.
+pub(crate) fn set_up_heap() {
     #[cfg(target_env = "gnu")]
     {
         /// Above a chunk with its message, which would else come from the system and go back each time, and that costs more than what
-        /// is done with it; below the buffers of a link, of which an idle one never touches most.
+        /// is done with it.
         const LARGE: i32 = 192 << 10;
         /// What the heap keeps at its end, for the next chunk.
         const KEPT: i32 = 1 << 20;

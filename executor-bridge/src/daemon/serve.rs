@@ -35,7 +35,7 @@ pub(super) fn run(
     streams: Option<Streams>,
 ) -> Result<Why, Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("the bridge cannot run: {error}"));
-    sys::give_large_blocks_back();
+    sys::set_up_heap();
     // Named: with two providers in the build, rustls would not choose.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
