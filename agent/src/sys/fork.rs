@@ -1,8 +1,8 @@
 //! Fork and exec with a precise error: which step failed, with which errno. Everything is prepared before the fork;
-//! between fork and exec the child makes system calls only, for another thread may hold the allocator's lock.
-//! Only `reaper` calls it, with its lock held across the fork.
+//! between fork and exec the child makes system calls only: it uses the agent's memory, and another thread may hold the
+//! allocator's lock. Only `reaper` calls it.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -88,52 +88,81 @@ impl Forked {
     }
 }
 
+/// Bytes for the child's calls, none of which goes deep.
+const STACK: usize = 32 << 10;
+
+/// What the child works with. Pointer arrays end with a null pointer.
+struct Plan<'a> {
+    command: &'a Prepared,
+    programs: Vec<*const c_char>,
+    argv: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    report: RawFd,
+}
+
 /// Pointer arrays for execve; they borrow from `Prepared`.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// Forks. The child leads a session and process group of its own.
+/// Forks. The child leads a session and process group of its own. Blocks until the program is executed, if the memory is shared
+/// until then, which saves copying the page tables and every page that the agent writes to next. It is not shared with a child that
+/// takes another user's identity, so that nothing of that user's ever has the agent's memory.
 pub(crate) fn fork(command: &Prepared) -> Result<Forked, ForkError> {
-    let failed = |errno: rustix::io::Errno| ForkError {
+    let failed = |errno| ForkError {
         step: Step::Fork,
-        errno: errno.raw_os_error(),
+        errno,
     };
-    let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-    let programs = pointers(&command.programs);
-    let argv = pointers(&command.argv);
-    let env = pointers(&command.env);
-
-    // SAFETY: the child runs `child` only, which makes system calls on data prepared above and never returns.
-    let pid = unsafe { libc::fork() };
-    match pid {
-        -1 => {
-            let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN);
-            Err(ForkError {
-                step: Step::Fork,
-                errno,
-            })
-        }
-        // SAFETY: see above; all pointers stay valid because the parent's memory is copied whole.
-        0 => unsafe { child(command, &programs, &argv, &env, report.as_raw_fd()) },
-        pid => {
-            let pid = Pid::from_raw(pid).expect("fork returns a positive pid to the parent");
-            Ok(Forked { pid, status })
-        }
+    let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.raw_os_error()))?;
+    let plan = Plan {
+        command,
+        programs: pointers(&command.programs),
+        argv: pointers(&command.argv),
+        env: pointers(&command.env),
+        report: report.as_raw_fd(),
+    };
+    let sharing = match command.identity {
+        None => libc::CLONE_VM | libc::CLONE_VFORK,
+        Some(_) => 0,
+    };
+    let mut stack = Vec::<u128>::with_capacity(STACK / size_of::<u128>());
+    // SAFETY: the child runs `begin` only, on a stack that nobody else uses and that outlives it: with shared memory this thread
+    // stands still until the child has executed its program or ended; without, the child has a copy. All signals are blocked
+    // meanwhile, as the agent's handlers must not run in the child.
+    let cloned = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let top = stack.as_mut_ptr().add(stack.capacity());
+        let pid = libc::clone(
+            begin,
+            top.cast(),
+            sharing | libc::SIGCHLD,
+            (&raw const plan).cast_mut().cast(),
+        );
+        let errno = std::io::Error::last_os_error().raw_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+        Pid::from_raw(pid).filter(|_| pid > 0).ok_or(errno)
+    };
+    match cloned {
+        Ok(pid) => Ok(Forked { pid, status }),
+        Err(errno) => Err(failed(errno.unwrap_or(libc::EAGAIN))),
     }
+}
+
+extern "C" fn begin(plan: *mut c_void) -> c_int {
+    // SAFETY: `fork` passes a plan that outlives the child; this is the child.
+    unsafe { child(&*plan.cast::<Plan<'_>>()) }
 }
 
 /// The child's side. Reports the first failure and exits.
 ///
 /// # Safety
-/// Only in a freshly forked child: the arrays must be NULL-terminated and nothing here may allocate or lock.
-unsafe fn child(
-    command: &Prepared,
-    programs: &[*const c_char],
-    argv: &[*const c_char],
-    env: &[*const c_char],
-    report: RawFd,
-) -> ! {
+/// Only in a freshly forked child: nothing here may allocate, lock, or write to the agent's memory but for errno, which is its
+/// thread's that waits. Identities are taken by system call: the C library's functions would do it to all threads of the agent.
+unsafe fn child(plan: &Plan<'_>) -> ! {
+    let &Plan { command, report, .. } = plan;
     let fail = |step: u32, errno: c_int| -> ! {
         let mut message = [0u8; 8];
         message[..4].copy_from_slice(&step.to_ne_bytes());
@@ -177,10 +206,10 @@ unsafe fn child(
         };
         libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         if let Some(identity) = &command.identity {
-            let groups = identity.groups.as_ptr().cast();
-            if libc::setgroups(identity.groups.len() as _, groups) == -1
-                || libc::setgid(identity.gid) == -1
-                || libc::setuid(identity.uid) == -1
+            let groups = &identity.groups;
+            if libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == -1
+                || libc::syscall(libc::SYS_setgid, identity.gid) == -1
+                || libc::syscall(libc::SYS_setuid, identity.uid) == -1
             {
                 fail(3, errno());
             }
@@ -192,8 +221,8 @@ unsafe fn child(
         }
         // As execvp: a name that is not there or may not be run is passed over, and EACCES wins over ENOENT.
         let mut seen = libc::ENOENT;
-        for program in programs.iter().take_while(|p| !p.is_null()) {
-            libc::execve(*program, argv.as_ptr(), env.as_ptr());
+        for program in plan.programs.iter().take_while(|p| !p.is_null()) {
+            libc::execve(*program, plan.argv.as_ptr(), plan.env.as_ptr());
             match errno() {
                 libc::ENOENT | libc::ENOTDIR => {}
                 libc::EACCES => seen = libc::EACCES,

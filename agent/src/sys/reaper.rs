@@ -1,11 +1,14 @@
-//! The one owner of every wait: it forks, remembers, reaps and signals children under one lock, so that no exit is lost
-//! and no signal reaches a recycled pid. Orphans adopted by the agent (a subreaper) are reaped and forgotten.
+//! The one owner of every wait: it remembers, reaps and signals children under one lock, so that no exit is lost and no
+//! signal reaches a recycled pid. Orphans adopted by the agent (a subreaper) are reaped and forgotten.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process, kill_process_group, wait, waitid,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -33,8 +36,51 @@ pub(crate) struct Child {
     pub(crate) exit: oneshot::Receiver<ExitStatus>,
 }
 
-/// Children not yet reaped, and who waits for each.
-type Table = HashMap<Pid, oneshot::Sender<ExitStatus>>;
+#[derive(Debug, Default)]
+struct Table {
+    /// Children not yet reaped, and who waits for each.
+    children: HashMap<Pid, oneshot::Sender<ExitStatus>>,
+    /// Forks under way. The lock is not held meanwhile: each takes as long as its file system.
+    forking: usize,
+    /// How processes ended, while some fork was under way, that are in no table: orphans, or children whose fork has not returned.
+    unknown: HashMap<Pid, ExitStatus>,
+}
+
+impl Table {
+    fn ended(&mut self, pid: Pid, exit: ExitStatus) {
+        if let Some(waiter) = self.children.remove(&pid) {
+            // Nobody may be waiting any more; the child is reaped all the same.
+            let _ = waiter.send(exit);
+        } else if self.forking > 0 {
+            self.unknown.insert(pid, exit);
+        }
+    }
+
+    /// A fork has returned.
+    fn forked(&mut self, child: Option<(Pid, oneshot::Sender<ExitStatus>)>) {
+        self.forking -= 1;
+        if let Some((pid, waiter)) = child {
+            match self.unknown.remove(&pid) {
+                Some(exit) if is_reaped(pid) => {
+                    let _ = waiter.send(exit);
+                }
+                // What was seen is the end of an orphan that had this pid before.
+                _ => {
+                    self.children.insert(pid, waiter);
+                }
+            }
+        }
+        if self.forking == 0 {
+            self.unknown = HashMap::new();
+        }
+    }
+}
+
+/// A child of ours by this pid is no more, running or ended. To be asked under the lock.
+fn is_reaped(pid: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid), options).is_err_and(|errno| errno == Errno::CHILD)
+}
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reaper {
@@ -67,9 +113,8 @@ impl Reaper {
     fn reap(&self) {
         let mut table = self.lock();
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if let (Some(waiter), Some(exit)) = (table.remove(&pid), ExitStatus::of(status)) {
-                // Nobody may be waiting any more; the child is reaped all the same.
-                let _ = waiter.send(exit);
+            if let Some(exit) = ExitStatus::of(status) {
+                table.ended(pid, exit);
             }
         }
     }
@@ -77,12 +122,11 @@ impl Reaper {
     /// Forks and waits for the exec. Blocking: for a thread that may block.
     pub(crate) fn spawn(&self, command: &Prepared) -> Result<Child, ForkError> {
         let (sender, exit) = oneshot::channel();
-        let forked = {
-            let mut table = self.lock();
-            let forked = fork(command)?;
-            table.insert(forked.pid, sender);
-            forked
-        };
+        self.lock().forking += 1;
+        let forked = fork(command);
+        let child = forked.as_ref().ok().map(|forked| (forked.pid, sender));
+        self.lock().forked(child);
+        let forked = forked?;
         let pid = forked.pid;
         forked.executed()?;
         Ok(Child { pid, exit })
@@ -100,7 +144,7 @@ impl Reaper {
 
     fn while_unreaped(&self, pid: Pid, kill: impl FnOnce() -> rustix::io::Result<()>) -> io::Result<()> {
         let table = self.lock();
-        if !table.contains_key(&pid) {
+        if !table.children.contains_key(&pid) {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(kill()?)
@@ -118,5 +162,47 @@ impl ForkError {
             Step::Cwd => "cwd",
             Step::Exec => "exec",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn forking() -> Table {
+        Table {
+            forking: 1,
+            ..Table::default()
+        }
+    }
+
+    #[test]
+    fn a_child_that_ends_before_its_fork_returns_is_not_missed() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        child.wait().unwrap();
+        let (sender, mut exit) = oneshot::channel();
+        let mut table = forking();
+        table.ended(pid, ExitStatus::Exited(3));
+        table.forked(Some((pid, sender)));
+        assert_eq!(exit.try_recv(), Ok(ExitStatus::Exited(3)));
+        assert!(table.children.is_empty() && table.unknown.is_empty());
+    }
+
+    #[test]
+    fn an_orphan_that_had_the_pid_before_says_nothing_of_the_child() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let (sender, mut exit) = oneshot::channel();
+        let mut table = forking();
+        table.ended(pid, ExitStatus::Exited(3));
+        table.forked(Some((pid, sender)));
+        assert_eq!(exit.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        table.ended(pid, ExitStatus::Signaled(9));
+        assert_eq!(exit.try_recv(), Ok(ExitStatus::Signaled(9)));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
