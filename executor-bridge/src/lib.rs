@@ -13,6 +13,7 @@ mod kubectl_shim;
 mod link;
 mod place;
 mod pod;
+mod program;
 mod protocol;
 mod random;
 mod session;

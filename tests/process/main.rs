@@ -7,6 +7,7 @@ mod git;
 mod lanes;
 mod puts;
 mod sync;
+mod versions;
 mod zuul;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -38,11 +38,29 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// The same of the build before this one, which `make test-rust` makes from the commit that tests/previous-build names.
+pub fn previous(name: &str) -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("PODBRIDGE_CACHE_DIR")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("podbridge")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/podbridge")))
+        .unwrap();
+    let path = cache
+        .join(format!("previous-{}", include_str!("../previous-build").trim()))
+        .join(name);
+    assert!(path.exists(), "{} is missing: run make test-rust", path.display());
+    path
+}
+
 impl Pair {
     pub fn start() -> Self {
+        Self::with_agent(&binary("podbridge-agent"))
+    }
+
+    pub fn with_agent(program: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("agent.sock");
-        let mut command = Command::new(binary("podbridge-agent"));
+        let mut command = Command::new(program);
         command.arg("serve").arg("--socket").arg(&socket).stdin(Stdio::null());
         let agent = command.spawn().unwrap();
         eventually("the agent listens", || UnixStream::connect(&socket).is_ok());

@@ -11,7 +11,7 @@ use super::{serve, socket};
 use crate::error::{Failure, Kind};
 use crate::place::{Directory, Files};
 use crate::protocol::target::Identified;
-use crate::{pod, sys, telemetry};
+use crate::{pod, program, sys, telemetry};
 
 /// What is no part of the target.
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +34,9 @@ pub(crate) fn launch(target: &Identified, json: &[u8], options: Options) -> Resu
 
 fn start(target: &Identified, json: &[u8], options: Options, files: &Files) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(Kind::Bridge, format!("cannot start a bridge: {error}"));
-    let own = std::env::current_exe().map_err(failed)?;
     let log = files.log_file().map_err(failed)?;
     sys::close_all_on_exec().map_err(failed)?;
-    let mut child = Command::new(own)
+    let mut child = Command::new(program::to_start())
         .arg("bridge")
         .arg("--detached")
         .args(["--idle", &options.idle.unwrap_or_default().as_secs().to_string()])

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use crate::program;
 use crate::protocol::target::hex;
 
 const VARIABLE: &str = "PODBRIDGE_AGENT";
@@ -89,7 +90,7 @@ fn candidates() -> Vec<PathBuf> {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         return vec![path.into()];
     }
-    let own = std::env::current_exe().and_then(fs::canonicalize).unwrap_or_default();
+    let own = program::path().unwrap_or_default();
     let Some(directory) = own.parent() else {
         return Vec::new();
     };
