@@ -24,7 +24,7 @@ use crate::files::Transfers;
 use crate::logs::Logs;
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService};
 use crate::sys::reaper::Reaper;
-use crate::sys::{memory, proc};
+use crate::sys::{heap, proc};
 use crate::transport::connection::Accepting;
 
 /// Flow control, fixed (DESIGN §6). What comes is written to a disk at once, or asked for piece by piece (stdin): the window is as
@@ -129,7 +129,7 @@ async fn give_back(mut gone: watch::Receiver<u64>) {
     while gone.changed().await.is_ok() {
         sleep(MEMORY_PAUSE).await;
         gone.borrow_and_update();
-        memory::give_back();
+        heap::give_back();
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::process::{getpid, setsid};
 
 use crate::config::Serve;
 use crate::exec::Store;
-use crate::sys::{descriptors, init, memory};
+use crate::sys::{descriptors, heap, init};
 use crate::transport::socket;
 use crate::{app, telemetry};
 
@@ -17,7 +17,6 @@ use crate::{app, telemetry};
 const READY: &str = "ready";
 
 pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
-    memory::share_heap();
     // Also for the sake of the commands: whatever was left open here would be open in each of them.
     descriptors::close_inherited();
     if getpid().is_init() {
@@ -29,6 +28,8 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
         start_detached(&path, options.socket.idle_when_detached(), &options.spool.arguments())?;
         return Ok(ExitCode::SUCCESS);
     }
+    heap::without_caches();
+    heap::share();
     if options.detached {
         // Fails only for a process that leads its group already, which is as good.
         let _ = setsid();

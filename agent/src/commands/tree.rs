@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use podbridge_tree::{Error, PIPE, Temporaries};
 use rustix::pipe::fcntl_setpipe_size;
 
-use crate::sys::{ending, memory};
+use crate::sys::{ending, heap};
 
 pub(super) fn run() -> Result<ExitCode, String> {
-    memory::share_heap();
+    heap::share();
     let temporaries = Temporaries::default();
     let left = temporaries.clone();
     ending::before_end(move || left.remove_all()).map_err(|error| format!("signals cannot be watched: {error}"))?;

@@ -1,5 +1,5 @@
-//! Memory: the container's limit and how often the kernel killed a process for it, read from the cgroup files that a
-//! container sees (version 2, else 1), which `exec` compares before and after a command; and the agent's own, given back.
+//! The container's memory limit and how often the kernel killed a process for it, read from the cgroup files that a
+//! container sees (version 2, else 1), which `exec` compares before and after a command.
 
 use std::fs;
 
@@ -30,24 +30,6 @@ pub(crate) fn limit() -> Option<u64> {
         .find_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok())?;
     // cgroup v1 writes "no limit" as the largest multiple of the page size.
     (limit < 1 << 62).then_some(limit)
-}
-
-/// One heap for all threads: a second one saves little waiting, and keeps its own share of freed memory. To be called first.
-pub(crate) fn share_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it sets a number in the allocator.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
-}
-
-/// Gives freed memory back to the system; a C library that has no such call does it by itself, or not at all.
-pub(crate) fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes the allocator's own locks and touches only memory that is free.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ pub(crate) mod ending;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
 #[allow(unsafe_code)]
-pub(crate) mod init;
+pub(crate) mod heap;
 #[allow(unsafe_code)]
+pub(crate) mod init;
 pub(crate) mod memory;
 pub(crate) mod proc;
 pub(crate) mod pty;

@@ -32,7 +32,8 @@ async fn output_and_exit_code_arrive_whole() {
 async fn a_command_starts_with_a_clean_slate() {
     let agent = Agent::start();
     let mut exec = agent.exec().await;
-    let mut start = shell("cat; pwd; umask; echo $A-$B; grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd");
+    let mut start =
+        shell("cat; pwd; umask; echo $A-$B$GLIBC_TUNABLES; grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd");
     start.cwd = "/usr".into();
     let variable = |name: &'static str, value: &'static str| EnvVar {
         name: name.into(),

@@ -1,0 +1,98 @@
+//! The agent's own heap: one for all threads, of which a server keeps next to nothing that was freed. `commands` set it up before
+//! anything else, and `app` has it given back. All of it is about glibc; a C library without such settings gives memory back by
+//! itself, or not at all.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// What the library reads when a program starts, and only then.
+const VARIABLE: &str = "GLIBC_TUNABLES";
+/// No freed pieces kept by each thread for itself: scattered as they are after a thousand commands at once, every one keeps a page from
+/// being given back, more than a megabyte in all.
+const SETTING: &[u8] = b"glibc.malloc.tcache_count=0";
+
+/// One heap for all threads: a second one saves little waiting, and keeps its own share of freed memory. To be called first.
+pub(crate) fn share() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number in the allocator.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives freed memory back to the system.
+pub(crate) fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the allocator's own locks and touches only memory that is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Starts this program again with the setting, if it does not have it yet. To be called while there is one thread.
+pub(crate) fn without_caches() {
+    if cfg!(not(target_env = "gnu")) {
+        return;
+    }
+    let given = std::env::var_os(VARIABLE).unwrap_or_default();
+    match plan(given.as_bytes()) {
+        Plan::Again(value) => {
+            let Ok(own) = std::env::current_exe() else { return };
+            let mut arguments = std::env::args_os();
+            // Returns only if it cannot be done: then memory is kept.
+            let _ = Command::new(own)
+                .arg0(arguments.next().unwrap_or_default())
+                .args(arguments)
+                .env(VARIABLE, OsString::from_vec(value))
+                .exec();
+        }
+        // It is our matter, not the commands'.
+        Plan::Done(value) => {
+            // SAFETY: there is no other thread that could read the environment.
+            unsafe {
+                match value {
+                    [] => std::env::remove_var(VARIABLE),
+                    value => std::env::set_var(VARIABLE, OsStr::from_bytes(value)),
+                }
+            }
+        }
+        Plan::Theirs => {}
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Plan<'a> {
+    /// With this value.
+    Again(Vec<u8>),
+    /// This is what was given before us.
+    Done(&'a [u8]),
+    /// Somebody has chosen.
+    Theirs,
+}
+
+fn plan(given: &[u8]) -> Plan<'_> {
+    match given.strip_suffix(SETTING) {
+        Some(before) => Plan::Done(before.strip_suffix(b":").unwrap_or(before)),
+        None if given.windows(12).any(|word| word == b"tcache_count") => Plan::Theirs,
+        None if given.is_empty() => Plan::Again(SETTING.to_owned()),
+        None => Plan::Again([given, b":", SETTING].concat()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_is_added_once_and_taken_away_again() {
+        for given in [&b""[..], b"glibc.malloc.arena_max=4"] {
+            let Plan::Again(value) = plan(given) else {
+                panic!("the program is not started again");
+            };
+            assert_eq!(plan(&value), Plan::Done(given));
+        }
+        assert_eq!(plan(b"glibc.malloc.tcache_count=3:a.b.c=1"), Plan::Theirs);
+    }
+}
