@@ -12,12 +12,30 @@ use crate::daemon;
 use crate::error::{Failure, Kind};
 use crate::protocol::target::{Identified, LinkChoice, Target};
 
-pub(crate) fn options(options: &BridgeOptions) -> daemon::Options {
-    daemon::Options {
+/// As long as agents keep a command whose bridge names no lease.
+const LEASE: u64 = 15 * 60;
+
+pub(crate) fn options(options: &BridgeOptions, environment: &impl Environment) -> Result<daemon::Options, Failure> {
+    Ok(daemon::Options {
         idle: Some(options.idle)
             .filter(|seconds| *seconds != 0)
             .map(Duration::from_secs),
         connect_timeout: Duration::from_secs(options.connect_timeout),
+        lease: lease(environment)?,
+    })
+}
+
+/// How long a command goes on in the pod when nobody is connected.
+pub(crate) fn lease(environment: &impl Environment) -> Result<Duration, Failure> {
+    const NAME: &str = "PODBRIDGE_LEASE";
+    let Some(given) = environment.variable(NAME) else {
+        return Ok(Duration::from_secs(LEASE));
+    };
+    match given.to_str().and_then(|seconds| seconds.parse().ok()) {
+        Some(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err(Failure::usage(format!(
+            "{NAME} is {given:?}; it may be 1 to 86400, in seconds, or unset for {LEASE}"
+        ))),
     }
 }
 
@@ -218,5 +236,15 @@ mod tests {
         );
         let wrong = target_of(&[], &[("PODBRIDGE_LINK", "warp")]).unwrap_err();
         assert!(wrong.message.contains("warp"), "{wrong}");
+    }
+
+    #[test]
+    fn a_lease_is_some_seconds() {
+        let lease_of = |given| lease(&Fake(HashMap::from([("PODBRIDGE_LEASE", given)])));
+        assert_eq!(lease(&Fake(HashMap::new())).unwrap(), Duration::from_secs(900));
+        assert_eq!(lease_of("20").unwrap(), Duration::from_secs(20));
+        for wrong in ["0", "-1", "1m", "86401"] {
+            assert!(lease_of(wrong).unwrap_err().message.contains(wrong));
+        }
     }
 }

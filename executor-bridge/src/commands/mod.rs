@@ -40,7 +40,10 @@ pub fn run() -> ExitCode {
         bridge,
         command,
     } = cli;
-    let options = config::options(&bridge);
+    let options = match config::options(&bridge, &Process) {
+        Ok(options) => options,
+        Err(failure) => return failed(&failure),
+    };
     if !matches!(command, Command::Bridge(_)) {
         telemetry::start_for_command();
     }
@@ -59,11 +62,13 @@ pub fn run() -> ExitCode {
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            say(&failure.message);
-            ExitCode::from(failure.kind.code())
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    say(&failure.message);
+    ExitCode::from(failure.kind.code())
 }
 
 /// Help and version go to stdout, mistakes to stderr.

@@ -19,6 +19,8 @@ pub(crate) struct Options {
     /// `None`: never.
     pub idle: Option<Duration>,
     pub connect_timeout: Duration,
+    /// How long a command goes on in the pod when nobody is connected.
+    pub lease: Duration,
 }
 
 /// Finds or starts the bridge of a target; the path of its socket.

@@ -55,10 +55,8 @@ async fn serve(target: Identified, bound: Bound, options: Options, streams: Opti
     watch_signals(shutdown.clone())?;
     let target_of = Arc::new(target.target);
     let in_slot = streams.is_some();
-    let session = Arc::new(match in_slot {
-        true => Session::kept(target_of.clone(), options.connect_timeout),
-        false => Session::new(target_of.clone(), options.connect_timeout),
-    });
+    let begin = if in_slot { Session::kept } else { Session::new };
+    let session = Arc::new(begin(target_of.clone(), options.connect_timeout, options.lease));
     if let Some(streams) = streams {
         streams.begin(&session, &shutdown)?;
     }

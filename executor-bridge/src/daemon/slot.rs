@@ -31,6 +31,7 @@ pub(crate) struct Slot {
     pub(crate) kubeconfig: PathBuf,
     /// On 127.0.0.1.
     pub(crate) ports: [u16; 2],
+    pub(crate) lease: Duration,
 }
 
 /// What a bridge does for Zuul beside serving clients.
@@ -78,6 +79,7 @@ pub(crate) fn run_in_slot(slot: Slot, listening: impl FnOnce()) -> Result<Why, F
     let options = Options {
         idle: None,
         connect_timeout: CONNECT_TIMEOUT,
+        lease: slot.lease,
     };
     serve::run(target, bound, options, Some(streams))
 }

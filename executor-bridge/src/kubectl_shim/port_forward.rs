@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::arguments::Ports;
 use super::slot::Slot;
 use super::{FAILED, say};
+use crate::config::{self, Process};
 use crate::daemon;
 use crate::error::Failure;
 use crate::shutdown::Why;
@@ -16,11 +17,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Exit code 0 only when the build is over: Zuul starts it again after any other.
 pub(super) fn run(slot: Slot, ports: Ports) -> Result<u8, Failure> {
+    let lease = match config::lease(&Process) {
+        Ok(lease) => lease,
+        Err(failure) => return Ok(fail(&failure)),
+    };
     let slot = daemon::Slot {
         target: slot.target,
         socket: slot.socket,
         kubeconfig: slot.kubeconfig,
         ports: [ports.console, ports.windows],
+        lease,
     };
     match daemon::run_in_slot(slot, || announce(ports)) {
         Ok(Why::BuildOver) => Ok(0),

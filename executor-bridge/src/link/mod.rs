@@ -43,20 +43,27 @@ pub(crate) enum Start {
 pub(crate) struct Linker {
     target: Arc<Target>,
     timeout: Duration,
+    lease: Duration,
     agents: Arc<Agents>,
 }
 
 impl Linker {
-    pub(crate) fn new(target: Arc<Target>, timeout: Duration) -> Self {
+    pub(crate) fn new(target: Arc<Target>, timeout: Duration, lease: Duration) -> Self {
         Self {
             target,
             timeout,
+            lease,
             agents: Arc::default(),
         }
     }
 
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// How long a link may be down before what runs behind it counts as lost: as long as the agent keeps it then.
+    pub(crate) fn lease(&self) -> Duration {
+        self.lease
     }
 
     pub(crate) fn name(&self) -> &'static str {

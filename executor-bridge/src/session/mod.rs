@@ -100,9 +100,9 @@ struct Kept {
 }
 
 impl Session {
-    pub(crate) fn new(target: Arc<Target>, connect_timeout: Duration) -> Self {
+    pub(crate) fn new(target: Arc<Target>, connect_timeout: Duration, lease: Duration) -> Self {
         Self {
-            linker: Arc::new(Linker::new(target, connect_timeout)),
+            linker: Arc::new(Linker::new(target, connect_timeout, lease)),
             bulk: Arc::default(),
             containers: Mutex::default(),
             errands: Errands::default(),
@@ -111,11 +111,11 @@ impl Session {
     }
 
     /// For Zuul's slot: the pod is kept in reach, and only as the machine that was reached first.
-    pub(crate) fn kept(target: Arc<Target>, connect_timeout: Duration) -> Self {
+    pub(crate) fn kept(target: Arc<Target>, connect_timeout: Duration, lease: Duration) -> Self {
         let kept = Some(Kept::default());
         Self {
             kept,
-            ..Self::new(target, connect_timeout)
+            ..Self::new(target, connect_timeout, lease)
         }
     }
 

@@ -31,9 +31,7 @@ use crate::protocol::result::{Ended, Outcome};
 use prepare::Prepared;
 use running::{End, Running, Sink, Wires};
 
-/// How long a link may be down before its exec counts as lost: as long as the agent keeps it (`StartRequest.lease_ms`).
-const LEASE: Duration = Duration::from_secs(15 * 60);
-/// And how long the agent's answer to a cancel is sought.
+/// How long the agent's answer to a cancel is sought.
 const CANCEL: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(
@@ -48,7 +46,7 @@ pub(super) async fn run(
         Err(outcome) => return outcome,
     };
     let Prepared {
-        start,
+        mut start,
         id,
         stdin_file,
         stdout,
@@ -56,6 +54,8 @@ pub(super) async fn run(
         puts,
         resume,
     } = prepared;
+    // No part of the digest: a bridge with another lease may have to send this start again.
+    start.lease_ms = container.linker().lease().as_millis() as u64;
     let _running = logs.map(|logs| logs.begin(container.name(), &start.argv, &start.stdin));
     let (links, watched) = watch::channel(None);
     let (pieces, queued_pieces) = mpsc::unbounded_channel();
@@ -146,7 +146,8 @@ struct Carrier<'a> {
 impl Carrier<'_> {
     async fn carry(&mut self) -> Over {
         let mut hint = String::new();
-        let mut patience = Patience::new(LEASE);
+        let lease = self.container.linker().lease();
+        let mut patience = Patience::new(lease);
         loop {
             let connection = match self.link(&hint, &mut patience).await {
                 Ok(connection) => connection,
@@ -179,7 +180,7 @@ impl Carrier<'_> {
                 "the link of an exec broke"
             );
             if moved {
-                patience = Patience::new(LEASE);
+                patience = Patience::new(lease);
             }
             if !moved && diagnosis::provably_not_sent(&status) {
                 connection

@@ -21,8 +21,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Between questions about a pod that the API says is not there, or not for us.
 const GONE_PAUSE: Duration = Duration::from_secs(60);
-/// How long a broken link is sought before its agent counts as lost: as long as the agent keeps its execs.
-const LEASE: Duration = Duration::from_secs(15 * 60);
 
 /// Whether a container can be reached.
 #[derive(Debug, Clone)]
@@ -101,7 +99,8 @@ impl Keeper {
             };
             let home = Home::behind(&connection, &hint);
             self.reach.send_replace(Reach::Sought);
-            match diagnosis::recover(&self.container, &home, &mut Patience::new(LEASE)).await {
+            let mut patience = Patience::new(self.container.linker().lease());
+            match diagnosis::recover(&self.container, &home, &mut patience).await {
                 Recovery::Again(again) => connection = again,
                 Recovery::Over(outcome) => return reason(&outcome),
             }
