@@ -18,8 +18,8 @@ use podbridge_proto::v1::ReleaseRequest;
 const ROUNDS: usize = 2000;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+    // As a bridge's.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
