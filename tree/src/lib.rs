@@ -2,6 +2,7 @@
 //! asks for what differs, and neither waits for the other (docs/adr/0009). Owns both; knows nothing of links, execs or gRPC.
 
 mod attributes;
+mod compression;
 mod directory;
 mod error;
 mod filter;

@@ -3069,6 +3069,10 @@ pub struct TreeSent {
     /// In place of records: another TreeSent of at most 1 MiB, as one zstd frame.
     #[prost(bytes = "bytes", tag = "2")]
     pub zstd: ::prost::bytes::Bytes,
+    /// In place of both, once TreeAnswer.zstd_streams has come: another TreeSent of at most 1 MiB, as the next piece of one zstd stream
+    /// that is flushed with each message and whose window is at most 2 MiB.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub zstd_stream: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TreeRecord {
@@ -3253,6 +3257,9 @@ pub struct TreeAnswer {
     /// In the last message: why the receiver cannot go on, one sentence.
     #[prost(string, tag = "6")]
     pub fatal: ::prost::alloc::string::String,
+    /// In the first message: TreeSent.zstd_stream is understood. Absent: only TreeSent.zstd is.
+    #[prost(bool, tag = "7")]
+    pub zstd_streams: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TreeChange {

@@ -18,9 +18,9 @@ use podbridge_proto::v1::{
     TreeAnswer, TreeAttribute, TreeChange, TreeChangeKind, TreeEntry, TreeOpen, TreeProblem, TreeSent, TreeSummary,
 };
 use rustix::io::Errno;
-use zstd::bulk::Decompressor;
 
 use crate::attributes::{Attributes, PERMISSIONS};
+use crate::compression::Decompressor;
 use crate::directory::{Directories, Directory};
 use crate::error::{Error, reason};
 use crate::filter::Filters;
@@ -71,9 +71,10 @@ pub(crate) fn receive(
         kept_inodes: HashSet::new(),
         summary: TreeSummary::default(),
     };
-    let mut received = receiver.run(destination, &mut input);
+    let mut decompressor = Decompressor::default();
+    let mut received = receiver.run(destination, &mut input, &mut decompressor);
     if let Err(Error::Stream(_)) = received
-        && let Some(sentence) = last_words(&mut input)
+        && let Some(sentence) = last_words(&mut input, &mut decompressor)
     {
         received = Err(Error::Peer(sentence));
     }
@@ -87,14 +88,13 @@ pub(crate) fn receive(
 }
 
 /// Why the sender takes no more answers, if it says so.
-fn last_words(input: &mut Incoming<impl Read>) -> Option<String> {
-    let mut decompressor = Decompressor::default();
+fn last_words(input: &mut Incoming<impl Read>, decompressor: &mut Decompressor) -> Option<String> {
     loop {
         let fatal = |record| match record {
             Record::Fatal(sentence) => Some(sentence),
             _ => None,
         };
-        if let Some(sentence) = records(input.receive().ok()?, &mut decompressor).ok()?.find_map(fatal) {
+        if let Some(sentence) = records(input.receive().ok()?, decompressor).ok()?.find_map(fatal) {
             return Some(sentence);
         }
     }
@@ -146,11 +146,19 @@ struct Receiver<'a, W> {
 }
 
 impl<W: Write> Receiver<'_, W> {
-    fn run(&mut self, destination: &Path, input: &mut Incoming<impl Read>) -> Result<TreeSummary, Error> {
+    fn run(
+        &mut self,
+        destination: &Path,
+        input: &mut Incoming<impl Read>,
+        decompressor: &mut Decompressor,
+    ) -> Result<TreeSummary, Error> {
         self.filters = crate::check(self.options)?;
-        let mut decompressor = Decompressor::default();
+        self.output.send(&TreeAnswer {
+            zstd_streams: true,
+            ..TreeAnswer::default()
+        })?;
         loop {
-            for record in records(input.receive()?, &mut decompressor)? {
+            for record in records(input.receive()?, decompressor)? {
                 match record {
                     Record::Root(root) if !self.begun => {
                         self.begun = true;
@@ -284,14 +292,11 @@ impl<W: Write> Receiver<'_, W> {
     }
 }
 
-fn records(sent: TreeSent, decompressor: &mut Decompressor<'_>) -> Result<impl Iterator<Item = Record>, Error> {
-    let sent = match sent.zstd.is_empty() {
-        true => sent,
-        false => {
-            let plain = decompressor.decompress(&sent.zstd, MAX_MESSAGE);
-            let plain = plain.map_err(|_| Error::Protocol("a compressed message cannot be read"))?;
-            decode::<TreeSent>(plain.into())?
-        }
+fn records(sent: TreeSent, decompressor: &mut Decompressor) -> Result<impl Iterator<Item = Record> + use<>, Error> {
+    let sent = match (&sent.zstd[..], &sent.zstd_stream[..]) {
+        ([], []) => sent,
+        ([], piece) => decode::<TreeSent>(decompressor.piece(piece)?.into())?,
+        (frame, _) => decode::<TreeSent>(decompressor.frame(frame)?.into())?,
     };
     Ok(sent.records.into_iter().filter_map(|record| record.record))
 }

@@ -5,38 +5,47 @@ use std::io::Write;
 use podbridge_proto::v1::tree_record::Record;
 use podbridge_proto::v1::{TreeCompression, TreeRecord, TreeSent};
 use prost::Message as _;
-use zstd::bulk::Compressor;
 
+use crate::compression::Compressor;
 use crate::error::Error;
 use crate::wire::{BATCH, Outgoing};
 
-/// zstd's fastest usual level: 2.5 ms of processor time per MB, where a stream through the API server takes 20.
-const LEVEL: i32 = 1;
 /// After data that does not shrink, so many messages go as they are.
 const DISCOURAGED: u32 = 16;
 /// Shorter messages are not worth it.
 const SHORT: usize = 512;
 
 pub(super) struct Batch<W> {
-    stream: Outgoing<W>,
+    output: Outgoing<W>,
     sent: TreeSent,
     size: usize,
     compression: TreeCompression,
-    /// Made once: it has half a megabyte, which the system would clear for each message.
-    compressor: Option<Compressor<'static>>,
+    /// The receiver reads one stream.
+    streams: bool,
+    /// Made once: it has half a megabyte and more, which the system would clear for each message.
+    compressor: Option<Compressor>,
     /// Messages until it is tried again.
     discouraged: u32,
 }
 
 impl<W: Write> Batch<W> {
-    pub(super) fn new(stream: Outgoing<W>, compression: TreeCompression) -> Self {
+    pub(super) fn new(output: Outgoing<W>, compression: TreeCompression) -> Self {
         Self {
-            stream,
+            output,
             sent: TreeSent::default(),
             size: 0,
             compression,
+            streams: false,
             compressor: None,
             discouraged: 0,
+        }
+    }
+
+    /// The receiver has said that it reads one stream.
+    pub(super) fn stream(&mut self) {
+        if !self.streams {
+            self.streams = true;
+            self.compressor = None;
         }
     }
 
@@ -60,22 +69,27 @@ impl<W: Write> Batch<W> {
             let plain = sent.encode_to_vec();
             let compressor = match &mut self.compressor {
                 Some(compressor) => compressor,
-                none => none.insert(Compressor::new(LEVEL)?),
+                none if self.streams => none.insert(Compressor::stream()?),
+                none => none.insert(Compressor::frames()?),
             };
             let small = compressor.compress(&plain)?;
-            if small.len() + plain.len() / 16 < plain.len() {
-                sent.records.clear();
-                sent.zstd = small.into();
-            } else {
+            let shrinks = small.len() + plain.len() / 16 < plain.len();
+            if !shrinks {
                 self.discouraged = DISCOURAGED;
             }
+            if self.streams {
+                // Whatever became of it: it is part of the stream.
+                sent.records.clear();
+                sent.zstd_stream = small.into();
+            } else if shrinks {
+                sent.records.clear();
+                sent.zstd = small.into();
+            }
         }
-        self.stream.send(&sent)?;
+        self.output.send(&sent)?;
+        // Its room is used again.
         sent.records.clear();
-        if sent.zstd.is_empty() {
-            // Its room is used again.
-            self.sent = sent;
-        }
+        self.sent.records = sent.records;
         Ok(())
     }
 

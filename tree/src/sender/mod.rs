@@ -167,6 +167,9 @@ impl<W: Write> Sender<'_, W> {
     }
 
     fn take(&mut self, answer: TreeAnswer) -> Result<(), Error> {
+        if answer.zstd_streams {
+            self.batch.stream();
+        }
         for wanted in answer.wanted {
             loop {
                 match self.announced.pop_front() {

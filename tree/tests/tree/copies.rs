@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
-use podbridge_proto::v1::TreeOpen;
-use podbridge_tree::Temporaries;
+use podbridge_proto::v1::{TreeCompression, TreeOpen, TreeSent};
+use podbridge_tree::{Incoming, Outgoing, Temporaries};
 
 use crate::harness::{Direction, assert_equal, copy, look, open};
 use crate::random::{disturb, fill};
@@ -111,4 +111,28 @@ fn a_file_may_be_wanted_as_soon_as_it_is_told() {
     // With the directory itself.
     assert_eq!(summary.new, 4001);
     assert_equal(&look(&from), &look(&to), "unhurried");
+}
+
+/// It has not said that it reads streams.
+#[test]
+fn a_receiver_of_an_older_release_gets_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in 0..500 {
+        fs::write(dir.path().join(format!("a-file-with-a-long-name-{number}")), "").unwrap();
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let serving =
+        thread::spawn(move || podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()));
+    let mut output = Outgoing::new(ours.try_clone().unwrap());
+    let open = TreeOpen {
+        agent_sends: true,
+        root: dir.path().as_os_str().as_bytes().to_vec().into(),
+        compression: TreeCompression::Always.into(),
+        ..open()
+    };
+    output.send(&open).unwrap();
+    let sent: TreeSent = Incoming::new(ours).receive().unwrap();
+    assert!(!sent.zstd.is_empty() && sent.zstd_stream.is_empty(), "{sent:?}");
+    drop(output);
+    assert!(serving.join().unwrap().is_err(), "its receiver has gone");
 }
