@@ -12,8 +12,10 @@ use crate::wire::{BATCH, MAX_MESSAGE, PIECE};
 
 /// zstd's fastest usual level: 2.5 ms of processor time per MB, where a stream through the API server takes 20.
 const LEVEL: i32 = 1;
-/// How far back it looks: 2 MiB, which each side holds.
-const WINDOW_LOG: u32 = 21;
+/// How far back it looks: 8 MiB, which each side holds, and which every decoder is to be able to (RFC 8878, 3.1.1.1.2).
+const WINDOW_LOG: u32 = 23;
+/// Entries of its table: with the level's own 2^13 or 2^14 it would remember the last few hundred kB of those.
+const HASH_LOG: u32 = 17;
 /// Bytes of most messages.
 const USUAL: usize = BATCH + PIECE;
 
@@ -30,6 +32,7 @@ impl Compressor {
     pub(crate) fn stream() -> io::Result<Self> {
         let mut encoder = Encoder::new(LEVEL)?;
         encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
+        encoder.set_parameter(CParameter::HashLog(HASH_LOG))?;
         Ok(Self::Stream(encoder))
     }
 

@@ -3070,7 +3070,7 @@ pub struct TreeSent {
     #[prost(bytes = "bytes", tag = "2")]
     pub zstd: ::prost::bytes::Bytes,
     /// In place of both, once TreeAnswer.zstd_streams has come: another TreeSent of at most 1 MiB, as the next piece of one zstd stream
-    /// that is flushed with each message and whose window is at most 2 MiB.
+    /// that is flushed with each message and whose window is at most 8 MiB.
     #[prost(bytes = "bytes", tag = "3")]
     pub zstd_stream: ::prost::bytes::Bytes,
 }
