@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Rlimit};
+use rustix::process::{Gid, Pid, Rlimit, Uid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
 use super::users::Identity;
 
@@ -97,6 +98,7 @@ struct Plan<'a> {
     programs: Vec<*const c_char>,
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
+    groups: Vec<Gid>,
     report: RawFd,
 }
 
@@ -119,6 +121,12 @@ pub(crate) fn fork(command: &Prepared) -> Result<Forked, ForkError> {
         programs: pointers(&command.programs),
         argv: pointers(&command.argv),
         env: pointers(&command.env),
+        groups: command
+            .identity
+            .iter()
+            .flat_map(|identity| &identity.groups)
+            .map(|gid| Gid::from_raw(*gid))
+            .collect(),
         report: report.as_raw_fd(),
     };
     let sharing = match command.identity {
@@ -160,7 +168,7 @@ extern "C" fn begin(plan: *mut c_void) -> c_int {
 ///
 /// # Safety
 /// Only in a freshly forked child: nothing here may allocate, lock, or write to the agent's memory but for errno, which is its
-/// thread's that waits. Identities are taken by system call: the C library's functions would do it to all threads of the agent.
+/// thread's that waits. Identities are this one thread's: the C library's functions would change all threads of the agent.
 unsafe fn child(plan: &Plan<'_>) -> ! {
     let &Plan { command, report, .. } = plan;
     let fail = |step: u32, errno: c_int| -> ! {
@@ -206,12 +214,11 @@ unsafe fn child(plan: &Plan<'_>) -> ! {
         };
         libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         if let Some(identity) = &command.identity {
-            let groups = &identity.groups;
-            if libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == -1
-                || libc::syscall(libc::SYS_setgid, identity.gid) == -1
-                || libc::syscall(libc::SYS_setuid, identity.uid) == -1
-            {
-                fail(3, errno());
+            let taken = set_thread_groups(&plan.groups)
+                .and_then(|()| set_thread_gid(Gid::from_raw(identity.gid)))
+                .and_then(|()| set_thread_uid(Uid::from_raw(identity.uid)));
+            if let Err(errno) = taken {
+                fail(3, errno.raw_os_error());
             }
         }
         if let Some(cwd) = &command.cwd

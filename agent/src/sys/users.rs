@@ -2,6 +2,9 @@
 
 use std::fs;
 
+/// To the kernel it means "unchanged".
+const NOBODYS: u32 = u32::MAX;
+
 /// What a command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -70,7 +73,9 @@ fn resolve(user: &str, passwd: &str, group: &str) -> Option<Identity> {
         let member_of = groups().filter(|g| g[3].split(',').any(|member| member == account.name));
         supplementary.extend(member_of.filter_map(|g| g[2].parse::<u32>().ok()).filter(|g| *g != gid));
     }
-    Some(Identity {
+    supplementary.retain(|gid| *gid != NOBODYS);
+    let is_someone = uid != NOBODYS && gid != NOBODYS;
+    is_someone.then_some(Identity {
         uid,
         gid,
         groups: supplementary,
@@ -107,5 +112,7 @@ mod tests {
         assert_eq!(resolve("nobody", PASSWD, GROUP), None);
         assert_eq!(resolve("zuul:nogroup", PASSWD, GROUP), None);
         assert_eq!(resolve("", PASSWD, GROUP), None);
+        assert_eq!(resolve("4294967295", PASSWD, GROUP), None);
+        assert_eq!(resolve("zuul:4294967295", PASSWD, GROUP), None);
     }
 }
