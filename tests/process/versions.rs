@@ -129,20 +129,27 @@ fn a_bridge_of_the_other_build_takes_over_in_mid_task() {
     }
 }
 
+/// By a process of its own: a program that is open for writing cannot be run, and whatever another test starts meanwhile has a copy of
+/// our descriptors.
+fn install(program: &Path, to: &Path) {
+    let unpacked = to.with_extension("new");
+    let copied = Command::new("cp").arg(program).arg(&unpacked).status().unwrap();
+    assert!(copied.success());
+    fs::rename(&unpacked, to).unwrap();
+}
+
 /// As when a package is updated or removed on an executor at work. (What came before this build could not find itself then.)
 #[test]
 fn a_program_is_replaced_in_mid_task() {
     for after in [Some(previous("podbridge")), None] {
         let pair = Pair::start();
         let installed = pair.dir().join("podbridge");
-        fs::copy(binary("podbridge"), &installed).unwrap();
+        install(&binary("podbridge"), &installed);
         let task = Task::start(pair.command(&installed), &pair.dir().join("task"));
         let first = bridge(&pair, &[]);
 
         if let Some(program) = &after {
-            let unpacked = pair.dir().join("podbridge.new");
-            fs::copy(program, &unpacked).unwrap();
-            fs::rename(&unpacked, &installed).unwrap();
+            install(program, &installed);
             succeeds(podbridge(&pair, &installed, &["exec", "x", "--", "true"]));
             assert_eq!(pair.bridges(), [first.0], "the bridge at work serves new clients");
         } else {
