@@ -151,7 +151,11 @@ pub(crate) fn fork(command: &Prepared) -> Result<Forked, ForkError> {
         );
         let errno = std::io::Error::last_os_error().raw_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
-        Pid::from_raw(pid).filter(|_| pid > 0).ok_or(errno)
+        if pid > 0 {
+            Pid::from_raw(pid).ok_or(errno)
+        } else {
+            Err(errno)
+        }
     };
     match cloned {
         Ok(pid) => Ok(Forked { pid, status }),
@@ -205,6 +209,10 @@ unsafe fn child(plan: &Plan<'_>) -> ! {
                 fail(2, errno());
             }
         }
+        // Before anything that may hang in a file system: they are copies of what other forks wait for, or other commands' pipes. They
+        // would be closed by the exec; where this call is not known, they are then.
+        libc::syscall(libc::SYS_close_range, 3, report - 1, 0);
+        libc::syscall(libc::SYS_close_range, report + 1, u32::MAX, 0);
         reset_signals();
         libc::umask(0o022);
         let number = |limit: Option<u64>| limit.map_or(libc::RLIM_INFINITY, |limit| limit as libc::rlim_t);

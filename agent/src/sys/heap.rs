@@ -33,7 +33,9 @@ pub(crate) fn give_back() {
 
 /// Starts this program again with the setting, if it does not have it yet. To be called while there is one thread.
 pub(crate) fn without_caches() {
-    if cfg!(not(target_env = "gnu")) {
+    // A program with privileges of its own is not told the setting, however often it is started.
+    // SAFETY: it reads what the kernel gave us at the start.
+    if cfg!(not(target_env = "gnu")) || unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
         return;
     }
     let given = std::env::var_os(VARIABLE).unwrap_or_default();
@@ -47,6 +49,9 @@ pub(crate) fn without_caches() {
                 .args(arguments)
                 .env(VARIABLE, OsString::from_vec(value))
                 .exec();
+            // It has put this back to what programs expect.
+            // SAFETY: it sets no handler of ours.
+            unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         }
         // It is our matter, not the commands'.
         Plan::Done(value) => {
