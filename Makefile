@@ -107,6 +107,7 @@ version = $(lastword $(subst -, ,$(@D)))
 # The build that this one must get on with. In the same target directory, as nearly all of its dependencies are ours; cargo puts
 # our own binaries back when it builds next.
 $(PREVIOUS)/.ready:
+	git cat-file -e $$(cat tests/previous-build) || { echo "this clone lacks the commit in tests/previous-build; get the whole history: git fetch --unshallow" >&2 && exit 1; }
 	rm -rf $(@D)
 	mkdir -p $(@D)/src
 	git archive $$(cat tests/previous-build) | tar -x -C $(@D)/src

@@ -6,6 +6,7 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::AtomicI32;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Gid, Pid, Rlimit, Uid};
@@ -109,8 +110,9 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 
 /// Forks. The child leads a session and process group of its own. Blocks until the program is executed, if the memory is shared
 /// until then, which saves copying the page tables and every page that the agent writes to next. It is not shared with a child that
-/// takes another user's identity, so that nothing of that user's ever has the agent's memory.
-pub(crate) fn fork(command: &Prepared) -> Result<Forked, ForkError> {
+/// takes another user's identity, so that nothing of that user's ever has the agent's memory. `child` is the child's pid before it
+/// runs, and so before it can have ended.
+pub(crate) fn fork(command: &Prepared, child: &AtomicI32) -> Result<Forked, ForkError> {
     let failed = |errno| ForkError {
         step: Step::Fork,
         errno,
@@ -146,8 +148,9 @@ pub(crate) fn fork(command: &Prepared) -> Result<Forked, ForkError> {
         let pid = libc::clone(
             begin,
             top.cast(),
-            sharing | libc::SIGCHLD,
+            sharing | libc::CLONE_PARENT_SETTID | libc::SIGCHLD,
             (&raw const plan).cast_mut().cast(),
+            child.as_ptr(),
         );
         let errno = std::io::Error::last_os_error().raw_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
@@ -165,7 +168,7 @@ pub(crate) fn fork(command: &Prepared) -> Result<Forked, ForkError> {
 
 extern "C" fn begin(plan: *mut c_void) -> c_int {
     // SAFETY: `fork` passes a plan that outlives the child; this is the child.
-    unsafe { child(&*plan.cast::<Plan<'_>>()) }
+    unsafe { run(&*plan.cast::<Plan<'_>>()) }
 }
 
 /// The child's side. Reports the first failure and exits.
@@ -173,7 +176,7 @@ extern "C" fn begin(plan: *mut c_void) -> c_int {
 /// # Safety
 /// Only in a freshly forked child: nothing here may allocate, lock, or write to the agent's memory but for errno, which is its
 /// thread's that waits. Identities are this one thread's: the C library's functions would change all threads of the agent.
-unsafe fn child(plan: &Plan<'_>) -> ! {
+unsafe fn run(plan: &Plan<'_>) -> ! {
     let &Plan { command, report, .. } = plan;
     let fail = |step: u32, errno: c_int| -> ! {
         let mut message = [0u8; 8];
@@ -211,8 +214,9 @@ unsafe fn child(plan: &Plan<'_>) -> ! {
         }
         // Before anything that may hang in a file system: they are copies of what other forks wait for, or other commands' pipes. They
         // would be closed by the exec; where this call is not known, they are then.
+        let report = report as libc::c_uint;
         libc::syscall(libc::SYS_close_range, 3, report - 1, 0);
-        libc::syscall(libc::SYS_close_range, report + 1, u32::MAX, 0);
+        libc::syscall(libc::SYS_close_range, report + 1, libc::c_uint::MAX, 0);
         reset_signals();
         libc::umask(0o022);
         let number = |limit: Option<u64>| limit.map_or(libc::RLIM_INFINITY, |limit| limit as libc::rlim_t);
@@ -271,3 +275,6 @@ unsafe fn reset_signals() {
         libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,10 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process, kill_process_group, wait, waitid,
-};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -41,45 +39,49 @@ struct Table {
     /// Children not yet reaped, and who waits for each.
     children: HashMap<Pid, oneshot::Sender<ExitStatus>>,
     /// Forks under way. The lock is not held meanwhile: each takes as long as its file system.
-    forking: usize,
-    /// How processes ended, while some fork was under way, that are in no table: orphans, or children whose fork has not returned.
-    unknown: HashMap<Pid, ExitStatus>,
+    forking: Vec<Forking>,
+}
+
+#[derive(Debug)]
+struct Forking {
+    /// 0 until there is a child.
+    child: Arc<AtomicI32>,
+    waiter: oneshot::Sender<ExitStatus>,
 }
 
 impl Table {
     fn ended(&mut self, pid: Pid, exit: ExitStatus) {
-        if let Some(waiter) = self.children.remove(&pid) {
+        let waiter = self
+            .children
+            .remove(&pid)
+            .or_else(|| self.take(pid.as_raw_nonzero().get()));
+        if let Some(waiter) = waiter {
             // Nobody may be waiting any more; the child is reaped all the same.
             let _ = waiter.send(exit);
-        } else if self.forking > 0 {
-            self.unknown.insert(pid, exit);
         }
+    }
+
+    /// Who waits for the child of a fork under way.
+    fn take(&mut self, child: i32) -> Option<oneshot::Sender<ExitStatus>> {
+        let known = |forking: &Forking| forking.child.load(Ordering::Acquire) == child;
+        let index = self.forking.iter().position(known)?;
+        Some(self.forking.swap_remove(index).waiter)
     }
 
     /// A fork has returned.
-    fn forked(&mut self, child: Option<(Pid, oneshot::Sender<ExitStatus>)>) {
-        self.forking -= 1;
-        if let Some((pid, waiter)) = child {
-            match self.unknown.remove(&pid) {
-                Some(exit) if is_reaped(pid) => {
-                    let _ = waiter.send(exit);
-                }
-                // What was seen is the end of an orphan that had this pid before.
-                _ => {
-                    self.children.insert(pid, waiter);
-                }
+    fn forked(&mut self, child: &Arc<AtomicI32>) {
+        // It is gone if the child has ended already.
+        if let Some(index) = self
+            .forking
+            .iter()
+            .position(|forking| Arc::ptr_eq(&forking.child, child))
+        {
+            let Forking { child, waiter } = self.forking.swap_remove(index);
+            if let Some(pid) = Pid::from_raw(child.load(Ordering::Acquire)) {
+                self.children.insert(pid, waiter);
             }
         }
-        if self.forking == 0 {
-            self.unknown = HashMap::new();
-        }
     }
-}
-
-/// A child of ours by this pid is no more, running or ended. To be asked under the lock.
-fn is_reaped(pid: Pid) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    waitid(WaitId::Pid(pid), options).is_err_and(|errno| errno == Errno::CHILD)
 }
 
 #[derive(Debug, Clone, Default)]
@@ -122,10 +124,13 @@ impl Reaper {
     /// Forks and waits for the exec. Blocking: for a thread that may block.
     pub(crate) fn spawn(&self, command: &Prepared) -> Result<Child, ForkError> {
         let (sender, exit) = oneshot::channel();
-        self.lock().forking += 1;
-        let forked = fork(command);
-        let child = forked.as_ref().ok().map(|forked| (forked.pid, sender));
-        self.lock().forked(child);
+        let child = Arc::new(AtomicI32::new(0));
+        self.lock().forking.push(Forking {
+            child: child.clone(),
+            waiter: sender,
+        });
+        let forked = fork(command, &child);
+        self.lock().forked(&child);
         let forked = forked?;
         let pid = forked.pid;
         forked.executed()?;
@@ -167,42 +172,52 @@ impl ForkError {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use tokio::sync::oneshot::Receiver;
+    use tokio::sync::oneshot::error::TryRecvError;
 
     use super::*;
 
-    fn forking() -> Table {
-        Table {
-            forking: 1,
-            ..Table::default()
-        }
+    const PID: i32 = 4321;
+
+    /// A fork under way, without a child yet.
+    fn forking() -> (Table, Arc<AtomicI32>, Receiver<ExitStatus>) {
+        let (waiter, exit) = oneshot::channel();
+        let child = Arc::new(AtomicI32::new(0));
+        let mut table = Table::default();
+        table.forking.push(Forking {
+            child: child.clone(),
+            waiter,
+        });
+        (table, child, exit)
     }
 
     #[test]
     fn a_child_that_ends_before_its_fork_returns_is_not_missed() {
-        let mut child = Command::new("true").spawn().unwrap();
-        let pid = Pid::from_child(&child);
-        child.wait().unwrap();
-        let (sender, mut exit) = oneshot::channel();
-        let mut table = forking();
-        table.ended(pid, ExitStatus::Exited(3));
-        table.forked(Some((pid, sender)));
+        let (mut table, child, mut exit) = forking();
+        child.store(PID, Ordering::Release);
+        table.ended(Pid::from_raw(PID).unwrap(), ExitStatus::Exited(3));
+        table.forked(&child);
         assert_eq!(exit.try_recv(), Ok(ExitStatus::Exited(3)));
-        assert!(table.children.is_empty() && table.unknown.is_empty());
+        assert!(table.children.is_empty() && table.forking.is_empty());
     }
 
     #[test]
     fn an_orphan_that_had_the_pid_before_says_nothing_of_the_child() {
-        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
-        let pid = Pid::from_child(&child);
-        let (sender, mut exit) = oneshot::channel();
-        let mut table = forking();
+        let (mut table, child, mut exit) = forking();
+        let pid = Pid::from_raw(PID).unwrap();
         table.ended(pid, ExitStatus::Exited(3));
-        table.forked(Some((pid, sender)));
-        assert_eq!(exit.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        child.store(PID, Ordering::Release);
+        table.forked(&child);
+        assert_eq!(exit.try_recv(), Err(TryRecvError::Empty));
         table.ended(pid, ExitStatus::Signaled(9));
         assert_eq!(exit.try_recv(), Ok(ExitStatus::Signaled(9)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_fork_without_a_child_leaves_nothing() {
+        let (mut table, child, mut exit) = forking();
+        table.forked(&child);
+        assert_eq!(exit.try_recv(), Err(TryRecvError::Closed));
+        assert!(table.children.is_empty() && table.forking.is_empty());
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use podbridge_proto::v1::{TreeCompression, TreeOpen, TreeSent};
-use podbridge_tree::{Incoming, Outgoing, Temporaries};
+use podbridge_tree::Temporaries;
 
-use crate::harness::{Direction, assert_equal, copy, look, open};
+use crate::harness::{Direction, assert_equal, copy, look, open, serve};
 use crate::random::{disturb, fill};
 
 const ROUNDS: usize = 16;
@@ -120,19 +120,13 @@ fn a_receiver_of_an_older_release_gets_frames() {
     for number in 0..500 {
         fs::write(dir.path().join(format!("a-file-with-a-long-name-{number}")), "").unwrap();
     }
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let serving =
-        thread::spawn(move || podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()));
-    let mut output = Outgoing::new(ours.try_clone().unwrap());
-    let open = TreeOpen {
-        agent_sends: true,
-        root: dir.path().as_os_str().as_bytes().to_vec().into(),
+    let options = TreeOpen {
         compression: TreeCompression::Always.into(),
         ..open()
     };
-    output.send(&open).unwrap();
-    let sent: TreeSent = Incoming::new(ours).receive().unwrap();
+    let (output, mut input, serving) = serve(dir.path(), options);
+    let sent: TreeSent = input.receive().unwrap();
     assert!(!sent.zstd.is_empty() && sent.zstd_stream.is_empty(), "{sent:?}");
-    drop(output);
+    drop((output, input));
     assert!(serving.join().unwrap().is_err(), "its receiver has gone");
 }

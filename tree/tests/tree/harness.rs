@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use podbridge_proto::v1::{TreeChangeKind, TreeOpen, TreeProblem, TreeSummary};
-use podbridge_tree::{Error, Event, Temporaries, VERSION};
+use podbridge_tree::{Error, Event, Incoming, Outgoing, Temporaries, VERSION};
 
 /// What came of a copy.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ impl Copied {
     }
 }
 
+pub(crate) type Serving = thread::JoinHandle<Result<TreeSummary, Error>>;
+
 /// Who calls: the side that has the tree, or the one that gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -49,6 +51,21 @@ pub(crate) fn open() -> TreeOpen {
         list_changes: true,
         ..TreeOpen::default()
     }
+}
+
+/// An agent that sends `root`, and this end of its streams.
+pub(crate) fn serve(root: &Path, options: TreeOpen) -> (Outgoing<UnixStream>, Incoming<UnixStream>, Serving) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let serving =
+        thread::spawn(move || podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()));
+    let mut output = Outgoing::new(ours.try_clone().unwrap());
+    let open = TreeOpen {
+        agent_sends: true,
+        root: root.as_os_str().as_bytes().to_vec().into(),
+        ..options
+    };
+    output.send(&open).unwrap();
+    (output, Incoming::new(ours), serving)
 }
 
 pub(crate) fn copy(from: &Path, to: &Path, direction: Direction, options: &TreeOpen) -> Copied {

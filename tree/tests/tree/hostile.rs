@@ -17,7 +17,7 @@ use podbridge_proto::v1::{
 use podbridge_tree::{Error, Incoming, Outgoing, Temporaries};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::harness::{Direction, assert_equal, copy, look, names, open};
+use crate::harness::{Direction, assert_equal, copy, look, names, open, serve};
 
 const ROUNDS: usize = 20;
 const REGULAR: u32 = 0o100_644;
@@ -309,16 +309,7 @@ fn a_race_of_links_leads_nowhere() {
 fn a_receiver_cannot_ask_for_other_files() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("f"), "x").unwrap();
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let serving =
-        thread::spawn(move || podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()));
-    let mut output = Outgoing::new(ours.try_clone().unwrap());
-    let open = TreeOpen {
-        agent_sends: true,
-        root: dir.path().as_os_str().as_bytes().to_vec().into(),
-        ..open()
-    };
-    output.send(&open).unwrap();
+    let (mut output, _input, serving) = serve(dir.path(), open());
     let wanted = TreeAnswer {
         wanted: vec![99],
         ..TreeAnswer::default()

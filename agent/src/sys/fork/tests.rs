@@ -1,0 +1,122 @@
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, WaitOptions, getrlimit, waitpid};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// From asm-generic/fcntl.h; the crate lacks it.
+const F_SETSIG: c_int = 10;
+
+/// A program whose exec takes until we let it go: whoever opens a file waits for the one that holds a lease on it (fcntl(2)).
+struct Leased {
+    path: PathBuf,
+    file: File,
+}
+
+impl Leased {
+    fn new(path: PathBuf) -> Self {
+        // By a process of its own: what is open for writing cannot be run, and other tests fork.
+        assert!(
+            Command::new("cp")
+                .arg("/bin/true")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let leased = Self {
+            file: File::open(&path).unwrap(),
+            path,
+        };
+        // The signal that tells of somebody waiting: one that is ignored.
+        leased.fcntl(F_SETSIG, libc::SIGURG);
+        // Another test's child may have the descriptor for a moment, until its exec.
+        eventually(|| leased.try_fcntl(libc::F_SETLEASE, libc::F_WRLCK).is_ok());
+        leased
+    }
+
+    fn try_fcntl(&self, operation: c_int, argument: c_int) -> std::io::Result<c_int> {
+        // SAFETY: none of these operations takes a pointer.
+        match unsafe { libc::fcntl(self.file.as_raw_fd(), operation, argument) } {
+            -1 => Err(std::io::Error::last_os_error()),
+            answer => Ok(answer),
+        }
+    }
+
+    fn fcntl(&self, operation: c_int, argument: c_int) -> c_int {
+        self.try_fcntl(operation, argument).unwrap()
+    }
+
+    fn await_exec(&self) {
+        eventually(|| self.fcntl(libc::F_GETLEASE, 0) != libc::F_WRLCK);
+    }
+
+    fn let_go(&self) {
+        self.fcntl(libc::F_SETLEASE, libc::F_UNLCK);
+    }
+}
+
+fn eventually(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE);
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Starts a program on a thread of its own; tells when it is known to run.
+fn start(path: &Path) -> mpsc::Receiver<Pid> {
+    let program = CString::new(path.to_str().unwrap()).unwrap();
+    let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
+    let command = Prepared {
+        programs: vec![program.clone()],
+        argv: vec![program],
+        env: Vec::new(),
+        cwd: None,
+        identity: None,
+        stdio: Stdio::Pipes {
+            stdin: null(),
+            stdout: null(),
+            stderr: null(),
+        },
+        nofile: getrlimit(Resource::Nofile),
+    };
+    let (told, running) = mpsc::channel();
+    thread::spawn(move || {
+        let forked = fork(&command, &AtomicI32::new(0)).unwrap();
+        let pid = forked.pid;
+        forked.executed().unwrap();
+        told.send(pid).unwrap();
+    });
+    running
+}
+
+#[test]
+fn a_hanging_exec_keeps_no_other_command_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (slow, hanging) = (
+        Leased::new(dir.path().join("slow")),
+        Leased::new(dir.path().join("hanging")),
+    );
+    let first = start(&slow.path);
+    slow.await_exec();
+    // Forked while the first one is on its way: it has what the first one's fork waits for.
+    let second = start(&hanging.path);
+    hanging.await_exec();
+    slow.let_go();
+    let first = first
+        .recv_timeout(PATIENCE)
+        .expect("it runs, though the other one hangs");
+    hanging.let_go();
+    let second = second.recv_timeout(PATIENCE).unwrap();
+    for pid in [first, second] {
+        let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0));
+    }
+}
