@@ -66,17 +66,19 @@ remove_machine_dirs() {
 	done
 }
 
-# Everything that should not be there any more, one a line.
-leftovers() {
-	local p inode=
+# Processes that should not be there any more, one a line; called while the namespace is held, as the kernel gives the number of one
+# that is gone to the next, which may be a pod's of another cluster.
+left_processes() {
+	local p n=/run/netns/$NAME
 	for p in $(cluster_pids); do echo "process $p: $(tr '\0' ' ' <"/proc/$p/cmdline")"; done
-	[ ! -f "$STATE/netns.inode" ] || inode=$(cat "$STATE/netns.inode")
-	if [ -n "$inode" ]; then
-		for p in /proc/[0-9]*; do
-			[ "$(readlink "$p/ns/net" 2>/dev/null)" != "net:[$inode]" ] ||
-				echo "process ${p#/proc/} in the network namespace: $(tr '\0' ' ' <"$p/cmdline")"
-		done
-	fi
+	[ -e "$n" ] || return 0
+	for p in /proc/[0-9]*; do
+		[ ! "$p/ns/net" -ef "$n" ] || echo "process ${p#/proc/} in the network namespace: $(tr '\0' ' ' <"$p/cmdline")"
+	done
+}
+
+# Whatever else should not be there any more, one a line.
+leftovers() {
 	awk -v n="/$NAME" -v d="$STATE/" '$2 ~ n "(/|$)" || index($2, d) == 1 {print "mount " $2}' /proc/self/mounts
 	[ ! -e "/run/netns/$NAME" ] || echo "network namespace $NAME"
 	cluster_cgroups | sed 's/^/cgroup /'
@@ -103,16 +105,17 @@ cluster_down() {
 		[ ! -f "$STATE/env" ] || down_external
 	else
 		end_processes
+		left=$(left_processes)
 		remove_netns
 		remove_cgroups
 		remove_machine_dirs
 		rm -rf --one-file-system "$STATE/run"
-		left=$(leftovers)
+		left+=${left:+$'\n'}$(leftovers)
 		if [ -n "$left" ]; then
 			say "left behind:"
 			printf '%s\n' "$left" >&2
 			exit 1
 		fi
 	fi
-	rm -f "$STATE/env" "$STATE/external" "$STATE/made" "$STATE/sysctl" "$STATE/netns.inode" "$STATE/name"
+	rm -f "$STATE/env" "$STATE/external" "$STATE/made" "$STATE/sysctl" "$STATE/name"
 }

@@ -142,7 +142,6 @@ up_own() {
 	NETNS=/run/netns/$NAME KUBECTL=$STATE/run/bin/kubectl KUBECONFIG=$STATE/run/admin.conf NAMESPACE=podbridge-test
 	make_netns
 	make_cgroups
-	stat -Lc %i "$NETNS" >"$STATE/netns.inode"
 	write_env
 	nsenter --net="$NETNS" unshare --mount --propagation private \
 		bash "$HERE/lib/daemons.sh" "$HERE" "$STATE" "$NAME" "$K8S" "$IMAGES" 9>&- >&2 ||
