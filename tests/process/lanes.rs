@@ -1,9 +1,9 @@
 //! The two connections of a container: what is large travels on its own, on a thread of its own, and what is small on the other.
 
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
-use podbridge_tests::pair::Pair;
+use podbridge_tests::pair::{Pair, eventually};
 use serde_json::Value;
 
 /// Lane and state of the pair's links.
@@ -28,6 +28,18 @@ fn has_bulk_thread(pair: &Pair) -> bool {
     names.into_iter().any(|name| name.trim() == "bulk")
 }
 
+/// An archive that is listed as it comes.
+fn tar(pair: &Pair) -> Child {
+    let mut tar = pair.exec(&["tar", "tf", "-"]);
+    tar.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// The archive ends.
+fn ends(mut tar: Child) {
+    tar.stdin.take().unwrap().write_all(&[0; 10240]).unwrap();
+    assert!(tar.wait().unwrap().success());
+}
+
 fn lane(name: &str) -> (String, String) {
     (name.into(), "up".into())
 }
@@ -38,14 +50,22 @@ fn archives_travel_on_a_connection_of_their_own() {
     assert!(pair.exec(&["true"]).status().unwrap().success());
     assert_eq!(links(&pair), [lane("control")]);
     assert!(!has_bulk_thread(&pair));
-    let mut tar = pair
-        .exec(&["tar", "tf", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    tar.stdin.take().unwrap().write_all(&[0; 10240]).unwrap();
-    assert!(tar.wait().unwrap().success());
+    ends(tar(&pair));
     assert_eq!(links(&pair), [lane("control"), lane("bulk")]);
     assert!(has_bulk_thread(&pair));
+}
+
+/// Few begin at once; but those at work may wait for somebody, and perhaps for who is in the queue.
+#[test]
+fn archives_that_stand_still_keep_no_other_from_beginning() {
+    let pair = Pair::start();
+    let many = std::thread::available_parallelism().unwrap().get().max(2) + 2;
+    let waiting: Vec<_> = (0..many).map(|_| tar(&pair)).collect();
+    eventually("all of them run", || pair.commands().len() == many);
+    // One that gives up before its turn.
+    let mut last = tar(&pair);
+    last.kill().unwrap();
+    last.wait().unwrap();
+    ends(tar(&pair));
+    waiting.into_iter().for_each(ends);
 }

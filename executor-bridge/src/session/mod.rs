@@ -18,6 +18,7 @@ mod put;
 mod reading;
 mod status;
 mod sums;
+mod turns;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -38,6 +39,7 @@ use connection::{Connection, Lane};
 use container::Container;
 use logs::Keeper;
 pub(crate) use logs::{Event as LogEvent, Follow, Interest, Lists, LogId, Logs, Position, Reach, STALL, Source};
+use turns::Turns;
 
 /// More than pods have.
 const CONTAINERS: usize = 64;
@@ -88,6 +90,7 @@ pub(crate) struct Session {
     containers: Mutex<HashMap<Option<String>, Arc<Container>>>,
     /// Calls that nobody waits for: Release, Cancel.
     errands: Errands,
+    turns: Arc<Turns>,
     /// In Zuul's slot.
     kept: Option<Kept>,
 }
@@ -106,6 +109,7 @@ impl Session {
             bulk: Arc::default(),
             containers: Mutex::default(),
             errands: Errands::default(),
+            turns: Arc::new(Turns::of_this_machine()),
             kept: None,
         }
     }
@@ -143,7 +147,7 @@ impl Session {
     pub(crate) async fn exec(&self, container: Option<&str>, request: request::Exec, client: Client) -> Outcome {
         let container = self.container(container);
         let logs = self.kept.as_ref().map(|kept| &kept.logs);
-        exec::run(&container, &self.errands, logs, request, client).await
+        exec::run(&container, &self.errands, &self.turns, logs, request, client).await
     }
 
     pub(crate) async fn put(&self, container: Option<&str>, request: request::Put, client: Client) -> Outcome {

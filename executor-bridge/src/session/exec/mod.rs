@@ -24,6 +24,7 @@ use super::connection::Lane;
 use super::container::Container;
 use super::descriptor::LocalFile;
 use super::diagnosis::{self, Home, Patience, Recovery};
+use super::turns::Turns;
 use super::{Client, Connection, Errands, Logs, status};
 use crate::error::{Failure, Kind};
 use crate::protocol::request;
@@ -37,6 +38,7 @@ const CANCEL: Duration = Duration::from_secs(60);
 pub(super) async fn run(
     container: &Arc<Container>,
     errands: &Errands,
+    turns: &Arc<Turns>,
     logs: Option<&Arc<Logs>>,
     request: request::Exec,
     mut client: Client,
@@ -77,7 +79,7 @@ pub(super) async fn run(
             }
         });
     }
-    let running = Running {
+    let mut running = Running {
         id,
         client,
         wires: Wires { pieces, controls },
@@ -91,6 +93,14 @@ pub(super) async fn run(
     };
     let lane = lane::of(&start);
     let home = (!progress.instance.is_empty()).then(|| Home::of_another_bridge(progress.instance, lane));
+    // Who comes from another bridge has had it.
+    let _turn = match lane == Lane::Bulk && home.is_none() {
+        true => match running.meanwhile(turns.take()).await {
+            Ok(turn) => Some(turn),
+            Err(outcome) => return outcome,
+        },
+        false => None,
+    };
     let mut carrier = Carrier {
         container,
         lane,
