@@ -12,6 +12,8 @@ use crate::daemon;
 use crate::error::{Failure, Kind};
 use crate::protocol::target::{Identified, LinkChoice, Target};
 
+const KUBECONFIG: &str = "KUBECONFIG";
+const AGENT_SOCKET: &str = "PODBRIDGE_AGENT_SOCKET";
 /// As long as agents keep a command whose bridge names no lease.
 const LEASE: u64 = 15 * 60;
 
@@ -68,7 +70,7 @@ pub(crate) fn target(options: TargetOptions, pod: &str, environment: &impl Envir
     };
     let kubeconfig = match options.kubeconfig {
         Some(path) => Some(absolute(Path::new(&path))?),
-        None => match environment.variable("KUBECONFIG") {
+        None => match environment.variable(KUBECONFIG) {
             Some(list) => Some(each_absolute(&list, environment)?),
             None => None,
         },
@@ -127,7 +129,7 @@ pub(crate) fn link(
     let link = link.filter(|link| *link != LinkChoice::Auto);
     let agent_socket = match (link, agent_socket) {
         (_, Some(path)) => Some(path),
-        (Some(LinkChoice::Local), None) => environment.variable("PODBRIDGE_AGENT_SOCKET").map(PathBuf::from),
+        (Some(LinkChoice::Local), None) => environment.variable(AGENT_SOCKET).map(PathBuf::from),
         (_, None) => None,
     };
     let agent_socket = agent_socket.map(|path| absolute(&path, environment).map(PathBuf::from));
@@ -151,6 +153,18 @@ fn utf8(value: &OsStr, what: &str) -> Result<String, Failure> {
         .ok_or_else(|| Failure::usage(format!("{what} is not UTF-8: {}", Path::new(value).display())))
 }
 
+/// Variables of ours that name files, as a program needs them that runs us from another directory.
+pub(crate) fn files_for_anywhere(environment: &impl Environment) -> Result<Vec<(&'static str, String)>, Failure> {
+    let mut files = Vec::new();
+    if let Some(list) = environment.variable(KUBECONFIG) {
+        files.push((KUBECONFIG, each_absolute(&list, environment)?));
+    }
+    if let Some(path) = environment.variable(AGENT_SOCKET) {
+        files.push((AGENT_SOCKET, absolute(Path::new(&path), environment)?));
+    }
+    Ok(files)
+}
+
 /// The bridge has another working directory.
 pub(crate) fn absolute(path: &Path, environment: &impl Environment) -> Result<String, Failure> {
     let joined = match path.is_absolute() {
@@ -164,7 +178,7 @@ pub(crate) fn absolute(path: &Path, environment: &impl Environment) -> Result<St
 }
 
 fn each_absolute(list: &OsStr, environment: &impl Environment) -> Result<String, Failure> {
-    let list = utf8(list, "KUBECONFIG")?;
+    let list = utf8(list, KUBECONFIG)?;
     let paths = list
         .split(':')
         .filter(|path| !path.is_empty())
@@ -222,6 +236,13 @@ mod tests {
         assert_eq!(given.client_key.as_deref(), Some("/here/k"));
         let listed = target_of(&[], &[("KUBECONFIG", "a::/b")]).unwrap();
         assert_eq!(listed.kubeconfig.as_deref(), Some("/here/a:/b"));
+        let fake = Fake(HashMap::from([
+            ("KUBECONFIG", "a:/b"),
+            ("PODBRIDGE_AGENT_SOCKET", "s:1"),
+        ]));
+        let anywhere = files_for_anywhere(&fake).unwrap();
+        let expected = [("KUBECONFIG", "/here/a:/b"), ("PODBRIDGE_AGENT_SOCKET", "/here/s:1")];
+        assert_eq!(anywhere, expected.map(|(name, value)| (name, value.to_owned())));
     }
 
     #[test]

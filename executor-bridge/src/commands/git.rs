@@ -32,6 +32,7 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: &Git
     );
     let error = Command::new("git")
         .args(&command.arguments)
+        .envs(config::files_for_anywhere(&Process)?)
         .env("GIT_SSH_COMMAND", quoted(&words))
         // Else git would ask us first.
         .env("GIT_SSH_VARIANT", "ssh")
