@@ -16,6 +16,7 @@ mod xattrs;
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -30,7 +31,7 @@ pub use wire::{Incoming, Outgoing, PIPE, VERSION};
 pub fn call(
     open: &TreeOpen,
     own: &Path,
-    input: impl Read + Send + 'static,
+    input: impl Read + AsFd + Send + 'static,
     output: impl Write,
     temporaries: &Temporaries,
     report: Report<'_>,
@@ -46,7 +47,7 @@ pub fn call(
 
 /// The other side: does what it is told.
 pub fn serve(
-    input: impl Read + Send + 'static,
+    input: impl Read + AsFd + Send + 'static,
     output: impl Write,
     temporaries: &Temporaries,
 ) -> Result<TreeSummary, Error> {

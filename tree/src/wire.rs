@@ -1,9 +1,11 @@
 //! Messages on a byte stream, each after its length as a varint. Owns the limits of what the other side may send.
 
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 
 use bytes::Bytes;
 use prost::Message;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::Error;
 
@@ -13,8 +15,8 @@ pub const VERSION: u32 = 1;
 pub const PIPE: usize = 1 << 20;
 /// Longest message, bytes.
 pub(crate) const MAX_MESSAGE: usize = 1 << 20;
-/// A message is sent when it has so many bytes.
-pub(crate) const BATCH: usize = 256 << 10;
+/// A message is sent when it has so many bytes: each wakes everybody on its way, and compressed it is a small part of this.
+pub(crate) const BATCH: usize = 512 << 10;
 /// Largest piece of content in one record.
 pub(crate) const PIECE: usize = 128 << 10;
 /// Longest name of an entry, as Linux has it.
@@ -44,6 +46,19 @@ impl<R: Read> Incoming<R> {
         let mut message = vec![0; length];
         self.fill(&mut message)?;
         decode(message.into())
+    }
+
+    /// Something has come already: to receive it is not to wait for what the other side does next.
+    pub(crate) fn has_more(&mut self) -> bool
+    where
+        R: AsFd,
+    {
+        let at_once = Timespec::default();
+        let stream = &mut [PollFd::new(self.stream.get_ref(), PollFlags::IN)];
+        // Its end can be read, too, and is nothing more. If it cannot be asked, nothing is said to have come.
+        !self.stream.buffer().is_empty()
+            || poll(stream, Some(&at_once)).is_ok_and(|ready| ready > 0)
+                && self.stream.fill_buf().is_ok_and(|more| !more.is_empty())
     }
 
     fn length(&mut self) -> Result<usize, Error> {

@@ -10,6 +10,7 @@ mod removal;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -27,7 +28,7 @@ use crate::filter::Filters;
 use crate::owners::Numbers;
 use crate::report::{Event, Report, told};
 use crate::temporaries::Temporaries;
-use crate::wire::{Incoming, MAX_MESSAGE, Outgoing, decode};
+use crate::wire::{Incoming, MAX_MESSAGE, Outgoing, WINDOW, decode};
 use crate::xattrs;
 use content::Content;
 use directories::Open;
@@ -39,11 +40,13 @@ const MAX_PENDING: usize = 65_536;
 const MAX_HELD: usize = 256 << 20;
 /// An answer is sent early when it tells so many things.
 const MANY: usize = 1024;
+/// It waits for more to tell while there is something to read; entries, a small part of the sender's window.
+const SOME: usize = WINDOW / 16;
 
 pub(crate) fn receive(
     destination: &Path,
     options: &TreeOpen,
-    mut input: Incoming<impl Read>,
+    mut input: Incoming<impl Read + AsFd>,
     output: Outgoing<impl Write>,
     temporaries: &Temporaries,
     report: Report<'_>,
@@ -149,7 +152,7 @@ impl<W: Write> Receiver<'_, W> {
     fn run(
         &mut self,
         destination: &Path,
-        input: &mut Incoming<impl Read>,
+        input: &mut Incoming<impl Read + AsFd>,
         decompressor: &mut Decompressor,
     ) -> Result<TreeSummary, Error> {
         self.filters = crate::check(self.options)?;
@@ -170,11 +173,7 @@ impl<W: Write> Receiver<'_, W> {
             if self.walked && self.open.is_empty() && self.pending.is_empty() && self.content.is_none() {
                 return Ok(self.summary);
             }
-            let something = self.answer.compared != self.last
-                || !self.answer.wanted.is_empty()
-                || !self.answer.changes.is_empty()
-                || !self.answer.problems.is_empty();
-            if something {
+            if self.has_much_to_tell() || self.has_something_to_tell() && !input.has_more() {
                 self.tell_answer()?;
             }
         }
@@ -200,6 +199,18 @@ impl<W: Write> Receiver<'_, W> {
             }
             Record::Root(_) => Err(Error::Protocol("the tree has two roots")),
         }
+    }
+
+    fn has_something_to_tell(&self) -> bool {
+        self.answer.compared != self.last
+            || !self.answer.wanted.is_empty()
+            || !self.answer.changes.is_empty()
+            || !self.answer.problems.is_empty()
+    }
+
+    /// Worth an answer though there is more to read: the sender is to know early what comes next, and each answer wakes everybody on its way.
+    fn has_much_to_tell(&self) -> bool {
+        self.last - self.answer.compared >= SOME as u64 || self.answer.wanted.len() >= SOME
     }
 
     fn tell_answer(&mut self) -> Result<(), Error> {
