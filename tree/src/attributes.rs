@@ -24,6 +24,13 @@ pub(crate) fn mtime_ns(stat: &Stat) -> i64 {
     stat.st_mtime.saturating_mul(NANOSECONDS).saturating_add(nanoseconds)
 }
 
+/// Changed within the last hour, or in what a clock that was set back calls the future.
+pub(crate) fn is_recent(stat: &Stat) -> bool {
+    const HOUR: i64 = 3600;
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    stat.st_ctime.saturating_add(HOUR) >= i64::try_from(now).unwrap_or(i64::MAX)
+}
+
 /// Those that something here is to have.
 #[derive(Debug)]
 pub(crate) struct Attributes {

@@ -12,6 +12,10 @@ struct Filter {
     /// Matches from the root on, else from any component on.
     anchored: bool,
     directories_only: bool,
+    /// `**` at the beginning: `**/x` is also an x at the top.
+    from_above: bool,
+    /// `***` at the end: `x/***` is also the directory x itself.
+    directory_too: bool,
     tokens: Vec<Token>,
 }
 
@@ -64,7 +68,13 @@ impl Filter {
                 include: filter.include,
                 anchored,
                 directories_only,
-                tokens: tokens(rest),
+                from_above: pattern.starts_with(b"**"),
+                directory_too: rest.ends_with(b"***"),
+                tokens: match rest.iter().any(|byte| b"*?[".contains(byte)) {
+                    true => tokens(rest),
+                    // Without a wildcard there is nothing to escape.
+                    false => rest.iter().copied().map(Token::Byte).collect(),
+                },
             }),
         }
     }
@@ -73,6 +83,10 @@ impl Filter {
         if self.directories_only && !is_directory {
             return false;
         }
+        let before = self.from_above.then_some(b'/');
+        let after = (self.directory_too && is_directory).then_some(b'/');
+        let path: Vec<_> = before.into_iter().chain(path.iter().copied()).chain(after).collect();
+        let path = &path[..];
         if self.anchored {
             return matches(&self.tokens, path);
         }
@@ -124,6 +138,10 @@ fn class(text: &[u8]) -> Option<(Token, &[u8])> {
         match &text[at..] {
             // At the beginning it is one of the class.
             [b']', rest @ ..] if at > 0 => return Some((Token::Class { negated, ranges }, rest)),
+            [b'[', b':', rest @ ..] if let Some((name, length)) = named(rest) => {
+                ranges.extend((0..128).filter(name).map(|byte| (byte, byte)));
+                at += 2 + length;
+            }
             [low, b'-', high, ..] if *high != b']' => {
                 ranges.push((*low, *high));
                 at += 3;
@@ -135,6 +153,28 @@ fn class(text: &[u8]) -> Option<(Token, &[u8])> {
             [] => return None,
         }
     }
+}
+
+type Takes = fn(&u8) -> bool;
+
+/// After `[:`: what it takes, and how long it is with its `:]`.
+fn named(text: &[u8]) -> Option<(Takes, usize)> {
+    let classes: [(&[u8], Takes); 12] = [
+        (b"alnum:]", u8::is_ascii_alphanumeric),
+        (b"alpha:]", u8::is_ascii_alphabetic),
+        (b"blank:]", |byte| matches!(byte, b' ' | b'\t')),
+        (b"cntrl:]", u8::is_ascii_control),
+        (b"digit:]", u8::is_ascii_digit),
+        (b"graph:]", u8::is_ascii_graphic),
+        (b"lower:]", u8::is_ascii_lowercase),
+        (b"print:]", |byte| matches!(byte, b' '..=b'~')),
+        (b"punct:]", u8::is_ascii_punctuation),
+        (b"space:]", |byte| matches!(byte, b' ' | b'\t'..=b'\r')),
+        (b"upper:]", u8::is_ascii_uppercase),
+        (b"xdigit:]", u8::is_ascii_hexdigit),
+    ];
+    let found = classes.into_iter().find(|(name, _)| text.starts_with(name));
+    found.map(|(name, takes)| (takes, name.len()))
 }
 
 /// All of the text. The positions that the text may have reached move on together, so that no pattern takes long.
@@ -207,12 +247,36 @@ mod tests {
             ("-[a-c]x", "bx", true),
             ("-[!a-c]x", "bx", false),
             ("-[]]", "]", true),
+            ("-**/a", "a", true),
+            ("-**/a", "d/e/a", true),
+            ("-**/a", "xa", false),
+            ("-**a", "xa", true),
+            ("-/**/a", "a", false),
+            ("-d/***", "d", false),
+            ("-d/***", "x/d/e", true),
+            ("-[[:digit:]x]", "7", true),
+            ("-[[:digit:]x]", "x", true),
+            ("-[^[:alpha:]]", "a", false),
+            ("-a\\b", "a\\b", true),
+            ("-a\\b*", "ab", true),
             ("-\\*", "*", true),
             ("-\\*", "a", false),
             ("-[", "[", true),
         ] {
             assert_eq!(
                 filters(&[pattern]).excludes(path.as_bytes(), false),
+                excluded,
+                "{pattern} {path}"
+            );
+        }
+        for (pattern, path, excluded) in [
+            ("-d/***", "d", true),
+            ("-d/***", "x/d", true),
+            ("-/d/***", "x/d", false),
+            ("-d/**", "d", false),
+        ] {
+            assert_eq!(
+                filters(&[pattern]).excludes(path.as_bytes(), true),
                 excluded,
                 "{pattern} {path}"
             );

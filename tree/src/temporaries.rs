@@ -16,6 +16,8 @@ type Name = [u8; 27];
 #[derive(Debug, Clone, Default)]
 pub struct Temporaries(Arc<Mutex<Live>>);
 
+const PREFIX: &str = ".podbridge-";
+
 static NUMBER: LazyLock<AtomicU64> = LazyLock::new(|| {
     let mut random = [0; 8];
     // It never fails for so few bytes; a clash is seen when the file is made.
@@ -69,8 +71,14 @@ impl Temporaries {
 }
 
 fn name() -> Name {
-    let text = format!(".podbridge-{:016x}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let text = format!("{PREFIX}{:016x}", NUMBER.fetch_add(1, Ordering::Relaxed));
     text.as_bytes().try_into().expect("11 and 16 characters")
+}
+
+/// Of whichever copy; the agent names those of single files so, too.
+pub(crate) fn is_temporary(name: &[u8]) -> bool {
+    let number = name.strip_prefix(PREFIX.as_bytes());
+    number.is_some_and(|number| number.len() == 16 && number.iter().all(u8::is_ascii_hexdigit))
 }
 
 #[derive(Debug)]

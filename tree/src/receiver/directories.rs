@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::fs::{DirBuilder, Permissions};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -12,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, fstat, fsync, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use super::Receiver;
-use crate::attributes::{Attributes, kind, unlock};
+use crate::attributes::{Attributes, PERMISSIONS, kind, unlock};
 use crate::directory::Directory;
 use crate::error::{Error, reason};
 use crate::wire::MAX_DEPTH;
@@ -66,6 +68,34 @@ impl Open {
     }
 }
 
+enum Entered {
+    Made(Place, TreeChangeKind),
+    /// With this mode; if need be it has another one until it is finished.
+    Found(u32),
+    At(Place),
+}
+
+/// What is copied is nobody else's to see before it has its own mode.
+fn create(path: &Path, is_of_the_tree: bool) -> std::io::Result<()> {
+    match path.parent() {
+        Some(parent) if is_of_the_tree => {
+            std::fs::create_dir_all(parent)?;
+            DirBuilder::new().mode(0o700).create(path)
+        }
+        _ => std::fs::create_dir_all(path),
+    }
+}
+
+/// Makes it a directory that we may enter and change, if it is ours; the mode that it had.
+fn unlock_root(path: &Path) -> Option<u32> {
+    let found = std::fs::metadata(path).ok()?;
+    if found.mode() & 0o700 != 0o700 {
+        // What cannot be done there will be said.
+        let _ = std::fs::set_permissions(path, Permissions::from_mode(found.mode() & PERMISSIONS | 0o700));
+    }
+    Some(found.mode())
+}
+
 impl<W: Write> Receiver<'_, W> {
     /// `entry` is absent if the tree is no directory.
     pub(super) fn begin(&mut self, destination: &Path, entry: Option<TreeEntry>) -> Result<(), Error> {
@@ -97,8 +127,11 @@ impl<W: Write> Receiver<'_, W> {
                 "it is no directory, and what is copied is one; remove it first".into(),
             ));
         }
-        if place == Place::New {
-            std::fs::create_dir_all(path).map_err(|error| failed(crate::error::words(&error)))?;
+        let mut mode = None;
+        match place {
+            Place::New => create(path, entry.is_some()).map_err(|error| failed(crate::error::words(&error)))?,
+            Place::Present if !self.root && !self.options.dry_run => mode = unlock_root(path),
+            _ => {}
         }
         let directory = match place {
             // It is never entered.
@@ -110,7 +143,7 @@ impl<W: Write> Receiver<'_, W> {
         let mut open = Open::new(directory.clone(), place, None, attributes);
         if place == Place::Present {
             open.differed = self
-                .difference(&directory, b".", open.attributes.as_ref())
+                .difference(&directory, b".", open.attributes.as_ref(), mode)
                 .map_err(|errno| failed(reason(errno)))?;
         } else if open.attributes.is_some() {
             self.changed(TreeChangeKind::New, &directory, b"")?;
@@ -119,19 +152,22 @@ impl<W: Write> Receiver<'_, W> {
         Ok(())
     }
 
-    /// The extended attributes that it has, if it differs.
+    /// The extended attributes that it has, if it differs. `mode`: what it had before it was made one that we may change.
     fn difference(
         &mut self,
         directory: &Rc<Directory>,
         name: &[u8],
         attributes: Option<&Attributes>,
+        mode: Option<u32>,
     ) -> Result<Option<Vec<TreeAttribute>>, Errno> {
         let Some(attributes) = attributes else {
             return Ok(None);
         };
         let descriptor = self.directories.open(directory)?;
         let have = xattrs::read(&descriptor, name, self.root)?;
-        Ok(attributes.differ(&fstat(&descriptor)?, &have).then_some(have))
+        let mut stat = fstat(&descriptor)?;
+        stat.st_mode = mode.unwrap_or(stat.st_mode);
+        Ok(attributes.differ(&stat, &have).then_some(have))
     }
 
     /// The directory that an entry is in, which has one name more.
@@ -162,15 +198,17 @@ impl<W: Write> Receiver<'_, W> {
         let attributes = self.attributes(entry);
         self.keep_attributes(&attributes)?;
         let entered = match place {
-            Place::Broken => Ok((Place::Broken, None)),
-            Place::Absent => Ok((Place::Absent, Some(TreeChangeKind::New))),
+            Place::Broken => Ok(Entered::At(Place::Broken)),
+            Place::Absent => Ok(Entered::Made(Place::Absent, TreeChangeKind::New)),
             Place::New | Place::Present => self.enter(&above, &child, &entry.name, place),
         };
-        let (place, change) = match entered {
-            Ok(entered) => entered,
+        let (place, change, mode) = match entered {
+            Ok(Entered::Made(place, change)) => (place, Some(change), None),
+            Ok(Entered::Found(mode)) => (Place::Present, None, Some(mode)),
+            Ok(Entered::At(place)) => (place, None, None),
             Err(errno) => {
                 self.refused(&above, &entry.name, "make or enter it", errno)?;
-                (Place::Broken, None)
+                (Place::Broken, None, None)
             }
         };
         let mut open = Open::new(child.clone(), place, Some(entry.directory), Some(attributes));
@@ -178,7 +216,7 @@ impl<W: Write> Receiver<'_, W> {
             self.changed(change, &above, &entry.name)?;
         } else if place == Place::Present {
             open.differed = self
-                .difference(&child, b".", open.attributes.as_ref())
+                .difference(&child, b".", open.attributes.as_ref(), mode)
                 .unwrap_or(Some(Vec::new()));
         }
         self.open.insert(number, open);
@@ -191,7 +229,7 @@ impl<W: Write> Receiver<'_, W> {
         child: &Rc<Directory>,
         name: &[u8],
         place: Place,
-    ) -> Result<(Place, Option<TreeChangeKind>), Errno> {
+    ) -> Result<Entered, Errno> {
         let descriptor = self.directories.open(above)?;
         let change = match self.existing(above, name, place)? {
             Some(stat) if kind(stat.st_mode) == FileType::Directory => {
@@ -200,20 +238,20 @@ impl<W: Write> Receiver<'_, W> {
                     unlock(&descriptor, name, stat.st_mode)?;
                 }
                 self.directories.open(child)?;
-                return Ok((Place::Present, None));
+                return Ok(Entered::Found(stat.st_mode));
             }
             Some(_) => TreeChangeKind::Changed,
             None => TreeChangeKind::New,
         };
         if self.options.dry_run {
-            return Ok((Place::Absent, Some(change)));
+            return Ok(Entered::Made(Place::Absent, change));
         }
         if change == TreeChangeKind::Changed {
             unlinkat(&descriptor, name, AtFlags::empty())?;
         }
         mkdirat(&descriptor, name, Mode::RWXU)?;
         self.directories.open(child)?;
-        Ok((Place::New, Some(change)))
+        Ok(Entered::Made(Place::New, change))
     }
 
     pub(super) fn directory_end(&mut self, number: u64, incomplete: bool) -> Result<(), Error> {

@@ -146,7 +146,7 @@ impl<W: Write> Receiver<'_, W> {
             if entry.has_links {
                 self.remember(number, Link::Absent)?;
             }
-            return self.changed(change, &directory, &entry.name);
+            return self.would_replace(&directory, &entry.name, change);
         }
         if self.pending.len() >= MAX_PENDING {
             return Err(Error::Protocol("files were announced faster than they were asked for"));

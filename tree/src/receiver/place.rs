@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use podbridge_proto::v1::TreeChangeKind;
-use rustix::fs::{AtFlags, FileType, unlinkat};
+use rustix::fs::{AtFlags, FileType, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::Receiver;
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, kind};
 use crate::directory::Directory;
 use crate::error::{Error, reason};
 use crate::temporaries::Temporary;
@@ -30,6 +30,24 @@ impl<W: Write> Receiver<'_, W> {
         temporary.rename(name)
     }
 
+    /// What a dry run says, with all that would have to go first.
+    pub(super) fn would_replace(
+        &mut self,
+        directory: &Rc<Directory>,
+        name: &[u8],
+        change: TreeChangeKind,
+    ) -> Result<(), Error> {
+        let is_directory = change == TreeChangeKind::Changed
+            && self.directories.open(directory).is_ok_and(|open| {
+                let stat = statat(&open, name, AtFlags::SYMLINK_NOFOLLOW);
+                stat.is_ok_and(|stat| kind(stat.st_mode) == FileType::Directory)
+            });
+        if is_directory && self.options.delete {
+            self.remove(directory, name, FileType::Directory)?;
+        }
+        self.changed(change, directory, name)
+    }
+
     /// What has no content: made beside its name, given its attributes, put in its place.
     pub(super) fn replace(
         &mut self,
@@ -41,7 +59,7 @@ impl<W: Write> Receiver<'_, W> {
         make: impl Fn(&OwnedFd, &[u8]) -> Result<(), Errno>,
     ) -> Result<(), Error> {
         if self.options.dry_run {
-            return self.changed(change, directory, name);
+            return self.would_replace(directory, name, change);
         }
         let made = self.directories.open(directory).and_then(|open| {
             let (temporary, ()) = self.temporaries.create(&open, |temporary| make(&open, temporary))?;

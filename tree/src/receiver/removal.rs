@@ -12,6 +12,7 @@ use super::Receiver;
 use crate::attributes;
 use crate::directory::{Directory, Names, list};
 use crate::error::Error;
+use crate::temporaries::is_temporary;
 
 /// A directory on its way out.
 struct Leaving {
@@ -77,25 +78,35 @@ impl<W: Write> Receiver<'_, W> {
     }
 
     fn leave(&mut self, above: &Rc<Directory>, name: &[u8], kind: FileType) -> Result<Left, Error> {
+        let mut stat = || {
+            let open = self.directories.open(above)?;
+            statat(&open, name, AtFlags::SYMLINK_NOFOLLOW)
+        };
         let kind = match kind {
-            FileType::Unknown => {
-                let stat = self
-                    .directories
-                    .open(above)
-                    .and_then(|open| statat(&open, name, AtFlags::SYMLINK_NOFOLLOW));
-                stat.map_or(FileType::Unknown, |stat| attributes::kind(stat.st_mode))
-            }
+            FileType::Unknown => stat().map_or(FileType::Unknown, |stat| attributes::kind(stat.st_mode)),
             kind => kind,
         };
+        // Another copy's that is at work here, too.
+        let is_anothers = is_temporary(name) && stat().is_ok_and(|stat| attributes::is_recent(&stat));
         let is_directory = kind == FileType::Directory;
         let is_protected = !self.filters.is_empty() && self.filters.excludes(&above.path(name), is_directory);
-        if is_protected || self.temporaries.contain(name) {
+        if is_protected || is_anothers || self.temporaries.contain(name) {
             return Ok(Left::Stays);
         }
         if !is_directory {
             return Ok(match self.unlink(above, name, AtFlags::empty())? {
                 true => Left::Gone,
                 false => Left::Stays,
+            });
+        }
+        if !self.root && !self.options.dry_run {
+            // What hinders it is seen below.
+            let _ = self.directories.open(above).and_then(|open| {
+                let mode = statat(&open, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
+                if mode & 0o700 == 0o700 {
+                    return Ok(());
+                }
+                attributes::unlock(&open, name, mode)
             });
         }
         let directory = above.child(name);

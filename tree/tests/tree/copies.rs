@@ -130,3 +130,39 @@ fn a_receiver_of_an_older_release_gets_frames() {
     drop((output, input));
     assert!(serving.join().unwrap().is_err(), "its receiver has gone");
 }
+
+#[test]
+fn a_dry_run_tells_what_a_file_would_replace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir_all(to.join("a/b")).unwrap();
+    fs::write(from.join("a"), "file").unwrap();
+    fs::write(to.join("a/b/c"), "deep").unwrap();
+    let dry = TreeOpen {
+        dry_run: true,
+        ..with_delete()
+    };
+    let sorted = |options: &TreeOpen| {
+        let mut changes = copy(&from, &to, Direction::Push, options).changes;
+        changes.sort();
+        changes
+    };
+    let would = sorted(&dry);
+    assert!(would.iter().any(|(_, path)| path == b"a/b/c"), "{would:?}");
+    assert_eq!(sorted(&with_delete()), would);
+}
+
+#[test]
+fn what_another_copy_is_about_to_name_is_not_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir(&to).unwrap();
+    for name in [".podbridge-0123456789abcdef", ".podbridge-other"] {
+        fs::write(to.join(name), "").unwrap();
+    }
+    copy(&from, &to, Direction::Push, &with_delete()).clean();
+    assert!(to.join(".podbridge-0123456789abcdef").exists());
+    assert!(!to.join(".podbridge-other").exists());
+}

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -181,6 +182,11 @@ fn a_wrong_digest_or_a_cut_stream_changes_nothing() {
             ..TreePart::default()
         })
     };
+    // A tree that is new is nobody else's to see until it is whole.
+    let new = dir.path().join("above/new");
+    let (result, _) = receive(&new, vec![root(), file(), part(None)]);
+    assert!(matches!(result, Err(Error::Truncated)), "{result:?}");
+    assert_eq!(fs::metadata(&new).unwrap().mode() & 0o7777, 0o700);
     let (result, _) = receive(&to, vec![root(), file(), part(None)]);
     assert!(matches!(result, Err(Error::Truncated)), "{result:?}");
     assert_eq!(
