@@ -22,14 +22,15 @@ pub(super) struct Turns {
 struct State {
     /// When a command began or ended.
     moved: Instant,
-    /// Places made beyond the usual ones.
-    extra: usize,
+    /// When places beyond the usual ones were made, each for one of the commands that ran then; the earliest first.
+    widened: Vec<Instant>,
 }
 
 /// Counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     place: Option<OwnedSemaphorePermit>,
+    begun: Instant,
     turns: Arc<Turns>,
 }
 
@@ -43,7 +44,7 @@ impl Turns {
             places: Arc::new(Semaphore::new(places)),
             state: Mutex::new(State {
                 moved: Instant::now(),
-                extra: 0,
+                widened: Vec::new(),
             }),
         }
     }
@@ -60,9 +61,11 @@ impl Turns {
                 () = sleep_until(stalled) => self.widen(),
             }
         };
-        self.state().moved = Instant::now();
+        let begun = Instant::now();
+        self.state().moved = begun;
         Turn {
             place: Some(place),
+            begun,
             turns: self.clone(),
         }
     }
@@ -72,7 +75,8 @@ impl Turns {
         let mut state = self.state();
         if state.moved.elapsed() >= STALL {
             state.moved = Instant::now();
-            state.extra += 1;
+            let moved = state.moved;
+            state.widened.push(moved);
             self.places.add_permits(1);
         }
     }
@@ -86,8 +90,10 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.turns.state();
         state.moved = Instant::now();
-        if state.extra > 0 {
-            state.extra -= 1;
+        // One of those that stood still has ended, and needs no other place beside its own. Whoever else ends hands his place on, or
+        // the next in the queue would stand still as long again.
+        if let Some(index) = state.widened.iter().position(|widened| *widened > self.begun) {
+            state.widened.remove(index);
             self.place.take().expect("dropped once").forget();
         }
     }
@@ -128,6 +134,20 @@ mod tests {
         // Their places go with them, but for the usual one.
         running.clear();
         let _first = turns.take().await;
+        assert!(is_full(&turns).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_behind_one_that_stands_still_waits_once() {
+        let turns = Arc::new(Turns::new(1));
+        let begun = Instant::now();
+        let still = turns.take().await;
+        for _ in 0..20 {
+            drop(turns.take().await);
+        }
+        assert_eq!(begun.elapsed(), STALL);
+        drop(still);
+        let _only = turns.take().await;
         assert!(is_full(&turns).await);
     }
 
