@@ -125,6 +125,30 @@ fn a_repository_is_made_shown_and_kept() {
     assert!(!place.there("new/src/.git/podbridge-unborn").exists());
 }
 
+/// It left files, and neither an index nor a HEAD.
+#[test]
+fn a_checkout_that_was_cut_short_is_made_again() {
+    let place = Place::new();
+    let url = place.url("src");
+    place.done(&["push", "--quiet", &url, "main"]);
+    for (marker, status) in [("begun", "## main"), ("", "## No commits yet on none\n?? file")] {
+        place.done_there("src", &["symbolic-ref", "HEAD", "refs/heads/none"]);
+        fs::remove_file(place.there("src/.git/index")).unwrap();
+        fs::write(place.there("src/file"), "half").unwrap();
+        fs::write(place.there("src/.git/podbridge-unborn"), marker).unwrap();
+        let again = place.ran(&["push", &url, "main"]);
+        assert!(again.status.success(), "{}", said(&again));
+        // What is not ours stays, and it is said why.
+        assert_eq!(
+            said(&again).contains("is not checked out"),
+            marker.is_empty(),
+            "{}",
+            said(&again)
+        );
+        assert_eq!(place.done_there("src", &["status", "--short", "--branch"]), status);
+    }
+}
+
 /// What zuul-jobs does with the repositories of a build.
 #[test]
 fn a_mirror_arrives_and_any_branch_can_be_checked_out() {

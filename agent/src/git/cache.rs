@@ -46,7 +46,7 @@ fn spellings(cache: &Path, below: &Path) -> [PathBuf; 2] {
     [given, other]
 }
 
-/// Bare, or with a working copy. One that is shallow would promise git more than it has.
+/// Bare, or with a working copy. One that is shallow, or a partial clone, would promise git more than it has.
 fn repository(path: &Path) -> Option<Cached> {
     [path.join(".git"), path.to_owned()].into_iter().find_map(|directory| {
         let objects = directory.join("objects");
@@ -55,11 +55,19 @@ fn repository(path: &Path) -> Option<Cached> {
         let branch = head
             .strip_prefix("ref: refs/heads/")
             .map(|name| name.trim_end().to_owned());
-        (!directory.join("shallow").exists()).then_some(Cached {
+        (!directory.join("shallow").exists() && !is_partial(&objects)).then_some(Cached {
             objects: fs::canonicalize(objects).ok()?,
             branch,
         })
     })
+}
+
+/// Whoever cloned it was promised what is missing (git's technical/partial-clone).
+fn is_partial(objects: &Path) -> bool {
+    let packs = fs::read_dir(objects.join("pack")).into_iter().flatten().flatten();
+    packs
+        .into_iter()
+        .any(|pack| pack.path().extension().is_some_and(|extension| extension == "promisor"))
 }
 
 #[cfg(test)]
@@ -82,13 +90,16 @@ mod tests {
         let shallow = cache.join("shallow");
         make(&shallow);
         fs::write(shallow.join("shallow"), "").unwrap();
+        let packs = make(&cache.join("partial")).join("pack");
+        fs::create_dir(&packs).unwrap();
+        fs::write(packs.join("pack-1.promisor"), "").unwrap();
         let caches = ["/no/such/cache".into(), cache.clone()];
         let found = |path: &str| of(&caches, Path::new(path)).map(|cached| cached.objects);
         assert_eq!(found("/zuul/src/example.org/nova"), Some(long.clone()));
         assert_eq!(found("/zuul/src/example.org/nova.git"), Some(long));
         assert_eq!(found("/zuul/src/example.com/nova"), Some(short));
         assert_eq!(found("/zuul/example.org/a.b"), Some(bare));
-        for path in ["/zuul/example.org", "/", "/shallow", "/zuul/nova/x"] {
+        for path in ["/zuul/example.org", "/", "/shallow", "/partial", "/zuul/nova/x"] {
             assert_eq!(found(path), None, "{path}");
         }
         let branch = of(&caches, Path::new("/nova")).unwrap().branch;

@@ -48,9 +48,30 @@ fn settle(git: &Git, directory: &Path) -> Result<bool, String> {
         _ => USUAL.into_iter().find(|usual| branches.contains(usual)),
     };
     let Some(branch) = branch else { return Ok(false) };
-    if let Some(copy) = place::working_copy(directory) {
-        git.say_in(Some(copy), directory, &["read-tree", "-m", "-u", branch])?;
+    let commit = || git.say(directory, &["rev-parse", "--verify", branch]);
+    let mut shown = commit()?;
+    let Some(copy) = place::working_copy(directory) else {
+        return git.say(directory, &["symbolic-ref", "HEAD", branch]).map(|_| true);
+    };
+    // One that was cut short left files that are in the way of the next, though they are ours.
+    let marker = directory.join(UNBORN);
+    let is_again = fs::metadata(&marker).is_ok_and(|found| found.len() > 0);
+    let _ = fs::write(&marker, "being checked out\n");
+    let how = if is_again { "--reset" } else { "-m" };
+    let checked_out = git.say_in(Some(copy), directory, &["read-tree", how, "-u", &shown]);
+    if checked_out.is_err() && !is_again {
+        // Nothing was begun: what is in the way is somebody's.
+        let _ = fs::write(&marker, "");
     }
+    checked_out?;
     git.say(directory, &["symbolic-ref", "HEAD", branch])?;
-    Ok(true)
+    // A push that came meanwhile found another HEAD, and left the files to us.
+    loop {
+        let now = commit()?;
+        if now == shown {
+            return Ok(true);
+        }
+        git.say_in(Some(copy), directory, &["read-tree", "-m", "-u", &shown, &now])?;
+        shown = now;
+    }
 }
