@@ -321,3 +321,38 @@ fn a_root_and_the_disk_may_be_asked_for() {
     let request = serde_json::json!({"v": 1, "op": "stat", "root": directory, "path": "link/file"});
     assert!(ask(&pair, &request.to_string(), &[]).1.contains("symbolic link"));
 }
+
+#[test]
+fn downloads_have_any_name_and_write_through_links() {
+    let pair = Pair::start();
+    let path = |name: &str| pair.dir().join(name);
+    let longest = "n".repeat(255);
+    fs::write(path(&longest), "content").unwrap();
+    fs::create_dir(path("here")).unwrap();
+    succeeds(cp(&pair, &remote(&path(&longest)), path("here").to_str().unwrap()));
+    assert_eq!(fs::read(path("here").join(&longest)).unwrap(), b"content");
+    // A link that leads nowhere yet.
+    std::os::unix::fs::symlink("target", path("here/link")).unwrap();
+    succeeds(cp(&pair, &remote(&path(&longest)), path("here/link").to_str().unwrap()));
+    assert_eq!(fs::read_link(path("here/link")).unwrap(), Path::new("target"));
+    assert_eq!(fs::read(path("here/target")).unwrap(), b"content");
+    let missing = format!("{}/", path("missing").display());
+    let refused = cp(&pair, &remote(&path(&longest)), &missing).output().unwrap();
+    assert_eq!(refused.status.code(), Some(222));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("missing/ cannot be written: not a directory"), "{said}");
+}
+
+#[test]
+fn an_interrupted_download_leaves_nothing() {
+    let pair = Pair::start();
+    let (source, to) = (pair.dir().join("source"), pair.dir().join("to"));
+    fs::create_dir(&to).unwrap();
+    fs::write(&source, vec![7; 512 << 20]).unwrap();
+    let mut command = cp(&pair, &remote(&source), to.join("file").to_str().unwrap());
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    eventually("it has begun", || fs::read_dir(&to).unwrap().count() == 1);
+    pair::kill(child.id(), Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+}

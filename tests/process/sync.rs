@@ -145,3 +145,78 @@ fn a_link_that_is_cut_loses_no_file() {
     println!("{report}");
     assert!(report.is_clean(), "{report}");
 }
+
+/// As a user other than root, whom read-only directories of his own keep from nothing.
+#[test]
+fn read_only_directories_of_ones_own_are_kept_up_to_date() {
+    let pair = Pair::start();
+    let path = |name: &str| pair.dir().join(name).display().to_string();
+    let mode = |name: &str, mode| fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(pair.dir(), fs::Permissions::from_mode(0o711)).unwrap();
+    fs::create_dir_all(path("from/sub")).unwrap();
+    fs::create_dir(path("theirs")).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(path("theirs"), Some(65534), Some(65534)).unwrap();
+    }
+    let user: &[&str] = if is_root { &["--user", "nobody"] } else { &[] };
+    let (from, to) = (path("from"), format!("x:{}", path("theirs/to")));
+    let copy = || {
+        let copied = sync(&pair, &[user, &["--delete", &from, &to]].concat());
+        assert!(copied.status.success(), "{copied:?}");
+        text(&copied.stderr)
+    };
+    fs::write(path("from/old"), "old").unwrap();
+    fs::create_dir(path("from/gone")).unwrap();
+    fs::write(path("from/gone/file"), "gone").unwrap();
+    for name in ["from/gone", "from/sub", "from"] {
+        mode(name, 0o555);
+    }
+    assert!(copy().contains(" 5 new, "));
+    let again = copy();
+    assert!(
+        again.contains(" 0 new, 0 changed, 0 with other attributes, "),
+        "{again}"
+    );
+    assert_eq!(fs::metadata(path("theirs/to")).unwrap().mode() & 0o7777, 0o555);
+    for name in ["from/gone", "from"] {
+        mode(name, 0o755);
+    }
+    fs::remove_dir_all(path("from/gone")).unwrap();
+    fs::remove_file(path("from/old")).unwrap();
+    fs::write(path("from/new"), "new").unwrap();
+    mode("from", 0o555);
+    let changed = copy();
+    assert!(
+        changed.contains(" 1 new, ") && changed.contains(" 3 deleted"),
+        "{changed}"
+    );
+    // Else whoever runs the test may be unable to remove it.
+    for name in ["from", "from/sub"] {
+        mode(name, 0o755);
+    }
+    if !is_root {
+        for name in ["theirs/to", "theirs/to/sub"] {
+            mode(name, 0o755);
+        }
+    }
+}
+
+#[test]
+fn a_copy_whose_other_side_is_killed_says_so() {
+    let pair = Pair::start();
+    let path = |name: &str| pair.dir().join(name).display().to_string();
+    fs::create_dir(path("from")).unwrap();
+    // More to read than is read until it is killed.
+    fs::File::create(path("from/hole")).unwrap().set_len(1 << 40).unwrap();
+    let mut command = pair.podbridge(&["sync", "--checksum", &path("from"), &format!("x:{}", path("to"))]);
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    eventually("it runs", || pair.commands().len() == 1);
+    pair::kill(pair.commands()[0], Signal::KILL);
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(137));
+    assert!(
+        text(&ended.stderr).contains("was ended by signal 9 before it was complete"),
+        "{ended:?}"
+    );
+}

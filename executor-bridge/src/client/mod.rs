@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 pub(crate) use attend::{Ended, attend};
 pub(crate) use bridge::Bridge;
 pub(crate) use connection::{Incoming, Message, Outgoing};
+pub(crate) use signals::interrupted;
 pub(crate) use streams::Streams;
 
 use crate::error::{Failure, Kind};

@@ -1,4 +1,4 @@
-//! The signals that a command in front of the user would get. `attend` uses them.
+//! The signals that a command in front of the user would get. `attend` and the copy of a file use them.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -12,6 +12,16 @@ pub(super) enum Event {
 
 pub(super) struct Signals {
     received: mpsc::Receiver<Event>,
+}
+
+/// Waits for one that would end us; the exit code then.
+pub(crate) async fn interrupted() -> Result<u8, Failure> {
+    let mut signals = Signals::watch(false)?;
+    loop {
+        if let Event::Signal(number) = signals.next().await {
+            return Ok(128 + number);
+        }
+    }
 }
 
 impl Signals {

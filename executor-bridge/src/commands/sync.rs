@@ -17,7 +17,7 @@ use podbridge_tree::{Error, PIPE, Temporaries, VERSION};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use super::side::Side;
-use super::{bridge, conclude};
+use super::{bridge, conclude, say};
 use crate::cli::{Compress, Filters, SyncOptions, TargetOptions};
 use crate::client::{self, Ended, Streams};
 use crate::daemon;
@@ -166,8 +166,9 @@ impl Own {
 fn leave(ended: Ended, last_words: &[u8]) -> Result<u8, Failure> {
     match ended {
         Ended::Left(code) => Ok(code),
-        // A signal that we passed on.
-        Ended::Outcome(Outcome::Exited { code, .. }) if code > 128 => Ok(code),
+        // One that we passed on, or somebody else's in the pod.
+        Ended::Outcome(Outcome::Signaled { signal, .. }) => Ok(ended_by(signal)),
+        Ended::Outcome(Outcome::Exited { code, .. }) if code > 128 => Ok(ended_by(code - 128)),
         Ended::Outcome(Outcome::Exited { code, .. }) => {
             let words = podbridge_tree::shown(last_words.trim_ascii());
             Err(Failure::new(
@@ -179,6 +180,13 @@ fn leave(ended: Ended, last_words: &[u8]) -> Result<u8, Failure> {
         }
         Ended::Outcome(outcome) => Ok(conclude(&outcome)),
     }
+}
+
+fn ended_by(signal: u8) -> u8 {
+    say(&format!(
+        "the copy was ended by signal {signal} before it was complete; run it again to go on"
+    ));
+    128_u8.saturating_add(signal)
 }
 
 fn copy(

@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -24,7 +25,24 @@ const BLOCK: u64 = 512;
 #[derive(Debug, Clone)]
 pub(super) struct LocalFile {
     file: Arc<File>,
+    /// Size and modification time when it was passed.
+    passed: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
     size: u64,
+    mtime: (i64, i64),
+}
+
+impl State {
+    fn of(file: impl AsFd) -> io::Result<Self> {
+        let stat = fstat(file)?;
+        Ok(Self {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        })
+    }
 }
 
 /// What a file has at some offset.
@@ -52,10 +70,9 @@ pub(super) fn take(
         return Err(bad_request(format!("no descriptor was passed for {what}")));
     };
     check(&descriptor, access).map_err(|why| bad_request(format!("the descriptor for {what} {why}")))?;
-    let size = fstat(&descriptor).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
     Ok(LocalFile {
+        passed: State::of(&descriptor).map_err(|error| failed("examined", &error))?,
         file: Arc::new(File::from(descriptor)),
-        size,
     })
 }
 
@@ -76,29 +93,40 @@ fn check(descriptor: &OwnedFd, access: Access) -> Result<(), &'static str> {
     }
 }
 
-fn failed(what: &str, error: &std::io::Error) -> Outcome {
+fn failed(what: &str, error: &io::Error) -> Outcome {
     Outcome::failed(
         FailedKind::LocalFile,
         format!("the local file cannot be {what}: {error}"),
     )
 }
 
-fn joined<T>(result: Result<std::io::Result<T>, tokio::task::JoinError>, what: &str) -> Result<T, Outcome> {
-    let result = result.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+fn joined<T>(result: Result<io::Result<T>, tokio::task::JoinError>, what: &str) -> Result<T, Outcome> {
+    let result = result.unwrap_or_else(|error| Err(io::Error::other(error)));
     result.map_err(|error| failed(what, &error))
 }
 
 impl LocalFile {
     /// When it was passed.
     pub(super) fn size(&self) -> u64 {
-        self.size
+        self.passed.size
+    }
+
+    /// An error if it is no longer as it was passed: what was read of it may be of both.
+    pub(super) fn check_unchanged(&self) -> Result<(), Outcome> {
+        match State::of(&*self.file).map_err(|error| failed("examined", &error))? == self.passed {
+            true => Ok(()),
+            false => Err(Outcome::failed(
+                FailedKind::LocalFile,
+                "the local file changed while it was read; try again when it is at rest",
+            )),
+        }
     }
 
     /// At most `limit` bytes; fewer, or none, only at the end.
     pub(super) async fn read_at(&self, offset: u64, limit: usize) -> Result<Bytes, Outcome> {
         let file = self.clone();
         let read = spawn_blocking(move || file.read_now(offset, limit)).await;
-        read.unwrap_or_else(|error| Err(failed("read", &std::io::Error::other(error))))
+        read.unwrap_or_else(|error| Err(failed("read", &io::Error::other(error))))
     }
 
     /// The same, on a thread that may block.
@@ -109,7 +137,7 @@ impl LocalFile {
             match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(failed("read", &error)),
             }
         }
@@ -196,6 +224,18 @@ mod tests {
         assert_eq!(file.extent(1 << 20), Ok(Extent::Data((1 << 20) + 4096)));
         assert_eq!(file.extent((1 << 20) + 4096), Ok(Extent::Hole((2 << 20) - 4096)));
         assert_eq!(file.extent(3 << 20), Ok(Extent::Data(u64::MAX)));
+    }
+
+    #[test]
+    fn what_changes_after_it_was_passed_is_noticed() {
+        let mut descriptors = VecDeque::from([OwnedFd::from(tempfile::tempfile().unwrap())]);
+        let file = take(&mut descriptors, "x", Access::Read).unwrap();
+        file.check_unchanged().unwrap();
+        file.file.write_all_at(b"more", 0).unwrap();
+        assert!(matches!(
+            file.check_unchanged(),
+            Err(Outcome::Failed { kind: FailedKind::LocalFile, message }) if message.contains("changed while it was read")
+        ));
     }
 
     #[tokio::test]

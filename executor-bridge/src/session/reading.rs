@@ -82,6 +82,7 @@ impl Reading {
         let wanted = (self.data_until - self.offset).min(MAX_CHUNK as u64) as usize;
         let data = self.file.read_now(self.offset, wanted)?;
         if data.is_empty() {
+            self.file.check_unchanged()?;
             return Ok(Piece::End);
         }
         self.offset += data.len() as u64;

@@ -50,17 +50,25 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: CpOp
     let copied = match (source, destination) {
         (Side::Pod { pod, path }, local @ (Side::Local(_) | Side::Standard)) => {
             let copy = copy(bridge(target, &pod, options)?);
-            runtime.block_on(copy.download(path, local))
+            runtime.block_on(unless_interrupted(copy.download(path, local)))
         }
         (local @ (Side::Local(_) | Side::Standard), Side::Pod { pod, path }) => {
             let copy = copy(bridge(target, &pod, options)?);
-            runtime.block_on(copy.upload(local, path, command.user))
+            runtime.block_on(unless_interrupted(copy.upload(local, path, command.user)))
         }
         _ => Err(Failure::usage("exactly one of SRC and DST must be POD:PATH")),
     };
     // A thread that reads our stdin may wait for ever.
     runtime.shutdown_background();
     copied
+}
+
+/// Nothing half-done is left then.
+async fn unless_interrupted(copying: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+    tokio::select! {
+        copied = copying => copied,
+        interrupted = client::interrupted() => interrupted,
+    }
 }
 
 struct Copy {
@@ -150,9 +158,12 @@ impl Copy {
         let put = Put {
             path: Octets(path),
             mode: metadata.as_ref().map(|metadata| metadata.mode() & PERMISSIONS),
-            mtime_ns: metadata
-                .as_ref()
-                .map(|metadata| metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec()),
+            mtime_ns: metadata.as_ref().map(|metadata| {
+                metadata
+                    .mtime()
+                    .saturating_mul(1_000_000_000)
+                    .saturating_add(metadata.mtime_nsec())
+            }),
             user,
             sync: self.sync,
             root: None,

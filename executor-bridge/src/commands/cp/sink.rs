@@ -1,9 +1,10 @@
 //! The local side of a download: a file that appears whole or not at all, a device or pipe, or standard output.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,11 @@ use std::time::{Duration, SystemTime};
 use super::PERMISSIONS;
 use crate::error::{Failure, Kind};
 use crate::protocol::result::FileStat;
+use crate::protocol::target::hex;
+use crate::random;
+
+/// As many as Linux follows.
+const LINKS: usize = 40;
 
 /// Where a file from the pod goes. A local one appears whole or not at all.
 pub(super) enum Sink {
@@ -28,10 +34,18 @@ impl Sink {
         let path = match (fs::metadata(path).is_ok_and(|found| found.is_dir()), name) {
             (true, Some(name)) => path.join(name),
             (true, None) => return Err(Failure::usage("the pod's path has no file name")),
+            (false, _) if path.as_os_str().as_bytes().ends_with(b"/") => {
+                let missing = io::Error::from(io::ErrorKind::NotADirectory);
+                return Err(local(path, "written", &missing));
+            }
             (false, _) => path.to_owned(),
         };
-        // A symbolic link keeps pointing where it points.
-        let path = fs::canonicalize(&path).unwrap_or(path);
+        // A symbolic link keeps pointing where it points, also if nothing is there yet.
+        let path = match fs::canonicalize(&path) {
+            Ok(found) => found,
+            Err(_) if fs::symlink_metadata(&path).is_ok() && fs::metadata(&path).is_err() => behind_links(path),
+            Err(_) => path,
+        };
         if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
             // A device or pipe cannot be replaced.
             let file = OpenOptions::new().write(true).open(&path);
@@ -43,10 +57,7 @@ impl Sink {
                 done: true,
             });
         }
-        let mut hidden = OsString::from(".");
-        hidden.push(path.file_name().unwrap_or_default());
-        hidden.push(format!(".podbridge-{}", std::process::id()));
-        let temporary = path.with_file_name(hidden);
+        let temporary = path.with_file_name(format!(".podbridge-{}", hex(&random::bytes::<8>())));
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -136,6 +147,17 @@ impl Drop for Sink {
             let _ = fs::remove_file(temporary);
         }
     }
+}
+
+/// Where a symbolic link points to that leads nowhere.
+fn behind_links(mut path: PathBuf) -> PathBuf {
+    for _ in 0..LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return path,
+        }
+    }
+    path
 }
 
 fn local(path: &Path, what: &str, error: &io::Error) -> Failure {
