@@ -179,7 +179,7 @@ pub(crate) struct SyncOptions {
     /// Print a line for each changed path: new, changed, attributes or deleted
     #[arg(long, short = 'v')]
     pub verbose: bool,
-    /// Leave owner and group as they are, of new files to whoever writes them
+    /// Copy no owner and group: what is written belongs to whoever writes it
     #[arg(long)]
     pub no_owner: bool,
     /// When to compress what is sent
@@ -227,7 +227,7 @@ pub(crate) struct SshOptions {
     #[arg(short = 'l', value_name = "USER")]
     pub login_name: Option<String>,
     /// Run in a terminal of its own
-    #[arg(short = 't')]
+    #[arg(short = 't', overrides_with = "tty")] // -tt is usual
     pub tty: bool,
     /// Do nothing: whether this is like OpenSSH's ssh
     #[arg(short = 'G')]

@@ -195,6 +195,12 @@ fn bare_repositories_are_made_and_cloned() {
     let mut traced = place.git(&["ls-remote", &place.url("bare.git")]);
     let traced = traced.env("GIT_TRACE_PACKET", "1").output().unwrap();
     assert!(said(&traced).contains("version 2"), "{}", said(&traced));
+    // Into an empty directory by a link, as into one that is a mount point: it stays what it is.
+    fs::create_dir(place.there("empty")).unwrap();
+    std::os::unix::fs::symlink("empty", place.there("link.git")).unwrap();
+    place.done(&["push", "--quiet", &place.url("link.git"), "main"]);
+    assert_eq!(place.done_there("empty", &["rev-parse", "main"]), three);
+    assert!(fs::symlink_metadata(place.there("link.git")).unwrap().is_symlink());
     let archive = place.ran(&["archive", "--remote", &place.url("bare.git"), "v2", "file"]);
     assert!(
         archive.stdout.windows(3).any(|word| word == b"two"),

@@ -54,7 +54,9 @@ fn repository(path: &Path) -> Option<Cached> {
         fs::read_dir(&objects).ok()?;
         let branch = head
             .strip_prefix("ref: refs/heads/")
-            .map(|name| name.trim_end().to_owned());
+            .map(|name| name.trim_end().to_owned())
+            // Git would make no repository with such a name.
+            .filter(|name| !name.is_empty() && !name.contains("..") && !name.ends_with('/'));
         (!directory.join("shallow").exists() && !is_partial(&objects)).then_some(Cached {
             objects: fs::canonicalize(objects).ok()?,
             branch,

@@ -10,7 +10,7 @@ use super::cache::Cached;
 use super::program::Git;
 use super::{Error, head, place};
 
-/// What a repository is called until it is finished; beside its place, so that it moves there by a rename.
+/// What a repository is called until it is finished; beside its place or in it, so that it moves there by renames.
 pub(super) const UNFINISHED: &str = ".podbridge-new";
 
 /// HEAD until a branch is pushed, if no cache knows better.
@@ -22,7 +22,12 @@ pub(super) fn repository(git: &Git, directory: &Path, cached: Option<&Cached>) -
         path: directory.to_owned(),
         source,
     };
-    let around = directory.parent().unwrap_or(Path::new("/"));
+    // An empty directory may be a mount point, or in one of somebody else's: it stays, and what it gets is moved into it.
+    let is_there = directory.is_dir();
+    let around = match is_there {
+        true => directory,
+        false => directory.parent().unwrap_or(Path::new("/")),
+    };
     let made = make_directories(around).map_err(failed)?;
     let result = lock(around).map_err(failed).and_then(|_lock| {
         if is_finished(directory) {
@@ -32,7 +37,10 @@ pub(super) fn repository(git: &Git, directory: &Path, cached: Option<&Cached>) -
         let finished = remove_all(&unfinished)
             .map_err(failed)
             .and_then(|()| fill(git, &unfinished, directory, cached))
-            .and_then(|()| fs::rename(&unfinished, directory).map_err(failed));
+            .and_then(|()| match is_there {
+                true => move_into(&unfinished, directory).map_err(failed),
+                false => fs::rename(&unfinished, directory).map_err(failed),
+            });
         if finished.is_err() {
             // Whatever failed is what the user hears of.
             let _ = fs::remove_dir_all(&unfinished);
@@ -75,6 +83,17 @@ fn fill(git: &Git, unfinished: &Path, directory: &Path, cached: Option<&Cached>)
     })
 }
 
+/// HEAD comes last: without it, it is no repository.
+fn move_into(unfinished: &Path, directory: &Path) -> io::Result<()> {
+    let names = fs::read_dir(unfinished)?.map(|entry| Ok(entry?.file_name()));
+    let mut names = names.collect::<io::Result<Vec<_>>>()?;
+    names.sort_by_key(|name| name == "HEAD");
+    for name in names {
+        fs::rename(unfinished.join(&name), directory.join(&name))?;
+    }
+    fs::remove_dir(unfinished)
+}
+
 /// Pushes reach the working copy, unless something in it was changed.
 fn show_pushes(git: &Git, unfinished: &Path) -> Result<(), String> {
     for [name, value] in [["core.bare", "false"], ["receive.denyCurrentBranch", "updateInstead"]] {
@@ -100,7 +119,8 @@ fn lock(directory: &Path) -> io::Result<File> {
 }
 
 fn is_finished(directory: &Path) -> bool {
-    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+    let named = |entry: fs::DirEntry| entry.file_name() != UNFINISHED;
+    fs::read_dir(directory).is_ok_and(|entries| entries.flatten().any(named))
 }
 
 /// What one that was killed has left.

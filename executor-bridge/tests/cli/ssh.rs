@@ -42,7 +42,7 @@ fn the_agent_that_is_named_is_asked() {
     let push = ["git-receive-pack '/x'"];
     for arguments in [
         [&target[..], &["ssh", "-l", "root", "web"], &push].concat(),
-        [&["ssh", "-x"], &target[..], &["web"], &push].concat(),
+        [&["ssh", "-x", "-tt"], &target[..], &["web"], &push].concat(),
     ] {
         let (code, sentence) = cli.fails(&arguments);
         assert_eq!((code, sentence.contains(socket)), (233, true), "{sentence}");

@@ -280,7 +280,7 @@ impl Copy {
 }
 
 fn shown(name: Option<&OsStr>) -> String {
-    name.map_or_else(|| "-".into(), |name| name.to_string_lossy().into_owned())
+    name.map_or_else(|| "-".into(), |name| podbridge_tree::shown(name.as_bytes()))
 }
 
 fn open(path: &Path) -> Result<(File, fs::Metadata), Failure> {
