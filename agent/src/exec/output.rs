@@ -9,16 +9,16 @@ use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::spool::{Channel, PIECE, Spool};
 
 /// After the command's end, this long without output while another process holds the pipe ends the reading.
 const QUIET: Duration = Duration::from_millis(500);
-/// And this long in all, if that process keeps writing: by then all that the command itself wrote (at most a pipe's
-/// capacity) has been read.
+/// And this long in all, if that process keeps writing, and until all was read that the command itself had written.
 const DRAIN: Duration = Duration::from_secs(5);
-const PIPE_CAPACITY: usize = 1 << 20;
+/// Between two looks at what is read for nobody: a process that floods its pipe then costs little.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Reads until the end of the stream; `ended` turns true when the command has ended.
 pub(crate) async fn pump(
@@ -31,10 +31,19 @@ pub(crate) async fn pump(
     spool.close(channel, held_open);
 }
 
+/// Reads for nobody until the end of the stream: who has a pipe of a command that ended lives on, and a pipe without a reader would
+/// end him with his next word.
+pub(crate) async fn discard(source: Arc<AsyncFd<OwnedFd>>) {
+    while read(&source).await.is_ok_and(|piece| !piece.is_empty()) {
+        sleep(PAUSE).await;
+    }
+}
+
 /// True if somebody still holds the other end.
 async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut ended: watch::Receiver<bool>) -> bool {
     let mut end: Option<Instant> = None;
-    let mut since_end = 0;
+    // Since then; and what had been written by then.
+    let (mut since_end, mut left) = (0, 0);
     loop {
         if !spool.room(channel).await {
             return true;
@@ -46,10 +55,11 @@ async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut en
                 got = read => got,
                 _ = ended.wait_for(|ended| *ended) => {
                     end = Some(Instant::now());
+                    left = rustix::io::ioctl_fionread(source.get_ref()).unwrap_or_default();
                     continue;
                 }
             },
-            Some(at) if at.elapsed() > DRAIN && since_end > PIPE_CAPACITY => return true,
+            Some(at) if at.elapsed() > DRAIN && since_end >= left => return true,
             Some(_) => match timeout(QUIET, read).await {
                 Ok(got) => got,
                 Err(_) => return true,
@@ -60,7 +70,7 @@ async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut en
             Err(_) => return false,
             Ok(piece) if piece.is_empty() => return false,
             Ok(piece) => {
-                since_end += if end.is_some() { piece.len() } else { 0 };
+                since_end += if end.is_some() { piece.len() as u64 } else { 0 };
                 spool.write(channel, piece);
             }
         }

@@ -8,8 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Uid, fchown, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Rlimit;
+use rustix::termios::isatty;
 
 use super::{Command, StartFailure, StdinMode, environment};
 use crate::sys::fork::{ForkError, Prepared, Stdio, Step};
@@ -47,6 +49,9 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         failure("stdin", errno, format!("no descriptors for the command: {error}"))
     })?;
+    if let Some(identity) = &identity {
+        give(&stdio, Uid::from_raw(identity.uid));
+    }
     let prepared = Prepared {
         programs: match command.agent_program {
             true => vec![OWN_PROGRAM.to_owned()],
@@ -110,6 +115,22 @@ fn descriptors(command: &Command) -> io::Result<(Ends, Stdio)> {
     ))
 }
 
+/// To the user whose they are to be: he may open them by name, as /dev/stderr or his terminal.
+fn give(stdio: &Stdio, user: Uid) {
+    let ours = match stdio {
+        Stdio::Pty { slave } => [Some(slave), None, None],
+        Stdio::Pipes { stdin, stdout, stderr } => [Some(stdin), Some(stdout), Some(stderr)],
+    };
+    for descriptor in ours.into_iter().flatten() {
+        // Not /dev/null. Whoever may not give it away has a command that can use it by its number all the same.
+        if isatty(descriptor)
+            || fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+        {
+            let _ = fchown(descriptor, Some(user), None);
+        }
+    }
+}
+
 fn unknown_user(user: &str) -> StartFailure {
     failure(
         "user",
@@ -122,11 +143,12 @@ fn unknown_user(user: &str) -> StartFailure {
 fn explain(error: ForkError, command: &Command, programs: &[CString]) -> StartFailure {
     let reason = io::Error::from_raw_os_error(error.errno);
     let program = command.argv[0].to_string_lossy();
+    let cwd = Path::new(OsStr::from_bytes(command.cwd.as_deref().unwrap_or_default().to_bytes()));
     match error.step {
         Step::Exec => {
             let there = programs
                 .iter()
-                .find(|path| Path::new(OsStr::from_bytes(path.as_bytes())).exists());
+                .find(|path| cwd.join(OsStr::from_bytes(path.as_bytes())).exists());
             match (error.errno, there) {
                 (libc::ENOENT, Some(path)) => {
                     let path = path.to_string_lossy();

@@ -33,6 +33,8 @@ pub(crate) enum Sink {
 struct State {
     sink: Option<Sink>,
     taken: u64,
+    /// The last byte ended no line.
+    in_line: bool,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,11 @@ pub(crate) struct Stdin {
 impl Default for Stdin {
     fn default() -> Self {
         Self {
-            state: Mutex::new(State { sink: None, taken: 0 }),
+            state: Mutex::new(State {
+                sink: None,
+                taken: 0,
+                in_line: false,
+            }),
             writer: watch::Sender::new(0),
         }
     }
@@ -142,6 +148,7 @@ async fn write(
     while let (false, Some(sink)) = (rest.is_empty(), &state.sink) {
         match write_some(sink, rest).await {
             Ok(count) => {
+                state.in_line = rest[..count].last().is_some_and(|byte| *byte != b'\n');
                 rest = &rest[count..];
                 state.taken += count as u64;
             }
@@ -153,7 +160,12 @@ async fn write(
         && let Some(sink) = state.sink.take()
         && let Sink::Terminal(_) = &sink
     {
-        let _ = write_some(&sink, &[END_OF_TRANSMISSION]).await;
+        // Within a line, the first one only hands the line over.
+        let ends: &[u8] = match state.in_line {
+            true => &[END_OF_TRANSMISSION; 2],
+            false => &[END_OF_TRANSMISSION],
+        };
+        let _ = write_some(&sink, ends).await;
     }
     Ok(Progress {
         taken: state.taken,

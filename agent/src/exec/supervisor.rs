@@ -118,8 +118,13 @@ async fn connect(exec: &Arc<Exec>, ends: Ends, ended: &value::Sender<bool>) -> R
                 let stdin = watch(stdin, Interest::WRITABLE).map_err(unusable)?;
                 exec.stdin.open(Sink::Pipe(stdin)).await;
             }
-            pump(stdout, Channel::Stdout);
-            pump(stderr, Channel::Stderr);
+            for (source, channel) in [(stdout, Channel::Stdout), (stderr, Channel::Stderr)] {
+                let pumped = pump(source.clone(), channel);
+                tokio::spawn(async move {
+                    let _ = pumped.await;
+                    output::discard(source).await;
+                });
+            }
         }
         Ends::Pty { master } => {
             let master = Arc::new(watch(master, Interest::READABLE | Interest::WRITABLE).map_err(unusable)?);

@@ -64,6 +64,10 @@ async fn what_cannot_start_says_which_step_failed() {
         cwd: "/no/such".into(),
         ..argv(&["true"])
     };
+    let relative = StartRequest {
+        cwd: agent.dir.path().as_os_str().as_encoded_bytes().to_vec().into(),
+        ..argv(&["./script"])
+    };
     let bad_user = StartRequest {
         user: "nosuchuser".into(),
         ..argv(&["true"])
@@ -76,6 +80,7 @@ async fn what_cannot_start_says_which_step_failed() {
             "no-such-program: no such program",
         ),
         (argv(&[script.to_str().unwrap()]), "interpreter", 127, "interpreter"),
+        (relative, "interpreter", 127, "interpreter"),
         (argv(&["/etc/passwd"]), "exec", 126, "permission denied"),
         (bad_cwd, "cwd", 126, "/no/such"),
         (bad_user, "user", 126, "no user \"nosuchuser\""),
@@ -263,6 +268,30 @@ async fn a_normal_exit_signals_nothing() {
         eventually("the daemon is gone", || !alive(pid));
     }
     eventually("no zombie", || zombies_of(agent.pid()) == 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_daemon_that_writes_neither_holds_the_result_nor_dies_of_it() {
+    let agent = Agent::start();
+    let file = agent.dir.path().join("count");
+    let loud = format!(
+        "setsid sh -c 'echo $$; n=0; while :; do echo tick; n=$((n+1)); echo $n >{}; sleep 0.1; done' & exit 5",
+        file.display()
+    );
+    let seen = soon(agent.sh(&loud)).await;
+    assert_eq!((seen.cause(), seen.held_open), (Cause::Exited(5), true));
+    let daemon: u32 = seen.stdout().lines().next().unwrap().parse().unwrap();
+    let count = || {
+        std::fs::read_to_string(&file)
+            .unwrap()
+            .trim()
+            .parse::<u32>()
+            .unwrap_or(0)
+    };
+    let before = count();
+    eventually("it goes on writing", || count() > before + 10);
+    soon(agent.sh(&format!("kill {daemon}"))).await;
+    eventually("the daemon is gone", || !alive(daemon));
 }
 
 /// A tree that ignores TERM and has left its session: its pids.

@@ -18,7 +18,8 @@ use podbridge_proto::v1::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tonic::{Status, Streaming};
+use tokio::time::{Instant, sleep};
+use tonic::{Code, Status, Streaming};
 
 use super::connection::Lane;
 use super::container::Container;
@@ -32,8 +33,10 @@ use crate::protocol::result::{Ended, Outcome};
 use prepare::Prepared;
 use running::{End, Running, Sink, Wires};
 
-/// How long the agent's answer to a cancel is sought.
+/// How long the agent's answer to a cancel is sought, and then the command's end.
 const CANCEL: Duration = Duration::from_secs(60);
+/// Between two looks whether it has ended.
+const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(
     container: &Arc<Container>,
@@ -276,6 +279,18 @@ async fn release(connection: Arc<Connection>, id: [u8; 16]) {
     let _ = connection.exec().release(ReleaseRequest { exec_id }).await;
 }
 
+/// Nobody will ask for what it wrote: it shall not be kept for a lease. Its tree has some time to end.
+async fn release_when_ended(connection: Arc<Connection>, id: [u8; 16]) {
+    let begun = Instant::now();
+    while begun.elapsed() < CANCEL {
+        let exec_id = Bytes::copy_from_slice(&id);
+        match connection.exec().release(ReleaseRequest { exec_id }).await {
+            Err(status) if status.code() == Code::FailedPrecondition => sleep(PAUSE).await,
+            _ => return,
+        }
+    }
+}
+
 /// Over another link too, if the exec's own has just broken.
 async fn cancel(container: Arc<Container>, home: Home, id: [u8; 16]) {
     let mut patience = Patience::new(CANCEL);
@@ -290,7 +305,7 @@ async fn cancel(container: Arc<Container>, home: Home, id: [u8; 16]) {
             reason: "its client went away".into(),
         };
         match connection.exec().cancel(request).await {
-            Ok(_) => return,
+            Ok(_) => return release_when_ended(connection, id).await,
             Err(status) if diagnosis::is_broken_link(&status, &connection) => {}
             Err(status) => break status::reason(&status),
         }
