@@ -5,6 +5,7 @@ mod filters;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::protocol::target::LinkChoice;
@@ -123,11 +124,11 @@ pub(crate) struct ExecOptions {
     #[arg(long, short = 't')]
     pub tty: bool,
     /// User in the pod; needs an agent that is root
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
     /// Working directory in the pod
     #[arg(long, value_name = "DIRECTORY")]
-    pub cwd: Option<OsString>,
+    pub cwd: Option<PathBuf>,
     /// Environment variable; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub env: Vec<OsString>,
@@ -147,7 +148,7 @@ pub(crate) struct CpOptions {
     #[arg(value_name = "DST")]
     pub destination: OsString,
     /// Owner of a new file in the pod; needs an agent that is root
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
     /// Return when the copy and its name are on the disk
     #[arg(long)]
@@ -186,7 +187,7 @@ pub(crate) struct SyncOptions {
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Compress::Auto)]
     pub compress: Compress,
     /// User in the pod who reads or writes there; needs an agent that is root
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
     /// Wait until files are on the disk
     #[arg(long)]
@@ -266,7 +267,7 @@ pub(crate) struct DockerOptions {
     #[arg(long, value_name = "POD")]
     pub pod: Option<String>,
     /// User in the pod, whatever the words say
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
     /// The user of the words, who is one that the task became
     #[arg(long, conflicts_with = "user")]

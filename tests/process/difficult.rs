@@ -152,3 +152,110 @@ fn a_command_without_client_and_bridge_runs_until_its_lease_ends() {
     assert!(pair.exec(&["true"]).status().unwrap().success());
     assert!(alive(pid));
 }
+
+#[test]
+fn output_that_cannot_be_written_here_is_said() {
+    let pair = Pair::start();
+    let mut command = pair.exec(&["sh", "-c", "echo lost; sleep 300"]);
+    command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let ended = command.stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(222), "{said}");
+    assert!(said.contains("cannot be written here: No space left"), "{said}");
+    eventually("the command is ended", || pair.commands().is_empty());
+}
+
+#[test]
+fn a_reader_that_stands_still_keeps_no_client_from_ending() {
+    let pair = Pair::start();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // More than fits into the pipe.
+    let mut client = pair
+        .exec(&["head", "-c", "100000", "/dev/zero"])
+        .stdout(writer)
+        .spawn()
+        .unwrap();
+    reader.read_exact(&mut [0]).unwrap();
+    eventually("the command is over", || pair.commands().is_empty());
+    eventually("signals end it", || {
+        kill(client.id(), Signal::TERM);
+        client.try_wait().unwrap().is_some()
+    });
+}
+
+#[test]
+fn a_bridge_that_hangs_hides_no_other() {
+    let pair = Pair::start();
+    assert!(pair.exec(&["true"]).status().unwrap().success());
+    let [bridge] = pair.bridges()[..] else {
+        panic!("not one bridge")
+    };
+    kill(bridge, Signal::STOP);
+    for arguments in [&["status"][..], &["stop", "--all"]] {
+        let asked = pair.podbridge(arguments).output().unwrap();
+        assert_eq!(asked.status.code(), Some(235), "{asked:?}");
+        assert!(
+            String::from_utf8_lossy(&asked.stderr).contains("does not answer"),
+            "{asked:?}"
+        );
+    }
+    kill(bridge, Signal::CONT);
+}
+
+#[test]
+fn the_last_line_of_a_terminals_input_needs_no_end() {
+    let pair = Pair::start();
+    let mut client = pair
+        .podbridge(&["exec", "-t", "x", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut client.stdin.take().unwrap(), b"abc").unwrap();
+    let ended = client.wait_with_output().unwrap();
+    assert_eq!(
+        (
+            ended.status.code(),
+            String::from_utf8_lossy(&ended.stdout).contains("abc")
+        ),
+        (Some(0), true)
+    );
+}
+
+#[test]
+fn a_users_streams_are_his() {
+    let pair = Pair::start();
+    if !rustix::process::geteuid().is_root() {
+        // Whoever is not root has no other users to run commands as.
+        return;
+    }
+    let line = "echo out >/dev/stdout; echo err >/dev/stderr; cat /proc/self/fd/0";
+    let ended = pair
+        .podbridge(&["exec", "--user", "nobody", "x", "--", "sh", "-c", line])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(
+        (ended.status.code(), &ended.stdout[..], &ended.stderr[..]),
+        (Some(0), &b"out\n"[..], &b"err\n"[..])
+    );
+    let terminal = pair
+        .podbridge(&[
+            "exec",
+            "-t",
+            "--user",
+            "nobody",
+            "x",
+            "--",
+            "sh",
+            "-c",
+            "echo his >$(tty)",
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&terminal.stdout).contains("his"),
+        "{terminal:?}"
+    );
+}

@@ -4,6 +4,9 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use tokio::task::spawn_blocking;
+
 use super::signals::{Event, Signals};
 use super::streams::{Printer, Stream, Streams, forward_stdin};
 use super::{Bridge, Conversation, Incoming, Message, Outgoing, runtime};
@@ -58,7 +61,7 @@ pub(crate) fn attend(
                 .map_err(|error| Failure::new(Kind::Internal, format!("the terminal cannot be made raw: {error}")))?,
             false => None,
         };
-        Ok(attended.run(streams, takes_stdin).await)
+        attended.run(streams, takes_stdin).await
     });
     // A thread that reads our stdin may wait for ever.
     runtime.shutdown_background();
@@ -91,18 +94,20 @@ struct Attended {
 }
 
 impl Attended {
-    async fn run(mut self, streams: Streams, takes_stdin: bool) -> Ended {
+    async fn run(mut self, streams: Streams, takes_stdin: bool) -> Result<Ended, Failure> {
         let printer = Printer::start(streams.stdout, streams.stderr);
         let mut stdin = Some(streams.stdin).filter(|_| takes_stdin);
         let (mut dying, mut connected) = (None, Instant::now());
         let mut unprinted = None;
         let ended = loop {
             tokio::select! {
-                room = printer.queue.reserve(), if unprinted.is_some() => match (room, unprinted.take()) {
-                    (Ok(room), Some(output)) => room.send(output),
-                    // Nobody reads our output: leaving ends the command.
-                    _ => break Ended::Left(exit::BROKEN_PIPE),
-                },
+                // Our output cannot be written: leaving ends the command.
+                () = printer.queue.closed() => break Ended::Left(exit::BROKEN_PIPE),
+                room = printer.queue.reserve(), if unprinted.is_some() => {
+                    if let (Ok(room), Some(output)) = (room, unprinted.take()) {
+                        room.send(output);
+                    }
+                }
                 message = self.incoming.next(), if unprinted.is_none() => match message {
                     Message::Started => {
                         self.interrupts.started = true;
@@ -134,9 +139,32 @@ impl Attended {
                 }
             }
         };
-        match printer.finish() {
-            true => ended,
-            false => Ended::Left(exit::BROKEN_PIPE),
+        if let Ended::Left(code) = ended
+            && code != exit::BROKEN_PIPE
+        {
+            // Its output may stand still, which is why we leave.
+            return Ok(ended);
+        }
+        let mut printed = spawn_blocking(move || printer.finish());
+        let printed = loop {
+            tokio::select! {
+                printed = &mut printed => break printed.unwrap_or(Ok(())),
+                event = self.signals.next() => if let Event::Signal(number) = event {
+                    return Ok(Ended::Left(128 + number));
+                }
+            }
+        };
+        match printed {
+            Ok(()) => Ok(ended),
+            // Nobody reads it.
+            Err(Errno::PIPE) => Ok(Ended::Left(exit::BROKEN_PIPE)),
+            Err(errno) => Err(Failure::new(
+                Kind::LocalFile,
+                format!(
+                    "the command's output cannot be written here: {}",
+                    std::io::Error::from(errno)
+                ),
+            )),
         }
     }
 

@@ -77,7 +77,7 @@ pub(super) enum Stream {
 /// Writes output on a thread of its own: a blocked terminal must not block signals.
 pub(super) struct Printer {
     pub(super) queue: mpsc::Sender<(Stream, Bytes)>,
-    thread: thread::JoinHandle<bool>,
+    thread: thread::JoinHandle<Result<(), Errno>>,
 }
 
 impl Printer {
@@ -89,30 +89,28 @@ impl Printer {
                     Stream::Stdout => stdout.as_fd(),
                     Stream::Stderr => stderr.as_fd(),
                 };
-                if !write_all(descriptor, &data) {
-                    return false;
-                }
+                write_all(descriptor, &data)?;
             }
-            true
+            Ok(())
         });
         Self { queue, thread }
     }
 
-    /// Whether all was written.
-    pub(super) fn finish(self) -> bool {
+    /// Waits until all is written, which may be for ever; why it was not.
+    pub(super) fn finish(self) -> Result<(), Errno> {
         drop(self.queue);
-        self.thread.join().unwrap_or(false)
+        self.thread.join().unwrap_or(Err(Errno::IO))
     }
 }
 
-fn write_all(descriptor: BorrowedFd<'_>, mut data: &[u8]) -> bool {
+fn write_all(descriptor: BorrowedFd<'_>, mut data: &[u8]) -> Result<(), Errno> {
     while !data.is_empty() {
         match rustix::io::write(descriptor, data) {
             Ok(count) => data = &data[count..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => wait(descriptor, PollFlags::OUT),
-            Err(_) => return false,
+            Err(errno) => return Err(errno),
         }
     }
-    true
+    Ok(())
 }

@@ -3,13 +3,14 @@
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::time::Duration;
 
-use super::{bridge, conclude};
+use super::{bridge, conclude, say};
 use crate::cli::{ExecOptions, TargetOptions};
 use crate::client::{self, Ended, Streams};
 use crate::daemon;
 use crate::error::Failure;
 use crate::protocol::octets::Octets;
 use crate::protocol::request::{Exec, Input};
+use crate::protocol::result::Outcome;
 use crate::protocol::target::hex;
 use crate::random;
 use crate::terminal;
@@ -20,7 +21,14 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Exec
     let takes_stdin = command.stdin || command.tty || !terminal::stdin_is_terminal();
     let exec = exec(command, takes_stdin)?;
     match client::attend(bridge, container, exec, Streams::standard())? {
-        Ended::Outcome(outcome) => Ok(conclude(&outcome)),
+        Ended::Outcome(outcome) => {
+            if let Outcome::Exited { held_open: true, .. } | Outcome::Signaled { held_open: true, .. } = outcome {
+                say(
+                    "the command has ended, and left a process that has its output; what that one writes is shown to nobody",
+                );
+            }
+            Ok(conclude(&outcome))
+        }
         Ended::Left(code) => Ok(code),
     }
 }
@@ -40,7 +48,7 @@ fn exec(command: ExecOptions, takes_stdin: bool) -> Result<Exec, Failure> {
         exec_id: Some(hex(&random::bytes::<16>())),
         argv: Some(command.command.into_iter().map(octets).collect()),
         env: env.collect::<Result<_, _>>()?,
-        cwd: command.cwd.map(octets),
+        cwd: command.cwd.map(|cwd| octets(cwd.into())),
         user: command.user,
         pty: command.tty.then(terminal::size),
         timeout_ms: timeout.map(|timeout| (timeout.as_millis() as u64).max(1)),

@@ -13,18 +13,23 @@ mod stop;
 mod sync;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command, TargetOptions};
-use crate::client::{Bridge, Conversation, Message};
+use crate::client::{self, Bridge, Conversation, Message};
 use crate::config::Process;
 use crate::error::{Failure, Kind};
+use crate::protocol::request::Request;
 use crate::protocol::result::Outcome;
 use crate::{config, daemon, exit, kubectl_shim, telemetry};
+
+/// A bridge that is well answers at once.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// The main program.
 pub fn run() -> ExitCode {
@@ -67,8 +72,13 @@ pub fn run() -> ExitCode {
 }
 
 fn failed(failure: &Failure) -> ExitCode {
+    ExitCode::from(said(failure))
+}
+
+/// Its sentence is said; its exit code.
+fn said(failure: &Failure) -> u8 {
     say(&failure.message);
-    ExitCode::from(failure.kind.code())
+    failure.kind.code()
 }
 
 /// Help and version go to stdout, mistakes to stderr.
@@ -122,6 +132,20 @@ fn conclude(outcome: &Outcome) -> u8 {
         say(sentence);
     }
     exit::code(outcome)
+}
+
+/// What a bridge that runs answers to that: `None` if none runs. One that says nothing is not waited for long.
+async fn ask(socket: &Path, request: &Request) -> Result<Option<Outcome>, Failure> {
+    let asked = async {
+        match client::begin_existing(socket, request).await? {
+            Some(conversation) => Ok(Some(result(conversation).await)),
+            None => Ok(None),
+        }
+    };
+    tokio::time::timeout(ANSWER, asked).await.unwrap_or_else(|_| {
+        let sentence = format!("the bridge at {} does not answer; end its process", socket.display());
+        Err(Failure::new(Kind::Bridge, sentence))
+    })
 }
 
 /// The result of an operation without output.

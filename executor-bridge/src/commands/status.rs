@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::{result, say};
+use super::{ask, said, say};
 use crate::cli::{StatusOptions, TargetOptions};
 use crate::client;
 use crate::config::{self, Process};
@@ -20,21 +20,21 @@ pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, 
             .sockets()
             .map_err(|error| Failure::new(Kind::Bridge, format!("the bridges cannot be listed: {error}")))?,
     };
-    let found = client::runtime()?.block_on(async {
+    let (found, code) = client::runtime()?.block_on(async {
         let request = Request {
             container: None,
             operation: Operation::Status,
         };
-        let mut found = Vec::new();
+        let (mut found, mut code) = (Vec::new(), 0);
         for socket in sockets {
-            if let Some(conversation) = client::begin_existing(&socket, &request).await?
-                && let Outcome::Ok(done) = result(conversation).await
-            {
-                found.push(done);
+            match ask(&socket, &request).await {
+                Ok(Some(Outcome::Ok(done))) => found.push(done),
+                Ok(_) => {}
+                Err(failure) => code = said(&failure),
             }
         }
-        Ok::<_, Failure>(found)
-    })?;
+        (found, code)
+    });
     let mut text = match (command.json, &command.pod) {
         (true, _) => serde_json::to_string_pretty(&found).unwrap_or_default(),
         (false, _) => found.iter().map(describe).collect(),
@@ -44,13 +44,13 @@ pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, 
     }
     // A reader that has gone wants no more.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    if found.is_empty() && !command.json {
+    if found.is_empty() && code == 0 && !command.json {
         say(&match &command.pod {
             Some(pod) => format!("no bridge runs for {pod} with these options"),
             None => "no bridge runs".into(),
         });
     }
-    Ok(0)
+    Ok(code)
 }
 
 fn describe(done: &Done) -> String {

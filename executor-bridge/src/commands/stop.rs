@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{conclude, result, say};
+use super::{ask, conclude, said, say};
 use crate::cli::{StopOptions, TargetOptions};
 use crate::client;
 use crate::config::{self, Process};
@@ -28,10 +28,11 @@ async fn stop(sockets: Vec<PathBuf>, pod: Option<&str>) -> Result<u8, Failure> {
     };
     let mut code = 0;
     for socket in sockets {
-        match client::begin_existing(&socket, &request).await? {
-            Some(conversation) => code = code.max(conclude(&result(conversation).await)),
+        match ask(&socket, &request).await {
+            Ok(Some(outcome)) => code = code.max(conclude(&outcome)),
+            Err(failure) => code = code.max(said(&failure)),
             // Nothing to end is what was asked for; say so where a name may be mistyped.
-            None => {
+            Ok(None) => {
                 if let Some(pod) = pod {
                     say(&format!("no bridge runs for {pod} with these options"));
                 }
