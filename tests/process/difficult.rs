@@ -225,35 +225,22 @@ fn the_last_line_of_a_terminals_input_needs_no_end() {
 #[test]
 fn a_users_streams_are_his() {
     let pair = Pair::start();
-    if !rustix::process::geteuid().is_root() {
-        // Whoever is not root has no other users to run commands as.
-        return;
-    }
+    // Whoever is not root has no other users to run commands as.
+    let user: &[&str] = match rustix::process::geteuid().is_root() {
+        true => &["--user", "nobody"],
+        false => &[],
+    };
+    let run = |options: &[&str], line| {
+        let mut command = pair.podbridge(&[&["exec"], user, options, &["x", "--", "sh", "-c", line]].concat());
+        command.stdin(Stdio::null()).output().unwrap()
+    };
     let line = "echo out >/dev/stdout; echo err >/dev/stderr; cat /proc/self/fd/0";
-    let ended = pair
-        .podbridge(&["exec", "--user", "nobody", "x", "--", "sh", "-c", line])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let ended = run(&[], line);
     assert_eq!(
         (ended.status.code(), &ended.stdout[..], &ended.stderr[..]),
         (Some(0), &b"out\n"[..], &b"err\n"[..])
     );
-    let terminal = pair
-        .podbridge(&[
-            "exec",
-            "-t",
-            "--user",
-            "nobody",
-            "x",
-            "--",
-            "sh",
-            "-c",
-            "echo his >$(tty)",
-        ])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let terminal = run(&["-t"], "echo his >$(tty)");
     assert!(
         String::from_utf8_lossy(&terminal.stdout).contains("his"),
         "{terminal:?}"

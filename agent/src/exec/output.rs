@@ -20,15 +20,16 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Between two looks at what is read for nobody: a process that floods its pipe then costs little.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Reads until the end of the stream; `ended` turns true when the command has ended.
+/// Reads until the end of the stream; `ended` turns true when the command has ended. True if somebody still holds the other end.
 pub(crate) async fn pump(
     source: Arc<AsyncFd<OwnedFd>>,
     spool: Arc<Spool>,
     channel: Channel,
     ended: watch::Receiver<bool>,
-) {
+) -> bool {
     let held_open = copy(&source, &spool, channel, ended).await;
     spool.close(channel, held_open);
+    held_open
 }
 
 /// Reads for nobody until the end of the stream: who has a pipe of a command that ended lives on, and a pipe without a reader would
@@ -42,8 +43,8 @@ pub(crate) async fn discard(source: Arc<AsyncFd<OwnedFd>>) {
 /// True if somebody still holds the other end.
 async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut ended: watch::Receiver<bool>) -> bool {
     let mut end: Option<Instant> = None;
-    // Since then; and what had been written by then.
-    let (mut since_end, mut left) = (0, 0);
+    // Bytes that had been written by then and are not read yet.
+    let mut left = 0;
     loop {
         if !spool.room(channel).await {
             return true;
@@ -59,7 +60,7 @@ async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut en
                     continue;
                 }
             },
-            Some(at) if at.elapsed() > DRAIN && since_end >= left => return true,
+            Some(at) if at.elapsed() > DRAIN && left == 0 => return true,
             Some(_) => match timeout(QUIET, read).await {
                 Ok(got) => got,
                 Err(_) => return true,
@@ -70,7 +71,7 @@ async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut en
             Err(_) => return false,
             Ok(piece) if piece.is_empty() => return false,
             Ok(piece) => {
-                since_end += if end.is_some() { piece.len() as u64 } else { 0 };
+                left = left.saturating_sub(piece.len() as u64);
                 spool.write(channel, piece);
             }
         }

@@ -109,7 +109,7 @@ fn killed(cause: &Cause) -> bool {
 
 /// Starts moving output, and opens stdin.
 async fn connect(exec: &Arc<Exec>, ends: Ends, ended: &value::Sender<bool>) -> Result<(), StartFailure> {
-    let pump = |source, channel| tokio::spawn(output::pump(source, exec.spool.clone(), channel, ended.subscribe()));
+    let pump = |source, channel| output::pump(source, exec.spool.clone(), channel, ended.subscribe());
     match ends {
         Ends::Pipes { stdin, stdout, stderr } => {
             let read = |fd| watch(fd, Interest::READABLE).map(Arc::new).map_err(unusable);
@@ -121,8 +121,9 @@ async fn connect(exec: &Arc<Exec>, ends: Ends, ended: &value::Sender<bool>) -> R
             for (source, channel) in [(stdout, Channel::Stdout), (stderr, Channel::Stderr)] {
                 let pumped = pump(source.clone(), channel);
                 tokio::spawn(async move {
-                    let _ = pumped.await;
-                    output::discard(source).await;
+                    if pumped.await {
+                        output::discard(source).await;
+                    }
                 });
             }
         }
@@ -130,7 +131,8 @@ async fn connect(exec: &Arc<Exec>, ends: Ends, ended: &value::Sender<bool>) -> R
             let master = Arc::new(watch(master, Interest::READABLE | Interest::WRITABLE).map_err(unusable)?);
             exec.stdin.open(Sink::Terminal(master.clone())).await;
             exec.terminal.get_or_init(|| master.clone());
-            pump(master, Channel::Stdout);
+            // Closed then, which its holders are told by a hangup, as over ssh.
+            tokio::spawn(pump(master, Channel::Stdout));
             exec.spool.close(Channel::Stderr, false);
         }
     }

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::place;
 use super::program::Git;
 
-/// A file in the repository that is there until HEAD has a commit.
+/// A file in the repository that is there until HEAD has a commit; there is something in it from when its checkout begins.
 pub(super) const UNBORN: &str = "podbridge-unborn";
 
 /// Which of several; otherwise it stays to the user to say.

@@ -74,9 +74,9 @@ impl Turns {
     fn widen(&self) {
         let mut state = self.state();
         if state.moved.elapsed() >= STALL {
-            state.moved = Instant::now();
-            let moved = state.moved;
-            state.widened.push(moved);
+            let now = Instant::now();
+            state.moved = now;
+            state.widened.push(now);
             self.places.add_permits(1);
         }
     }

@@ -72,7 +72,7 @@ enum Entered {
     Made(Place, TreeChangeKind),
     /// With this mode; if need be it has another one until it is finished.
     Found(u32),
-    At(Place),
+    Broken,
 }
 
 /// What is copied is nobody else's to see before it has its own mode.
@@ -198,14 +198,14 @@ impl<W: Write> Receiver<'_, W> {
         let attributes = self.attributes(entry);
         self.keep_attributes(&attributes)?;
         let entered = match place {
-            Place::Broken => Ok(Entered::At(Place::Broken)),
+            Place::Broken => Ok(Entered::Broken),
             Place::Absent => Ok(Entered::Made(Place::Absent, TreeChangeKind::New)),
             Place::New | Place::Present => self.enter(&above, &child, &entry.name, place),
         };
         let (place, change, mode) = match entered {
             Ok(Entered::Made(place, change)) => (place, Some(change), None),
             Ok(Entered::Found(mode)) => (Place::Present, None, Some(mode)),
-            Ok(Entered::At(place)) => (place, None, None),
+            Ok(Entered::Broken) => (Place::Broken, None, None),
             Err(errno) => {
                 self.refused(&above, &entry.name, "make or enter it", errno)?;
                 (Place::Broken, None, None)

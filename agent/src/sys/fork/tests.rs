@@ -1,3 +1,5 @@
+//! Forks whose exec takes as long as we like: nothing of one may be held by another.
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
