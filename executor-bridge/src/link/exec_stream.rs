@@ -1,6 +1,8 @@
 //! The streams of one exec on its WebSocket: channel bytes told apart, standard input ended in good order, what was said on
 //! stderr and in the status kept for messages. The two directions are independent.
 
+use std::io::ErrorKind;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -143,7 +145,11 @@ impl Reader {
             let message = match self.stream.next().await {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
-                    self.broken = Some(error.to_string());
+                    self.broken = Some(match error {
+                        // TLS has a lecture for it.
+                        Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => "it was cut".into(),
+                        error => error.to_string(),
+                    });
                     return None;
                 }
                 None => return None,
@@ -175,6 +181,11 @@ impl Reader {
 
     pub(super) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.stderr).trim().to_owned()
+    }
+
+    /// Of a stream at its end: the server did not say how the program ended, so it may run yet.
+    pub(super) fn was_cut(&self) -> bool {
+        self.status.is_none()
     }
 
     /// How it ended, as a phrase.

@@ -92,13 +92,16 @@ impl Dial {
                 Kind::NoSpace,
                 &format!("the agent cannot be written to {file} ({})", reader.epitaph()),
             )),
-            _ => Err(self.failure(
-                Kind::Agent,
-                &format!(
-                    "the agent could not be brought to {file} ({}); try again",
-                    reader.epitaph()
-                ),
-            )),
+            _ => Err(Failure {
+                on_the_way: reader.was_cut(),
+                ..self.failure(
+                    Kind::Agent,
+                    &format!(
+                        "the agent could not be brought to {file} ({}); try again",
+                        reader.epitaph()
+                    ),
+                )
+            }),
         }
     }
 
@@ -132,13 +135,16 @@ impl Dial {
             return self.greeting(reader, writer).await;
         }
         while let Ok(Some(_)) = timeout(self.limit, reader.stdout()).await {}
-        Err(self.failure(
-            Kind::Agent,
-            &format!(
-                "the agent came to {file} with {length} of {} bytes ({}); try again",
-                binary.length,
-                reader.epitaph()
-            ),
-        ))
+        Err(Failure {
+            on_the_way: reader.was_cut(),
+            ..self.failure(
+                Kind::Agent,
+                &format!(
+                    "the agent came to {file} with {length} of {} bytes ({}); try again",
+                    binary.length,
+                    reader.epitaph()
+                ),
+            )
+        })
     }
 }

@@ -222,7 +222,11 @@ impl Dial {
             None if seen.is_empty() && reader.status().is_some_and(exec_stream::Status::no_such_program) => {
                 Ok(Greeting::NoProgram)
             }
-            Some(First::Other) | None => Ok(Greeting::Other(self.strange(&seen, &reader))),
+            Some(First::Other) => Ok(Greeting::Other(self.strange(&seen, &reader))),
+            None => Ok(Greeting::Other(Failure {
+                on_the_way: reader.was_cut(),
+                ..self.strange(&seen, &reader)
+            })),
         }
     }
 
