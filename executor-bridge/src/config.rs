@@ -118,10 +118,11 @@ pub(crate) fn link(
         (Some(link), _) => Some(link),
         (None, Some(name)) => {
             let name = utf8(&name, LINK)?;
-            Some(
-                LinkChoice::from_str(&name, false)
-                    .map_err(|_| Failure::usage(format!("{LINK} is {name:?}; it may be auto, exec-proxy or local")))?,
-            )
+            Some(LinkChoice::from_str(&name, false).map_err(|_| {
+                Failure::usage(format!(
+                    "{LINK} is {name:?}; it may be auto, exec-proxy, direct or local"
+                ))
+            })?)
         }
         (None, None) => None,
     };

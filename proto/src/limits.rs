@@ -26,11 +26,15 @@ pub const CAPABILITIES: &[&str] = &[
     "exec.v1",
     "files.v1",
     FILES_V2,
+    LINK_DIRECT,
     "logs.v1",
 ];
 
 /// Transfers that go on after a cut, holes, BLAKE3, sync, roots.
 pub const FILES_V2: &str = "files.v2";
+
+/// Links to the pod's own address (Agent.Enroll).
+pub const LINK_DIRECT: &str = "link.direct";
 
 /// Those that every bridge needs from the first call on; the others it requires where it uses them, so that an older agent
 /// serves as far as it can.

@@ -1,12 +1,14 @@
-//! `Agent.Hello`: versions, capabilities, identity.
+//! `Agent`: versions, capabilities, identity; direct links enrolled.
 
 use podbridge_proto::limits::{CAPABILITIES, MAX_CHUNK, PROTOCOL_MAJOR};
 use podbridge_proto::v1::agent_server::Agent;
-use podbridge_proto::v1::{HelloRequest, HelloResponse, Limits};
+use podbridge_proto::v1::{EnrollRequest, EnrollResponse, HelloRequest, HelloResponse, Limits};
+use podbridge_tls::PublicKey;
 use tonic::{Request, Response, Status};
 
 use super::convert::require;
 use crate::exec;
+use crate::transport::direct::{Door, Error};
 
 /// What Hello answers; made once at start.
 #[derive(Debug, Clone)]
@@ -18,7 +20,16 @@ pub(crate) struct Greeting {
 }
 
 #[derive(Debug)]
-pub(crate) struct AgentService(pub(crate) Greeting);
+pub(crate) struct AgentService {
+    greeting: Greeting,
+    door: Door,
+}
+
+impl AgentService {
+    pub(crate) fn new(greeting: Greeting, door: Door) -> Self {
+        Self { greeting, door }
+    }
+}
 
 #[tonic::async_trait]
 impl Agent for AgentService {
@@ -37,7 +48,7 @@ impl Agent for AgentService {
             boot_id,
             uid,
             pid,
-        } = self.0.clone();
+        } = self.greeting.clone();
         Ok(Response::new(HelloResponse {
             protocol_major: PROTOCOL_MAJOR,
             version: version.into(),
@@ -51,6 +62,23 @@ impl Agent for AgentService {
                 max_execs: exec::MAX_EXECS as u32,
             }),
             pid,
+        }))
+    }
+
+    async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
+        let EnrollRequest { bridge_key, address } = request.into_inner();
+        let key = PublicKey::try_from(bridge_key.to_vec());
+        let key = key.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let address = address
+            .parse()
+            .map_err(|_| Status::invalid_argument(format!("{address:?} is no IP address")))?;
+        let way = self.door.enroll(key, address).await.map_err(|error| match error {
+            Error::TooMany => Status::resource_exhausted(error.to_string()),
+            Error::NoKey(_) | Error::Tls(_) | Error::Listen { .. } => Status::failed_precondition(error.to_string()),
+        })?;
+        Ok(Response::new(EnrollResponse {
+            agent_key: way.key.as_der().to_vec().into(),
+            port: way.port.into(),
         }))
     }
 }

@@ -1,97 +1,31 @@
-//! Connections accepted on the agent's socket, of this user only, each with streams of its own or a proxy's.
+//! One accepted connection, with streams of its own, a proxy's, or TLS's; counted while it lives. `accepting` and `direct` make them.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use rustix::process::geteuid;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::unix::pipe;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
-use tokio_stream::Stream;
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::handover::{self, Streams};
 
-/// After an accept that failed, for want of descriptors, say.
-const PAUSE: Duration = Duration::from_millis(10);
-
-/// Accepts until it is dropped.
-pub(crate) struct Accepting {
-    ready: mpsc::Receiver<Connection>,
-    task: JoinHandle<()>,
+/// Where accepted connections go. Nobody takes them any more when the agent ends.
+#[derive(Debug, Clone)]
+pub(crate) struct Queue {
+    pub(super) connections: mpsc::Sender<Connection>,
+    /// How many there are.
+    pub(super) count: watch::Sender<usize>,
 }
 
-impl Accepting {
-    /// `connections`: how many there are.
-    pub(crate) fn start(listener: UnixListener, connections: watch::Sender<usize>) -> Self {
-        let (queue, ready) = mpsc::channel(1);
-        let task = tokio::spawn(accept(listener, connections, queue));
-        Self { ready, task }
-    }
-}
-
-impl Drop for Accepting {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Stream for Accepting {
-    type Item = io::Result<Connection>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.ready.poll_recv(cx).map(|connection| connection.map(Ok))
-    }
-}
-
-async fn accept(listener: UnixListener, connections: watch::Sender<usize>, queue: mpsc::Sender<Connection>) {
-    let own = geteuid().as_raw();
-    loop {
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
-            Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
-        // The socket's mode says the same, but a mode can be changed.
-        match socket.peer_cred().map(|peer| peer.uid()) {
-            Ok(uid) if uid == own || uid == 0 => {}
-            other => {
-                tracing::warn!(peer = ?other, "connection of another user refused");
-                continue;
-            }
-        }
-        let counted = Counted::new(connections.clone());
-        let queue = queue.clone();
-        // One that says nothing keeps nobody waiting.
-        tokio::spawn(async move {
-            match Transport::of(socket).await {
-                // Nobody takes it when the agent ends.
-                Ok(transport) => drop(
-                    queue
-                        .send(Connection {
-                            transport,
-                            _counted: counted,
-                        })
-                        .await,
-                ),
-                Err(error) => tracing::warn!(%error, "connection broken before it began"),
-            }
-        });
-    }
-}
-
-struct Counted(watch::Sender<usize>);
+#[derive(Debug)]
+pub(super) struct Counted(watch::Sender<usize>);
 
 impl Counted {
-    fn new(connections: watch::Sender<usize>) -> Self {
+    pub(super) fn new(connections: watch::Sender<usize>) -> Self {
         connections.send_modify(|count| *count += 1);
         Self(connections)
     }
@@ -103,14 +37,16 @@ impl Drop for Counted {
     }
 }
 
-/// One accepted connection; counted while it lives.
+#[derive(Debug)]
 pub(crate) struct Connection {
-    transport: Transport,
-    _counted: Counted,
+    pub(super) transport: Transport,
+    pub(super) _counted: Counted,
 }
 
-enum Transport {
+#[derive(Debug)]
+pub(super) enum Transport {
     Socket(UnixStream),
+    Direct(Box<TlsStream<TcpStream>>),
     /// Fields are dropped in this order: the proxy ends when all has been written.
     Handed {
         input: pipe::Receiver,
@@ -120,7 +56,7 @@ enum Transport {
 }
 
 impl Transport {
-    async fn of(mut socket: UnixStream) -> io::Result<Self> {
+    pub(super) async fn of(mut socket: UnixStream) -> io::Result<Self> {
         let offered = socket
             .async_io(Interest::READABLE, || handover::take(&socket).map_err(io::Error::from))
             .await?;
@@ -163,6 +99,7 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Socket(socket) => Pin::new(socket).poll_read(cx, buf),
+            Transport::Direct(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Handed { input, proxy, .. } => match poll_gone(proxy, cx) {
                 Poll::Ready(()) => Poll::Ready(Ok(())),
                 Poll::Pending => Pin::new(input).poll_read(cx, buf),
@@ -175,6 +112,7 @@ impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.transport {
             Transport::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
+            Transport::Direct(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Handed { output, .. } => Pin::new(output).poll_write(cx, buf),
         }
     }
@@ -185,19 +123,24 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match &mut self.transport {
             Transport::Socket(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Transport::Direct(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Handed { output, .. } => Pin::new(output).poll_write_vectored(cx, bufs),
         }
     }
     fn is_write_vectored(&self) -> bool {
         true
     }
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither keeps anything back.
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Direct(stream) => Pin::new(stream).poll_flush(cx),
+            // Neither keeps anything back.
+            Transport::Socket(_) | Transport::Handed { .. } => Poll::Ready(Ok(())),
+        }
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
+            Transport::Direct(stream) => Pin::new(stream).poll_shutdown(cx),
             // A pipe ends when it is dropped, and its proxy after it.
             Transport::Handed { .. } => Poll::Ready(Ok(())),
         }

@@ -219,7 +219,7 @@ options:
     description:
       - How the bridge reaches the agent.
     default: auto
-    choices: [ auto, exec-proxy, local ]
+    choices: [ auto, exec-proxy, direct, local ]
     type: str
     vars:
       - name: ansible_podbridge_link

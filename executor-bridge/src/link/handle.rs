@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,6 +23,7 @@ struct Inner {
     read: AtomicU64,
     written: AtomicU64,
     ended: watch::Sender<Option<String>>,
+    broken: AtomicBool,
     /// What ends when the pipe is ended from our side.
     tasks: Mutex<Vec<AbortHandle>>,
     socket: Option<OwnedFd>,
@@ -42,6 +43,7 @@ impl Handle {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             ended: watch::Sender::new(None),
+            broken: AtomicBool::new(false),
             tasks: Mutex::new(Vec::new()),
             socket,
         }))
@@ -64,6 +66,18 @@ impl Handle {
         let reason = ended.wait_for(Option::is_some).await.map(|reason| reason.clone());
         // We hold its sender ourselves: it cannot be gone.
         reason.ok().flatten().unwrap_or_default()
+    }
+
+    /// Whether it ended by itself, not because nobody needed it.
+    pub(crate) fn has_broken(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
+    }
+
+    fn note_break(&self, reason: impl Into<String>) {
+        if self.ended().is_none() {
+            self.0.broken.store(true, Ordering::Relaxed);
+        }
+        self.note_end(reason);
     }
 
     /// Notes that the pipe has ended; the first reason counts.
@@ -110,7 +124,9 @@ impl Handle {
                     };
                     let wait = left(&inner.read, silence).max(left(&inner.written, stall));
                     if wait.is_zero() {
-                        Handle(inner).end(format!("nothing came from the pod for {} s", silence.as_secs()));
+                        let handle = Handle(inner);
+                        handle.note_break(format!("nothing came from the pod for {} s", silence.as_secs()));
+                        handle.end("it was silent");
                         return;
                     }
                     wait
@@ -149,8 +165,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Monitored<T> {
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
         match &polled {
             Poll::Ready(Ok(())) if buf.filled().len() > before => self.handle.moved(&self.handle.0.read),
-            Poll::Ready(Ok(())) => self.handle.note_end("the other side closed the link"),
-            Poll::Ready(Err(error)) => self.handle.note_end(format!("the link failed: {error}")),
+            Poll::Ready(Ok(())) => self.handle.note_break("the other side closed the link"),
+            // TLS has a lecture for it.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.handle.note_break("the link was cut");
+            }
+            Poll::Ready(Err(error)) => self.handle.note_break(format!("the link failed: {error}")),
             Poll::Pending => {}
         }
         polled
@@ -189,7 +209,7 @@ impl<T> Monitored<T> {
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Ready(Ok(_)) => self.handle.moved(&self.handle.0.written),
-            Poll::Ready(Err(error)) => self.handle.note_end(format!("the link failed: {error}")),
+            Poll::Ready(Err(error)) => self.handle.note_break(format!("the link failed: {error}")),
             Poll::Pending => {}
         }
         polled
@@ -222,6 +242,7 @@ mod tests {
         assert_eq!(handle.ended(), None);
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(handle.ended().unwrap().contains("45 s"));
+        assert!(handle.has_broken());
     }
 
     #[tokio::test]
@@ -233,5 +254,17 @@ mod tests {
         assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
         handle.end("too late");
         assert_eq!(handle.ended().unwrap(), "the other side closed the link");
+        assert!(handle.has_broken());
+    }
+
+    #[tokio::test]
+    async fn what_was_ended_is_not_broken() {
+        let (near, far) = tokio::io::duplex(64);
+        let handle = Handle::new(None);
+        let mut near = Monitored::new(near, handle.clone());
+        handle.end("nobody needs it");
+        drop(far);
+        assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
+        assert!(!handle.has_broken());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use super::{Dialed, Handle, Monitored};
+use super::{Dialed, Handle, LinkName, Monitored};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::Target;
 
@@ -43,5 +43,6 @@ pub(super) async fn dial(target: &Target, timeout: Duration) -> Result<Dialed, F
         pipe: Box::new(Monitored::new(stream, handle.clone())),
         handle,
         place: None,
+        link: LinkName::Local,
     })
 }

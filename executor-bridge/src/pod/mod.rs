@@ -9,6 +9,7 @@ mod kubeconfig;
 mod settings;
 mod view;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::upgrade::Upgraded;
@@ -36,6 +37,8 @@ pub(crate) struct Place {
     pub(crate) container: String,
     pub(crate) container_id: String,
     pub(crate) restarts: i32,
+    /// The pod's own; `None` in its node's network, which others share.
+    pub(crate) address: Option<IpAddr>,
 }
 
 /// What became of a place.

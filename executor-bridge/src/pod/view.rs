@@ -1,6 +1,8 @@
 //! What the API tells of a pod, as far as podbridge needs it, and what follows: which container is meant, whether it can be
 //! reached, what became of it. No I/O.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
 use super::{Fate, Place};
@@ -22,6 +24,8 @@ pub(super) struct View {
     reason: Option<String>,
     default_container: Option<String>,
     containers: Vec<Container>,
+    /// None in the node's network.
+    address: Option<IpAddr>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -79,6 +83,8 @@ impl From<Pod> for View {
             .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
             .and_then(|condition| joined(condition.reason, condition.message));
         let spec = pod.spec.unwrap_or_default();
+        let own_network = spec.host_network != Some(true);
+        let address = status.pod_ip.and_then(|address| address.parse().ok());
         let selected = spec.node_selector.as_ref().and_then(|labels| labels.get(OS_LABEL));
         let os = spec.os.as_ref().map(|os| &os.name).or(selected);
         let windows = os.is_some_and(|name| name == "windows");
@@ -107,6 +113,7 @@ impl From<Pod> for View {
                 .annotations
                 .and_then(|mut annotations| annotations.remove(DEFAULT_CONTAINER)),
             containers: containers.collect(),
+            address: address.filter(|_| own_network),
         }
     }
 }
@@ -153,6 +160,7 @@ impl View {
             container: container.name.clone(),
             container_id: container.id.clone().unwrap_or_default(),
             restarts: container.restarts,
+            address: self.address,
         })
     }
 

@@ -58,6 +58,7 @@ pub(crate) struct Target {
 pub(crate) enum LinkChoice {
     Auto,
     ExecProxy,
+    Direct,
     Local,
 }
 
@@ -128,8 +129,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 impl Target {
     /// Refuses what could never work.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        let link = self.link.unwrap_or(LinkChoice::Auto);
-        if link == LinkChoice::Local {
+        if self.link() == LinkChoice::Local {
             return match &self.agent_socket {
                 Some(path) if path.is_absolute() => Ok(()),
                 Some(path) => Err(Failure::usage(format!(
@@ -168,10 +168,7 @@ impl Target {
     }
 
     pub(crate) fn link(&self) -> LinkChoice {
-        match self.link {
-            Some(LinkChoice::Local) => LinkChoice::Local,
-            _ => LinkChoice::ExecProxy,
-        }
+        self.link.unwrap_or(LinkChoice::Auto)
     }
 
     /// For messages.

@@ -1,22 +1,25 @@
 //! One gRPC connection to one agent, on one link: its settings, the Hello that begins it, and whether it still lives.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use podbridge_proto::limits::{BASIC_CAPABILITIES, MAX_MESSAGE, PROTOCOL_MAJOR};
-use podbridge_proto::v1::HelloRequest;
 use podbridge_proto::v1::agent_client::AgentClient;
 use podbridge_proto::v1::exec_client::ExecClient;
 use podbridge_proto::v1::files_client::FilesClient;
 use podbridge_proto::v1::logs_client::LogsClient;
+use podbridge_proto::v1::{EnrollRequest, EnrollResponse, HelloRequest};
+use podbridge_tls::PublicKey;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::{internal, status};
 use crate::error::{Failure, Kind, chain};
-use crate::link::{Dialed, Handle, Pipe};
+use crate::link::{Dialed, Handle, LinkName, Pipe};
 use crate::pod::Place;
 use crate::protocol::result::Agent;
 
@@ -65,6 +68,9 @@ pub(crate) struct Connection {
     capabilities: Vec<String>,
     pub(super) place: Option<Place>,
     pub(super) lane: Lane,
+    pub(super) link: LinkName,
+    /// There is a better one by now. This one lives for as long as calls on it do.
+    pub(super) superseded: CancellationToken,
 }
 
 /// The connector was asked a second time: the first pipe has ended, and nothing of the new request was sent.
@@ -74,7 +80,12 @@ pub(super) struct NotSent;
 
 impl Connection {
     pub(super) async fn open(dialed: Dialed, lane: Lane, timeout: Duration) -> Result<Self, Failure> {
-        let Dialed { pipe, handle, place } = dialed;
+        let Dialed {
+            pipe,
+            handle,
+            place,
+            link,
+        } = dialed;
         let opened = tokio::time::timeout(timeout, hello(pipe, lane)).await;
         let (channel, agent, capabilities) = match opened {
             Ok(Ok(opened)) => opened,
@@ -106,6 +117,8 @@ impl Connection {
             capabilities,
             place,
             lane,
+            link,
+            superseded: CancellationToken::new(),
         })
     }
 
@@ -116,6 +129,16 @@ impl Connection {
     /// Whether the agent can do this (limits.rs).
     pub(super) fn can(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|name| name == capability)
+    }
+
+    /// Has the agent listen at this address for whoever has this key (agent.proto).
+    pub(super) async fn enroll(&self, key: &PublicKey, address: IpAddr) -> Result<EnrollResponse, tonic::Status> {
+        let request = EnrollRequest {
+            bridge_key: key.as_der().to_vec().into(),
+            address: address.to_string(),
+        };
+        let answer = AgentClient::new(self.channel.clone()).enroll(request).await;
+        answer.map(tonic::Response::into_inner)
     }
 
     pub(super) fn exec(&self) -> ExecClient<Channel> {

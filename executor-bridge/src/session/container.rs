@@ -24,6 +24,7 @@ impl Container {
             bulk,
             name,
             dialed: Default::default(),
+            direct: Default::default(),
             machine: one_machine.then(Default::default),
         });
         Self {
@@ -73,7 +74,7 @@ impl Container {
     pub(super) fn status(&self) -> Vec<LinkStatus> {
         let down = || LinkStatus {
             container: self.ends.name.clone(),
-            link: self.linker().name().into(),
+            link: self.linker().first().as_str().into(),
             lane: Lane::Control.name().into(),
             state: "down".into(),
             agent: None,

@@ -1,21 +1,22 @@
 //! One connection of a container: dialled when first needed and again when dead. Whoever comes while a dial is under way shares
-//! it and its answer. `container` has one for each lane.
+//! it and its answer. A connection on a faster link takes its place as soon as there is one. `container` has one for each lane.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::bulk::Bulk;
 use super::connection::Lane;
 use super::diagnosis::Patience;
+use super::direct::{Direct, GRACE};
 use super::{Connection, internal};
 use crate::error::{Failure, Kind};
-use crate::link::{Linker, Start};
+use crate::link::{Directly, Linker, Start};
 use crate::protocol::result::LinkStatus;
 use crate::sys;
 
@@ -26,8 +27,16 @@ type Opening = Shared<BoxFuture<'static, Result<Arc<Connection>, Failure>>>;
 
 #[derive(Debug, Clone)]
 struct Dial {
+    /// Of its line's dials.
+    number: u64,
     start: Start,
     opening: Opening,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    dial: Option<Dial>,
+    dials: u64,
 }
 
 /// What the lines of one container have in common.
@@ -39,6 +48,7 @@ pub(super) struct Ends {
     pub(super) name: Option<String>,
     /// Told at every dial that succeeds.
     pub(super) dialed: Notify,
+    pub(super) direct: Direct,
     /// The machine that was reached first and none but that is reached again; `None`: whichever is there.
     pub(super) machine: Option<OnceLock<String>>,
 }
@@ -47,7 +57,7 @@ pub(super) struct Ends {
 pub(super) struct Line {
     lane: Lane,
     ends: Arc<Ends>,
-    dial: Arc<Mutex<Option<Dial>>>,
+    slot: Arc<Mutex<Slot>>,
 }
 
 impl Line {
@@ -55,14 +65,14 @@ impl Line {
         Self {
             lane,
             ends,
-            dial: Arc::default(),
+            slot: Arc::default(),
         }
     }
 
     pub(super) async fn dialed(&self, start: Start) -> Result<Arc<Connection>, Failure> {
         let opening = {
-            let mut slot = self.dial.lock().unwrap_or_else(PoisonError::into_inner);
-            let usable = slot.as_ref().filter(|dial| match dial.opening.peek() {
+            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let usable = slot.dial.as_ref().filter(|dial| match dial.opening.peek() {
                 Some(Ok(connection)) => connection.alive(),
                 Some(Err(_)) => false,
                 None => dial.start == start || dial.start == Start::IfNeeded,
@@ -70,8 +80,11 @@ impl Line {
             match usable {
                 Some(dial) => dial.opening.clone(),
                 None => {
-                    let opening = self.begin(start);
-                    slot.insert(Dial { start, opening }).opening.clone()
+                    slot.dials += 1;
+                    let number = slot.dials;
+                    let opening = self.begin(start, number);
+                    let dial = Dial { number, start, opening };
+                    slot.dial.insert(dial).opening.clone()
                 }
             }
         };
@@ -79,8 +92,8 @@ impl Line {
     }
 
     /// In a task of its own: a client that gives up does not stop it for the others.
-    fn begin(&self, start: Start) -> Opening {
-        let (lane, ends, dial) = (self.lane, self.ends.clone(), self.dial.clone());
+    fn begin(&self, start: Start, number: u64) -> Opening {
+        let (lane, ends, slot) = (self.lane, self.ends.clone(), self.slot.clone());
         let runtime = match lane {
             Lane::Control => Handle::current(),
             Lane::Bulk => ends.bulk.runtime(),
@@ -91,23 +104,41 @@ impl Line {
             let opened = ends.open(lane, start).await;
             let milliseconds = begun.elapsed().as_millis() as u64;
             let (pod, container) = (ends.linker.pod(), ends.name.as_deref().unwrap_or("-"));
-            let lane = lane.name();
             match opened {
                 Ok(connection) => {
                     ends.dialed.notify_waiters();
-                    let agent = &connection.agent.version;
-                    tracing::info!(pod, container, lane, agent, milliseconds, "link is up");
+                    let (agent, link) = (&connection.agent.version, connection.link.as_str());
+                    tracing::info!(
+                        pod,
+                        container,
+                        lane = lane.name(),
+                        link,
+                        agent,
+                        milliseconds,
+                        "link is up"
+                    );
                     // Of certificates, and perhaps of an agent's way to the pod.
                     sys::give_memory_back();
                     let connection = Arc::new(connection);
-                    if connection.lane == Lane::Bulk {
-                        tokio::spawn(close_unused(Arc::downgrade(&connection), dial));
+                    if lane == Lane::Bulk {
+                        tokio::spawn(close_unused(Arc::downgrade(&connection), slot.clone()));
                     }
-                    Ok(connection)
+                    if ends.linker.directly() != Directly::IfPossible || !ends.direct.begin(&connection) {
+                        return Ok(connection);
+                    }
+                    let better = tokio::spawn(upgrade(ends, connection.clone(), slot, number));
+                    // A command goes at once; what is large gains by the faster link.
+                    match lane {
+                        Lane::Control => Ok(connection),
+                        Lane::Bulk => match timeout(GRACE, better).await {
+                            Ok(Ok(Some(better))) => Ok(better),
+                            _ => Ok(connection),
+                        },
+                    }
                 }
                 Err(failure) => {
                     let kind = failure.kind.name();
-                    tracing::warn!(pod, container, lane, kind, %failure, milliseconds, "link failed");
+                    tracing::warn!(pod, container, lane = lane.name(), kind, %failure, milliseconds, "link failed");
                     Err(failure)
                 }
             }
@@ -121,16 +152,22 @@ impl Line {
     }
 
     pub(super) fn drop_link(&self) {
-        let slot = self.dial.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Some(Ok(connection))) = slot.as_ref().map(|dial| dial.opening.peek()) {
+        let dial = {
+            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.dial.take()
+        };
+        if let Some(Some(Ok(connection))) = dial.as_ref().map(|dial| dial.opening.peek()) {
             connection.handle.end("a client asked for a new link");
         }
     }
 
     /// `None`: it was not needed yet.
     pub(super) fn status(&self) -> Option<LinkStatus> {
-        let slot = self.dial.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let dialed = slot.opening.peek();
+        let dial = {
+            let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.dial.clone()?
+        };
+        let dialed = dial.opening.peek();
         let (state, agent, message) = match dialed {
             None => ("dialing", None, None),
             Some(Ok(connection)) => match connection.handle.ended() {
@@ -139,13 +176,13 @@ impl Line {
             },
             Some(Err(failure)) => ("down", None, Some(failure.message.clone())),
         };
-        let place = match dialed {
-            Some(Ok(connection)) => connection.place.as_ref().map(|place| place.container.clone()),
-            _ => None,
-        };
+        let connection = dialed.and_then(|dialed| dialed.as_ref().ok());
+        let place = connection.and_then(|connection| connection.place.as_ref());
+        let place = place.map(|place| place.container.clone());
+        let link = connection.map_or(self.ends.linker.first(), |connection| connection.link);
         Some(LinkStatus {
             container: self.ends.name.clone().or(place),
-            link: self.ends.linker.name().into(),
+            link: link.as_str().into(),
             lane: self.lane.name().into(),
             state: state.into(),
             agent,
@@ -156,6 +193,9 @@ impl Line {
 
 impl Ends {
     async fn open(&self, lane: Lane, start: Start) -> Result<Connection, Failure> {
+        if let Some(connection) = self.directly(lane).await {
+            return Ok(connection);
+        }
         let linker = &self.linker;
         let mut patience = Patience::new(linker.timeout());
         let connection = loop {
@@ -171,11 +211,54 @@ impl Ends {
                 opened => break opened?,
             }
         };
-        match &self.machine {
-            Some(machine) => same_machine(connection, machine, linker),
-            None => Ok(connection),
+        let connection = match &self.machine {
+            Some(machine) => same_machine(connection, machine, linker)?,
+            None => connection,
+        };
+        match linker.directly() {
+            Directly::Always => self.find_direct(&connection).await.map_err(|failure| Failure {
+                message: format!(
+                    "{}; without `--link direct` the API server carries all",
+                    failure.message
+                ),
+                ..failure
+            }),
+            Directly::Never | Directly::IfPossible => Ok(connection),
         }
     }
+}
+
+/// Puts a connection on a direct link into the place of one that was dialled; calls on that one go on where they are.
+async fn upgrade(
+    ends: Arc<Ends>,
+    first: Arc<Connection>,
+    slot: Arc<Mutex<Slot>>,
+    number: u64,
+) -> Option<Arc<Connection>> {
+    let begun = Instant::now();
+    let (pod, lane) = (ends.linker.pod(), first.lane);
+    let better = match ends.find_direct(&first).await {
+        Ok(better) => Arc::new(better),
+        Err(failure) => {
+            tracing::info!(pod, lane = lane.name(), why = failure.message, "no direct link");
+            return None;
+        }
+    };
+    let opening = ready(Ok(better.clone())).boxed().shared();
+    // It can be seen that it is done only when somebody has asked for it.
+    let _ = opening.clone().now_or_never();
+    {
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        // Or a client asked for another link meanwhile.
+        slot.dial.as_mut().filter(|dial| dial.number == number)?.opening = opening;
+    }
+    let milliseconds = begun.elapsed().as_millis() as u64;
+    tracing::info!(pod, lane = lane.name(), milliseconds, "link is direct now");
+    first.superseded.cancel();
+    if lane == Lane::Bulk {
+        tokio::spawn(close_unused(Arc::downgrade(&better), slot));
+    }
+    Some(better)
 }
 
 /// A container that was restarted is empty: what was prepared in it is gone, and nothing may run there as if it were not.
@@ -196,19 +279,20 @@ fn same_machine(connection: Connection, machine: &OnceLock<String>, linker: &Lin
 }
 
 /// Ends a connection that only its dial has held for a while. An operation that takes it at that moment dials again.
-async fn close_unused(connection: Weak<Connection>, dial: Arc<Mutex<Option<Dial>>>) {
+async fn close_unused(connection: Weak<Connection>, slot: Arc<Mutex<Slot>>) {
     let mut unused = false;
     loop {
         sleep(UNUSED).await;
         let Some(connection) = connection.upgrade().filter(|connection| connection.alive()) else {
             return;
         };
-        let mut slot = dial.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         // The dial's and ours.
         let used = Arc::strong_count(&connection) > 2;
         if !used && unused {
-            let own =
-                slot.take_if(|dial| matches!(dial.opening.peek(), Some(Ok(own)) if Arc::ptr_eq(own, &connection)));
+            let own = slot
+                .dial
+                .take_if(|dial| matches!(dial.opening.peek(), Some(Ok(own)) if Arc::ptr_eq(own, &connection)));
             drop(own);
             connection.handle.end("nobody needed it for a while");
             drop(connection);

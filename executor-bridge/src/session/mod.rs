@@ -6,6 +6,7 @@ mod connection;
 mod container;
 mod descriptor;
 mod diagnosis;
+mod direct;
 mod exec;
 mod files;
 mod get;

@@ -19,7 +19,7 @@ use tokio_util::io::StreamReader;
 use super::agent_binary::{self, Agents, Binary};
 use super::exec_stream::{self, Reader, Writer};
 use super::inject::{self, Report};
-use super::{Dialed, Handle, Monitored, Start};
+use super::{Dialed, Handle, LinkName, Monitored, Start};
 use crate::error::{Failure, Kind};
 use crate::pod::{Access, Fate, Place};
 use crate::protocol::target::{Target, hex};
@@ -260,6 +260,7 @@ impl Dial {
             pipe: Box::new(Monitored::new(near, handle.clone())),
             handle,
             place: Some(self.place),
+            link: LinkName::ExecProxy,
         }
     }
 }

@@ -65,7 +65,14 @@ impl Follow {
     pub(crate) async fn next(&mut self) -> Event {
         loop {
             let message = match &mut self.open {
-                Some((_, events)) => events.message().await,
+                Some((connection, events)) => tokio::select! {
+                    message = events.message() => message,
+                    // So that nothing keeps the old one.
+                    () = connection.superseded.cancelled() => {
+                        self.open = None;
+                        continue;
+                    }
+                },
                 None => match self.begin().await {
                     Ok(()) => continue,
                     Err(event) => return event,
@@ -110,7 +117,9 @@ impl Follow {
     async fn begin(&mut self) -> Result<(), Event> {
         let connection = loop {
             match &*self.reach.borrow_and_update() {
-                Reach::Up(connection) if connection.alive() => break connection.clone(),
+                Reach::Up(connection) if connection.alive() && !connection.superseded.is_cancelled() => {
+                    break connection.clone();
+                }
                 Reach::Up(_) | Reach::Sought => {}
                 Reach::Lost(why) => return Err(Event::Lost(why.clone())),
             }

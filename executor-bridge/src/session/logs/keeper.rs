@@ -96,6 +96,13 @@ impl Keeper {
             let hint = tokio::select! {
                 hint = connection.handle.wait() => hint,
                 never = self.watch_always(&connection) => never,
+                () = connection.superseded.cancelled() => match self.container.reconnect(Lane::Control).await {
+                    Ok(better) if better.agent.instance == connection.agent.instance => {
+                        connection = better;
+                        continue;
+                    }
+                    _ => "the link that took its place broke".into(),
+                },
             };
             let home = Home::behind(&connection, &hint);
             self.reach.send_replace(Reach::Sought);

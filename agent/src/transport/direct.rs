@@ -1,0 +1,166 @@
+//! The way to the agent over the pod's own address: TCP with TLS, open from the first bridge on that enrolls, for the keys of
+//! bridges that did (podbridge-tls, ADR 13). `rpc` enrolls; what comes goes where `accepting`'s connections go.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use podbridge_tls::{Enrolled, Identity, NoKey, PublicKey};
+use rustix::net::sockopt::set_tcp_user_timeout;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::{TlsAcceptor, rustls};
+
+use super::accepting::PAUSE;
+use super::connection::{Connection, Counted, Queue, Transport};
+
+/// A pod has one or two of them.
+const ADDRESSES: usize = 4;
+/// Everybody who reaches the pod can begin a handshake: so many at once, each no longer than this.
+const HANDSHAKES: usize = 16;
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Bytes that nobody acknowledges for so long: the other end is gone (DESIGN §6).
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    NoKey(#[from] NoKey),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("the agent cannot listen on {address}: {source}")]
+    Listen { address: IpAddr, source: io::Error },
+    #[error("the agent listens on {ADDRESSES} addresses already")]
+    TooMany,
+}
+
+/// Where a bridge finds the agent, and by which key it knows it.
+#[derive(Debug)]
+pub(crate) struct Way {
+    pub(crate) key: PublicKey,
+    pub(crate) port: u16,
+}
+
+#[derive(Debug)]
+pub(crate) struct Door {
+    queue: Queue,
+    /// `None` until a bridge enrolls.
+    open: Mutex<Option<Open>>,
+}
+
+struct Open {
+    identity: Identity,
+    enrolled: Arc<Enrolled>,
+    acceptor: TlsAcceptor,
+    handshakes: Arc<Semaphore>,
+    ports: HashMap<IpAddr, u16>,
+}
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open")
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Door {
+    pub(crate) fn new(queue: Queue) -> Self {
+        Self {
+            queue,
+            open: Mutex::default(),
+        }
+    }
+
+    pub(crate) async fn enroll(&self, bridge: PublicKey, address: IpAddr) -> Result<Way, Error> {
+        let mut open = self.open.lock().await;
+        let open = match &mut *open {
+            Some(open) => open,
+            closed => closed.insert(Open::new()?),
+        };
+        let port = match open.ports.get(&address) {
+            Some(port) => *port,
+            None => open.listen(address, &self.queue).await?,
+        };
+        open.enrolled.add(bridge);
+        Ok(Way {
+            key: open.identity.public_key().clone(),
+            port,
+        })
+    }
+}
+
+impl Open {
+    fn new() -> Result<Self, Error> {
+        let identity = Identity::new()?;
+        let enrolled = Arc::new(Enrolled::default());
+        let config = identity.server(enrolled.clone())?;
+        Ok(Self {
+            identity,
+            enrolled,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            ports: HashMap::new(),
+        })
+    }
+
+    async fn listen(&mut self, address: IpAddr, queue: &Queue) -> Result<u16, Error> {
+        if self.ports.len() == ADDRESSES {
+            return Err(Error::TooMany);
+        }
+        let failed = |source| Error::Listen { address, source };
+        let listener = TcpListener::bind((address, 0)).await.map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        self.ports.insert(address, port);
+        tracing::info!(%address, port, "agent listens for direct links");
+        let (acceptor, handshakes) = (self.acceptor.clone(), self.handshakes.clone());
+        tokio::spawn(accept(listener, acceptor, handshakes, queue.clone()));
+        Ok(port)
+    }
+}
+
+/// Ends with the agent.
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Semaphore>, queue: Queue) {
+    loop {
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "direct connection not accepted");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        // A bridge that finds no place has its other link.
+        let Ok(turn) = handshakes.clone().try_acquire_owned() else {
+            continue;
+        };
+        let (acceptor, queue) = (acceptor.clone(), queue.clone());
+        tokio::spawn(async move {
+            let stream = match timeout(HANDSHAKE, shake_hands(socket, &acceptor)).await {
+                Ok(Ok(stream)) => stream,
+                // Whoever scans the network must not fill the log.
+                Ok(Err(error)) => return tracing::debug!(%error, "direct connection refused"),
+                Err(_) => return tracing::debug!("direct connection refused: no handshake in time"),
+            };
+            drop(turn);
+            let connection = Connection {
+                transport: Transport::Direct(Box::new(stream)),
+                _counted: Counted::new(queue.count.clone()),
+            };
+            // Nobody takes it when the agent ends.
+            let _ = queue.connections.send(connection).await;
+        });
+    }
+}
+
+async fn shake_hands(
+    socket: TcpStream,
+    acceptor: &TlsAcceptor,
+) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    socket.set_nodelay(true)?;
+    set_tcp_user_timeout(&socket, UNACKNOWLEDGED.as_millis() as u32)?;
+    acceptor.accept(socket).await
+}

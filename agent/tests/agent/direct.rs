@@ -1,0 +1,238 @@
+//! Direct links: a port that opens when a bridge enrolls, for bridges that did.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use podbridge_proto::limits::PROTOCOL_MAJOR;
+use podbridge_proto::v1::agent_client::AgentClient;
+use podbridge_proto::v1::exec_client::ExecClient;
+use podbridge_proto::v1::exit_record::Cause;
+use podbridge_proto::v1::{EnrollRequest, HelloRequest};
+use podbridge_tls::{Identity, PublicKey};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use super::harness::{Agent, finish, run, shell, soon};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A bridge, and where it was told that the agent is.
+struct Bridge {
+    identity: Identity,
+    agent: PublicKey,
+    address: SocketAddr,
+}
+
+impl Bridge {
+    async fn enrolled(agent: &Agent) -> Self {
+        let identity = Identity::new().unwrap();
+        let answer = enroll(agent, identity.public_key().as_der(), "127.0.0.1")
+            .await
+            .unwrap();
+        Self {
+            identity,
+            agent: PublicKey::try_from(answer.agent_key.to_vec()).unwrap(),
+            address: SocketAddr::new(LOOPBACK, answer.port.try_into().unwrap()),
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Channel> {
+        let config = self.identity.client(self.agent.clone()).unwrap();
+        let socket = TcpStream::connect(self.address).await?;
+        let mut stream = TlsConnector::from(Arc::new(config))
+            .connect(LOOPBACK.into(), socket)
+            .await?;
+        // A client has shaken hands before the server has looked at its key.
+        let refused = tokio::time::timeout(Duration::from_millis(300), stream.read_u8()).await;
+        if let Ok(Err(error)) = refused {
+            return Err(error);
+        }
+        drop(stream);
+        let config = Arc::new(self.identity.client(self.agent.clone()).unwrap());
+        let address = self.address;
+        let connector = tower::service_fn(move |_| {
+            let config = config.clone();
+            async move {
+                let socket = TcpStream::connect(address).await?;
+                let stream = TlsConnector::from(config).connect(LOOPBACK.into(), socket).await?;
+                io::Result::Ok(TokioIo::new(stream))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://agent")
+            .connect_with_connector(connector)
+            .await;
+        endpoint.map_err(io::Error::other)
+    }
+}
+
+async fn enroll(
+    agent: &Agent,
+    key: &[u8],
+    address: &str,
+) -> Result<podbridge_proto::v1::EnrollResponse, tonic::Status> {
+    let request = EnrollRequest {
+        bridge_key: key.to_vec().into(),
+        address: address.into(),
+    };
+    agent
+        .hello()
+        .await
+        .enroll(request)
+        .await
+        .map(tonic::Response::into_inner)
+}
+
+/// Ports on which the agent listens, as the kernel has it.
+fn ports(agent: &Agent) -> Vec<String> {
+    let own: Vec<_> = std::fs::read_dir(format!("/proc/{}/fd", agent.pid()))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .filter_map(|link| {
+            link.to_str()?
+                .strip_prefix("socket:[")?
+                .strip_suffix(']')
+                .map(str::to_owned)
+        })
+        .collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap() + &std::fs::read_to_string("/proc/net/tcp6").unwrap();
+    let listening = table.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let [_, local, _, state, _, _, _, _, _, inode, ..] = fields[..] else {
+            return None;
+        };
+        (state == "0A" && own.iter().any(|own| own == inode)).then(|| local.to_owned())
+    });
+    listening.collect()
+}
+
+#[tokio::test]
+async fn a_port_opens_with_the_first_bridge_that_enrolls_and_no_other_is_opened() {
+    let agent = Agent::start();
+    assert_eq!(ports(&agent), Vec::<String>::new());
+    let first = Bridge::enrolled(&agent).await;
+    let second = Bridge::enrolled(&agent).await;
+    assert_eq!(first.address, second.address);
+    assert_eq!(first.agent, second.agent);
+    assert_eq!(ports(&agent), [format!("0100007F:{:04X}", first.address.port())]);
+}
+
+#[tokio::test]
+async fn bridges_that_enrolled_are_served_as_on_the_socket() {
+    let agent = Agent::start();
+    for bridge in [Bridge::enrolled(&agent).await, Bridge::enrolled(&agent).await] {
+        let channel = bridge.connect().await.unwrap();
+        let hello = HelloRequest {
+            protocol_major: PROTOCOL_MAJOR,
+            version: "0".into(),
+            requires: vec!["link.direct".into()],
+        };
+        let here = AgentClient::new(channel.clone())
+            .hello(hello.clone())
+            .await
+            .unwrap()
+            .into_inner();
+        let there = agent.hello().await.hello(hello).await.unwrap().into_inner();
+        assert_eq!(here.instance, there.instance);
+        let command = "head -c 3000000 /dev/zero | tr '\\0' x; exit 7";
+        let stream = ExecClient::new(channel).run(run(shell(command))).await.unwrap();
+        let finished = finish(stream.into_inner()).await;
+        assert_eq!(finished.cause(), Cause::Exited(7));
+        assert_eq!(finished.stdout.len(), 3_000_000);
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_is_served() {
+    let agent = Agent::start();
+    let bridge = Bridge::enrolled(&agent).await;
+    let stranger = Bridge {
+        identity: Identity::new().unwrap(),
+        ..Bridge::enrolled(&agent).await
+    };
+    stranger.connect().await.unwrap_err();
+    // The bridge itself notices another agent.
+    let mistaken = Bridge {
+        agent: Identity::new().unwrap().public_key().clone(),
+        identity: bridge.identity.clone(),
+        address: bridge.address,
+    };
+    mistaken.connect().await.unwrap_err();
+    // HTTP/2 without TLS.
+    let mut plain = TcpStream::connect(bridge.address).await.unwrap();
+    plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer).await;
+    // TLS's alert, and no frame of HTTP/2.
+    assert!(answer.len() <= 7, "{answer:?}");
+    bridge.connect().await.unwrap();
+}
+
+#[tokio::test]
+async fn those_who_say_nothing_keep_bridges_out_for_a_few_seconds_only() {
+    let agent = Agent::start();
+    let bridge = Bridge::enrolled(&agent).await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(bridge.address).await.unwrap());
+    }
+    let begun = std::time::Instant::now();
+    while bridge.connect().await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "silent connections are kept");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Who came too late was let go at once, the others after a while.
+    for mut one in silent {
+        assert_eq!(one.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+    assert_eq!(agent.sh("echo here").await.stdout(), "here\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_with_a_sentence() {
+    let agent = Agent::start();
+    let key = Identity::new().unwrap().public_key().as_der().to_vec();
+    let refused = async |key: &[u8], address: &str| enroll(&agent, key, address).await.unwrap_err();
+    let status = refused(b"key", "127.0.0.1").await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let status = refused(&key, "web").await;
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::InvalidArgument, "\"web\" is no IP address")
+    );
+    // TEST-NET-1: nobody's.
+    let status = refused(&key, "192.0.2.1").await;
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(
+        status.message().contains("cannot listen on 192.0.2.1"),
+        "{}",
+        status.message()
+    );
+    for last in 1..=4 {
+        enroll(&agent, &key, &format!("127.0.0.{last}")).await.unwrap();
+    }
+    assert_eq!(refused(&key, "127.0.0.5").await.code(), Code::ResourceExhausted);
+}
+
+/// An agent with `--idle` counts direct links as it counts others.
+#[tokio::test]
+async fn a_direct_link_keeps_an_agent_that_would_end_when_idle() {
+    let mut agent = Agent::with(&["--idle", "1"]);
+    let bridge = Bridge::enrolled(&agent).await;
+    let channel = bridge.connect().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(!agent.ended());
+    drop(channel);
+    // What closes the connection runs here too.
+    let ends = async {
+        while !agent.ended() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(ends).await;
+}
