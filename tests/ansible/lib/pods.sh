@@ -48,11 +48,11 @@ new_pod() {
 	kube -n "$namespace" wait --for=condition=Ready "pod/$name" --timeout=60s >/dev/null
 }
 
-# The variables of a host that is this pod, for an inventory in YAML.
+# The variables of a host that is this pod, for an inventory in YAML. LINK: how it is reached.
 host_vars() {
 	local prefix=ansible_${PREFIX:-kubectl}
 	printf '%s: %s\n' ansible_connection "${PLUGIN:-kubectl}" "${prefix}_pod" "$1" "${prefix}_namespace" "${2:-$NAMESPACE}" \
-		"${prefix}_kubeconfig" "$KUBE_CONFIG" ansible_podbridge_link exec-proxy ansible_python_interpreter /usr/bin/python3
+		"${prefix}_kubeconfig" "$KUBE_CONFIG" ansible_podbridge_link "${LINK:-auto}" ansible_python_interpreter /usr/bin/python3
 }
 
 # kill_container NAME [NAMESPACE]: its first process ends; the kubelet starts another container. Often kubectl dies with it.

@@ -1,5 +1,6 @@
 """This file owns what goes away in the middle of a build: a pod, the API server; and a pod that comes late."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -50,10 +51,14 @@ def lost_pod(session):
 
 
 def api_restart(session):
-    """The API server is killed and comes back while a task counts: the task goes on, the log is whole."""
+    """The API server is killed and comes back while a task counts over it: the task goes on, the log is whole."""
     only_podbridge()
     node = session.node(HOST)
-    build = counting(session, node, 400, 0.1)
+    os.environ["PODBRIDGE_LINK"] = "exec-proxy"
+    try:
+        build = counting(session, node, 400, 0.1)
+    finally:
+        del os.environ["PODBRIDGE_LINK"]
     restarted = subprocess.run(
         [settings.ROOT / "tests/cluster/cluster", "restart-api"], env=settings.CLUSTER_ENVIRON, capture_output=True
     )
