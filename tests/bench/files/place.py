@@ -134,7 +134,8 @@ def pod():
         in_pod(f"mkdir -p /run/sshd /root/.ssh; ssh-keygen -A; echo '{key}' >/root/.ssh/authorized_keys")
         in_pod(f"/usr/sbin/sshd -p {PORT}")
         # Both are warm.
-        run(podbridge("exec", POD, "--", "true"))
+        for link in ("auto", "exec-proxy"):
+            run(podbridge("--link", link, "exec", POD, "--", "true"))
         run([*SSH, f"root@{address()}", "true"])
         yield address()
     finally:

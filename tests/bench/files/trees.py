@@ -10,6 +10,7 @@ from files.place import KUBECTL, POD, SSH, WORK, podbridge, run, shell, timed
 FILES = int(os.environ.get("FILES") or 50_000)
 PER_DIRECTORY = 100
 ROUNDS = 3
+API = podbridge("--link", "exec-proxy")
 
 
 def sources():
@@ -43,6 +44,7 @@ def into(root, there, address):
     extract = f"sh -c 'mkdir -p {there}/tar && tar -C {there}/tar -xf -'"
     return {
         "podbridge sync": lambda: run(podbridge("sync", "-q", root, f"{POD}:{there}/sync")),
+        "podbridge sync through the API server": lambda: run([*API, "sync", "-q", root, f"{POD}:{there}/sync-api"]),
         "tar over kubectl exec": lambda: shell(f"tar -C {root} -cf - . | {kubectl} exec -i {POD} -- {extract}"),
         "rsync over ssh": lambda: run(["rsync", "-a", "-e", ssh, f"{root}/", f"root@{address}:{there}/rsync"]),
         "rsync -z over ssh": lambda: run(["rsync", "-az", "-e", ssh, f"{root}/", f"root@{address}:{there}/rsync-z"]),
@@ -55,6 +57,7 @@ def out_of(there, back, address):
     remote = f"root@{address}:{there}/sync/"
     return {
         "podbridge sync": lambda: run(podbridge("sync", "-q", f"{POD}:{there}/sync", back / "sync")),
+        "podbridge sync through the API server": lambda: run([*API, "sync", "-q", f"{POD}:{there}/sync", back / "api"]),
         "tar over kubectl exec": lambda: shell(f"mkdir {back}/tar && {pack} | tar -C {back}/tar -xf -"),
         "rsync over ssh": lambda: run(["rsync", "-a", "-e", ssh, remote, f"{back}/rsync"]),
         "rsync -z over ssh": lambda: run(["rsync", "-az", "-e", ssh, remote, f"{back}/rsync-z"]),

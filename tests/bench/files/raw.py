@@ -1,0 +1,68 @@
+"""This file owns what a direct link carries without us: one TLS stream to the pod's address, a file at each end."""
+
+import socket
+import ssl
+import subprocess
+
+from files.place import POD, SETUP, WORK, in_pod, run
+
+PORT = 2223
+PIECE = 1 << 20
+
+SERVER = f"""
+import socket, ssl
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/memory/raw.pem")
+listener = socket.create_server(("", {PORT}))
+print("ready", flush=True)
+piece = memoryview(bytearray({PIECE}))
+while True:
+    stream = context.wrap_socket(listener.accept()[0], server_side=True)
+    direction, path = stream.recv(4096).decode().split()
+    with open(path, "wb" if direction == "in" else "rb", buffering=0) as file:
+        read, write = (stream.recv_into, file.write) if direction == "in" else (file.readinto, stream.sendall)
+        while count := read(piece):
+            write(piece[:count])
+    stream.unwrap()
+"""
+
+
+class Raw:
+    def __init__(self, address):
+        self.address = address
+        pem = WORK / "raw.pem"
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-keyout", pem]
+        certificate = run(["openssl", "req", "-x509", *key, "-subj", "/CN=raw"])
+        run([*SETUP, "exec", "-i", POD, "--", "sh", "-c", "cat >/memory/raw.pem"], input=pem.read_bytes() + certificate)
+        self.server = subprocess.Popen(
+            [*SETUP, "exec", POD, "--", "python3", "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        if self.server.stdout.readline() != b"ready\n":
+            raise SystemExit("the server of the raw link did not start")
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
+
+    def up(self, here, there):
+        with open(here, "rb", buffering=0) as file, self.stream("in", there) as stream:
+            carry(file.readinto, stream.sendall)
+            # Answered when all was written.
+            stream.unwrap()
+
+    def down(self, there, here):
+        with open(here, "wb", buffering=0) as file, self.stream("out", there) as stream:
+            carry(stream.recv_into, file.write)
+
+    def stream(self, direction, there):
+        stream = self.context.wrap_socket(socket.create_connection((self.address, PORT)))
+        stream.sendall(f"{direction} {there}".encode())
+        return stream
+
+    def close(self):
+        in_pod("pkill -f raw.pem; rm -f /memory/raw.pem")
+        self.server.wait()
+
+
+def carry(read, write):
+    piece = memoryview(bytearray(PIECE))
+    while count := read(piece):
+        write(piece[:count])
