@@ -5,6 +5,7 @@
 mod enrolled;
 mod key;
 mod pinned;
+mod provider;
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
-use rustls::crypto::ring as provider;
+use rustls::crypto::ring::sign::any_eddsa_type;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
@@ -24,6 +25,7 @@ use rustls::{ClientConfig, ServerConfig};
 pub use enrolled::Enrolled;
 pub use key::{NotAKey, PublicKey};
 use pinned::Pinned;
+use provider::provider;
 
 /// That the system gives no key is all that a caller can say of it.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +48,7 @@ impl std::fmt::Debug for Identity {
 impl Identity {
     pub fn new() -> Result<Self, NoKey> {
         let pair = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| NoKey)?;
-        let key = provider::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(pair.as_ref())).map_err(|_| NoKey)?;
+        let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(pair.as_ref())).map_err(|_| NoKey)?;
         let public = key.public_key().ok_or(NoKey)?.to_vec();
         // With raw public keys the key is what a certificate would be.
         let certified = CertifiedKey::new(vec![CertificateDer::from(public.clone())], key);
@@ -62,7 +64,7 @@ impl Identity {
 
     /// Accepts whoever proves one of these keys, as they are at that moment.
     pub fn server(&self, enrolled: Arc<Enrolled>) -> Result<ServerConfig, rustls::Error> {
-        let mut config = ServerConfig::builder_with_provider(provider::default_provider().into())
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::new(Pinned::new(enrolled)))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.certified.clone())));
@@ -75,7 +77,7 @@ impl Identity {
     pub fn client(&self, peer: PublicKey) -> Result<ClientConfig, rustls::Error> {
         let expected = Arc::new(Enrolled::default());
         expected.add(peer);
-        let mut config = ClientConfig::builder_with_provider(provider::default_provider().into())
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Pinned::new(expected)))

@@ -3,29 +3,24 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring as provider, verify_tls13_signature_with_raw_key};
+use rustls::crypto::verify_tls13_signature_with_raw_key;
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use crate::Enrolled;
+use crate::provider::SIGNATURES;
 
 #[derive(Debug)]
-pub(crate) struct Pinned {
-    keys: Arc<Enrolled>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
+pub(crate) struct Pinned(Arc<Enrolled>);
 
 impl Pinned {
     pub(crate) fn new(keys: Arc<Enrolled>) -> Self {
-        Self {
-            keys,
-            algorithms: provider::default_provider().signature_verification_algorithms,
-        }
+        Self(keys)
     }
 
     fn known(&self, key: &CertificateDer<'_>) -> Result<(), Error> {
-        match self.keys.has(key) {
+        match self.0.has(key) {
             true => Ok(()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
@@ -38,7 +33,7 @@ impl Pinned {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let key = SubjectPublicKeyInfoDer::from(key.as_ref());
-        verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms)
+        verify_tls13_signature_with_raw_key(message, &key, signature, &SIGNATURES)
     }
 }
 

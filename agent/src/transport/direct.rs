@@ -22,8 +22,10 @@ const ADDRESSES: usize = 4;
 /// Everybody who reaches the pod can begin a handshake: so many at once, each no longer than this.
 const HANDSHAKES: usize = 16;
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Bytes that nobody acknowledges for so long: the other end is gone (DESIGN §6).
-const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// Whoever failed keeps his place so long: what a handshake costs before anything is proven, strangers cannot ask for without end.
+const PENALTY: Duration = Duration::from_millis(100);
+/// What waits in the kernel for so long, not acknowledged or without room at the other end: that is out of reach (DESIGN §6).
+const STUCK: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -33,7 +35,7 @@ pub(crate) enum Error {
     Tls(#[from] rustls::Error),
     #[error("the agent cannot listen on {address}: {source}")]
     Listen { address: IpAddr, source: io::Error },
-    #[error("the agent listens on {ADDRESSES} addresses already")]
+    #[error("the agent listens on {ADDRESSES} addresses already, more than a pod has")]
     TooMany,
 }
 
@@ -139,11 +141,11 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Se
         };
         let (acceptor, queue) = (acceptor.clone(), queue.clone());
         tokio::spawn(async move {
-            let stream = match timeout(HANDSHAKE, shake_hands(socket, &acceptor)).await {
-                Ok(Ok(stream)) => stream,
+            let shaken = timeout(HANDSHAKE, shake_hands(socket, &acceptor)).await;
+            let Ok(Ok(stream)) = shaken else {
                 // Whoever scans the network must not fill the log.
-                Ok(Err(error)) => return tracing::debug!(%error, "direct connection refused"),
-                Err(_) => return tracing::debug!("direct connection refused: no handshake in time"),
+                tracing::debug!("direct connection refused");
+                return sleep(PENALTY).await;
             };
             drop(turn);
             let connection = Connection {
@@ -161,6 +163,6 @@ async fn shake_hands(
     acceptor: &TlsAcceptor,
 ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
     socket.set_nodelay(true)?;
-    set_tcp_user_timeout(&socket, UNACKNOWLEDGED.as_millis() as u32)?;
+    set_tcp_user_timeout(&socket, STUCK.as_millis() as u32)?;
     acceptor.accept(socket).await
 }

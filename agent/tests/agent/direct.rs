@@ -10,7 +10,7 @@ use podbridge_proto::limits::PROTOCOL_MAJOR;
 use podbridge_proto::v1::agent_client::AgentClient;
 use podbridge_proto::v1::exec_client::ExecClient;
 use podbridge_proto::v1::exit_record::Cause;
-use podbridge_proto::v1::{EnrollRequest, HelloRequest};
+use podbridge_proto::v1::{EnrollRequest, EnrollResponse, HelloRequest, HelloResponse};
 use podbridge_tls::{Identity, PublicKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -42,18 +42,8 @@ impl Bridge {
         }
     }
 
-    async fn connect(&self) -> io::Result<Channel> {
-        let config = self.identity.client(self.agent.clone()).unwrap();
-        let socket = TcpStream::connect(self.address).await?;
-        let mut stream = TlsConnector::from(Arc::new(config))
-            .connect(LOOPBACK.into(), socket)
-            .await?;
-        // A client has shaken hands before the server has looked at its key.
-        let refused = tokio::time::timeout(Duration::from_millis(300), stream.read_u8()).await;
-        if let Ok(Err(error)) = refused {
-            return Err(error);
-        }
-        drop(stream);
+    /// A client has shaken hands before the server has looked at its key: only an answer says that it is accepted.
+    async fn connect(&self) -> Result<(Channel, HelloResponse), String> {
         let config = Arc::new(self.identity.client(self.agent.clone()).unwrap());
         let address = self.address;
         let connector = tower::service_fn(move |_| {
@@ -67,15 +57,18 @@ impl Bridge {
         let endpoint = Endpoint::from_static("http://agent")
             .connect_with_connector(connector)
             .await;
-        endpoint.map_err(io::Error::other)
+        let channel = endpoint.map_err(|error| format!("{error:?}"))?;
+        let hello = HelloRequest {
+            protocol_major: PROTOCOL_MAJOR,
+            version: "0".into(),
+            requires: vec!["link.direct".into()],
+        };
+        let answer = AgentClient::new(channel.clone()).hello(hello).await;
+        Ok((channel, answer.map_err(|status| format!("{status:?}"))?.into_inner()))
     }
 }
 
-async fn enroll(
-    agent: &Agent,
-    key: &[u8],
-    address: &str,
-) -> Result<podbridge_proto::v1::EnrollResponse, tonic::Status> {
+async fn enroll(agent: &Agent, key: &[u8], address: &str) -> Result<EnrollResponse, tonic::Status> {
     let request = EnrollRequest {
         bridge_key: key.to_vec().into(),
         address: address.into(),
@@ -126,17 +119,11 @@ async fn a_port_opens_with_the_first_bridge_that_enrolls_and_no_other_is_opened(
 async fn bridges_that_enrolled_are_served_as_on_the_socket() {
     let agent = Agent::start();
     for bridge in [Bridge::enrolled(&agent).await, Bridge::enrolled(&agent).await] {
-        let channel = bridge.connect().await.unwrap();
+        let (channel, here) = bridge.connect().await.unwrap();
         let hello = HelloRequest {
             protocol_major: PROTOCOL_MAJOR,
-            version: "0".into(),
-            requires: vec!["link.direct".into()],
+            ..HelloRequest::default()
         };
-        let here = AgentClient::new(channel.clone())
-            .hello(hello.clone())
-            .await
-            .unwrap()
-            .into_inner();
         let there = agent.hello().await.hello(hello).await.unwrap().into_inner();
         assert_eq!(here.instance, there.instance);
         let command = "head -c 3000000 /dev/zero | tr '\\0' x; exit 7";
@@ -224,7 +211,7 @@ async fn what_cannot_be_is_refused_with_a_sentence() {
 async fn a_direct_link_keeps_an_agent_that_would_end_when_idle() {
     let mut agent = Agent::with(&["--idle", "1"]);
     let bridge = Bridge::enrolled(&agent).await;
-    let channel = bridge.connect().await.unwrap();
+    let (channel, _) = bridge.connect().await.unwrap();
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(!agent.ended());
     drop(channel);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,11 +22,17 @@ struct Inner {
     /// Milliseconds after `begun` at which bytes last came or were accepted for sending.
     read: AtomicU64,
     written: AtomicU64,
-    ended: watch::Sender<Option<String>>,
-    broken: AtomicBool,
+    ended: watch::Sender<Option<End>>,
     /// What ends when the pipe is ended from our side.
     tasks: Mutex<Vec<AbortHandle>>,
     socket: Option<OwnedFd>,
+}
+
+#[derive(Debug, Clone)]
+struct End {
+    reason: String,
+    /// By itself: nobody on our side wanted it.
+    broken: bool,
 }
 
 impl fmt::Debug for Handle {
@@ -43,7 +49,6 @@ impl Handle {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             ended: watch::Sender::new(None),
-            broken: AtomicBool::new(false),
             tasks: Mutex::new(Vec::new()),
             socket,
         }))
@@ -57,35 +62,32 @@ impl Handle {
 
     /// Why the pipe is dead, as a phrase; `None` while it lives.
     pub(crate) fn ended(&self) -> Option<String> {
-        self.0.ended.borrow().clone()
+        self.0.ended.borrow().as_ref().map(|end| end.reason.clone())
     }
 
     /// Waits for the end; why.
     pub(crate) async fn wait(&self) -> String {
         let mut ended = self.0.ended.subscribe();
-        let reason = ended.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        let end = ended.wait_for(Option::is_some).await.map(|end| end.clone());
         // We hold its sender ourselves: it cannot be gone.
-        reason.ok().flatten().unwrap_or_default()
+        end.ok().flatten().map_or_else(String::new, |end| end.reason)
     }
 
     /// Whether it ended by itself, not because nobody needed it.
     pub(crate) fn has_broken(&self) -> bool {
-        self.0.broken.load(Ordering::Relaxed)
+        self.0.ended.borrow().as_ref().is_some_and(|end| end.broken)
     }
 
-    fn note_break(&self, reason: impl Into<String>) {
-        if self.ended().is_none() {
-            self.0.broken.store(true, Ordering::Relaxed);
-        }
-        self.note_end(reason);
+    /// Notes that the pipe has ended by itself; the first reason counts.
+    pub(crate) fn note_break(&self, reason: impl Into<String>) {
+        self.note(reason.into(), true);
     }
 
-    /// Notes that the pipe has ended; the first reason counts.
-    pub(crate) fn note_end(&self, reason: impl Into<String>) {
+    fn note(&self, reason: String, broken: bool) {
         self.0.ended.send_if_modified(|told| {
             let first = told.is_none();
             if first {
-                *told = Some(reason.into());
+                *told = Some(End { reason, broken });
             }
             first
         });
@@ -93,7 +95,11 @@ impl Handle {
 
     /// Ends the pipe: whoever reads or writes it sees its end.
     pub(crate) fn end(&self, reason: impl Into<String>) {
-        self.note_end(reason);
+        self.note(reason.into(), false);
+        self.stop();
+    }
+
+    fn stop(&self) {
         if let Some(socket) = &self.0.socket {
             // A socket that is down already is what is wanted.
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
@@ -126,7 +132,7 @@ impl Handle {
                     if wait.is_zero() {
                         let handle = Handle(inner);
                         handle.note_break(format!("nothing came from the pod for {} s", silence.as_secs()));
-                        handle.end("it was silent");
+                        handle.stop();
                         return;
                     }
                     wait
@@ -166,13 +172,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Monitored<T> {
         match &polled {
             Poll::Ready(Ok(())) if buf.filled().len() > before => self.handle.moved(&self.handle.0.read),
             Poll::Ready(Ok(())) => self.handle.note_break("the other side closed the link"),
-            // TLS has a lecture for it.
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.handle.note_break("the link was cut");
-            }
-            Poll::Ready(Err(error)) => self.handle.note_break(format!("the link failed: {error}")),
-            Poll::Pending => {}
+            Poll::Ready(Err(_)) | Poll::Pending => {}
         }
+        self.failed(&polled);
         polled
     }
 }
@@ -197,7 +199,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Monitored<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        self.failed(&polled);
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -207,12 +211,22 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Monitored<T> {
 
 impl<T> Monitored<T> {
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &polled {
-            Poll::Ready(Ok(_)) => self.handle.moved(&self.handle.0.written),
-            Poll::Ready(Err(error)) => self.handle.note_break(format!("the link failed: {error}")),
-            Poll::Pending => {}
+        if let Poll::Ready(Ok(_)) = &polled {
+            self.handle.moved(&self.handle.0.written);
         }
+        self.failed(&polled);
         polled
+    }
+
+    fn failed<R>(&self, polled: &Poll<io::Result<R>>) {
+        match polled {
+            // TLS has a lecture for it.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.handle.note_break("the link was cut");
+            }
+            Poll::Ready(Err(error)) => self.handle.note_break(format!("the link failed: {error}")),
+            Poll::Ready(Ok(_)) | Poll::Pending => {}
+        }
     }
 }
 

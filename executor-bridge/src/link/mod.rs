@@ -9,17 +9,16 @@ mod handle;
 mod inject;
 mod local;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use podbridge_tls::{Identity, PublicKey};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use agent_binary::Agents;
-pub(crate) use direct::Door;
+pub(crate) use direct::{Door, dial as dial_direct};
 pub(crate) use handle::{Handle, Monitored};
 
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::pod::{Fate, Place};
 use crate::protocol::target::{LinkChoice, Target};
 
@@ -74,8 +73,6 @@ pub(crate) struct Linker {
     timeout: Duration,
     lease: Duration,
     agents: Arc<Agents>,
-    /// For direct links; made when one is sought.
-    identity: OnceLock<Identity>,
 }
 
 impl Linker {
@@ -85,7 +82,6 @@ impl Linker {
             timeout,
             lease,
             agents: Arc::default(),
-            identity: OnceLock::new(),
         }
     }
 
@@ -124,24 +120,6 @@ impl Linker {
             LinkName::Local => local::dial(&self.target, self.timeout).await,
             _ => exec_proxy::dial(&self.target, container, start, &self.agents, self.timeout).await,
         }
-    }
-
-    pub(crate) async fn dial_direct(&self, door: &Door, limit: Duration) -> Result<Dialed, Failure> {
-        direct::dial(self.identity()?, door, limit).await
-    }
-
-    /// What an agent has to know this bridge by before it is dialled directly.
-    pub(crate) fn public_key(&self) -> Result<PublicKey, Failure> {
-        Ok(self.identity()?.public_key().clone())
-    }
-
-    fn identity(&self) -> Result<&Identity, Failure> {
-        if self.identity.get().is_none() {
-            let made = Identity::new().map_err(|error| Failure::new(Kind::Internal, error.to_string()))?;
-            // Another dial may have been first: its key is the one that counts.
-            let _ = self.identity.set(made);
-        }
-        Ok(self.identity.get().expect("it was set a line before"))
     }
 
     /// What became of the place that a dead link led to, if it is known already.

@@ -84,7 +84,9 @@ impl From<Pod> for View {
             .and_then(|condition| joined(condition.reason, condition.message));
         let spec = pod.spec.unwrap_or_default();
         let own_network = spec.host_network != Some(true);
-        let address = status.pod_ip.and_then(|address| address.parse().ok());
+        let address: Option<IpAddr> = status.pod_ip.and_then(|address| address.parse().ok());
+        // Whatever an API says, a pod is no part of this host, nor many.
+        let is_odd = |address: &IpAddr| address.is_loopback() || address.is_unspecified() || address.is_multicast();
         let selected = spec.node_selector.as_ref().and_then(|labels| labels.get(OS_LABEL));
         let os = spec.os.as_ref().map(|os| &os.name).or(selected);
         let windows = os.is_some_and(|name| name == "windows");
@@ -113,7 +115,7 @@ impl From<Pod> for View {
                 .annotations
                 .and_then(|mut annotations| annotations.remove(DEFAULT_CONTAINER)),
             containers: containers.collect(),
-            address: address.filter(|_| own_network),
+            address: address.filter(|address| own_network && !is_odd(address)),
         }
     }
 }
@@ -340,6 +342,26 @@ mod tests {
         assert_eq!(annotated("b").place(None).unwrap().container, "b");
         assert_eq!(annotated("b").place(Some("a")).unwrap().container, "a");
         assert_eq!(annotated("z").place(None).unwrap().container, "a");
+    }
+
+    #[test]
+    fn only_an_address_of_its_own_leads_to_a_pod() {
+        let address = |json| {
+            view(json)
+                .place(None)
+                .unwrap()
+                .address
+                .map(|address| address.to_string())
+        };
+        assert_eq!(address(serde_json::json!({})), None);
+        let of = |ip| address(serde_json::json!({"status": {"podIP": ip}}));
+        assert_eq!(of("10.0.0.7").as_deref(), Some("10.0.0.7"));
+        assert_eq!(of("fd00::7").as_deref(), Some("fd00::7"));
+        for odd in ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "fe80::1%eth0", "web", ""] {
+            assert_eq!(of(odd), None, "{odd}");
+        }
+        let of_the_node = serde_json::json!({"spec": {"hostNetwork": true}, "status": {"podIP": "10.0.0.7"}});
+        assert_eq!(address(of_the_node), None);
     }
 
     #[test]

@@ -37,6 +37,8 @@ struct Dial {
 struct Slot {
     dial: Option<Dial>,
     dials: u64,
+    /// By the dial's connection; calls may still be on it.
+    superseded: Weak<Connection>,
 }
 
 /// What the lines of one container have in common.
@@ -121,9 +123,9 @@ impl Line {
                     sys::give_memory_back();
                     let connection = Arc::new(connection);
                     if lane == Lane::Bulk {
-                        tokio::spawn(close_unused(Arc::downgrade(&connection), slot.clone()));
+                        tokio::spawn(close_unused(Arc::downgrade(&connection), slot.clone(), number));
                     }
-                    if ends.linker.directly() != Directly::IfPossible || !ends.direct.begin(&connection) {
+                    if ends.linker.directly() != Directly::IfPossible || !ends.seeks_direct(&connection) {
                         return Ok(connection);
                     }
                     let better = tokio::spawn(upgrade(ends, connection.clone(), slot, number));
@@ -152,11 +154,13 @@ impl Line {
     }
 
     pub(super) fn drop_link(&self) {
-        let dial = {
+        let (dial, superseded) = {
             let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-            slot.dial.take()
+            (slot.dial.take(), std::mem::take(&mut slot.superseded))
         };
-        if let Some(Some(Ok(connection))) = dial.as_ref().map(|dial| dial.opening.peek()) {
+        let current = dial.as_ref().and_then(|dial| dial.opening.peek());
+        let current = current.and_then(|dialed| dialed.as_ref().ok().cloned());
+        for connection in [current, superseded.upgrade()].into_iter().flatten() {
             connection.handle.end("a client asked for a new link");
         }
     }
@@ -247,16 +251,26 @@ async fn upgrade(
     let opening = ready(Ok(better.clone())).boxed().shared();
     // It can be seen that it is done only when somebody has asked for it.
     let _ = opening.clone().now_or_never();
-    {
+    let placed = {
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        // Or a client asked for another link meanwhile.
-        slot.dial.as_mut().filter(|dial| dial.number == number)?.opening = opening;
+        match slot.dial.as_mut().filter(|dial| dial.number == number) {
+            Some(dial) => {
+                dial.opening = opening;
+                slot.superseded = Arc::downgrade(&first);
+                true
+            }
+            None => false,
+        }
+    };
+    if !placed {
+        better.handle.end("a client asked for another link meanwhile");
+        return None;
     }
     let milliseconds = begun.elapsed().as_millis() as u64;
     tracing::info!(pod, lane = lane.name(), milliseconds, "link is direct now");
     first.superseded.cancel();
     if lane == Lane::Bulk {
-        tokio::spawn(close_unused(Arc::downgrade(&better), slot));
+        tokio::spawn(close_unused(Arc::downgrade(&better), slot, number));
     }
     Some(better)
 }
@@ -279,21 +293,22 @@ fn same_machine(connection: Connection, machine: &OnceLock<String>, linker: &Lin
 }
 
 /// Ends a connection that only its dial has held for a while. An operation that takes it at that moment dials again.
-async fn close_unused(connection: Weak<Connection>, slot: Arc<Mutex<Slot>>) {
+async fn close_unused(connection: Weak<Connection>, slot: Arc<Mutex<Slot>>, number: u64) {
     let mut unused = false;
     loop {
         sleep(UNUSED).await;
         let Some(connection) = connection.upgrade().filter(|connection| connection.alive()) else {
             return;
         };
+        // It ends with its last call.
+        if connection.superseded.is_cancelled() {
+            return;
+        }
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         // The dial's and ours.
         let used = Arc::strong_count(&connection) > 2;
         if !used && unused {
-            let own = slot
-                .dial
-                .take_if(|dial| matches!(dial.opening.peek(), Some(Ok(own)) if Arc::ptr_eq(own, &connection)));
-            drop(own);
+            drop(slot.dial.take_if(|dial| dial.number == number));
             connection.handle.end("nobody needed it for a while");
             drop(connection);
             sys::give_memory_back();

@@ -43,7 +43,8 @@ pub struct HelloResponse {
     /// What this agent can do, by name (see limits.rs); sorted.
     #[prost(string, repeated, tag = "3")]
     pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// One life of the agent: random id, host boot id and start time of PID 1. A changed value is a lost agent.
+    /// One life of the agent: random id, host boot id and start time of PID 1. A changed value is a lost agent. A direct link is known
+    /// by it to lead to the agent that enrolled its bridge.
     #[prost(string, tag = "4")]
     pub instance: ::prost::alloc::string::String,
     /// The kernel's boot id.

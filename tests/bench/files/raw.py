@@ -58,7 +58,7 @@ class Raw:
         return stream
 
     def close(self):
-        in_pod("pkill -f raw.pem; rm -f /memory/raw.pem")
+        in_pod("pkill -f 'load_cert_chai[n]'; rm /memory/raw.pem")
         self.server.wait()
 
 

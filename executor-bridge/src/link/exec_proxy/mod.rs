@@ -296,7 +296,7 @@ async fn downward(mut reader: Reader, rest: Bytes, to_bridge: mpsc::Sender<io::R
         data = reader.stdout().await;
     }
     // What ends with `to_bridge` is a dead link: HTTP/2 marks its own ends.
-    handle.note_end(reader.epitaph());
+    handle.note_break(reader.epitaph());
 }
 
 /// From the bridge to the pod.
