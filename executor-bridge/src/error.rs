@@ -165,6 +165,10 @@ impl Failure {
         }
     }
 
+    pub(crate) fn on_the_way_if(self, on_the_way: bool) -> Self {
+        Self { on_the_way, ..self }
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Kind::Usage, message)
     }

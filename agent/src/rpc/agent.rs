@@ -72,13 +72,13 @@ impl Agent for AgentService {
         let address = address
             .parse()
             .map_err(|_| Status::invalid_argument(format!("{address:?} is no IP address")))?;
-        let way = self.door.enroll(key, address).await.map_err(|error| match error {
+        let enrolment = self.door.enroll(key, address).await.map_err(|error| match error {
             Error::TooMany => Status::resource_exhausted(error.to_string()),
             Error::NoKey(_) | Error::Tls(_) | Error::Listen { .. } => Status::failed_precondition(error.to_string()),
         })?;
         Ok(Response::new(EnrollResponse {
-            agent_key: way.key.as_der().to_vec().into(),
-            port: way.port.into(),
+            agent_key: enrolment.key.as_der().to_vec().into(),
+            port: enrolment.port.into(),
         }))
     }
 }

@@ -41,7 +41,7 @@ pub(crate) enum Error {
 
 /// Where a bridge finds the agent, and by which key it knows it.
 #[derive(Debug)]
-pub(crate) struct Way {
+pub(crate) struct Enrolment {
     pub(crate) key: PublicKey,
     pub(crate) port: u16,
 }
@@ -77,7 +77,7 @@ impl Door {
         }
     }
 
-    pub(crate) async fn enroll(&self, bridge: PublicKey, address: IpAddr) -> Result<Way, Error> {
+    pub(crate) async fn enroll(&self, bridge: PublicKey, address: IpAddr) -> Result<Enrolment, Error> {
         let mut open = self.open.lock().await;
         let open = match &mut *open {
             Some(open) => open,
@@ -88,7 +88,7 @@ impl Door {
             None => open.listen(address, &self.queue).await?,
         };
         open.enrolled.add(bridge);
-        Ok(Way {
+        Ok(Enrolment {
             key: open.identity.public_key().clone(),
             port,
         })

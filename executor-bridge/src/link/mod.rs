@@ -51,14 +51,6 @@ impl LinkName {
     }
 }
 
-/// Whether links to the pod's own address are sought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Directly {
-    Never,
-    IfPossible,
-    Always,
-}
-
 /// May an agent be started or brought for the dial?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
@@ -96,18 +88,14 @@ impl Linker {
 
     /// Of the link that is dialled first.
     pub(crate) fn first(&self) -> LinkName {
-        match self.target.link() {
+        match self.choice() {
             LinkChoice::Local => LinkName::Local,
             LinkChoice::Auto | LinkChoice::ExecProxy | LinkChoice::Direct => LinkName::ExecProxy,
         }
     }
 
-    pub(crate) fn directly(&self) -> Directly {
-        match self.target.link() {
-            LinkChoice::Local | LinkChoice::ExecProxy => Directly::Never,
-            LinkChoice::Auto => Directly::IfPossible,
-            LinkChoice::Direct => Directly::Always,
-        }
+    pub(crate) fn choice(&self) -> LinkChoice {
+        self.target.link()
     }
 
     /// For messages: which pod.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::connection::Lane;
+use super::diagnosis::is_broken_link;
 use super::line::Ends;
 use super::{Connection, status};
 use crate::error::{Failure, Kind};
@@ -256,14 +257,14 @@ impl Ends {
             Ok(Ok(answer)) => answer,
             Ok(Err(status)) => {
                 let failure = failed(status::reason(&status));
-                return Err(match super::diagnosis::is_broken_link(&status, over) {
-                    true => Missing::Unknown(on_the_way(failure)),
+                return Err(match is_broken_link(&status, over) {
+                    true => Missing::Unknown(failure.on_the_way_if(true)),
                     false => Missing::Impossible(failure),
                 });
             }
             Err(_) => {
-                let why = "its agent was not asked in time".to_owned();
-                return Err(Missing::Unknown(on_the_way(failed(why))));
+                let failure = failed("its agent was not asked in time".into());
+                return Err(Missing::Unknown(failure.on_the_way_if(true)));
             }
         };
         let key = PublicKey::try_from(answer.agent_key.to_vec()).map_err(|error| impossible(&error.to_string()))?;
@@ -291,21 +292,13 @@ impl Ends {
             let why = format!("nothing answers at {address} within {} s", limit.as_secs());
             Err(Failure::new(Kind::Timeout, why))
         });
-        let connection = connection.map_err(on_the_way)?;
+        let connection = connection.map_err(|failure| failure.on_the_way_if(true))?;
         // The key is the agent's. That it is the agent behind the other link, only this says.
         if connection.agent.instance != way.instance {
             connection.handle.end("it leads to another agent");
             return Err(Failure::new(Kind::Agent, format!("another agent answers at {address}")));
         }
         Ok(connection)
-    }
-}
-
-/// It says nothing of the agent: that may well live.
-fn on_the_way(failure: Failure) -> Failure {
-    Failure {
-        on_the_way: true,
-        ..failure
     }
 }
 

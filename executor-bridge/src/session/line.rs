@@ -16,8 +16,9 @@ use super::diagnosis::Patience;
 use super::direct::{Direct, GRACE};
 use super::{Connection, internal};
 use crate::error::{Failure, Kind};
-use crate::link::{Directly, Linker, Start};
+use crate::link::{Linker, Start};
 use crate::protocol::result::LinkStatus;
+use crate::protocol::target::LinkChoice;
 use crate::sys;
 
 /// A connection for bulk that nobody used for so long is closed: it costs a process in the pod. Between one and two of these.
@@ -125,7 +126,7 @@ impl Line {
                     if lane == Lane::Bulk {
                         tokio::spawn(close_unused(Arc::downgrade(&connection), slot.clone(), number));
                     }
-                    if ends.linker.directly() != Directly::IfPossible || !ends.seeks_direct(&connection) {
+                    if ends.linker.choice() != LinkChoice::Auto || !ends.seeks_direct(&connection) {
                         return Ok(connection);
                     }
                     let better = tokio::spawn(upgrade(ends, connection.clone(), slot, number));
@@ -219,15 +220,15 @@ impl Ends {
             Some(machine) => same_machine(connection, machine, linker)?,
             None => connection,
         };
-        match linker.directly() {
-            Directly::Always => self.find_direct(&connection).await.map_err(|failure| Failure {
+        match linker.choice() {
+            LinkChoice::Direct => self.find_direct(&connection).await.map_err(|failure| Failure {
                 message: format!(
                     "{}; without `--link direct` the API server carries all",
                     failure.message
                 ),
                 ..failure
             }),
-            Directly::Never | Directly::IfPossible => Ok(connection),
+            LinkChoice::Auto | LinkChoice::ExecProxy | LinkChoice::Local => Ok(connection),
         }
     }
 }

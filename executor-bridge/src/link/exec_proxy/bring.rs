@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::super::agent_binary::Binary;
-use super::super::exec_stream::CHUNK;
+use super::super::exec_stream::{CHUNK, Reader};
 use super::super::inject::{self, Usable};
 use super::{Dial, Greeting, Proxy};
 use crate::error::{Failure, Kind};
@@ -92,16 +92,7 @@ impl Dial {
                 Kind::NoSpace,
                 &format!("the agent cannot be written to {file} ({})", reader.epitaph()),
             )),
-            _ => Err(Failure {
-                on_the_way: reader.was_cut(),
-                ..self.failure(
-                    Kind::Agent,
-                    &format!(
-                        "the agent could not be brought to {file} ({}); try again",
-                        reader.epitaph()
-                    ),
-                )
-            }),
+            _ => Err(self.cut(&reader, &format!("the agent could not be brought to {file}"))),
         }
     }
 
@@ -135,16 +126,12 @@ impl Dial {
             return self.greeting(reader, writer).await;
         }
         while let Ok(Some(_)) = timeout(self.limit, reader.stdout()).await {}
-        Err(Failure {
-            on_the_way: reader.was_cut(),
-            ..self.failure(
-                Kind::Agent,
-                &format!(
-                    "the agent came to {file} with {length} of {} bytes ({}); try again",
-                    binary.length,
-                    reader.epitaph()
-                ),
-            )
-        })
+        let came = format!("the agent came to {file} with {length} of {} bytes", binary.length);
+        Err(self.cut(&reader, &came))
+    }
+
+    fn cut(&self, reader: &Reader, what: &str) -> Failure {
+        let why = format!("{what} ({}); try again", reader.epitaph());
+        self.failure(Kind::Agent, &why).on_the_way_if(reader.was_cut())
     }
 }

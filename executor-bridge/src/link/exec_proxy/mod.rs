@@ -223,10 +223,9 @@ impl Dial {
                 Ok(Greeting::NoProgram)
             }
             Some(First::Other) => Ok(Greeting::Other(self.strange(&seen, &reader))),
-            None => Ok(Greeting::Other(Failure {
-                on_the_way: reader.was_cut(),
-                ..self.strange(&seen, &reader)
-            })),
+            None => Ok(Greeting::Other(
+                self.strange(&seen, &reader).on_the_way_if(reader.was_cut()),
+            )),
         }
     }
 
