@@ -401,7 +401,13 @@ fn without_git_a_sentence_says_where_it_may_be() {
     let place = Place::new();
     let agent = place.there("beside/podbridge-agent");
     fs::create_dir(agent.parent().unwrap()).unwrap();
-    fs::copy(binary("podbridge-agent"), &agent).unwrap();
+    // Not by this process: what another test starts meanwhile would hold the copy open for writing, and it could not be run.
+    let copied = Command::new("cp")
+        .arg(binary("podbridge-agent"))
+        .arg(&agent)
+        .status()
+        .unwrap();
+    assert!(copied.success());
     let run = || {
         let mut command = Command::new(&agent);
         command

@@ -312,7 +312,14 @@ fn as_another_user_what_is_unreadable_is_reported_and_owners_are_ours() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     // The test itself, where the other user may run it.
     let program = dir.path().join("test");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // Not by this process: what another test starts meanwhile would hold the copy open for writing, and it could not be run.
+    let own = std::env::current_exe().unwrap();
+    let copied = std::process::Command::new("cp")
+        .arg(own)
+        .arg(&program)
+        .status()
+        .unwrap();
+    assert!(copied.success());
     let status = std::process::Command::new("setpriv")
         .args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"])
         .arg(&program)
