@@ -37,14 +37,14 @@ play_semantics() {
 	expect_nothing_left "$1"
 }
 
-play_twins() {
+play_same_name_pods() {
 	local other=two
 	[ "$PLACE" = local ] || other=$NAMESPACE-b
 	new_pod "$1"
 	new_pod "$1" "$other"
-	inventory >"$WORK/twins.yaml" <<<"one $1"$'\n'"two $1 $other"
-	sed -i 's/^all:/twins:/' "$WORK/twins.yaml"
-	playbook twins twins "$WORK/twins.yaml"
+	inventory >"$WORK/same_name_pods.yaml" <<<"one $1"$'\n'"two $1 $other"
+	sed -i 's/^all:/same_name_pods:/' "$WORK/same_name_pods.yaml"
+	playbook same_name_pods same_name_pods "$WORK/same_name_pods.yaml"
 }
 
 play_reset_dead() {

@@ -5,18 +5,18 @@ play_synchronize() {
 	local inventory=$WORK/synchronize.yaml
 	new_pod "$1"
 	inventory >"$inventory" <<<"testhost $1"
-	hosts_alike "$1" >>"$inventory"
+	add_similar_hosts "$1" >>"$inventory"
 	with_posix playbook synchronize synchronize "$inventory"
 }
 
-# The group twins: hosts that only their namespace or container tells apart.
-hosts_alike() {
+# The group similar_hosts: hosts that only their namespace or container tells apart.
+add_similar_hosts() {
 	local other=two
 	[ "$PLACE" = local ] || other=$NAMESPACE-b
-	new_pod "$1-twin"
-	new_pod "$1-twin" "$other"
-	echo "twins:"
-	inventory <<<"one $1-twin"$'\n'"two $1-twin $other" | sed 1d
+	new_pod "$1-same"
+	new_pod "$1-same" "$other"
+	echo "similar_hosts:"
+	inventory <<<"one $1-same"$'\n'"two $1-same $other" | sed 1d
 	# A pod of the local tier has one container.
 	[ "$PLACE" = cluster ] || return 0
 	SIDECAR=side new_pod "$1-both"
@@ -29,7 +29,7 @@ play_synchronize_without() {
 	new_pod "$1"
 	in_pod "$1" mv /usr/bin/rsync /usr/lib/rsync
 	inventory >"$inventory" <<<"testhost $1"
-	hosts_alike "$1" >>"$inventory"
+	add_similar_hosts "$1" >>"$inventory"
 	mkdir -p "$WORK/collections/ansible_collections/podbridge"
 	ln -s "$ROOT/ansible" "$WORK/collections/ansible_collections/podbridge/zuul"
 	ANSIBLE_ACTION_PLUGINS=$ROOT/ansible/plugins/action with_posix playbook synchronize_without synchronize_without "$inventory"

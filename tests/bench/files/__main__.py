@@ -3,7 +3,7 @@
 import os
 import sys
 
-from files import place, repositories, single, trees
+from files import repositories, single, testbed, trees
 
 BENCHES = {"single": single.bench, "trees": trees.bench, "repositories": repositories.bench}
 
@@ -12,7 +12,7 @@ def main(names):
     unknown = set(names) - set(BENCHES)
     if unknown:
         raise SystemExit(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
-    with place.pod() as address:
+    with testbed.pod() as address:
         for name in names or BENCHES:
             print(f"\n# {name} (load {os.getloadavg()[0]:.1f})")
             BENCHES[name](address)

@@ -5,8 +5,8 @@ import subprocess
 import threading
 import time
 
-from files import place, warm
-from files.place import BIN, POD, SSH, TARGET, WORK, podbridge, run, shell, timed
+from files import testbed, warm_clients
+from files.testbed import BIN, POD, SSH, TARGET, WORK, podbridge, run, shell, timed
 
 REPOSITORIES = int(os.environ.get("REPOSITORIES") or 50)
 LARGE = 500
@@ -55,23 +55,26 @@ def many(address):
     for name in names:
         make_repository(WORK / name, 2)
     over = f"{BIN}/podbridge {' '.join(TARGET)} ssh"
-    bridge_latencies = beside(warm.Bridge(), lambda: push_all(names, lambda name: f"{POD}:/disk/pushed/{name}", over))
+    bridge_latencies = beside(
+        warm_clients.Bridge(), lambda: push_all(names, lambda name: f"{POD}:/disk/pushed/{name}", over)
+    )
     bridge = timed(lambda: push_all(names, lambda name: f"{POD}:/disk/again/{name}", over))
     empty = f"for n in {' '.join(names)}; do git init -q --bare $n; done"
-    place.in_pod(f"mkdir -p /disk/ssh /disk/more; cd /disk/ssh; {empty}; cd /disk/more; {empty}")
+    testbed.in_pod(f"mkdir -p /disk/ssh /disk/more; cd /disk/ssh; {empty}; cd /disk/more; {empty}")
     # As many at once as sshd lets in without a key exchanged.
-    place.in_pod("sed -i 's/^#*MaxStartups.*/MaxStartups 200/' /etc/ssh/sshd_config; kill -HUP $(cat /run/sshd.pid)")
+    testbed.in_pod("sed -i 's/^#*MaxStartups.*/MaxStartups 200/' /etc/ssh/sshd_config; kill -HUP $(cat /run/sshd.pid)")
     time.sleep(1)
     ssh_latencies = beside(
-        warm.Ssh(address), lambda: push_all(names, lambda name: f"root@{address}:/disk/more/{name}", " ".join(SSH))
+        warm_clients.Ssh(address),
+        lambda: push_all(names, lambda name: f"root@{address}:/disk/more/{name}", " ".join(SSH)),
     )
     ssh = timed(lambda: push_all(names, lambda name: f"root@{address}:/disk/ssh/{name}", " ".join(SSH)))
-    place.table(
+    testbed.table(
         f"{REPOSITORIES} repositories of 2 MB pushed at once",
         ["seconds", "processor seconds, whole machine"],
         [(name, f"{s:.2f}", f"{cpu:.1f}") for name, (s, cpu) in (("podbridge ssh", bridge), ("ssh", ssh))],
     )
-    place.table(
+    testbed.table(
         "`true` over a connection that is up, one after the other",
         ["p50", "p99", "during the pushes p50", "p99", "count"],
         [
@@ -120,21 +123,21 @@ def cached():
     path = WORK / "large"
     make_repository(path, LARGE)
     # What an image has in its cache.
-    place.in_pod("mkdir -p /opt/git/example.org")
+    testbed.in_pod("mkdir -p /opt/git/example.org")
     tar = f"tar -C {WORK} -cf - large/.git | {' '.join(map(str, podbridge('exec', '-i', POD, '--')))}"
     shell(f"{tar} sh -c 'mkdir -p /disk/cache/example.org && tar -C /disk/cache/example.org -xf -'")
     (path / "new").write_text("one line\n")
     commit(path, "second")
     over = f"{BIN}/podbridge {' '.join(TARGET)} ssh --git-cache /disk/cache"
-    before = place.sent()
+    before = testbed.sent()
     url = f"{POD}:/disk/src/example.org/large"
     seconds, _ = timed(lambda: run(["git", "-C", path, "push", "-q", url, "main"], env=environment(over)))
-    moved = place.sent() - before
+    moved = testbed.sent() - before
     head = run(["git", "-C", path, "rev-parse", "main"]).decode().strip()
-    there = place.in_pod("git -C /disk/src/example.org/large -c safe.directory='*' rev-parse main").decode().strip()
+    there = testbed.in_pod("git -C /disk/src/example.org/large -c safe.directory='*' rev-parse main").decode().strip()
     if head != there:
         raise SystemExit(f"the pod has {there}, not {head}")
-    place.table(
+    testbed.table(
         f"A repository of {LARGE} MB that the image's cache has, and one new commit",
         ["seconds", "bytes on all hops together"],
         [("podbridge ssh", f"{seconds:.2f}", str(moved))],

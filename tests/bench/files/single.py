@@ -2,8 +2,8 @@
 
 import os
 
-from files import place, raw
-from files.place import KUBECTL, NAMESPACE, POD, SSH, WORK, podbridge, run, shell, timed
+from files import raw_tls, testbed
+from files.testbed import KUBECTL, NAMESPACE, POD, SSH, WORK, podbridge, run, shell, timed
 
 SIZE = int(os.environ.get("SIZE") or 1 << 30)
 ROUNDS = 3
@@ -17,7 +17,7 @@ def bench(address):
     there, back = "/memory/file", WORK / "back"
     kubectl, bridge = " ".join(map(str, KUBECTL)), " ".join(map(str, podbridge("exec", "-i", POD, "--")))
     ssh, api = " ".join(SSH), podbridge("--link", "exec-proxy", "cp", "-q")
-    link = raw.Raw(address)
+    link = raw_tls.Raw(address)
     # What a link carries is what a stream with nothing but a file at its ends does.
     up = {
         "link: TLS over TCP": lambda: link.up(source, there),
@@ -50,11 +50,11 @@ def measure(title, ways, there, back):
         for name, action in ways.items():
             back.unlink(missing_ok=True)
             if title == "into the pod":
-                place.in_pod(f"rm -f {there}")
-            place.reset_peaks()
+                testbed.in_pod(f"rm -f {there}")
+            testbed.reset_peaks()
             rows[name].append(timed(action))
             if name == "podbridge cp":
-                peaks = place.peak("podbridge"), place.peak("podbridge-agent")
+                peaks = testbed.peak("podbridge"), testbed.peak("podbridge-agent")
     best = {name: min(times) for name, times in rows.items()}
     megabytes = SIZE / 1e6
 
@@ -71,7 +71,7 @@ def measure(title, ways, there, back):
         )
         for name, (seconds, cpu) in best.items()
     ]
-    place.table(
+    testbed.table(
         f"{megabytes:.0f} MB {title}, the best of {ROUNDS}; bridge {peaks[0]:.0f} MB resident, agent {peaks[1]:.0f} MB",
         ["rate", "of TLS over TCP", "of kubectl exec cat", "processor per MB, whole machine"],
         lines,

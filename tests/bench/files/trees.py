@@ -4,8 +4,8 @@ import os
 import random
 from pathlib import Path
 
-from files import place
-from files.place import KUBECTL, POD, SSH, WORK, podbridge, run, shell, timed
+from files import testbed
+from files.testbed import KUBECTL, POD, SSH, WORK, podbridge, run, shell, timed
 
 FILES = int(os.environ.get("FILES") or 50_000)
 PER_DIRECTORY = 100
@@ -67,25 +67,25 @@ def out_of(there, back, address):
 def measure(name, root, address):
     kind = root.name
     first, again, back = {}, {}, {}
-    place.reset_peaks()
+    testbed.reset_peaks()
     for number in range(ROUNDS):
         there, here = f"/disk/{kind}-{number}", WORK / f"{kind}-{number}"
-        place.in_pod(f"mkdir {there}")
+        testbed.in_pod(f"mkdir {there}")
         here.mkdir()
         # Nothing is removed before the end: ext4 passes over inodes that were freed in the last minutes, one by one.
         in_turn(number, into(root, there, address), first)
         unchanged = into(root, there, address)
         unchanged.pop("tar over kubectl exec")
         in_turn(number, unchanged, again)
-        place.in_pod(f"diff -r {there}/sync {there}/rsync")
+        testbed.in_pod(f"diff -r {there}/sync {there}/rsync")
         in_turn(number, out_of(there, here, address), back)
         run(["diff", "-r", root, here / "sync"])
-    peaks = place.peak("podbridge"), place.peak("podbridge-agent")
+    peaks = testbed.peak("podbridge"), testbed.peak("podbridge-agent")
 
     def best(times, way):
         return "{:.2f} s ({:.1f})".format(*min(times[way])) if way in times else ""
 
-    place.table(
+    testbed.table(
         f"{FILES} files of 1 to 10 kB, {name}: seconds, the best of {ROUNDS} (and the machine's processor seconds); "
         f"largest process: bridge {peaks[0]:.0f} MB resident, agent {peaks[1]:.0f} MB",
         ["into the pod", "again, unchanged", "out of the pod"],

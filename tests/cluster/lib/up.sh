@@ -1,7 +1,7 @@
 # This file owns `cluster up` outside the cluster's namespaces: the names, the
 # network namespace and the cgroups, the wait for the pods. What runs inside is lib/daemons.sh.
 
-PODS="debian busybox readonly twins"
+PODS="debian busybox readonly two-containers"
 
 # The API shows an old status for seconds after a restart: only an exec counts.
 healthy() {

@@ -15,7 +15,7 @@ ALL = SCENARIOS | BENCHMARKS
 def main(names):
     if names == ["list"]:
         for name, scenario in ALL.items():
-            print(f"{name:14} {scenario.__doc__.strip().splitlines()[0]}")
+            print(f"{name:20} {scenario.__doc__.strip().splitlines()[0]}")
         return 0
     unknown = [name for name in names if name not in ALL]
     if unknown:

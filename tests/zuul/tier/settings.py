@@ -14,7 +14,7 @@ FIXTURES = Path(os.environ["TIER_FIXTURES"]) / "tests"
 KUBECTL = os.environ.get("TIER_KUBECTL", "")
 KUBECONFIG = os.environ.get("TIER_KUBECONFIG", "")
 # A cluster beside that one, for scenarios that need two.
-OTHER = tuple(os.environ.get(f"TIER_OTHER_{name}", "") for name in ("KUBECTL", "KUBECONFIG", "NETNS"))
+SECOND_CLUSTER = tuple(os.environ.get(f"TIER_SECOND_CLUSTER_{name}", "") for name in ("KUBECTL", "KUBECONFIG", "NETNS"))
 # The executor's; the cluster's own is larger, it is all of Kubernetes in one program.
 STOCK_KUBECTL = os.environ.get("TIER_STOCK_KUBECTL") or KUBECTL
 KEEP = bool(os.environ.get("KEEP"))

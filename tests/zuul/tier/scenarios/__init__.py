@@ -4,12 +4,12 @@ from tier.scenarios.bytes import exec_bytes, ext_git
 from tier.scenarios.compare import compare
 from tier.scenarios.examples import base_job
 from tier.scenarios.executor import garbage, optout, stop
-from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod, replaced, restarted
+from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod, replaced_binaries, restarted_container
 from tier.scenarios.roles import roles, roles_without_rsync
+from tier.scenarios.same_name_pods import same_name_pods
 from tier.scenarios.sandbox import isolation, loading
-from tier.scenarios.skipped import skipped
+from tier.scenarios.skipped_tasks import skipped_tasks
 from tier.scenarios.stream import stream, stream_fixtures, stream_pod
-from tier.scenarios.twins import twins
 
 SCENARIOS = {
     function.__name__: function
@@ -17,10 +17,10 @@ SCENARIOS = {
         stream_fixtures,
         stream_pod,
         stream,
-        twins,
+        same_name_pods,
         lost_pod,
-        restarted,
-        replaced,
+        restarted_container,
+        replaced_binaries,
         abort,
         late_pod,
         stop,
@@ -35,6 +35,6 @@ SCENARIOS = {
         exec_bytes,
         api_restart,
         compare,
-        skipped,
+        skipped_tasks,
     )
 }

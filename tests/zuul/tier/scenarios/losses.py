@@ -85,7 +85,7 @@ def late_pod(session):
     build.joblog().expect_once(f"{HOST} | hello from {HOST}")
 
 
-def restarted(session):
+def restarted_container(session):
     """A container dies under a task and comes back empty, as a misplaced restartPolicy has it: it stays lost."""
     only_podbridge()
     node = session.node(HOST)
@@ -103,7 +103,7 @@ def restarted(session):
     assert "is no longer the machine that this build began with" in log, "the reason was not said"
 
 
-def replaced(session):
+def replaced_binaries(session):
     """A package is installed over the running one under a task: the build goes on, and so does its live log."""
     only_podbridge()
     node = session.node(HOST)

@@ -9,14 +9,14 @@ HOSTS = 5
 NOISE = 1.1
 
 
-def skipped(session):
+def skipped_tasks(session):
     """SKIPPED=200 skipped tasks on 5 hosts: no more processor time than with stock, in the same run."""
     # Not wall clock, as another load on the machine hardly changes processor time; of up to three runs the least.
     only_podbridge()
     nodes = [session.node(f"host{number}") for number in range(HOSTS)]
     project = settings.WORK / "skipped"
     (project / "playbooks").mkdir(parents=True, exist_ok=True)
-    (project / "playbooks" / "skipped.yaml").write_text(playbook(settings.SKIPPED))
+    (project / "playbooks" / "skipped_tasks.yaml").write_text(playbook(settings.SKIPPED))
     spent = {"stock": [], "podbridge": []}
     for _attempt in range(3):
         for peer, times in spent.items():
@@ -43,7 +43,7 @@ def playbook(tasks):
 
 def run(session, nodes, project):
     """Processor and wall clock time of the playbook."""
-    build = session.run(nodes, "skipped", projects={"org/project": project})
+    build = session.run(nodes, "skipped_tasks", projects={"org/project": project})
     build.joblog().refuse("never seen", "Log Stream did not terminate")
     ((cpu, wall),) = build.spent
     session.end(build)

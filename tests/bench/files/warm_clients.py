@@ -8,7 +8,7 @@ import struct
 import subprocess
 import uuid
 
-from files.place import NAMESPACE, POD, SSH, WORK, podbridge, run
+from files.testbed import NAMESPACE, POD, SSH, WORK, podbridge, run
 
 
 class Bridge:

@@ -4,7 +4,7 @@ import socket
 import ssl
 import subprocess
 
-from files.place import POD, SETUP, WORK, in_pod, run
+from files.testbed import POD, SETUP, WORK, in_pod, run
 
 PORT = 2223
 PIECE = 1 << 20

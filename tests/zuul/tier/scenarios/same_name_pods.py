@@ -12,19 +12,19 @@ from tier.session import expect_no_console_files
 POD = "python-container"
 
 
-def twins(session):
+def same_name_pods(session):
     """Three nodes, one pod name, two clusters, a second container: each line under the right host."""
     both = [kube.container("main"), kube.container("sidecar")]
     nodes = [session.node("left", POD), session.node("right", POD, containers=both)]
     # Only its server is not the same as of `left`. Zuul names a user by its account, in one kubeconfig for all.
-    other = kube.Cluster(*settings.OTHER)
+    other = kube.Cluster(*settings.SECOND_CLUSTER)
     there = kube.make_place(session.name, other, nodes[0][1].namespace, f"{kube.USER}-there")
     nodes.append(session.node("far", POD, place=there))
     who = [(nodes[0], "main"), (nodes[1], "main"), (nodes[1], "sidecar"), (nodes[2], "main")]
     for (name, place, pod), container in who:
         kube.in_pod(place, pod, "sh", "-c", f"echo {name} {container} >/tmp/who", container=container)
     with relay(there.server, other.netns) as server:
-        run_twins(session, [*nodes[:2], ("far", replace(there, server=server), POD)])
+        run_build(session, [*nodes[:2], ("far", replace(there, server=server), POD)])
     expect_no_console_files(*nodes[2][1:])
     expect_no_console_files(*nodes[1][1:], container="sidecar")
     if settings.podbridge():
@@ -35,8 +35,8 @@ def twins(session):
             expect_no_console_files(*nodes[1][1:], container=container)
 
 
-def run_twins(session, nodes):
-    build = session.run(nodes, "twins", host_variables={"right": {"ansible_kubectl_container": "sidecar"}})
+def run_build(session, nodes):
+    build = session.run(nodes, "same_name_pods", host_variables={"right": {"ansible_kubectl_container": "sidecar"}})
     log = build.joblog()
     for host, who in (("left", "left main"), ("right", "right sidecar"), ("far", "far main")):
         assert log.of(host).count(f"I am {who}") == 1, f"{host} says {log.of(host)}"
