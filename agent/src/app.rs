@@ -25,8 +25,8 @@ use crate::logs::Logs;
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService};
 use crate::sys::reaper::Reaper;
 use crate::sys::{heap, proc};
-use crate::transport::accepting::Accepting;
 use crate::transport::direct::Door;
+use crate::transport::listener::Accepting;
 
 /// Flow control, fixed (DESIGN §6). What comes is written to a disk at once, or asked for piece by piece (stdin): the window is as
 /// wide as bulk needs, 800 MB/s at 10 ms.

@@ -10,7 +10,7 @@ use podbridge_proto::limits::MAX_HOLE;
 use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom, Stat, fstat, fstatfs, openat, seek};
 use rustix::io::Errno;
 
-use super::place::Place;
+use super::resolve::Place;
 use super::{Attributes, Error, Location};
 
 /// File systems whose files are made as they are read: what they say of size and time means nothing. proc, sysfs, cgroup,

@@ -3,15 +3,15 @@
 
 mod error;
 mod get;
-mod place;
 mod put;
+mod resolve;
 mod stat;
 mod transfers;
 
 pub use error::Error;
 pub(crate) use error::reason;
 pub use get::{Piece, Source};
-pub use place::Location;
 pub use put::{Put, Target};
+pub use resolve::Location;
 pub use stat::{Attributes, stat};
 pub use transfers::{Begun, Receipt, TransferId, Transfers, Turn};

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, unlin
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::place::Place;
+use super::resolve::Place;
 use super::{Error, Location};
 use crate::sys::users;
 

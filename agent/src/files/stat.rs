@@ -3,7 +3,7 @@
 use rustix::fs::{AtFlags, CWD, FileType, Stat, statat};
 use rustix::io::Errno;
 
-use super::place::Place;
+use super::resolve::Place;
 use super::{Error, Location};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::Error;
 use super::cache::Cached;
+use super::layout::{self, UNBORN, UNFINISHED};
 use super::program::Git;
-use super::{Error, head, place};
-
-/// What a repository is called until it is finished; beside its place or in it, so that it moves there by renames.
-pub(super) const UNFINISHED: &str = ".podbridge-new";
 
 /// HEAD until a branch is pushed, if no cache knows better.
 const FIRST_BRANCH: &str = "master";
@@ -63,7 +61,7 @@ fn fill(git: &Git, unfinished: &Path, directory: &Path, cached: Option<&Cached>)
     // By a setting, as older ones know no option for it; without it, git explains branch names at length.
     let branch = format!("init.defaultBranch={branch}");
     let said = git.say(unfinished, &["-c", &branch, "init", "--quiet", "--bare"]);
-    let said = said.and_then(|_| match place::working_copy(directory) {
+    let said = said.and_then(|_| match layout::working_copy(directory) {
         Some(_) => show_pushes(git, unfinished),
         None => Ok(()),
     });
@@ -71,7 +69,7 @@ fn fill(git: &Git, unfinished: &Path, directory: &Path, cached: Option<&Cached>)
         path: directory.to_owned(),
         said,
     })?;
-    let mut written = fs::write(unfinished.join(head::UNBORN), "");
+    let mut written = fs::write(unfinished.join(UNBORN), "");
     if let Some(cached) = cached {
         let mut line = cached.objects.clone().into_os_string().into_encoded_bytes();
         line.push(b'\n');

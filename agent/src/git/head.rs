@@ -6,11 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::place;
+use super::layout::{self, UNBORN};
 use super::program::Git;
-
-/// A file in the repository that is there until HEAD has a commit; there is something in it from when its checkout begins.
-pub(super) const UNBORN: &str = "podbridge-unborn";
 
 /// Which of several; otherwise it stays to the user to say.
 const USUAL: [&str; 2] = ["refs/heads/main", "refs/heads/master"];
@@ -50,7 +47,7 @@ fn settle(git: &Git, directory: &Path) -> Result<bool, String> {
     let Some(branch) = branch else { return Ok(false) };
     let commit = || git.say(directory, &["rev-parse", "--verify", branch]);
     let mut shown = commit()?;
-    let Some(copy) = place::working_copy(directory) else {
+    let Some(copy) = layout::working_copy(directory) else {
         return git.say(directory, &["symbolic-ref", "HEAD", branch]).map(|_| true);
     };
     // One that was cut short left files that are in the way of the next, though they are ours.

@@ -5,7 +5,7 @@ mod cache;
 mod create;
 mod error;
 mod head;
-mod place;
+mod layout;
 mod program;
 
 use std::path::{Path, PathBuf};
@@ -36,12 +36,12 @@ impl Service {
 /// Becomes the service, or is its parent for the push that gives a new repository its first branch: then its exit code.
 pub(crate) fn serve(service: Service, caches: &[PathBuf], path: &Path) -> Result<u8, Error> {
     let git = Git::find()?;
-    let path = place::absolute(path)?;
+    let path = layout::absolute(path)?;
     if service != Service::ReceivePack {
         return Err(git.replace(service.name(), &path));
     }
-    let directory = place::git_directory(&path);
-    if !place::is_taken(&path) {
+    let directory = layout::git_directory(&path);
+    if !layout::is_taken(&path) {
         create::repository(&git, &directory, cache::of(caches, &path).as_ref())?;
     }
     let Some(unborn) = head::unborn(&directory) else {

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-use super::watches::{Watch, Watches};
+use super::inotify::{Watch, Watches};
 
 /// `None` if not everything that matters can be watched.
 pub(super) fn watch(watches: &Arc<Watches>, path: &Path, wake: &Arc<Notify>) -> Option<Vec<Watch>> {

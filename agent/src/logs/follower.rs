@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
-use super::file::{Life, Read};
-use super::watches::{Watch, Watches};
+use super::inotify::{Watch, Watches};
+use super::open_log::{Life, Read};
 use super::{Error, Event, Logs, Position, directories, on_thread};
 
 /// Between two looks at a file for which inotify cannot be had.

@@ -3,11 +3,10 @@
 
 mod directories;
 mod error;
-mod events;
-mod file;
 mod follower;
-mod lister;
-mod watches;
+mod inotify;
+mod name_watcher;
+mod open_log;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,9 +18,9 @@ use tokio::task::spawn_blocking;
 
 pub use error::Error;
 pub use follower::Follower;
-pub use lister::{Lister, Names};
-pub use watches::Pattern;
-use watches::Watches;
+pub use inotify::Pattern;
+use inotify::Watches;
+pub use name_watcher::{Lister, Names};
 
 /// Looks at files at once, each on a thread that may block: when thousands of followers are woken, the rest waits for a
 /// moment instead of starting hundreds of threads.

@@ -1,4 +1,4 @@
-//! One accepted connection, with streams of its own, a proxy's, or TLS's; counted while it lives. `accepting` and `direct` make them.
+//! One accepted connection, with streams of its own, a proxy's, or TLS's; counted while it lives. `listener` and `direct` make them.
 
 use std::io;
 use std::pin::Pin;

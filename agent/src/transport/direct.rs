@@ -1,5 +1,5 @@
 //! The way to the agent over the pod's own address: TCP with TLS, open from the first bridge on that enrolls, for the keys of
-//! bridges that did (podbridge-tls, ADR 13). `rpc` enrolls; what comes goes where `accepting`'s connections go.
+//! bridges that did (podbridge-tls, ADR 13). `rpc` enrolls; what comes goes where `listener`'s connections go.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,8 +14,8 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, rustls};
 
-use super::accepting::PAUSE;
 use super::connection::{Connection, Counted, Queue, Transport};
+use super::listener::PAUSE;
 
 /// A pod has one or two of them.
 const ADDRESSES: usize = 4;

@@ -8,8 +8,13 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 
 use super::Error;
-use super::create::UNFINISHED;
 use crate::sys::users;
+
+/// What a repository is called until it is finished; beside its place or in it, so that it moves there by renames.
+pub(super) const UNFINISHED: &str = ".podbridge-new";
+
+/// A file in the repository that is there until HEAD has a commit; there is something in it from when its checkout begins.
+pub(super) const UNBORN: &str = "podbridge-unborn";
 
 /// As over ssh: `~` and what is relative is below the user's home.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, Error> {

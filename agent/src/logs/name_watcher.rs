@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
-use super::watches::{Pattern, Watch, Watches};
+use super::inotify::{Pattern, Watch, Watches};
 use super::{Error, Logs, directories, on_thread};
 
 /// Between two looks at a directory for which inotify cannot be had.

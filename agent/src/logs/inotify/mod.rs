@@ -8,16 +8,16 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::events;
 use crate::sys::descriptors;
 
 /// Written to, truncated (MODIFY), renamed, deleted, replaced (ATTRIB: it has a link less).
@@ -31,6 +31,9 @@ const DIRECTORY: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVED_FROM)
     .union(WatchFlags::ATTRIB);
+
+/// A few hundred events.
+const BUFFER: usize = 8 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Watches {
@@ -151,7 +154,7 @@ impl Watches {
             None => {
                 let instance = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
                 let instance = Arc::new(descriptors::watch(instance, Interest::READABLE)?);
-                tokio::spawn(events::forward(instance.clone(), self.clone()));
+                tokio::spawn(forward(instance.clone(), self.clone()));
                 table.instance.insert(instance).clone()
             }
         };
@@ -183,7 +186,7 @@ impl Watches {
     }
 
     /// Wakes those whom an event concerns.
-    pub(super) fn wake(&self, event: &inotify::Event<'_>) {
+    fn wake(&self, event: &inotify::Event<'_>) {
         let mut table = self.lock();
         if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
             // Any event may be among the lost ones.
@@ -217,6 +220,25 @@ impl Drop for Watch {
                 // It fails if the inode has gone, and the watch with it.
                 let _ = inotify::remove_watch(instance.get_ref(), self.descriptor);
             }
+        }
+    }
+}
+
+async fn forward(instance: Arc<AsyncFd<OwnedFd>>, watches: Arc<Watches>) {
+    let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
+    // An error says that the runtime ends.
+    while let Ok(mut ready) = instance.readable().await {
+        // One buffer, then others have their turn. That there is nothing more is the only way in which this read fails.
+        let _ = ready.try_io(|instance| batch(instance.get_ref(), &mut buffer, &watches));
+    }
+}
+
+fn batch(instance: &OwnedFd, buffer: &mut [MaybeUninit<u8>], watches: &Watches) -> io::Result<()> {
+    let mut events = Reader::new(instance, buffer);
+    loop {
+        watches.wake(&events.next()?);
+        if events.is_buffer_empty() {
+            return Ok(());
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 
-use super::watches::Watch;
+use super::inotify::Watch;
 use super::{FileId, Position};
 
 #[derive(Debug)]
