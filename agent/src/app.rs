@@ -25,8 +25,8 @@ use crate::logs::Logs;
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService};
 use crate::sys::reaper::Reaper;
 use crate::sys::{heap, proc};
-use crate::transport::direct::Door;
-use crate::transport::listener::Accepting;
+use crate::transport::direct::DirectListener;
+use crate::transport::listener::Listener;
 
 /// Flow control, fixed (DESIGN §6). What comes is written to a disk at once, or asked for piece by piece (stdin): the window is as
 /// wide as bulk needs, 800 MB/s at 10 ms.
@@ -53,7 +53,7 @@ pub(crate) async fn serve(
     let asked = asked_to_end()?;
     let registry = Arc::new(Registry::new(Reaper::start()?, nofile, store));
     let connections = watch::Sender::new(0usize);
-    let (incoming, queue) = Accepting::start(tokio::net::UnixListener::from_std(listener)?, connections.clone());
+    let (incoming, queue) = Listener::start(tokio::net::UnixListener::from_std(listener)?, connections.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_service_status("", tonic_health::ServingStatus::Serving)
@@ -71,7 +71,10 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .add_service(health_service)
-        .add_service(AgentServer::new(AgentService::new(greeting(), Door::new(queue))))
+        .add_service(AgentServer::new(AgentService::new(
+            greeting(),
+            DirectListener::new(queue),
+        )))
         .add_service(ExecServer::new(ExecService(registry.clone())).max_decoding_message_size(MAX_MESSAGE))
         .add_service(FilesServer::new(FilesService(transfers.clone())).max_decoding_message_size(MAX_MESSAGE))
         .add_service(LogsServer::new(LogsService(logs)))

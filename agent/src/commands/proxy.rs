@@ -17,7 +17,7 @@ use crate::transport::{handover, socket};
 const BUFFER: usize = 256 * 1024;
 
 pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
-    let path = socket::existing(options.socket.path.clone());
+    let path = socket::path_to_connect(options.socket.path.clone());
     let stream = match socket::connect(&path) {
         Err(_) if options.start => {
             serve::start_detached(&path, options.socket.idle_when_detached(), &[])?;
@@ -37,7 +37,7 @@ fn serve_one(mut stream: UnixStream, connect: impl FnOnce() -> io::Result<UnixSt
     stdout.flush()?;
     drop(stdout);
     let (input, output) = (stdio::stdin(), stdio::stdout());
-    if handover::is_possible(input, output) {
+    if handover::are_pipes(input, output) {
         if let Ok(true) = handover::offer(&stream, input, output) {
             return end_of(stream);
         }

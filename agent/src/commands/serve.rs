@@ -23,7 +23,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
         return as_init();
     }
     init::unblock_signals();
-    let path = socket::new(options.socket.path.clone());
+    let path = socket::path_to_serve(options.socket.path.clone());
     if options.daemon {
         start_detached(&path, options.socket.idle_when_detached(), &options.spool.arguments())?;
         return Ok(ExitCode::SUCCESS);

@@ -14,9 +14,9 @@ pub enum Error {
     #[error("{}: not a regular file", .0.display())]
     NotRegular(PathBuf),
     #[error("{}: is a symbolic link, and none is followed below a root", .0.display())]
-    Link(PathBuf),
+    SymbolicLink(PathBuf),
     #[error("{}: is no relative path without `..`, as it must be with a root", .0.display())]
-    Outside(PathBuf),
+    NotBelowRoot(PathBuf),
     #[error("{}: changed while it was read; try again", .0.display())]
     Changed(PathBuf),
     #[error("the container has no user {0:?} in /etc/passwd")]

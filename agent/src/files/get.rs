@@ -10,12 +10,12 @@ use podbridge_proto::limits::MAX_HOLE;
 use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom, Stat, fstat, fstatfs, openat, seek};
 use rustix::io::Errno;
 
-use super::resolve::Place;
+use super::resolve::ResolvedPath;
 use super::{Attributes, Error, Location};
 
 /// File systems whose files are made as they are read: what they say of size and time means nothing. proc, sysfs, cgroup,
 /// cgroup2, debugfs, tracefs, securityfs.
-const MADE_UP: [i64; 7] = [
+const VIRTUAL_FILE_SYSTEMS: [i64; 7] = [
     0x9fa0,
     0x6265_6572,
     0x27_e0eb,
@@ -25,10 +25,10 @@ const MADE_UP: [i64; 7] = [
     0x7363_6673,
 ];
 /// st_blocks counts these.
-const BLOCK: u64 = 512;
+const STAT_BLOCK_SIZE: u64 = 512;
 
 #[derive(Debug)]
-pub struct Source {
+pub struct FileReader {
     path: PathBuf,
     file: File,
     attributes: Attributes,
@@ -44,14 +44,14 @@ pub struct Source {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Piece {
+pub enum Chunk {
     Data(Bytes),
     /// So many zeros that take no room.
     Hole(u64),
     End,
 }
 
-impl Source {
+impl FileReader {
     /// `sparse`: holes may be told as such.
     pub fn open(location: &Location, offset: u64, hasher: Hasher, sparse: bool) -> Result<Self, Error> {
         // Non-blocking: opening a FIFO must not hang before we know what it is.
@@ -59,9 +59,9 @@ impl Source {
         let (opened, path) = match &location.root {
             None => (openat(CWD, &location.path, flags, Mode::empty()), location.path.clone()),
             Some(root) => {
-                let Place { directory, name, path } = Place::beneath(root, &location.path)?;
+                let ResolvedPath { directory, name, path } = ResolvedPath::below_root(root, &location.path)?;
                 match openat(&directory, &name, flags | OFlags::NOFOLLOW, Mode::empty()) {
-                    Err(Errno::LOOP) => return Err(Error::Link(path)),
+                    Err(Errno::LOOP) => return Err(Error::SymbolicLink(path)),
                     opened => (opened, path),
                 }
             }
@@ -75,8 +75,8 @@ impl Source {
         }
         let attributes = Attributes::from(&stat);
         Ok(Self {
-            end: tells_its_size(&file, &stat).then_some(attributes.size),
-            sparse: sparse && (stat.st_blocks as u64).saturating_mul(BLOCK) < attributes.size,
+            end: has_reliable_size(&file, &stat).then_some(attributes.size),
+            sparse: sparse && (stat.st_blocks as u64).saturating_mul(STAT_BLOCK_SIZE) < attributes.size,
             path,
             file,
             attributes,
@@ -92,11 +92,11 @@ impl Source {
     }
 
     /// The next piece, of data at most `max` bytes.
-    pub fn read(&mut self, max: usize) -> Result<Piece, Error> {
+    pub fn read(&mut self, max: usize) -> Result<Chunk, Error> {
         let mut wanted = max as u64;
         if let Some(end) = self.end {
             if self.offset >= end {
-                return self.unchanged().map(|()| Piece::End);
+                return self.check_unchanged().map(|()| Chunk::End);
             }
             if self.sparse && self.offset >= self.data_until {
                 match self.hole_until(end) {
@@ -105,7 +105,7 @@ impl Source {
                         self.hasher.zeros(count);
                         self.offset += count;
                         self.length += count;
-                        return Ok(Piece::Hole(count));
+                        return Ok(Chunk::Hole(count));
                     }
                 }
             }
@@ -115,14 +115,14 @@ impl Source {
         let data = self.data(wanted as usize)?;
         if data.is_empty() {
             return match self.end {
-                None => Ok(Piece::End),
+                None => Ok(Chunk::End),
                 Some(_) => Err(Error::Changed(self.path.clone())),
             };
         }
         self.hasher.update(&data);
         self.offset += data.len() as u64;
         self.length += data.len() as u64;
-        Ok(Piece::Data(data.into()))
+        Ok(Chunk::Data(data.into()))
     }
 
     fn data(&self, wanted: usize) -> Result<Vec<u8>, Error> {
@@ -157,7 +157,7 @@ impl Source {
     }
 
     /// A file that has grown is a log that somebody writes: what there was of it is whole.
-    fn unchanged(&self) -> Result<(), Error> {
+    fn check_unchanged(&self) -> Result<(), Error> {
         let stat = fstat(&self.file).map_err(|errno| Error::system("look at it", &self.path)(errno.into()))?;
         let (now, then) = (Attributes::from(&stat), self.attributes);
         match now.size > then.size || (now.size, now.mtime_ns) == (then.size, then.mtime_ns) {
@@ -172,7 +172,7 @@ impl Source {
     }
 }
 
-fn tells_its_size(file: &File, stat: &Stat) -> bool {
-    let made_up = || fstatfs(file).is_ok_and(|system| MADE_UP.contains(&system.f_type));
+fn has_reliable_size(file: &File, stat: &Stat) -> bool {
+    let made_up = || fstatfs(file).is_ok_and(|system| VIRTUAL_FILE_SYSTEMS.contains(&system.f_type));
     stat.st_size > 0 && !made_up()
 }

@@ -10,8 +10,8 @@ mod transfers;
 
 pub use error::Error;
 pub(crate) use error::reason;
-pub use get::{Piece, Source};
+pub use get::{Chunk, FileReader};
 pub use put::{Put, Target};
 pub use resolve::Location;
 pub use stat::{Attributes, stat};
-pub use transfers::{Begun, Receipt, TransferId, Transfers, Turn};
+pub use transfers::{Receipt, TransferGuard, TransferId, TransferState, Transfers};

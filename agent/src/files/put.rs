@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, unlin
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::resolve::Place;
+use super::resolve::ResolvedPath;
 use super::{Error, Location};
 use crate::sys::users;
 
@@ -34,7 +34,7 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Put {
     target: Target,
-    place: Place,
+    resolved: ResolvedPath,
     /// Its name beside the target's; `None` once it is renamed.
     temporary: Option<String>,
     file: File,
@@ -44,21 +44,21 @@ pub struct Put {
 
 impl Put {
     pub fn create(target: Target, hasher: Hasher) -> Result<Self, Error> {
-        let place = Place::of(&target.location)?;
-        let kind = place.stat().map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let resolved = ResolvedPath::for_writing(&target.location)?;
+        let kind = resolved.stat().map(|stat| FileType::from_raw_mode(stat.st_mode));
         match kind {
             None | Some(FileType::RegularFile) => {}
-            Some(FileType::Directory) => return Err(Error::system("write it", &place.path)(Errno::ISDIR.into())),
-            Some(FileType::Symlink) => return Err(Error::Link(place.path)),
-            Some(_) => return Err(Error::NotRegular(place.path)),
+            Some(FileType::Directory) => return Err(Error::system("write it", &resolved.path)(Errno::ISDIR.into())),
+            Some(FileType::Symlink) => return Err(Error::SymbolicLink(resolved.path)),
+            Some(_) => return Err(Error::NotRegular(resolved.path)),
         }
         let temporary = temporary_name();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&place.directory, &temporary, flags, Mode::RUSR | Mode::WUSR);
-        let file = file.map_err(|errno| Error::system("write it", &place.path)(errno.into()))?;
+        let file = openat(&resolved.directory, &temporary, flags, Mode::RUSR | Mode::WUSR);
+        let file = file.map_err(|errno| Error::system("write it", &resolved.path)(errno.into()))?;
         Ok(Self {
             target,
-            place,
+            resolved,
             temporary: Some(temporary),
             file: File::from(file),
             hasher,
@@ -78,7 +78,7 @@ impl Put {
     pub fn write(&mut self, data: &[u8]) -> Result<(), Error> {
         self.file
             .write_all_at(data, self.length)
-            .map_err(Error::system("write it", &self.place.path))?;
+            .map_err(Error::system("write it", &self.resolved.path))?;
         self.hasher.update(data);
         self.length += data.len() as u64;
         Ok(())
@@ -92,7 +92,7 @@ impl Put {
 
     /// Compares with what the sender sent, and gives the file all but its name.
     pub fn verify(&mut self, length: u64, sum: Sum) -> Result<(), Error> {
-        let path = &self.place.path;
+        let path = &self.resolved.path;
         if length != self.length {
             return Err(Error::Length {
                 path: path.clone(),
@@ -105,7 +105,7 @@ impl Put {
         }
         // A hole at the end is only a length.
         self.file.set_len(length).map_err(Error::system("write it", path))?;
-        self.give_attributes()?;
+        self.set_attributes()?;
         match self.target.sync {
             true => self
                 .file
@@ -117,7 +117,7 @@ impl Put {
 
     /// Puts a verified file in its place.
     pub fn commit(mut self) -> Result<(), Error> {
-        let Place { directory, name, path } = &self.place;
+        let ResolvedPath { directory, name, path } = &self.resolved;
         if let Some(temporary) = &self.temporary {
             renameat(directory, temporary, directory, name)
                 .map_err(|errno| Error::system("replace it", path)(errno.into()))?;
@@ -137,9 +137,9 @@ impl Put {
         Ok(())
     }
 
-    fn give_attributes(&self) -> Result<(), Error> {
-        let path = &self.place.path;
-        let replaced = self.place.stat();
+    fn set_attributes(&self) -> Result<(), Error> {
+        let path = &self.resolved.path;
+        let replaced = self.resolved.stat();
         match &self.target.user {
             Some(user) => {
                 let identity = users::lookup(user).ok_or_else(|| Error::UnknownUser(user.clone()))?;
@@ -174,7 +174,7 @@ impl Drop for Put {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             // The file system may be gone; there is nobody to tell.
-            let _ = unlinkat(&self.place.directory, temporary, AtFlags::empty());
+            let _ = unlinkat(&self.resolved.directory, temporary, AtFlags::empty());
         }
     }
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::Error;
 
 /// As the kernel follows.
-const LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// What a caller calls a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,26 +25,26 @@ pub struct Location {
 }
 
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ResolvedPath {
     pub(super) directory: OwnedFd,
     pub(super) name: OsString,
     /// For messages.
     pub(super) path: PathBuf,
 }
 
-impl Place {
+impl ResolvedPath {
     /// Where the file is written: without a root, where a last symbolic link leads.
-    pub(super) fn of(location: &Location) -> Result<Self, Error> {
+    pub(super) fn for_writing(location: &Location) -> Result<Self, Error> {
         let place = match &location.root {
-            Some(root) => Self::beneath(root, &location.path),
-            None => Self::behind_links(&location.path),
+            Some(root) => Self::below_root(root, &location.path),
+            None => Self::following_links(&location.path),
         }?;
-        place.is_no_directory_by_name(&location.path)?;
+        place.check_trailing_slash(&location.path)?;
         Ok(place)
     }
 
-    pub(super) fn beneath(root: &Path, path: &Path) -> Result<Self, Error> {
-        let outside = || Error::Outside(path.to_owned());
+    pub(super) fn below_root(root: &Path, path: &Path) -> Result<Self, Error> {
+        let outside = || Error::NotBelowRoot(path.to_owned());
         let mut names = Vec::new();
         for component in path.components() {
             match component {
@@ -67,7 +67,7 @@ impl Place {
         })
     }
 
-    fn behind_links(path: &Path) -> Result<Self, Error> {
+    fn following_links(path: &Path) -> Result<Self, Error> {
         let path = follow(path)?;
         let Some(name) = path.file_name() else {
             return Err(Error::system("write it", &path)(Errno::ISDIR.into()));
@@ -82,7 +82,7 @@ impl Place {
     }
 
     /// A name with a slash at its end says that it is a directory.
-    fn is_no_directory_by_name(&self, path: &Path) -> Result<(), Error> {
+    fn check_trailing_slash(&self, path: &Path) -> Result<(), Error> {
         if !path.as_os_str().as_bytes().ends_with(b"/") {
             return Ok(());
         }
@@ -112,7 +112,7 @@ fn step(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error
     let opened = openat(directory, name, flags, Mode::empty()).map_err(failed)?;
     match FileType::from_raw_mode(fstat(&opened).map_err(failed)?.st_mode) {
         FileType::Directory => Ok(opened),
-        FileType::Symlink => Err(Error::Link(path.to_owned())),
+        FileType::Symlink => Err(Error::SymbolicLink(path.to_owned())),
         _ => Err(failed(Errno::NOTDIR)),
     }
 }
@@ -120,7 +120,7 @@ fn step(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error
 /// Where a write through `path` would go: symbolic links stay, and what they name is replaced.
 fn follow(path: &Path) -> Result<PathBuf, Error> {
     let mut path = path.to_owned();
-    for _ in 0..LINKS {
+    for _ in 0..MAX_LINKS {
         match fs::read_link(&path) {
             Ok(link) => path = path.parent().unwrap_or(Path::new("/")).join(link),
             Err(_) => return Ok(path),

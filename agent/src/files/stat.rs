@@ -3,7 +3,7 @@
 use rustix::fs::{AtFlags, CWD, FileType, Stat, statat};
 use rustix::io::Errno;
 
-use super::resolve::Place;
+use super::resolve::ResolvedPath;
 use super::{Error, Location};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub fn stat(location: &Location, follow: bool) -> Result<Option<Attributes>, Err
             };
             statat(CWD, path, flags)
         }
-        Some(root) => match Place::beneath(root, path) {
+        Some(root) => match ResolvedPath::below_root(root, path) {
             Ok(place) => statat(&place.directory, &place.name, AtFlags::SYMLINK_NOFOLLOW),
             Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Err(Errno::NOENT),
             Err(error) => return Err(error),
@@ -56,7 +56,7 @@ pub fn stat(location: &Location, follow: bool) -> Result<Option<Attributes>, Err
     };
     match found {
         Ok(stat) if follow && location.root.is_some() && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
-            Err(Error::Link(path.clone()))
+            Err(Error::SymbolicLink(path.clone()))
         }
         Ok(stat) => Ok(Some((&stat).into())),
         Err(Errno::NOENT) => Ok(None),

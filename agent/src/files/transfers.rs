@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep};
 use super::Put;
 
 /// Longer than senders look for a new link.
-const KEEP: Duration = Duration::from_secs(60);
+const KEEP_FOR: Duration = Duration::from_secs(60);
 /// Each is an open file, and room on the disk.
-const HALF_DONE: usize = 16;
-const COMPLETED: usize = 1024;
+const MAX_HALF_DONE: usize = 16;
+const MAX_COMPLETED: usize = 1024;
 
 pub type TransferId = [u8; 16];
 
@@ -32,21 +32,21 @@ pub struct Transfers(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    held: Mutex<Held>,
+    held: Mutex<Table>,
     /// Told whenever a stream leaves its transfer.
     left: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct Table {
     /// Told to leave when another stream comes.
     streams: HashMap<TransferId, Arc<Notify>>,
-    half_done: VecDeque<Kept<Put>>,
-    completed: VecDeque<Kept<Receipt>>,
+    half_done: VecDeque<Expiring<Put>>,
+    completed: VecDeque<Expiring<Receipt>>,
 }
 
 #[derive(Debug)]
-struct Kept<T> {
+struct Expiring<T> {
     id: TransferId,
     until: Instant,
     what: T,
@@ -54,15 +54,15 @@ struct Kept<T> {
 
 /// What is there of a transfer.
 #[derive(Debug)]
-pub enum Begun {
+pub enum TransferState {
     New,
-    Again(Put),
+    HalfDone(Put),
     Completed(Receipt),
 }
 
 /// A stream's hold of its transfer; the next one waits until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct TransferGuard {
     transfers: Transfers,
     id: TransferId,
     leave: Arc<Notify>,
@@ -70,7 +70,7 @@ pub struct Turn {
 
 impl Transfers {
     /// Waits until no other stream has it; that one is told to leave.
-    pub async fn begin(&self, id: TransferId) -> (Turn, Begun) {
+    pub async fn begin(&self, id: TransferId) -> (TransferGuard, TransferState) {
         loop {
             let left = self.0.left.notified();
             if let Some(begun) = self.try_begin(id) {
@@ -80,7 +80,7 @@ impl Transfers {
         }
     }
 
-    fn try_begin(&self, id: TransferId) -> Option<(Turn, Begun)> {
+    fn try_begin(&self, id: TransferId) -> Option<(TransferGuard, TransferState)> {
         let mut held = self.held();
         if let Some(other) = held.streams.get(&id) {
             other.notify_one();
@@ -90,17 +90,17 @@ impl Transfers {
         held.streams.insert(id, leave.clone());
         let place = held.half_done.iter().position(|kept| kept.id == id);
         let begun = match place.and_then(|place| held.half_done.remove(place)) {
-            Some(kept) => Begun::Again(kept.what),
+            Some(kept) => TransferState::HalfDone(kept.what),
             None => match held.completed.iter().find(|kept| kept.id == id) {
-                Some(kept) => Begun::Completed(kept.what),
-                None => Begun::New,
+                Some(kept) => TransferState::Completed(kept.what),
+                None => TransferState::New,
             },
         };
         let transfers = self.clone();
-        Some((Turn { transfers, id, leave }, begun))
+        Some((TransferGuard { transfers, id, leave }, begun))
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, Table> {
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,7 +125,7 @@ impl Transfers {
     }
 }
 
-impl Turn {
+impl TransferGuard {
     /// Ends when another stream wants to go on.
     pub async fn over(&self) {
         self.leave.notified().await;
@@ -133,15 +133,15 @@ impl Turn {
 
     /// Keeps what has come until the sender goes on.
     pub fn keep(self, put: Put) {
-        let until = Instant::now() + KEEP;
+        let until = Instant::now() + KEEP_FOR;
         let oldest = {
             let mut held = self.transfers.held();
-            held.half_done.push_back(Kept {
+            held.half_done.push_back(Expiring {
                 id: self.id,
                 until,
                 what: put,
             });
-            match held.half_done.len() > HALF_DONE {
+            match held.half_done.len() > MAX_HALF_DONE {
                 true => held.half_done.pop_front(),
                 false => None,
             }
@@ -149,7 +149,7 @@ impl Turn {
         remove(oldest.into_iter().map(|kept| kept.what).collect());
         let transfers = self.transfers.clone();
         tokio::spawn(async move {
-            sleep(KEEP).await;
+            sleep(KEEP_FOR).await;
             transfers.expire();
         });
     }
@@ -157,18 +157,18 @@ impl Turn {
     pub fn complete(self, receipt: Receipt) {
         self.transfers.expire();
         let mut held = self.transfers.held();
-        if held.completed.len() == COMPLETED {
+        if held.completed.len() == MAX_COMPLETED {
             held.completed.pop_front();
         }
-        held.completed.push_back(Kept {
+        held.completed.push_back(Expiring {
             id: self.id,
-            until: Instant::now() + KEEP,
+            until: Instant::now() + KEEP_FOR,
             what: receipt,
         });
     }
 }
 
-impl Drop for Turn {
+impl Drop for TransferGuard {
     fn drop(&mut self) {
         self.transfers.held().streams.remove(&self.id);
         self.transfers.0.left.notify_waiters();
@@ -221,10 +221,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let transfers = Transfers::default();
         let (turn, begun) = transfers.begin([1; 16]).await;
-        assert!(matches!(begun, Begun::New));
+        assert!(matches!(begun, TransferState::New));
         turn.keep(put(dir.path(), b"half"));
         let (turn, begun) = transfers.begin([1; 16]).await;
-        let Begun::Again(put) = begun else { panic!("{begun:?}") };
+        let TransferState::HalfDone(put) = begun else {
+            panic!("{begun:?}")
+        };
         assert_eq!(put.length(), 4);
         drop(put);
         let receipt = Receipt {
@@ -234,7 +236,7 @@ mod tests {
         turn.complete(receipt);
         for _ in 0..2 {
             let (_turn, begun) = transfers.begin([1; 16]).await;
-            assert!(matches!(begun, Begun::Completed(found) if found == receipt));
+            assert!(matches!(begun, TransferState::Completed(found) if found == receipt));
         }
         assert_eq!(files(dir.path()), 0);
     }
@@ -252,7 +254,7 @@ mod tests {
         turn.over().await;
         assert!(!second.is_finished());
         turn.keep(put);
-        assert!(matches!(second.await.unwrap(), Begun::Again(_)));
+        assert!(matches!(second.await.unwrap(), TransferState::HalfDone(_)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,12 +265,12 @@ mod tests {
             let (turn, _) = transfers.begin([id; 16]).await;
             turn.keep(put(dir.path(), b"half"));
         }
-        until(HALF_DONE, dir.path()).await;
-        assert!(matches!(transfers.begin([3; 16]).await.1, Begun::New));
-        sleep(KEEP - Duration::from_secs(5)).await;
-        assert_eq!(files(dir.path()), HALF_DONE);
+        until(MAX_HALF_DONE, dir.path()).await;
+        assert!(matches!(transfers.begin([3; 16]).await.1, TransferState::New));
+        sleep(KEEP_FOR - Duration::from_secs(5)).await;
+        assert_eq!(files(dir.path()), MAX_HALF_DONE);
         sleep(Duration::from_secs(10)).await;
         until(0, dir.path()).await;
-        assert!(matches!(transfers.begin([19; 16]).await.1, Begun::New));
+        assert!(matches!(transfers.begin([19; 16]).await.1, TransferState::New));
     }
 }

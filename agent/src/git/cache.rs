@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Cached {
+pub(super) struct CachedRepository {
     pub(super) objects: PathBuf,
     /// The branch of its HEAD.
     pub(super) branch: Option<String>,
@@ -12,7 +12,7 @@ pub(super) struct Cached {
 
 /// The repository of the longest end of `path` below one of the caches: for `/zuul/src/example.org/nova`, first
 /// `src/example.org/nova`, at last `nova`, each with and without `.git`.
-pub(super) fn of(caches: &[PathBuf], path: &Path) -> Option<Cached> {
+pub(super) fn find(caches: &[PathBuf], path: &Path) -> Option<CachedRepository> {
     let names: PathBuf = path
         .components()
         .filter(|part| matches!(part, Component::Normal(_)))
@@ -47,7 +47,7 @@ fn spellings(cache: &Path, below: &Path) -> [PathBuf; 2] {
 }
 
 /// Bare, or with a working copy. One that is shallow, or a partial clone, would promise git more than it has.
-fn repository(path: &Path) -> Option<Cached> {
+fn repository(path: &Path) -> Option<CachedRepository> {
     [path.join(".git"), path.to_owned()].into_iter().find_map(|directory| {
         let objects = directory.join("objects");
         let head = fs::read_to_string(directory.join("HEAD")).ok()?;
@@ -57,7 +57,7 @@ fn repository(path: &Path) -> Option<Cached> {
             .map(|name| name.trim_end().to_owned())
             // Git would make no repository with such a name.
             .filter(|name| !name.is_empty() && !name.contains("..") && !name.ends_with('/'));
-        (!directory.join("shallow").exists() && !is_partial(&objects)).then_some(Cached {
+        (!directory.join("shallow").exists() && !is_partial(&objects)).then_some(CachedRepository {
             objects: fs::canonicalize(objects).ok()?,
             branch,
         })
@@ -96,7 +96,7 @@ mod tests {
         fs::create_dir(&packs).unwrap();
         fs::write(packs.join("pack-1.promisor"), "").unwrap();
         let caches = ["/no/such/cache".into(), cache.clone()];
-        let found = |path: &str| of(&caches, Path::new(path)).map(|cached| cached.objects);
+        let found = |path: &str| find(&caches, Path::new(path)).map(|cached| cached.objects);
         assert_eq!(found("/zuul/src/example.org/nova"), Some(long.clone()));
         assert_eq!(found("/zuul/src/example.org/nova.git"), Some(long));
         assert_eq!(found("/zuul/src/example.com/nova"), Some(short));
@@ -104,7 +104,7 @@ mod tests {
         for path in ["/zuul/example.org", "/", "/shallow", "/partial", "/zuul/nova/x"] {
             assert_eq!(found(path), None, "{path}");
         }
-        let branch = of(&caches, Path::new("/nova")).unwrap().branch;
+        let branch = find(&caches, Path::new("/nova")).unwrap().branch;
         assert_eq!(branch.as_deref(), Some("stable/1"));
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
-use super::cache::Cached;
+use super::cache::CachedRepository;
 use super::layout::{self, UNBORN, UNFINISHED};
 use super::program::Git;
 
@@ -15,7 +15,7 @@ use super::program::Git;
 const FIRST_BRANCH: &str = "master";
 
 /// Makes the repository whose own files are to be `directory`.
-pub(super) fn repository(git: &Git, directory: &Path, cached: Option<&Cached>) -> Result<(), Error> {
+pub(super) fn create_repository(git: &Git, directory: &Path, cached: Option<&CachedRepository>) -> Result<(), Error> {
     let failed = |source| Error::Create {
         path: directory.to_owned(),
         source,
@@ -54,20 +54,20 @@ pub(super) fn repository(git: &Git, directory: &Path, cached: Option<&Cached>) -
     result
 }
 
-fn fill(git: &Git, unfinished: &Path, directory: &Path, cached: Option<&Cached>) -> Result<(), Error> {
+fn fill(git: &Git, unfinished: &Path, directory: &Path, cached: Option<&CachedRepository>) -> Result<(), Error> {
     let branch = cached
         .and_then(|cached| cached.branch.as_deref())
         .unwrap_or(FIRST_BRANCH);
     // By a setting, as older ones know no option for it; without it, git explains branch names at length.
     let branch = format!("init.defaultBranch={branch}");
-    let said = git.say(unfinished, &["-c", &branch, "init", "--quiet", "--bare"]);
-    let said = said.and_then(|_| match layout::working_copy(directory) {
-        Some(_) => show_pushes(git, unfinished),
+    let message = git.output(unfinished, &["-c", &branch, "init", "--quiet", "--bare"]);
+    let message = message.and_then(|_| match layout::working_copy(directory) {
+        Some(_) => enable_checkout_on_push(git, unfinished),
         None => Ok(()),
     });
-    said.map_err(|said| Error::Init {
+    message.map_err(|message| Error::Init {
         path: directory.to_owned(),
-        said,
+        message,
     })?;
     let mut written = fs::write(unfinished.join(UNBORN), "");
     if let Some(cached) = cached {
@@ -93,9 +93,9 @@ fn move_into(unfinished: &Path, directory: &Path) -> io::Result<()> {
 }
 
 /// Pushes reach the working copy, unless something in it was changed.
-fn show_pushes(git: &Git, unfinished: &Path) -> Result<(), String> {
+fn enable_checkout_on_push(git: &Git, unfinished: &Path) -> Result<(), String> {
     for [name, value] in [["core.bare", "false"], ["receive.denyCurrentBranch", "updateInstead"]] {
-        git.say(unfinished, &["config", name, value])?;
+        git.output(unfinished, &["config", name, value])?;
     }
     Ok(())
 }

@@ -6,23 +6,23 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("there is no git here; install it in the image, or put it beside the agent, in {}", beside.display())]
-    Missing { beside: PathBuf },
+    NoGit { beside: PathBuf },
     #[error("{} cannot be run: {source}", program.display())]
-    Run { program: PathBuf, source: io::Error },
+    CannotRun { program: PathBuf, source: io::Error },
     #[error("no user {0} here, whose home ~{0} would be")]
-    User(String),
+    UnknownUser(String),
     #[error("the repository {} cannot be made: {source}", path.display())]
     Create { path: PathBuf, source: io::Error },
-    #[error("the repository {} cannot be made: git init: {said}", path.display())]
-    Init { path: PathBuf, said: String },
+    #[error("the repository {} cannot be made: git init: {message}", path.display())]
+    Init { path: PathBuf, message: String },
 }
 
 impl Error {
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Error::Missing { .. } => 127,
-            Error::Run { .. } => 126,
-            Error::User(_) | Error::Create { .. } | Error::Init { .. } => 128,
+            Error::NoGit { .. } => 127,
+            Error::CannotRun { .. } => 126,
+            Error::UnknownUser(_) | Error::Create { .. } | Error::Init { .. } => 128,
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) const UNFINISHED: &str = ".podbridge-new";
 pub(super) const UNBORN: &str = "podbridge-unborn";
 
 /// As over ssh: `~` and what is relative is below the user's home.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf, Error> {
+pub(super) fn absolute_path(path: &Path) -> Result<PathBuf, Error> {
     let Some(named) = path.as_os_str().as_bytes().strip_prefix(b"~") else {
         return Ok(own_home().join(path).components().collect());
     };
@@ -30,7 +30,7 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Error> {
         .map_or(&[][..], |at| &named[end + at..]);
     let home = match user.is_empty() {
         true => own_home(),
-        false => home_of(&user).ok_or(Error::User(user))?,
+        false => home_of(&user).ok_or(Error::UnknownUser(user))?,
     };
     Ok(home.join(OsStr::from_bytes(below)).components().collect())
 }
@@ -59,8 +59,8 @@ pub(super) fn working_copy(git_directory: &Path) -> Option<&Path> {
     git_directory.parent().filter(|_| git_directory.ends_with(".git"))
 }
 
-/// Whether git has something to say about the path: it is there and no empty directory, or git finds it with `.git` added.
-pub(super) fn is_taken(path: &Path) -> bool {
+/// Whether git has something to output about the path: it is there and no empty directory, or git finds it with `.git` added.
+pub(super) fn is_occupied(path: &Path) -> bool {
     if fs::symlink_metadata(path).is_err() {
         let mut longer = path.as_os_str().to_owned();
         longer.push(".git");
@@ -87,9 +87,9 @@ mod tests {
             ("~//etc", home.join("etc")),
             ("~root/x", home_of("root").unwrap().join("x")),
         ] {
-            assert_eq!(absolute(Path::new(given)).unwrap(), expected, "{given}");
+            assert_eq!(absolute_path(Path::new(given)).unwrap(), expected, "{given}");
         }
-        let unknown = absolute(Path::new("~no-such-user/x")).unwrap_err();
+        let unknown = absolute_path(Path::new("~no-such-user/x")).unwrap_err();
         assert!(unknown.to_string().contains("no-such-user"), "{unknown}");
     }
 
@@ -109,7 +109,7 @@ mod tests {
             ("other", true),
         ];
         for (name, expected) in taken {
-            assert_eq!(is_taken(&directory.join(name)), expected, "{name}");
+            assert_eq!(is_occupied(&directory.join(name)), expected, "{name}");
         }
     }
 }

@@ -36,20 +36,20 @@ impl Service {
 /// Becomes the service, or is its parent for the push that gives a new repository its first branch: then its exit code.
 pub(crate) fn serve(service: Service, caches: &[PathBuf], path: &Path) -> Result<u8, Error> {
     let git = Git::find()?;
-    let path = layout::absolute(path)?;
+    let path = layout::absolute_path(path)?;
     if service != Service::ReceivePack {
         return Err(git.replace(service.name(), &path));
     }
     let directory = layout::git_directory(&path);
-    if !layout::is_taken(&path) {
-        create::repository(&git, &directory, cache::of(caches, &path).as_ref())?;
+    if !layout::is_occupied(&path) {
+        create::create_repository(&git, &directory, cache::find(caches, &path).as_ref())?;
     }
-    let Some(unborn) = head::unborn(&directory) else {
+    let Some(unborn) = head::open_unborn_marker(&directory) else {
         return Err(git.replace(service.name(), &path));
     };
     let code = git.run(service.name(), &path)?;
     if code == 0 {
-        head::follow(&git, &directory, &unborn);
+        head::adopt_pushed_branch(&git, &directory, &unborn);
     }
     Ok(code)
 }

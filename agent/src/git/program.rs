@@ -27,7 +27,7 @@ impl Git {
             .into_iter()
             .map(|path| PathBuf::from(OsString::from_vec(path.into_bytes())));
         let Some(program) = paths.find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok()) else {
-            return Err(Error::Missing { beside });
+            return Err(Error::NoGit { beside });
         };
         let mut path = std::env::var_os("PATH").unwrap_or_default();
         if program.parent() == Some(&beside) && !path.is_empty() {
@@ -62,12 +62,17 @@ impl Git {
     }
 
     /// What git prints about the repository in `directory`, or what it says is wrong.
-    pub(super) fn say(&self, directory: &Path, words: &[&str]) -> Result<String, String> {
-        self.say_in(None, directory, words)
+    pub(super) fn output(&self, directory: &Path, words: &[&str]) -> Result<String, String> {
+        self.output_in_copy(None, directory, words)
     }
 
     /// The same with a working copy, which is the current directory then.
-    pub(super) fn say_in(&self, copy: Option<&Path>, directory: &Path, words: &[&str]) -> Result<String, String> {
+    pub(super) fn output_in_copy(
+        &self,
+        copy: Option<&Path>,
+        directory: &Path,
+        words: &[&str],
+    ) -> Result<String, String> {
         let mut command = self.command();
         command.env("GIT_DIR", directory).args(words).stdin(Stdio::null());
         if let Some(copy) = copy {
@@ -82,7 +87,7 @@ impl Git {
     }
 
     fn cannot_run(&self, source: std::io::Error) -> Error {
-        Error::Run {
+        Error::CannotRun {
             program: self.program.clone(),
             source,
         }

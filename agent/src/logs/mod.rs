@@ -20,11 +20,11 @@ pub use error::Error;
 pub use follower::Follower;
 pub use inotify::Pattern;
 use inotify::Watches;
-pub use name_watcher::{Lister, Names};
+pub use name_watcher::{NameChanges, NameWatcher};
 
 /// Looks at files at once, each on a thread that may block: when thousands of followers are woken, the rest waits for a
 /// moment instead of starting hundreds of threads.
-const LOOKS: usize = 8;
+const MAX_CHECKS: usize = 8;
 
 /// A place in one life of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Logs {
     watches: Arc<Watches>,
-    looks: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
     /// Followers that have gone.
     gone: watch::Sender<u64>,
 }
@@ -59,7 +59,7 @@ impl Default for Logs {
     fn default() -> Self {
         Self {
             watches: Arc::default(),
-            looks: Arc::new(Semaphore::new(LOOKS)),
+            checks: Arc::new(Semaphore::new(MAX_CHECKS)),
             gone: watch::Sender::new(0),
         }
     }
@@ -72,8 +72,8 @@ impl Logs {
     }
 
     /// The names of a form in a directory, by its absolute path.
-    pub fn list(&self, directory: PathBuf, pattern: Pattern) -> Lister {
-        Lister::new(self, directory, pattern)
+    pub fn list(&self, directory: PathBuf, pattern: Pattern) -> NameWatcher {
+        NameWatcher::new(self, directory, pattern)
     }
 
     /// Changes whenever a follower has gone.
@@ -83,12 +83,12 @@ impl Logs {
 }
 
 /// Looks on a thread that may block, when there is room for one more look.
-async fn on_thread<T, R>(looks: &Arc<Semaphore>, mut who: T, look: fn(&mut T) -> R) -> Result<(T, R), Error>
+async fn on_thread<T, R>(checks: &Arc<Semaphore>, mut who: T, look: fn(&mut T) -> R) -> Result<(T, R), Error>
 where
     T: Send + 'static,
     R: Send + 'static,
 {
-    let room = looks.clone().acquire_owned().await.expect("it is never closed");
+    let room = checks.clone().acquire_owned().await.expect("it is never closed");
     let looked = spawn_blocking(move || {
         let found = look(&mut who);
         drop(room);

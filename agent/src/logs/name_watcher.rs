@@ -17,20 +17,20 @@ use tokio::time::timeout;
 use super::inotify::{Pattern, Watch, Watches};
 use super::{Error, Logs, directories, on_thread};
 
-/// Between two looks at a directory for which inotify cannot be had.
-const POLL: Duration = Duration::from_millis(100);
+/// Between two checks at a directory for which inotify cannot be had.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is new since the last one.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct NameChanges {
     pub appeared: Vec<Bytes>,
     pub gone: Vec<Bytes>,
 }
 
 #[derive(Debug)]
-pub struct Lister {
+pub struct NameWatcher {
     watches: Arc<Watches>,
-    looks: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
     directory: PathBuf,
     pattern: Pattern,
     wake: Arc<Notify>,
@@ -39,11 +39,11 @@ pub struct Lister {
     known: Option<BTreeSet<Bytes>>,
 }
 
-impl Lister {
+impl NameWatcher {
     pub(super) fn new(logs: &Logs, directory: PathBuf, pattern: Pattern) -> Self {
         Self {
             watches: logs.watches.clone(),
-            looks: logs.looks.clone(),
+            checks: logs.checks.clone(),
             directory,
             pattern,
             wake: Arc::default(),
@@ -52,34 +52,34 @@ impl Lister {
         }
     }
 
-    /// What is new, and the lister for what will be; the first time all there are, which may be none.
-    pub async fn next(mut self) -> Result<(Self, Names), Error> {
+    /// What is new, and the watcher for what will be; the first time all there are, which may be none.
+    pub async fn next(mut self) -> Result<(Self, NameChanges), Error> {
         loop {
-            let looks = self.looks.clone();
-            let (lister, found) = on_thread(&looks, self, Self::look).await?;
-            self = lister;
+            let checks = self.checks.clone();
+            let (watcher, found) = on_thread(&checks, self, Self::check).await?;
+            self = watcher;
             if let Some(names) = found.map_err(Error::system("list it", &self.directory))? {
                 return Ok((self, names));
             }
             if self.watched.is_empty() {
-                let _ = timeout(POLL, self.wake.notified()).await;
+                let _ = timeout(POLL_INTERVAL, self.wake.notified()).await;
             } else {
                 self.wake.notified().await;
             }
         }
     }
 
-    fn look(&mut self) -> io::Result<Option<Names>> {
+    fn check(&mut self) -> io::Result<Option<NameChanges>> {
         // Those of before go last: what is watched in both stays so.
         self.watched = self.watch()?;
         let present = self.list()?;
         let first = self.known.is_none();
         let known = self.known.replace(present.clone()).unwrap_or_default();
-        let names = Names {
+        let names = NameChanges {
             appeared: present.difference(&known).cloned().collect(),
             gone: known.difference(&present).cloned().collect(),
         };
-        Ok((first || names != Names::default()).then_some(names))
+        Ok((first || names != NameChanges::default()).then_some(names))
     }
 
     /// Empty if not everything that matters can be watched.

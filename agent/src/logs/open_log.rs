@@ -1,4 +1,4 @@
-//! One life of a log: an open regular file and how much of it was read. The descriptor keeps the inode, so that nothing
+//! One log of a log: an open regular file and how much of it was read. The descriptor keeps the inode, so that nothing
 //! written is lost when the name goes away and no other file can be mistaken for this one. Blocking calls.
 
 use std::fs::{File, Metadata, OpenOptions, symlink_metadata};
@@ -13,7 +13,7 @@ use super::inotify::Watch;
 use super::{FileId, Position};
 
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct OpenLog {
     /// Missing if inotify cannot be had for it. Declared first: the watch goes before the inode does.
     pub(super) watch: Option<Watch>,
     pub(super) file: File,
@@ -22,14 +22,14 @@ pub(super) struct Life {
 
 /// What comes next in a file.
 #[derive(Debug)]
-pub(super) enum Read {
+pub(super) enum ReadOutcome {
     Data(Bytes),
     /// It is shorter than what was read: it begins anew.
     Truncated,
     End,
 }
 
-impl Life {
+impl OpenLog {
     /// `None` if there is no regular file that may be read.
     pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
         let Some(meta) = unless_absent(symlink_metadata(path))? else {
@@ -46,12 +46,12 @@ impl Life {
         let Some(file) = unless_absent(open)? else {
             return Ok(None);
         };
-        let life = Self {
+        let log = Self {
             watch: None,
             offset: 0,
             file,
         };
-        Ok(life.file.metadata()?.is_file().then_some(life))
+        Ok(log.file.metadata()?.is_file().then_some(log))
     }
 
     /// Goes on where an earlier follower was cut off, if this is the same file and as long as that.
@@ -71,21 +71,21 @@ impl Life {
     }
 
     /// The next piece, in a buffer of its size: a line that was appended takes no more.
-    pub(super) fn read(&mut self, max: usize) -> io::Result<Read> {
+    pub(super) fn read(&mut self, max: usize) -> io::Result<ReadOutcome> {
         let size = self.file.metadata()?.len();
         if size < self.offset {
             self.offset = 0;
-            return Ok(Read::Truncated);
+            return Ok(ReadOutcome::Truncated);
         }
         let unread = usize::try_from(size - self.offset).map_or(max, |unread| unread.min(max));
         let mut piece = vec![0; unread];
         let got = self.file.read_at(&mut piece, self.offset)?;
         if got == 0 {
-            return Ok(Read::End);
+            return Ok(ReadOutcome::End);
         }
         piece.truncate(got);
         self.offset += got as u64;
-        Ok(Read::Data(piece.into()))
+        Ok(ReadOutcome::Data(piece.into()))
     }
 
     /// Is this still the file of that name? Both are looked at now: on overlayfs an inode may get another number.

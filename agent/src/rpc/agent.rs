@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::require;
 use crate::exec;
-use crate::transport::direct::{Door, Error};
+use crate::transport::direct::{DirectListener, Error};
 
 /// What Hello answers; made once at start.
 #[derive(Debug, Clone)]
@@ -22,12 +22,12 @@ pub(crate) struct Greeting {
 #[derive(Debug)]
 pub(crate) struct AgentService {
     greeting: Greeting,
-    door: Door,
+    listener: DirectListener,
 }
 
 impl AgentService {
-    pub(crate) fn new(greeting: Greeting, door: Door) -> Self {
-        Self { greeting, door }
+    pub(crate) fn new(greeting: Greeting, listener: DirectListener) -> Self {
+        Self { greeting, listener }
     }
 }
 
@@ -72,8 +72,8 @@ impl Agent for AgentService {
         let address = address
             .parse()
             .map_err(|_| Status::invalid_argument(format!("{address:?} is no IP address")))?;
-        let enrolment = self.door.enroll(key, address).await.map_err(|error| match error {
-            Error::TooMany => Status::resource_exhausted(error.to_string()),
+        let enrolment = self.listener.enroll(key, address).await.map_err(|error| match error {
+            Error::TooManyAddresses => Status::resource_exhausted(error.to_string()),
             Error::NoKey(_) | Error::Tls(_) | Error::Listen { .. } => Status::failed_precondition(error.to_string()),
         })?;
         Ok(Response::new(EnrollResponse {

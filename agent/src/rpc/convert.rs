@@ -234,9 +234,9 @@ pub(super) fn files_status(error: files::Error) -> Status {
     let mut status = match &error {
         E::System { .. } => refused(text, error.errno()),
         E::UnknownUser(_) => Status::failed_precondition(text),
-        E::Outside(_) => Status::invalid_argument(text),
+        E::NotBelowRoot(_) => Status::invalid_argument(text),
         // Of the file, and not of what was asked for.
-        E::NotRegular(_) | E::Link(_) | E::Changed(_) => Status::unknown(text),
+        E::NotRegular(_) | E::SymbolicLink(_) | E::Changed(_) => Status::unknown(text),
         E::Length { .. } | E::Digest(_) => Status::data_loss(text),
     };
     if matches!(error, E::Length { .. } | E::Digest(_)) {

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
 use super::incoming::{self, IN_FLIGHT, Incoming, commit, location, outcome};
-use crate::files::{Error, Piece, Source, Transfers, stat};
+use crate::files::{Chunk, Error, FileReader, Transfers, stat};
 
 #[derive(Debug)]
 pub(crate) struct FilesService(pub(crate) Transfers);
@@ -26,14 +26,14 @@ pub(crate) struct FilesService(pub(crate) Transfers);
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Sends a file until its end, or until nobody takes it any more.
-fn send(mut source: Source, answers: &mpsc::Sender<Result<GetResponse, Status>>) -> Result<(), Error> {
+fn send(mut source: FileReader, answers: &mpsc::Sender<Result<GetResponse, Status>>) -> Result<(), Error> {
     let send = |part| answers.blocking_send(Ok(GetResponse { part: Some(part) })).is_ok();
     let mut more = send(GetPart::Stat(convert::attributes(source.attributes())));
     while more {
         more = match source.read(MAX_CHUNK)? {
-            Piece::Data(data) => send(GetPart::Data(data)),
-            Piece::Hole(count) => send(GetPart::Hole(count)),
-            Piece::End => break,
+            Chunk::Data(data) => send(GetPart::Data(data)),
+            Chunk::Hole(count) => send(GetPart::Hole(count)),
+            Chunk::End => break,
         };
     }
     if more {
@@ -90,7 +90,7 @@ impl Files for FilesService {
         let location = location(&request.path, request.root.as_ref())?;
         let hasher = Hasher::new(request.digest());
         let GetRequest { offset, sparse, .. } = request;
-        let source = outcome(spawn_blocking(move || Source::open(&location, offset, hasher, sparse)).await)?;
+        let source = outcome(spawn_blocking(move || FileReader::open(&location, offset, hasher, sparse)).await)?;
         let (answers, receiver) = mpsc::channel(IN_FLIGHT);
         spawn_blocking(move || {
             if let Err(error) = send(source, &answers) {

@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tonic::{Status, Streaming};
 
 use super::convert;
-use crate::files::{Begun, Error, Location, Put, Receipt, Target, Transfers};
+use crate::files::{Error, Location, Put, Receipt, Target, TransferState, Transfers};
 
 /// Chunks between connection and disk.
 pub(super) const IN_FLIGHT: usize = 8;
@@ -56,16 +56,16 @@ pub(super) fn outcome<T>(joined: Result<Result<T, Error>, JoinError>) -> Result<
 }
 
 pub(super) struct Incoming {
-    pieces: mpsc::Sender<Piece>,
+    pieces: mpsc::Sender<ContentPart>,
     writing: JoinHandle<Result<Written, Error>>,
     length: watch::Receiver<u64>,
 }
 
 /// What follows the header.
-enum Piece {
+enum ContentPart {
     Data(Bytes),
     Hole(u64),
-    End(PutTrailer),
+    Trailer(PutTrailer),
 }
 
 enum Written {
@@ -87,15 +87,15 @@ impl Incoming {
     }
 
     fn start(put: impl FnOnce() -> Result<Put, Error> + Send + 'static, length: u64) -> Self {
-        let (pieces, mut queue) = mpsc::channel::<Piece>(IN_FLIGHT);
+        let (pieces, mut queue) = mpsc::channel::<ContentPart>(IN_FLIGHT);
         let (told, length) = watch::channel(length);
         let writing = spawn_blocking(move || {
             let mut put = put()?;
             while let Some(piece) = queue.blocking_recv() {
                 match piece {
-                    Piece::Data(data) => put.write(&data)?,
-                    Piece::Hole(count) => put.hole(count),
-                    Piece::End(PutTrailer { length, digest }) => {
+                    ContentPart::Data(data) => put.write(&data)?,
+                    ContentPart::Hole(count) => put.hole(count),
+                    ContentPart::Trailer(PutTrailer { length, digest }) => {
                         // A digest of another length is one that differs.
                         put.verify(length, digest[..].try_into().unwrap_or_default())?;
                         return Ok(Written::Verified(put));
@@ -120,13 +120,13 @@ impl Incoming {
 
     /// False if no more is wanted: `end` says why.
     pub(super) async fn data(&self, data: Bytes) -> bool {
-        self.pieces.send(Piece::Data(data)).await.is_ok()
+        self.pieces.send(ContentPart::Data(data)).await.is_ok()
     }
 
     pub(super) async fn hole(&self, count: u64) -> Result<bool, Status> {
         match count > MAX_HOLE {
             true => Err(Status::invalid_argument("a hole is longer than it may be")),
-            false => Ok(self.pieces.send(Piece::Hole(count)).await.is_ok()),
+            false => Ok(self.pieces.send(ContentPart::Hole(count)).await.is_ok()),
         }
     }
 
@@ -134,7 +134,7 @@ impl Incoming {
     pub(super) async fn end(self, trailer: Option<PutTrailer>) -> Result<Put, Status> {
         if let Some(trailer) = trailer {
             // A writer that has given up says why below.
-            let _ = self.pieces.send(Piece::End(trailer)).await;
+            let _ = self.pieces.send(ContentPart::Trailer(trailer)).await;
         }
         match self.written().await? {
             Written::Verified(put) => Ok(put),
@@ -166,7 +166,7 @@ pub(super) async fn header(messages: &mut Streaming<PutRequest>) -> Result<PutHe
 }
 
 /// How the stream of a Write ended.
-enum End {
+enum StreamEnd {
     Trailer(PutTrailer),
     /// The sender may come again.
     Broken,
@@ -190,13 +190,13 @@ pub(super) async fn write(
     let wanted = target(header.clone())?;
     let (turn, begun) = transfers.begin(id).await;
     let mut file = match begun {
-        Begun::New => Incoming::begin(header)?,
-        Begun::Again(put) if *put.target() == wanted => Incoming::go_on(put),
-        Begun::Again(put) => {
+        TransferState::New => Incoming::begin(header)?,
+        TransferState::HalfDone(put) if *put.target() == wanted => Incoming::go_on(put),
+        TransferState::HalfDone(put) => {
             turn.keep(put);
             return Err(Status::invalid_argument("transfer_id names another transfer"));
         }
-        Begun::Completed(receipt) => {
+        TransferState::Completed(receipt) => {
             tell(answers, done(receipt)).await;
             return Ok(());
         }
@@ -208,19 +208,19 @@ pub(super) async fn write(
             message = messages.message() => match message {
                 Ok(Some(PutRequest { part })) => match part {
                     Some(Part::Data(data)) => if !file.data(data).await {
-                        break End::Refused;
+                        break StreamEnd::Refused;
                     }
                     Some(Part::Hole(count)) => if !file.hole(count).await? {
-                        break End::Refused;
+                        break StreamEnd::Refused;
                     }
-                    Some(Part::Trailer(trailer)) => break End::Trailer(trailer),
-                    Some(Part::Abandon(_)) => break End::Abandoned,
+                    Some(Part::Trailer(trailer)) => break StreamEnd::Trailer(trailer),
+                    Some(Part::Abandon(_)) => break StreamEnd::Abandoned,
                     Some(Part::Header(_)) | None => return Err(Status::invalid_argument("put has one header")),
                 },
                 // Also an end without a trailer: who gives up says so.
-                Ok(None) | Err(_) => break End::Broken,
+                Ok(None) | Err(_) => break StreamEnd::Broken,
             },
-            () = turn.over() => break End::Broken,
+            () = turn.over() => break StreamEnd::Broken,
             Ok(()) = file.length.changed() => {
                 let length = *file.length.borrow_and_update();
                 // One that finds no room is made up for by the next; there is room for a small window's.
@@ -229,16 +229,16 @@ pub(super) async fn write(
         }
     };
     match end {
-        End::Abandoned => file.written().await.map(drop),
-        End::Broken => match file.written().await {
+        StreamEnd::Abandoned => file.written().await.map(drop),
+        StreamEnd::Broken => match file.written().await {
             Ok(Written::HalfDone(put)) => {
                 turn.keep(put);
                 Ok(())
             }
             other => other.map(drop),
         },
-        End::Refused => file.end(None).await.map(drop),
-        End::Trailer(trailer) => {
+        StreamEnd::Refused => file.end(None).await.map(drop),
+        StreamEnd::Trailer(trailer) => {
             let put = file.end(Some(trailer.clone())).await?;
             commit(vec![put]).await?;
             let receipt = Receipt {

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use crate::logs::{self, Error, Follower, Lister, Logs, Names, Pattern};
+use crate::logs::{self, Error, Follower, Logs, NameChanges, NameWatcher, Pattern};
 
 /// Events on their way into the connection: a slow client holds so many chunks of its log in memory, and no more.
 const IN_FLIGHT: usize = 2;
@@ -60,16 +60,16 @@ async fn forward(mut follower: Follower, events: mpsc::Sender<Result<FollowEvent
 }
 
 /// As `forward`, for names.
-async fn tell(mut lister: Lister, events: mpsc::Sender<Result<WatchEvent, Status>>) {
+async fn tell(mut watcher: NameWatcher, events: mpsc::Sender<Result<WatchEvent, Status>>) {
     let mut all = true;
     loop {
         let found = tokio::select! {
             () = events.closed() => return,
-            found = lister.next() => found,
+            found = watcher.next() => found,
         };
-        let Names { appeared, gone } = match found {
+        let NameChanges { appeared, gone } = match found {
             Ok((next, names)) => {
-                lister = next;
+                watcher = next;
                 names
             }
             Err(error) => {
@@ -134,9 +134,9 @@ impl Service for LogsService {
             prefix: prefix[..].into(),
             suffix: suffix[..].into(),
         };
-        let lister = self.0.list(path(&directory)?, pattern);
+        let watcher = self.0.list(path(&directory)?, pattern);
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-        tokio::spawn(tell(lister, sender));
+        tokio::spawn(tell(watcher, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 

@@ -1,4 +1,4 @@
-//! One accepted connection, with streams of its own, a proxy's, or TLS's; counted while it lives. `listener` and `direct` make them.
+//! One accepted connection, with streams of its own, a proxy's, or TLS's; guard while it lives. `listener` and `direct` make them.
 
 use std::io;
 use std::pin::Pin;
@@ -11,27 +11,27 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::handover::{self, Streams};
+use super::handover::{self, ProxyStreams};
 
 /// Where accepted connections go. Nobody takes them any more when the agent ends.
 #[derive(Debug, Clone)]
-pub(crate) struct Queue {
+pub(crate) struct ConnectionQueue {
     pub(super) connections: mpsc::Sender<Connection>,
     /// How many there are.
     pub(super) count: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
-pub(super) struct Counted(watch::Sender<usize>);
+pub(super) struct ConnectionGuard(watch::Sender<usize>);
 
-impl Counted {
+impl ConnectionGuard {
     pub(super) fn new(connections: watch::Sender<usize>) -> Self {
         connections.send_modify(|count| *count += 1);
         Self(connections)
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
@@ -40,7 +40,7 @@ impl Drop for Counted {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(super) transport: Transport,
-    pub(super) _counted: Counted,
+    pub(super) _guard: ConnectionGuard,
 }
 
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(super) enum Transport {
     Socket(UnixStream),
     Direct(Box<TlsStream<TcpStream>>),
     /// Fields are dropped in this order: the proxy ends when all has been written.
-    Handed {
+    ProxyStreams {
         input: pipe::Receiver,
         output: pipe::Sender,
         proxy: UnixStream,
@@ -56,11 +56,11 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    pub(super) async fn of(mut socket: UnixStream) -> io::Result<Self> {
+    pub(super) async fn negotiate(mut socket: UnixStream) -> io::Result<Self> {
         let offered = socket
             .async_io(Interest::READABLE, || handover::take(&socket).map_err(io::Error::from))
             .await?;
-        let Some(Streams { input, output }) = offered else {
+        let Some(ProxyStreams { input, output }) = offered else {
             return Ok(Self::Socket(socket));
         };
         let (input, output) = (
@@ -68,7 +68,7 @@ impl Transport {
             pipe::Sender::from_owned_fd(output)?,
         );
         socket.write_all(handover::ANSWER).await?;
-        Ok(Self::Handed {
+        Ok(Self::ProxyStreams {
             input,
             output,
             proxy: socket,
@@ -100,7 +100,7 @@ impl AsyncRead for Connection {
         match &mut self.transport {
             Transport::Socket(socket) => Pin::new(socket).poll_read(cx, buf),
             Transport::Direct(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Handed { input, proxy, .. } => match poll_gone(proxy, cx) {
+            Transport::ProxyStreams { input, proxy, .. } => match poll_gone(proxy, cx) {
                 Poll::Ready(()) => Poll::Ready(Ok(())),
                 Poll::Pending => Pin::new(input).poll_read(cx, buf),
             },
@@ -113,7 +113,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
             Transport::Direct(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::Handed { output, .. } => Pin::new(output).poll_write(cx, buf),
+            Transport::ProxyStreams { output, .. } => Pin::new(output).poll_write(cx, buf),
         }
     }
     fn poll_write_vectored(
@@ -124,7 +124,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Socket(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Transport::Direct(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Transport::Handed { output, .. } => Pin::new(output).poll_write_vectored(cx, bufs),
+            Transport::ProxyStreams { output, .. } => Pin::new(output).poll_write_vectored(cx, bufs),
         }
     }
     fn is_write_vectored(&self) -> bool {
@@ -134,7 +134,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Direct(stream) => Pin::new(stream).poll_flush(cx),
             // Neither keeps anything back.
-            Transport::Socket(_) | Transport::Handed { .. } => Poll::Ready(Ok(())),
+            Transport::Socket(_) | Transport::ProxyStreams { .. } => Poll::Ready(Ok(())),
         }
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -142,7 +142,7 @@ impl AsyncWrite for Connection {
             Transport::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
             Transport::Direct(stream) => Pin::new(stream).poll_shutdown(cx),
             // A pipe ends when it is dropped, and its proxy after it.
-            Transport::Handed { .. } => Poll::Ready(Ok(())),
+            Transport::ProxyStreams { .. } => Poll::Ready(Ok(())),
         }
     }
 }

@@ -14,18 +14,18 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, rustls};
 
-use super::connection::{Connection, Counted, Queue, Transport};
-use super::listener::PAUSE;
+use super::connection::{Connection, ConnectionGuard, ConnectionQueue, Transport};
+use super::listener::ACCEPT_RETRY_PAUSE;
 
 /// A pod has one or two of them.
-const ADDRESSES: usize = 4;
+const MAX_ADDRESSES: usize = 4;
 /// Everybody who reaches the pod can begin a handshake: so many at once, each no longer than this.
-const HANDSHAKES: usize = 16;
-const HANDSHAKE: Duration = Duration::from_secs(5);
+const MAX_HANDSHAKES: usize = 16;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whoever failed keeps his place so long: what a handshake costs before anything is proven, strangers cannot ask for without end.
-const PENALTY: Duration = Duration::from_millis(100);
+const FAILED_HANDSHAKE_PAUSE: Duration = Duration::from_millis(100);
 /// What waits in the kernel for so long, not acknowledged or without room at the other end: that is out of reach (DESIGN §6).
-const STUCK: Duration = Duration::from_secs(30);
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -35,8 +35,8 @@ pub(crate) enum Error {
     Tls(#[from] rustls::Error),
     #[error("the agent cannot listen on {address}: {source}")]
     Listen { address: IpAddr, source: io::Error },
-    #[error("the agent listens on {ADDRESSES} addresses already, more than a pod has")]
-    TooMany,
+    #[error("the agent listens on {MAX_ADDRESSES} addresses already, more than a pod has")]
+    TooManyAddresses,
 }
 
 /// Where a bridge finds the agent, and by which key it knows it.
@@ -47,13 +47,13 @@ pub(crate) struct Enrolment {
 }
 
 #[derive(Debug)]
-pub(crate) struct Door {
-    queue: Queue,
+pub(crate) struct DirectListener {
+    queue: ConnectionQueue,
     /// `None` until a bridge enrolls.
-    open: Mutex<Option<Open>>,
+    open: Mutex<Option<ListenerState>>,
 }
 
-struct Open {
+struct ListenerState {
     identity: Identity,
     enrolled: Arc<Enrolled>,
     acceptor: TlsAcceptor,
@@ -61,16 +61,16 @@ struct Open {
     ports: HashMap<IpAddr, u16>,
 }
 
-impl std::fmt::Debug for Open {
+impl std::fmt::Debug for ListenerState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Open")
+        f.debug_struct("ListenerState")
             .field("ports", &self.ports)
             .finish_non_exhaustive()
     }
 }
 
-impl Door {
-    pub(crate) fn new(queue: Queue) -> Self {
+impl DirectListener {
+    pub(crate) fn new(queue: ConnectionQueue) -> Self {
         Self {
             queue,
             open: Mutex::default(),
@@ -81,7 +81,7 @@ impl Door {
         let mut open = self.open.lock().await;
         let open = match &mut *open {
             Some(open) => open,
-            closed => closed.insert(Open::new()?),
+            closed => closed.insert(ListenerState::new()?),
         };
         let port = match open.ports.get(&address) {
             Some(port) => *port,
@@ -95,7 +95,7 @@ impl Door {
     }
 }
 
-impl Open {
+impl ListenerState {
     fn new() -> Result<Self, Error> {
         let identity = Identity::new()?;
         let enrolled = Arc::new(Enrolled::default());
@@ -104,14 +104,14 @@ impl Open {
             identity,
             enrolled,
             acceptor: TlsAcceptor::from(Arc::new(config)),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             ports: HashMap::new(),
         })
     }
 
-    async fn listen(&mut self, address: IpAddr, queue: &Queue) -> Result<u16, Error> {
-        if self.ports.len() == ADDRESSES {
-            return Err(Error::TooMany);
+    async fn listen(&mut self, address: IpAddr, queue: &ConnectionQueue) -> Result<u16, Error> {
+        if self.ports.len() == MAX_ADDRESSES {
+            return Err(Error::TooManyAddresses);
         }
         let failed = |source| Error::Listen { address, source };
         let listener = TcpListener::bind((address, 0)).await.map_err(failed)?;
@@ -125,13 +125,13 @@ impl Open {
 }
 
 /// Ends with the agent.
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Semaphore>, queue: Queue) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Semaphore>, queue: ConnectionQueue) {
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
                 tracing::warn!(%error, "direct connection not accepted");
-                sleep(PAUSE).await;
+                sleep(ACCEPT_RETRY_PAUSE).await;
                 continue;
             }
         };
@@ -141,16 +141,16 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Se
         };
         let (acceptor, queue) = (acceptor.clone(), queue.clone());
         tokio::spawn(async move {
-            let shaken = timeout(HANDSHAKE, shake_hands(socket, &acceptor)).await;
+            let shaken = timeout(HANDSHAKE_TIMEOUT, shake_hands(socket, &acceptor)).await;
             let Ok(Ok(stream)) = shaken else {
                 // Whoever scans the network must not fill the log.
                 tracing::debug!("direct connection refused");
-                return sleep(PENALTY).await;
+                return sleep(FAILED_HANDSHAKE_PAUSE).await;
             };
             drop(turn);
             let connection = Connection {
                 transport: Transport::Direct(Box::new(stream)),
-                _counted: Counted::new(queue.count.clone()),
+                _guard: ConnectionGuard::new(queue.count.clone()),
             };
             // Nobody takes it when the agent ends.
             let _ = queue.connections.send(connection).await;
@@ -163,6 +163,6 @@ async fn shake_hands(
     acceptor: &TlsAcceptor,
 ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
     socket.set_nodelay(true)?;
-    set_tcp_user_timeout(&socket, STUCK.as_millis() as u32)?;
+    set_tcp_user_timeout(&socket, UNACKNOWLEDGED_TIMEOUT.as_millis() as u32)?;
     acceptor.accept(socket).await
 }

@@ -17,13 +17,13 @@ use rustix::pipe::fcntl_setpipe_size;
 /// What the descriptors ride on: HTTP/2 begins with another byte.
 const OFFER: u8 = 0;
 /// The answer; an agent that knows no offers begins HTTP/2, or ends the connection.
-const TAKEN: u8 = 1;
+const ACCEPTED: u8 = 1;
 /// As much as Linux grants without a privilege: the runtime and the agent then take turns less often.
-const PIPE: usize = 1 << 20;
+const PIPE_SIZE: usize = 1 << 20;
 
 /// The proxy's streams.
 #[derive(Debug)]
-pub(crate) struct Streams {
+pub(crate) struct ProxyStreams {
     pub(crate) input: OwnedFd,
     pub(crate) output: OwnedFd,
 }
@@ -38,22 +38,22 @@ pub(crate) fn offer(mut agent: &UnixStream, input: BorrowedFd<'_>, output: Borro
     }
     for descriptor in descriptors {
         // Where the system grants less, it works as well.
-        let _ = fcntl_setpipe_size(descriptor, PIPE);
+        let _ = fcntl_setpipe_size(descriptor, PIPE_SIZE);
     }
     sendmsg(agent, &[IoSlice::new(&[OFFER])], &mut control, SendFlags::NOSIGNAL)?;
     let mut answer = [0];
-    Ok(agent.read(&mut answer)? == 1 && answer[0] == TAKEN)
+    Ok(agent.read(&mut answer)? == 1 && answer[0] == ACCEPTED)
 }
 
 /// Whether both are pipes, which the agent can wait for.
-pub(crate) fn is_possible(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> bool {
+pub(crate) fn are_pipes(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> bool {
     let is_pipe =
         |descriptor| fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
     is_pipe(input) && is_pipe(output)
 }
 
 /// What was offered with the first byte, if that is an offer; for a socket that does not block.
-pub(crate) fn take(socket: impl std::os::fd::AsFd) -> Result<Option<Streams>, Errno> {
+pub(crate) fn take(socket: impl std::os::fd::AsFd) -> Result<Option<ProxyStreams>, Errno> {
     let mut first = [0];
     let (_, length) = recv(&socket, &mut first[..], RecvFlags::PEEK)?;
     if length == 0 || first[0] != OFFER {
@@ -73,10 +73,10 @@ pub(crate) fn take(socket: impl std::os::fd::AsFd) -> Result<Option<Streams>, Er
     });
     let mut descriptors = descriptors.next().into_iter().flatten();
     match (descriptors.next(), descriptors.next()) {
-        (Some(input), Some(output)) => Ok(Some(Streams { input, output })),
+        (Some(input), Some(output)) => Ok(Some(ProxyStreams { input, output })),
         _ => Err(Errno::PROTO),
     }
 }
 
 /// The answer to an offer, as bytes.
-pub(crate) const ANSWER: &[u8] = &[TAKEN];
+pub(crate) const ANSWER: &[u8] = &[ACCEPTED];

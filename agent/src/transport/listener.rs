@@ -12,34 +12,34 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_stream::Stream;
 
-use super::connection::{Connection, Counted, Queue, Transport};
+use super::connection::{Connection, ConnectionGuard, ConnectionQueue, Transport};
 
 /// After an accept that failed, for want of descriptors, say.
-pub(super) const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Accepts until it is dropped.
-pub(crate) struct Accepting {
+pub(crate) struct Listener {
     ready: mpsc::Receiver<Connection>,
     task: JoinHandle<()>,
 }
 
-impl Accepting {
+impl Listener {
     /// `count`: how many connections there are. The queue takes those that come another way.
-    pub(crate) fn start(listener: UnixListener, count: watch::Sender<usize>) -> (Self, Queue) {
+    pub(crate) fn start(listener: UnixListener, count: watch::Sender<usize>) -> (Self, ConnectionQueue) {
         let (connections, ready) = mpsc::channel(1);
-        let queue = Queue { connections, count };
+        let queue = ConnectionQueue { connections, count };
         let task = tokio::spawn(accept(listener, queue.clone()));
         (Self { ready, task }, queue)
     }
 }
 
-impl Drop for Accepting {
+impl Drop for Listener {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Stream for Accepting {
+impl Stream for Listener {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -47,14 +47,14 @@ impl Stream for Accepting {
     }
 }
 
-async fn accept(listener: UnixListener, queue: Queue) {
+async fn accept(listener: UnixListener, queue: ConnectionQueue) {
     let own = geteuid().as_raw();
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
                 tracing::warn!(%error, "connection not accepted");
-                sleep(PAUSE).await;
+                sleep(ACCEPT_RETRY_PAUSE).await;
                 continue;
             }
         };
@@ -66,16 +66,16 @@ async fn accept(listener: UnixListener, queue: Queue) {
                 continue;
             }
         }
-        let counted = Counted::new(queue.count.clone());
+        let guard = ConnectionGuard::new(queue.count.clone());
         let queue = queue.connections.clone();
         // One that says nothing keeps nobody waiting.
         tokio::spawn(async move {
-            match Transport::of(socket).await {
+            match Transport::negotiate(socket).await {
                 Ok(transport) => drop(
                     queue
                         .send(Connection {
                             transport,
-                            _counted: counted,
+                            _guard: guard,
                         })
                         .await,
                 ),

@@ -27,16 +27,16 @@ pub(crate) enum Error {
 }
 
 /// Where to look for an agent.
-pub(crate) fn existing(wanted: Option<PathBuf>) -> PathBuf {
-    chosen(wanted).unwrap_or_else(|| match Path::new(WELL_KNOWN).exists() {
+pub(crate) fn path_to_connect(wanted: Option<PathBuf>) -> PathBuf {
+    explicit_path(wanted).unwrap_or_else(|| match Path::new(WELL_KNOWN).exists() {
         true => WELL_KNOWN.into(),
-        false => private(),
+        false => private_path(),
     })
 }
 
 /// Where to serve.
-pub(crate) fn new(wanted: Option<PathBuf>) -> PathBuf {
-    chosen(wanted).unwrap_or_else(|| {
+pub(crate) fn path_to_serve(wanted: Option<PathBuf>) -> PathBuf {
+    explicit_path(wanted).unwrap_or_else(|| {
         let directory = Path::new(WELL_KNOWN)
             .parent()
             .expect("the well-known socket is in a directory");
@@ -46,12 +46,12 @@ pub(crate) fn new(wanted: Option<PathBuf>) -> PathBuf {
                 let _ = fs::remove_file(directory.join(".probe"));
                 WELL_KNOWN.into()
             }
-            _ => private(),
+            _ => private_path(),
         }
     })
 }
 
-fn chosen(wanted: Option<PathBuf>) -> Option<PathBuf> {
+fn explicit_path(wanted: Option<PathBuf>) -> Option<PathBuf> {
     wanted.or_else(|| {
         std::env::var_os(VARIABLE)
             .filter(|value| !value.is_empty())
@@ -59,7 +59,7 @@ fn chosen(wanted: Option<PathBuf>) -> Option<PathBuf> {
     })
 }
 
-fn private() -> PathBuf {
+fn private_path() -> PathBuf {
     format!("/tmp/.podbridge-{}/agent.sock", geteuid().as_raw()).into()
 }
 

@@ -21,26 +21,26 @@ use tokio::sync::Notify;
 use crate::sys::descriptors;
 
 /// Written to, truncated (MODIFY), renamed, deleted, replaced (ATTRIB: it has a link less).
-const FILE: WatchFlags = WatchFlags::MODIFY
+const FILE_EVENTS: WatchFlags = WatchFlags::MODIFY
     .union(WatchFlags::ATTRIB)
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::DELETE_SELF);
 /// A name comes or goes, or may be read from now on (ATTRIB).
-const DIRECTORY: WatchFlags = WatchFlags::CREATE
+const DIRECTORY_EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVED_FROM)
     .union(WatchFlags::ATTRIB);
 
 /// A few hundred events.
-const BUFFER: usize = 8 << 10;
+const EVENT_BUFFER_SIZE: usize = 8 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     table: Mutex<Table>,
 }
 
-/// The form of a name.
+/// The pattern of a name.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     pub prefix: Box<[u8]>,
@@ -58,45 +58,45 @@ impl Pattern {
 #[derive(Debug, Default)]
 struct Waiters {
     /// For a name in it, or without a name for itself.
-    named: HashMap<Box<[u8]>, BTreeMap<u64, Arc<Notify>>>,
-    /// For all names of a form.
-    formed: BTreeMap<u64, (Pattern, Arc<Notify>)>,
+    by_name: HashMap<Box<[u8]>, BTreeMap<u64, Arc<Notify>>>,
+    /// For all names of a pattern.
+    by_pattern: BTreeMap<u64, (Pattern, Arc<Notify>)>,
 }
 
 impl Waiters {
     fn is_empty(&self) -> bool {
-        self.named.is_empty() && self.formed.is_empty()
+        self.by_name.is_empty() && self.by_pattern.is_empty()
     }
 
     fn wake(&self, name: &[u8]) {
-        if let Some(named) = self.named.get(name) {
-            named.values().for_each(|wake| wake.notify_one());
+        if let Some(by_name) = self.by_name.get(name) {
+            by_name.values().for_each(|wake| wake.notify_one());
         }
-        let formed = self.formed.values().filter(|(pattern, _)| pattern.matches(name));
-        formed.for_each(|(_, wake)| wake.notify_one());
+        let by_pattern = self.by_pattern.values().filter(|(pattern, _)| pattern.matches(name));
+        by_pattern.for_each(|(_, wake)| wake.notify_one());
     }
 
     fn wake_all(&self) {
-        let named = self.named.values().flat_map(BTreeMap::values);
-        let formed = self.formed.values().map(|(_, wake)| wake);
-        named.chain(formed).for_each(|wake| wake.notify_one());
+        let by_name = self.by_name.values().flat_map(BTreeMap::values);
+        let by_pattern = self.by_pattern.values().map(|(_, wake)| wake);
+        by_name.chain(by_pattern).for_each(|wake| wake.notify_one());
     }
 
     fn remove(&mut self, waiter: u64, name: &[u8]) {
-        self.formed.remove(&waiter);
-        if let Some(named) = self.named.get_mut(name) {
-            named.remove(&waiter);
-            if named.is_empty() {
-                self.named.remove(name);
+        self.by_pattern.remove(&waiter);
+        if let Some(by_name) = self.by_name.get_mut(name) {
+            by_name.remove(&waiter);
+            if by_name.is_empty() {
+                self.by_name.remove(name);
             }
         }
     }
 }
 
 /// What a waiter waits for.
-enum For<'a> {
-    Name(&'a [u8]),
-    Form(&'a Pattern),
+enum NameFilter<'a> {
+    Exact(&'a [u8]),
+    Pattern(&'a Pattern),
 }
 
 #[derive(Debug, Default)]
@@ -119,29 +119,29 @@ pub(super) struct Watch {
 impl Watches {
     /// Wakes whenever something happens to an open file.
     pub(super) fn file(self: &Arc<Self>, file: impl AsFd, wake: &Arc<Notify>) -> io::Result<Watch> {
-        self.add(file, FILE, For::Name(&[]), wake)
+        self.add(file, FILE_EVENTS, NameFilter::Exact(&[]), wake)
     }
 
     /// Wakes whenever something happens to a name in an open directory.
     pub(super) fn name(self: &Arc<Self>, directory: impl AsFd, name: &OsStr, wake: &Arc<Notify>) -> io::Result<Watch> {
-        self.add(directory, DIRECTORY, For::Name(name.as_bytes()), wake)
+        self.add(directory, DIRECTORY_EVENTS, NameFilter::Exact(name.as_bytes()), wake)
     }
 
-    /// Wakes whenever something happens to a name of that form in an open directory.
+    /// Wakes whenever something happens to a name of that pattern in an open directory.
     pub(super) fn names(
         self: &Arc<Self>,
         directory: impl AsFd,
-        form: &Pattern,
+        pattern: &Pattern,
         wake: &Arc<Notify>,
     ) -> io::Result<Watch> {
-        self.add(directory, DIRECTORY, For::Form(form), wake)
+        self.add(directory, DIRECTORY_EVENTS, NameFilter::Pattern(pattern), wake)
     }
 
     fn add(
         self: &Arc<Self>,
         target: impl AsFd,
         events: WatchFlags,
-        what: For<'_>,
+        what: NameFilter<'_>,
         wake: &Arc<Notify>,
     ) -> io::Result<Watch> {
         // By its descriptor it is this inode, whatever has its path by now; and the look-up of a path could block, which
@@ -163,13 +163,13 @@ impl Watches {
         table.next += 1;
         let waiters = table.watched.entry(descriptor).or_default();
         let name: Box<[u8]> = match what {
-            For::Name(name) => {
-                let named = waiters.named.entry(name.into()).or_default();
-                named.insert(waiter, wake.clone());
+            NameFilter::Exact(name) => {
+                let by_name = waiters.by_name.entry(name.into()).or_default();
+                by_name.insert(waiter, wake.clone());
                 name.into()
             }
-            For::Form(form) => {
-                waiters.formed.insert(waiter, (form.clone(), wake.clone()));
+            NameFilter::Pattern(pattern) => {
+                waiters.by_pattern.insert(waiter, (pattern.clone(), wake.clone()));
                 Box::default()
             }
         };
@@ -225,7 +225,7 @@ impl Drop for Watch {
 }
 
 async fn forward(instance: Arc<AsyncFd<OwnedFd>>, watches: Arc<Watches>) {
-    let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
+    let mut buffer = vec![MaybeUninit::uninit(); EVENT_BUFFER_SIZE];
     // An error says that the runtime ends.
     while let Ok(mut ready) = instance.readable().await {
         // One buffer, then others have their turn. That there is nothing more is the only way in which this read fails.
