@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use podbridge_tree::{Error, PIPE, Temporaries};
 use rustix::pipe::fcntl_setpipe_size;
 
-use crate::sys::{ending, heap};
+use crate::sys::{exit_signal, heap};
 
 pub(super) fn run() -> Result<ExitCode, String> {
     heap::share();
     let temporaries = Temporaries::default();
     let left = temporaries.clone();
-    ending::before_end(move || left.remove_all()).map_err(|error| format!("signals cannot be watched: {error}"))?;
+    exit_signal::before_end(move || left.remove_all())
+        .map_err(|error| format!("signals cannot be watched: {error}"))?;
     let stream = |descriptor| {
         // Where the system grants less, or it is no pipe, it works as well.
         let _ = fcntl_setpipe_size(descriptor, PIPE);

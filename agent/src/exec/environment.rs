@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{Command, ExecId};
 use crate::sys::users::Account;
 
-/// Marks every process of an exec's tree, also one that left its session. See `tree`.
+/// Marks every process of an exec's tree, also one that left its session. See `process_tree`.
 const COOKIE: &str = "PODBRIDGE_EXEC_ID";
 /// Where a program is looked up when PATH is not set; what container runtimes use.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -8,11 +8,11 @@ mod error;
 mod exit;
 mod output;
 mod process;
+mod process_tree;
 mod registry;
 mod spool;
 mod stdin;
 mod supervisor;
-mod tree;
 
 pub use attach::{Event, Reader};
 pub use command::{Command, Digest, ExecId, OnDisconnect, StdinMode};

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::attach::Reader;
 use super::spool::{Offsets, Spool, Store};
 use super::stdin::{Stdin, StdinWriter};
-use super::{Command, Digest, Error, ExecId, ExitRecord, Size, StdinMode, supervisor, tree};
+use super::{Command, Digest, Error, ExecId, ExitRecord, Size, StdinMode, process_tree, supervisor};
 use crate::sys::pty;
 use crate::sys::reaper::Reaper;
 
@@ -254,7 +254,7 @@ impl Registry {
             Scope::Leader => self.reaper.signal_leader(leader, signal),
             Scope::Group => self.reaper.signal_group(leader, signal),
             Scope::Tree => {
-                tree::signal(&self.reaper, id, leader, signal);
+                process_tree::signal(&self.reaper, id, leader, signal);
                 Ok(())
             }
         };

@@ -16,9 +16,9 @@ use super::process::{self, Ends};
 use super::registry::Readers;
 use super::spool::Channel;
 use super::stdin::{Sink, StdinWriter};
-use super::{Cause, Command, Exec, ExitRecord, OnDisconnect, Registry, StartFailure, StdinMode, output, tree};
+use super::{Cause, Command, Exec, ExitRecord, OnDisconnect, Registry, StartFailure, StdinMode, output, process_tree};
+use crate::sys::cgroup;
 use crate::sys::descriptors::watch;
-use crate::sys::memory;
 use crate::sys::reaper::{Child, ExitStatus};
 
 /// A reader that goes and comes again within this time (a request that follows another) is no disconnect.
@@ -63,7 +63,7 @@ async fn drive(
         lease: command.lease,
         grace: command.kill_grace,
     };
-    let oom_kills = memory::oom_kills();
+    let oom_kills = cgroup::oom_kills();
     let spawned = spawn_blocking({
         let registry = registry.clone();
         move || {
@@ -93,8 +93,8 @@ async fn drive(
         tokio::spawn(async move { writer.write(Some(0), &data, true).await });
     }
     let mut record = outlive(registry, exec, id, child, rules).await;
-    if killed(&record.cause) && memory::oom_kills() > oom_kills {
-        record.cause = Cause::OomKilled(match memory::limit() {
+    if killed(&record.cause) && cgroup::oom_kills() > oom_kills {
+        record.cause = Cause::OomKilled(match cgroup::limit() {
             Some(limit) => format!("the container's memory limit of {} MiB was exceeded", limit >> 20),
             None => "the node ran out of memory".into(),
         });
@@ -177,7 +177,7 @@ async fn outlive(registry: &Registry, exec: &Exec, id: super::ExecId, mut child:
             Cause::Cancelled("nobody was connected any more".into())
         }
     };
-    let survivors = tree::end(&registry.reaper, id, child.pid, rules.grace).await;
+    let survivors = process_tree::end(&registry.reaper, id, child.pid, rules.grace).await;
     if !survivors.contains(&raw(child.pid)) {
         // Killed, so it is reaped at once; the cause stays ours.
         let _ = child.exit.await;

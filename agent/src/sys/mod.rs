@@ -1,17 +1,17 @@
 //! Every `unsafe` block of the agent and the system calls around it: fork and exec, the reaper of children, the init
 //! for PID 1, /proc. It knows nothing of execs, files or gRPC; `exec`, `files` and `commands` call it.
 
+pub(crate) mod cgroup;
 #[allow(unsafe_code)]
 pub(crate) mod descriptors;
 #[allow(unsafe_code)]
-pub(crate) mod ending;
+pub(crate) mod exit_signal;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod heap;
 #[allow(unsafe_code)]
 pub(crate) mod init;
-pub(crate) mod memory;
 pub(crate) mod proc;
 pub(crate) mod pty;
 pub(crate) mod reaper;

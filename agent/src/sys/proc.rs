@@ -1,5 +1,5 @@
 //! Reads /proc: process parents, groups, sessions, start times, environments. Every answer may be stale when it is
-//! used; a pid is the same process only if its start time is the same. `exec::tree` and `rpc` call it.
+//! used; a pid is the same process only if its start time is the same. `exec::process_tree` and `rpc` call it.
 
 use std::fs;
 
