@@ -22,11 +22,5 @@ pub enum Error {
 }
 
 pub(crate) fn reason(errno: Errno) -> String {
-    words(&errno.into())
-}
-
-/// The system's words without "(os error N)".
-pub(crate) fn words(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+    podbridge_files::reason(&errno.into())
 }

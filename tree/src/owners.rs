@@ -3,26 +3,13 @@
 
 use std::collections::HashMap;
 
+use podbridge_files::users::users_and_groups;
 use podbridge_proto::v1::TreeOwner;
 
 use crate::error::Error;
 
 /// More than any user database that is a file has; the other side's names are held.
 const MAX_OWNERS: usize = 65_536;
-
-/// Users, then groups.
-fn databases() -> [Vec<(Vec<u8>, u32)>; 2] {
-    ["/etc/passwd", "/etc/group"].map(|path| {
-        let content = std::fs::read(path).unwrap_or_default();
-        content.split(|byte| *byte == b'\n').filter_map(entry).collect()
-    })
-}
-
-fn entry(line: &[u8]) -> Option<(Vec<u8>, u32)> {
-    let mut fields = line.split(|byte| *byte == b':');
-    let (name, number) = (fields.next()?, fields.nth(1)?);
-    Some((name.to_vec(), str::from_utf8(number).ok()?.parse().ok()?))
-}
 
 /// The sender's: names that are still to be told.
 #[derive(Debug)]
@@ -31,7 +18,7 @@ pub(crate) struct Names([HashMap<u32, Vec<u8>>; 2]);
 impl Names {
     pub(crate) fn load() -> Self {
         // The first of several names of a number is its name.
-        Self(databases().map(|entries| entries.into_iter().rev().map(|(name, id)| (id, name)).collect()))
+        Self(users_and_groups().map(|entries| entries.into_iter().rev().map(|(name, id)| (id, name)).collect()))
     }
 
     /// The record that has to go before the number, once.
@@ -55,7 +42,7 @@ pub(crate) struct Numbers {
 impl Numbers {
     pub(crate) fn load() -> Self {
         Self {
-            known: databases().map(|entries| entries.into_iter().rev().collect()),
+            known: users_and_groups().map(|entries| entries.into_iter().rev().collect()),
             translated: Default::default(),
         }
     }

@@ -6,24 +6,16 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use podbridge_files::temporary::{self, TemporaryName};
 use rustix::fs::{AtFlags, renameat, unlinkat};
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 
-type Live = HashMap<Name, Arc<OwnedFd>>;
-type Name = [u8; 27];
+type Live = HashMap<TemporaryName, Arc<OwnedFd>>;
 
 #[derive(Debug, Clone, Default)]
 pub struct Temporaries(Arc<Mutex<Live>>);
 
-const PREFIX: &str = ".podbridge-";
-
-static NUMBER: LazyLock<AtomicU64> = LazyLock::new(|| {
-    let mut random = [0; 8];
-    // It never fails for so few bytes; a clash is seen when the file is made.
-    let _ = getrandom(&mut random, GetRandomFlags::empty());
-    AtomicU64::new(u64::from_ne_bytes(random))
-});
+static NUMBER: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(temporary::random_number()));
 
 impl Temporaries {
     fn live(&self) -> MutexGuard<'_, Live> {
@@ -37,7 +29,7 @@ impl Temporaries {
         make: impl Fn(&[u8]) -> Result<T, Errno>,
     ) -> Result<(Temporary, T), Errno> {
         loop {
-            let name = name();
+            let name = temporary::name(NUMBER.fetch_add(1, Ordering::Relaxed));
             // Under the lock, so that none is made that `remove_all` does not see.
             let mut live = self.live();
             match make(&name) {
@@ -57,7 +49,7 @@ impl Temporaries {
     }
 
     pub(crate) fn contain(&self, name: &[u8]) -> bool {
-        Name::try_from(name).is_ok_and(|name| self.live().contains_key(&name))
+        TemporaryName::try_from(name).is_ok_and(|name| self.live().contains_key(&name))
     }
 
     /// For a process that ends now: none can be made any more, whoever tries waits for ever.
@@ -70,22 +62,11 @@ impl Temporaries {
     }
 }
 
-fn name() -> Name {
-    let text = format!("{PREFIX}{:016x}", NUMBER.fetch_add(1, Ordering::Relaxed));
-    text.as_bytes().try_into().expect("11 and 16 characters")
-}
-
-/// Of whichever copy; the agent names those of single files so, too.
-pub(crate) fn is_temporary(name: &[u8]) -> bool {
-    let number = name.strip_prefix(PREFIX.as_bytes());
-    number.is_some_and(|number| number.len() == 16 && number.iter().all(u8::is_ascii_hexdigit))
-}
-
 #[derive(Debug)]
 pub(crate) struct Temporary {
     all: Temporaries,
     directory: Arc<OwnedFd>,
-    name: Name,
+    name: TemporaryName,
 }
 
 impl Temporary {

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use podbridge_files::temporary;
 use podbridge_proto::v1::{TreePart, TreePartEnd};
-use rustix::fs::{OFlags, SeekFrom, fsync, ftruncate, openat, seek};
+use rustix::fs::{SeekFrom, fsync, ftruncate, seek};
 use rustix::io::Errno;
 
 use super::links::Link;
@@ -65,8 +66,7 @@ impl<W: Write> Receiver<'_, W> {
     fn begin_content(&mut self, number: u64, pending: Pending) -> Result<Content, Error> {
         let opened = self.directories.open(&pending.directory).and_then(|open| {
             self.temporaries.create(&open, |name| {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                openat(&open, name, flags, pending.attributes.first_mode())
+                temporary::create(&open, name, pending.attributes.first_mode())
             })
         });
         let writing = match opened {

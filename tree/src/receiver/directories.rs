@@ -129,7 +129,7 @@ impl<W: Write> Receiver<'_, W> {
         }
         let mut mode = None;
         match place {
-            Place::New => create(path, entry.is_some()).map_err(|error| failed(crate::error::words(&error)))?,
+            Place::New => create(path, entry.is_some()).map_err(|error| failed(podbridge_files::reason(&error)))?,
             Place::Present if !self.root && !self.options.dry_run => mode = unlock_root(path),
             _ => {}
         }

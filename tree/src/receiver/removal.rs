@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::rc::Rc;
 
+use podbridge_files::temporary::is_temporary;
 use podbridge_proto::v1::TreeChangeKind;
 use rustix::fs::{AtFlags, FileType, statat, unlinkat};
 use rustix::io::Errno;
@@ -12,7 +13,6 @@ use super::Receiver;
 use crate::attributes;
 use crate::directory::{Directory, Names, list};
 use crate::error::Error;
-use crate::temporaries::is_temporary;
 
 /// A directory on its way out.
 struct Leaving {

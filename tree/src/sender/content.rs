@@ -5,8 +5,10 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
+use podbridge_files::sparse::{is_sparse, next_data};
+use podbridge_proto::digest::{Hasher, Sum};
 use podbridge_proto::v1::tree_record::Record;
-use podbridge_proto::v1::{TreePart, TreePartEnd};
+use podbridge_proto::v1::{Digest, TreePart, TreePartEnd};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, fstat, openat, seek};
 use rustix::io::{Errno, read};
@@ -16,9 +18,6 @@ use crate::attributes::{kind, mtime_ns};
 use crate::error::{Error, reason};
 use crate::report::Event;
 use crate::wire::PIECE;
-
-/// Bytes that are hashed for a hole at a time.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 enum Reading {
     Done,
@@ -150,23 +149,15 @@ impl<W: Write> Sender<'_, W> {
     }
 
     /// For a comparison by digest.
-    pub(super) fn digest(&mut self, file: &Announced) -> Result<blake3::Hash, Errno> {
+    pub(super) fn digest(&mut self, file: &Announced) -> Result<Sum, Errno> {
         let (opened, stat) = self.open_file(file)?;
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = Hasher::new(Digest::Blake3);
         let mut extents = Extents::new(&opened, &stat);
         while let Some((data, hole)) = extents.next()? {
             hasher.update(&data);
-            hash_zeros(&mut hasher, hole);
+            hasher.zeros(hole);
         }
-        Ok(hasher.finalize())
-    }
-}
-
-fn hash_zeros(hasher: &mut blake3::Hasher, mut length: u64) {
-    while length > 0 {
-        let piece = length.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..piece as usize]);
-        length -= piece;
+        Ok(hasher.sum())
     }
 }
 
@@ -188,7 +179,7 @@ struct Extents<'a> {
 impl<'a> Extents<'a> {
     fn new(file: &'a OwnedFd, stat: &Stat) -> Self {
         let size = u64::try_from(stat.st_size).unwrap_or_default();
-        let sparse = (stat.st_blocks as u64).saturating_mul(512) < size;
+        let sparse = is_sparse(stat);
         Self {
             file,
             at: 0,
@@ -225,20 +216,8 @@ impl<'a> Extents<'a> {
     /// Goes to the next data; the length of the hole before it.
     fn skip(&mut self) -> Result<u64, Errno> {
         let begin = self.at;
-        self.at = match seek(self.file, SeekFrom::Data(begin)) {
-            Ok(at) => at.min(self.size),
-            Err(Errno::NXIO) => self.size,
-            // A file system that knows no holes.
-            Err(Errno::INVAL | Errno::NOTSUP) => begin,
-            Err(errno) => return Err(errno),
-        };
-        self.data_end = match self.at < self.size && self.sparse {
-            true => match seek(self.file, SeekFrom::Hole(self.at)) {
-                Ok(end) => end.min(self.size),
-                Err(_) => self.size,
-            },
-            false => self.size,
-        };
+        let data = next_data(self.file, begin, self.size)?;
+        (self.at, self.data_end) = (data.start, data.end);
         if self.at < self.size {
             seek(self.file, SeekFrom::Start(self.at))?;
         }

@@ -219,7 +219,7 @@ impl<W: Write> Sender<'_, W> {
         };
         if self.options.checksum {
             match self.digest(&announced) {
-                Ok(digest) => entry.digest = digest.as_bytes().to_vec().into(),
+                Ok(digest) => entry.digest = digest.to_vec().into(),
                 Err(errno) => return failed(self, errno),
             }
         }
