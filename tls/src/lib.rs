@@ -2,10 +2,10 @@
 //! guards, and then speaks to the owner of that key alone. TLS 1.3 with raw public keys (RFC 7250), proven by both ends; names and
 //! authorities have no part in it. Agent and bridge call it; sockets are theirs.
 
-mod enrolled;
+mod allowed_keys;
 mod key;
-mod pinned;
 mod provider;
+mod verifier;
 
 #[cfg(test)]
 mod tests;
@@ -22,10 +22,10 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
-pub use enrolled::Enrolled;
+pub use allowed_keys::Enrolled;
 pub use key::{NotAKey, PublicKey};
-use pinned::Pinned;
 use provider::provider;
+use verifier::Pinned;
 
 /// That the system gives no key is all that a caller can say of it.
 #[derive(Debug, thiserror::Error)]

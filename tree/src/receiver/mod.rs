@@ -5,8 +5,8 @@ mod content;
 mod directories;
 mod entries;
 mod links;
-mod place;
 mod removal;
+mod replacement;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};

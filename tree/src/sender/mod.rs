@@ -2,7 +2,7 @@
 
 mod batch;
 mod content;
-mod walk;
+mod traversal;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};

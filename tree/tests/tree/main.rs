@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod copies;
+mod edge_cases;
 mod harness;
 mod hostile;
 mod random;
-mod traps;

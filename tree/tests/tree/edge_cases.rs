@@ -325,7 +325,7 @@ fn as_another_user_what_is_unreadable_is_reported_and_owners_are_ours() {
         .arg(&program)
         .args([
             "--exact",
-            "traps::as_another_user_what_is_unreadable_is_reported_and_owners_are_ours",
+            "edge_cases::as_another_user_what_is_unreadable_is_reported_and_owners_are_ours",
         ])
         .env(CHILD, dir.path())
         .output()
