@@ -1,7 +1,8 @@
-# This file owns the end of a run, and the second cluster of one that needs it.
+# Second cluster for the scenario same_name_pods, and the cleanup of a run. `../run` sources this file.
 
 SECOND_CLUSTER_DIR=''
 
+# Starts the cluster and exports its settings as TIER_SECOND_CLUSTER_*.
 start_second_cluster() {
 	local settings
 	SECOND_CLUSTER_DIR=$(mktemp -d)
@@ -11,6 +12,7 @@ start_second_cluster() {
 
 on_second_cluster() { env -u PODBRIDGE_TEST_KUBECONFIG PODBRIDGE_CLUSTER_DIR="$SECOND_CLUSTER_DIR" PODBRIDGE_CACHE_DIR="$CACHE" "$ROOT/tests/cluster/cluster" "$1"; }
 
+# Trap at the end of `run`.
 finish() {
 	local status=$?
 	trap - EXIT

@@ -1,5 +1,5 @@
-# This file owns what the tier installs: bubblewrap from Debian, Zuul from PyPI, the ansible that Zuul's own code installs, and
-# Zuul's own stream tests from its sdist; the last three cached outside the clone.
+# Installation of the tier's tools: bubblewrap from Debian, Zuul from PyPI, the ansible that Zuul's own code installs, and
+# Zuul's own stream tests from its sdist. The last three are cached outside the clone. `../run` sources this file.
 
 ZUUL_VERSION=14.3.0
 ANSIBLE_VERSION=11
@@ -20,7 +20,8 @@ install_packages() {
 		die "apt-get failed"
 }
 
-# Set ZUUL (a virtual environment), ZUUL_ANSIBLE (where Zuul keeps the ansible of each version) and ZUUL_FIXTURES.
+# Installs Zuul and sets ZUUL (its virtual environment), ZUUL_ANSIBLE (Zuul's directory of ansible versions) and ZUUL_FIXTURES
+# (Zuul's tests).
 ensure_zuul() {
 	ZUUL=$CACHE/venv/zuul-$ZUUL_VERSION
 	ZUUL_ANSIBLE=$CACHE/venv/zuul-$ZUUL_VERSION-ansible
@@ -40,7 +41,7 @@ make_zuul() {
 	touch "$ZUUL/.ready"
 }
 
-# As `zuul-manage-ansible` does, for one version; then our work-around, as an operator installs it.
+# Installs one version of ansible as `zuul-manage-ansible` does, and then podbridge-preimport.pth as an operator does.
 make_zuul_ansible() {
 	if [ ! -f "$ZUUL_ANSIBLE/.ready" ]; then
 		say "installing ansible $ANSIBLE_VERSION as Zuul does (minutes, once)"
@@ -57,10 +58,10 @@ make_zuul_ansible() {
 	fi
 	cp "$ROOT/packaging/zuul/podbridge-preimport.pth" "$ZUUL_ANSIBLE/$ANSIBLE_VERSION"/lib/python3.*/site-packages/
 	"$ZUUL_ANSIBLE/$ANSIBLE_VERSION/bin/python" -c 'import sys; sys.exit(not {"stringprep", "encodings.idna"} <= set(sys.modules))' ||
-		die "podbridge-preimport.pth imports nothing"
+		die "podbridge-preimport.pth has no effect: its modules are not imported"
 }
 
-# Zuul's own stream test and its playbooks; the wheel has neither.
+# Unpacks Zuul's own stream test and its playbooks from the sdist; the wheel lacks them.
 fetch_fixtures() {
 	local sdist=$CACHE/sdist/zuul-$ZUUL_VERSION.tar.gz
 	[ ! -f "$ZUUL_FIXTURES/.ready" ] || return 0

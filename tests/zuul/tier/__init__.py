@@ -1,1 +1,1 @@
-"""This package owns the Zuul tier: builds made by Zuul's own code on pods of the test cluster. `../run` starts it."""
+"""Package of the Zuul tier: builds run by Zuul's own executor code on pods of the test cluster. `../run` starts it."""

@@ -1,4 +1,6 @@
-"""This file owns the run of scenarios: one after another, each in a session of its own; the first failure ends it."""
+"""Entry point of the tier: runs the named scenarios one after another, each in its own session, and stops at the first
+failure.
+"""
 
 import logging
 import signal
@@ -19,7 +21,7 @@ def main(names):
         return 0
     unknown = [name for name in names if name not in ALL]
     if unknown:
-        sys.exit(f"zuul tier: there is no scenario {' '.join(unknown)}; see: run list")
+        sys.exit(f"zuul tier: unknown scenario {' '.join(unknown)}; `run list` prints the known ones")
     settings.become_executor()
     executor_log = logging.FileHandler(settings.WORK / "executor.log")
     executor_log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -29,23 +31,24 @@ def main(names):
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     try:
         for name in names:
-            begun = time.monotonic()
+            started = time.monotonic()
             if not run(name):
                 return 1
-            print(f"zuul {settings.PEER}: {name} passed in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+            print(f"zuul {settings.PEER}: {name} passed in {time.monotonic() - started:.0f} s", file=sys.stderr)
     finally:
-        leftovers.end_all()
+        leftovers.kill_all()
         kube.remove_all()
     return 0
 
 
 def run(name):
+    """Runs one scenario and returns whether it passed; a failure prints its error and the executor's log."""
     from tier.session import Session
 
     session, error = Session(name), None
     try:
         ALL[name](session)
-    except BaseException as raised:  # the session is closed, whatever it was
+    except BaseException as raised:  # the session has to be closed after every kind of error, Ctrl-C included
         error = raised
     try:
         session.close(failed=error is not None)
@@ -58,7 +61,7 @@ def run(name):
     logging.getLogger("tier").error("", exc_info=error)
     log = (settings.WORK / "executor.log").read_text(errors="replace").splitlines()
     tail = [line[:400] for line in log if "Ansible output: b'  " not in line][-40:]
-    print("the executor's log ends:", *tail, sep="\n", file=sys.stderr)
+    print("the last lines of the executor's log:", *tail, sep="\n", file=sys.stderr)
     print(f"zuul {settings.PEER}: {name} FAILED: {error}", file=sys.stderr)
     return False
 

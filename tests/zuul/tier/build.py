@@ -1,7 +1,7 @@
-"""This file owns one build: Zuul's AnsibleJob with a job and nodes that no scheduler has sent.
+"""One build: Zuul's AnsibleJob with a job and nodes that a scenario defines instead of a scheduler.
 
 Everything between "Preparing playbooks" and the build's result is Zuul's own code. Only the checkouts are replaced: a
-project is a directory here, not a Git repository.
+project is a directory here instead of a Git repository. `session.py` makes the builds.
 """
 
 import os
@@ -25,7 +25,7 @@ from tier.meter import Meter
 
 
 def frozen_job(nodeset, options):
-    """What a scheduler would have frozen into ZooKeeper."""
+    """Returns the job with the fields that a scheduler freezes into ZooKeeper; removes its own keys from `options`."""
     fields = dict(
         name="tier",
         voting=True,
@@ -57,6 +57,7 @@ def frozen_job(nodeset, options):
 
 
 def playbook(path, name, trusted=False):
+    """Returns the entry of a job for the playbook `path` of the project `name`."""
     role = dict(
         type="zuul",
         connection="gerrit",
@@ -77,34 +78,38 @@ def playbook(path, name, trusted=False):
     )
 
 
-def node(name, place, pod):
-    """A node as the pod drivers hand it over."""
+def node(name, namespace, pod):
+    """Returns a node as Zuul's pod drivers hand it to the executor."""
     made = Node([name], "pod-label")
     made.connection_type = "kubectl"
     made.interface_ip = pod
     made.python_path = "auto"
     made.kubernetes_connection = {
-        "host": place.server,
-        "ca_crt": place.ca,
+        "host": namespace.server,
+        "ca_crt": namespace.ca,
         "skiptls": False,
-        "token": place.token,
-        "namespace": place.namespace,
-        "user": place.user,
+        "token": namespace.token,
+        "namespace": namespace.name,
+        "user": namespace.user,
         "pod": pod,
     }
-    # Nodepool's field; Zuul reads this one first.
+    # Nodepool fills this field; Zuul reads it first.
     made.connection_port = made.kubernetes_connection
     return made
 
 
 class Build(server.AnsibleJob):
-    """A build of playbooks on nodes: (name, place, pod) each. `projects` maps a project's name to its directory."""
+    """Build of playbooks on nodes.
+
+    `nodes` are tuples (name, namespace, pod). `pre`, `run` and `post` are lists of `playbook()`. `projects` maps the
+    name of a project to its directory. `spent` lists, for each playbook of the phase `run`, its processor time and its
+    wall clock time in seconds.
+    """
 
     def __init__(self, executor, nodes, run, pre=(), post=(), projects=None, **options):
         nodeset = NodeSet()
         for each in nodes:
             nodeset.addNode(node(*each))
-        self.places = {name: (place, pod) for name, place, pod in nodes}
         self.projects = projects or {"org/project": settings.PROJECT}
         job = frozen_job(nodeset, options)
         job.pre_run, job.run, job.post_run = [list(part) for part in (pre, run, post)]
@@ -124,7 +129,7 @@ class Build(server.AnsibleJob):
         self.log_receiver.start(executor.execution_wrapper.cgroup_manager)
 
     def make_repository(self, canonical_name):
-        """A repository of the build, as Zuul's merger leaves it in the work directory."""
+        """Makes a repository with one commit in the work directory, as Zuul's merger leaves it."""
         path = os.path.join(self.jobdir.src_root, canonical_name)
         script = (
             'git init --quiet --initial-branch master "$0" && cd "$0" && echo one >README && git add . && '
@@ -168,9 +173,10 @@ class Build(server.AnsibleJob):
         return self.copy_project(project, branch, self.jobdir.getTrustedProject, self.jobdir.addTrustedProject)
 
     def copy_project(self, project, branch, get, add):
+        """Copies the directory of a project once and returns the path of the copy."""
         known = get(project.canonical_name, branch)
-        where = known or add(project.canonical_name, branch)
-        path = os.path.join(where.root, project.canonical_hostname, project.name)
+        checkout = known or add(project.canonical_name, branch)
+        path = os.path.join(checkout.root, project.canonical_hostname, project.name)
         if not known:
             shutil.copytree(self.projects[project.name], path)
         return path
@@ -179,7 +185,7 @@ class Build(server.AnsibleJob):
         return alternative_branch or default, "test branch"
 
     def prepare(self):
-        """Up to where Zuul would run the first playbook; the port-forwards run from here on."""
+        """Does what Zuul does before the first playbook; starts the port-forwards."""
         self.loadIncludeVars()
         self.preparePlaybooks(self.arguments)
         self.writeLoggingConfig()
@@ -189,14 +195,14 @@ class Build(server.AnsibleJob):
         return self
 
     def play(self):
-        """All playbooks: Zuul's result, None for a build that Zuul makes again."""
-        # Releasing semaphores asks for the version of the model, which is in ZooKeeper.
+        """Runs all playbooks and returns Zuul's result; None means that Zuul would retry the build."""
+        # Zuul reads the version of its model from ZooKeeper when it releases semaphores.
         with mock.patch.object(server, "COMPONENT_REGISTRY", SimpleNamespace(model_api=MODEL_API)):
             self.result, self.unreachable, self.detail = self.runPlaybooks(self.arguments)
         return self.result
 
     def runAnsible(self, *arguments, phase=None, **options):
-        """Zuul's; and what each playbook of the phase `run` costs is kept in `spent`: processor and wall clock time."""
+        """Runs a playbook with Zuul's method and adds the times of a playbook of the phase `run` to `spent`."""
         with Meter(lambda: self.proc) as meter:
             done = super().runAnsible(*arguments, phase=phase, **options)
         if phase == "run":
@@ -204,27 +210,28 @@ class Build(server.AnsibleJob):
         return done
 
     def begin(self):
-        """Play in the background; what it raises is raised by wait."""
-        self.thread = threading.Thread(target=self.play_and_keep, name="play", daemon=True)
+        """Plays in the background; `wait` raises the error of that thread."""
+        self.thread = threading.Thread(target=self.play_and_store_error, name="play", daemon=True)
         self.thread.start()
 
-    def play_and_keep(self):
+    def play_and_store_error(self):
         try:
             self.play()
-        except Exception as raised:  # it belongs to the thread that waits
+        except Exception as raised:  # `wait` raises it in its own thread
             self.raised = raised
 
-    def ended(self):
+    def has_ended(self):
         return not self.thread.is_alive()
 
     def wait(self, seconds):
+        """Waits until the playbooks have ended; raises AssertionError after `seconds`."""
         self.thread.join(seconds)
-        assert self.ended(), f"the build has not ended within {seconds} s"
+        assert self.has_ended(), f"the build has not ended within {seconds} s"
         if self.raised:
             raise self.raised
 
-    def in_sandbox(self, *command, timeout=300):
-        """A command where ansible-playbook runs, with what it gets."""
+    def run_in_sandbox(self, *command, timeout=300):
+        """Runs a command in the sandbox and environment of ansible-playbook; returns Zuul's (result, exit code)."""
         return self.runAnsible(list(command), timeout, self.jobdir.freeze_playbook, self.ansible_version, False)
 
     def log_text(self):
@@ -235,8 +242,11 @@ class Build(server.AnsibleJob):
         return JobLog(self.log_text())
 
     def close(self, remove=True):
-        """The end as do_execute has it: the directory first, the port-forwards after it. How long those took."""
-        self.stop()  # of playbooks that still run
+        """Ends the build as Zuul's do_execute does: first its directory, then its port-forwards.
+
+        Returns how many seconds the port-forwards took to stop.
+        """
+        self.stop()  # ends playbooks that still run
         self.jobdir.keep = not remove
         if os.path.exists(self.jobdir.root):
             self.jobdir.cleanup()
@@ -245,8 +255,8 @@ class Build(server.AnsibleJob):
         return took
 
     def stop_forwards(self):
-        begun = time.monotonic()
+        started = time.monotonic()
         for forward in self.port_forwards:
             forward.stop()
         self.port_forwards = []
-        return time.monotonic() - begun
+        return time.monotonic() - started

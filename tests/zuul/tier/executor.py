@@ -1,5 +1,5 @@
-"""This file owns the executor that Zuul's code is told it runs in: configuration and drivers, all of them Zuul's, and
-nothing that needs ZooKeeper. Only what AnsibleJob asks for is here.
+"""Stand-in for the executor that AnsibleJob belongs to. It has only the attributes that AnsibleJob reads: configuration
+and drivers are Zuul's own, and nothing needs ZooKeeper. `session.py` makes one for each scenario.
 """
 
 import collections
@@ -28,7 +28,7 @@ def project(name):
 
 
 class Semaphores:
-    """Jobs here have none."""
+    """Semaphore handler for jobs without semaphores."""
 
     @staticmethod
     def acquireFromInfo(*_arguments):
@@ -40,7 +40,7 @@ class Semaphores:
 
 
 class Executor:
-    """What AnsibleJob reads from its executor."""
+    """Executor with the attributes that AnsibleJob reads; `options` are added to the section [executor]."""
 
     def __init__(self, **options):
         multiprocessing.set_start_method("forkserver", force=True)

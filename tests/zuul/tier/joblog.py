@@ -1,4 +1,4 @@
-"""This file owns how a live log (job-output.txt) is read: lines with their times, and what is expected of them."""
+"""Reader of a build's live log (job-output.txt): its lines with their times, and assertions about them."""
 
 import re
 from datetime import datetime
@@ -7,7 +7,10 @@ STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}) \| ?(.*)$")
 
 
 class JobLog:
-    """The log as (time, text) pairs; lines without a time are an error of the log and kept as they are."""
+    """Live log as a list `lines` of (time, text).
+
+    A line without a time is an error in the log; its time is None.
+    """
 
     def __init__(self, text):
         self.text = text
@@ -19,68 +22,71 @@ class JobLog:
             elif line:
                 self.lines.append((None, line))
 
-    def shortened(self):
-        """For people: no long line, and of a row of numbered lines the first and the last."""
-        shown, row = [], 0
+    def summary(self):
+        """Returns the log for people: lines cut to 240 characters, and consecutive numbered lines shortened to two."""
+        shown, consecutive = [], 0
         lines = [line[:240] for line in self.text.split("\n")]
         for line, after in zip(lines, [*lines[1:], ""], strict=True):
             numbered = re.search(r"number \d+ *$", line) and re.search(r"number \d+ *$", after)
-            row = row + 1 if numbered else 0
-            if row < 2:
+            consecutive = consecutive + 1 if numbered else 0
+            if consecutive < 2:
                 shown.append(line)
         return "\n".join(shown)
 
-    def of(self, host):
-        """The lines under one host's name."""
+    def lines_of(self, host):
+        """Returns the texts that were logged for one host, without the host's name."""
         prefix = f"{host} | "
         return [text.removeprefix(prefix) for _time, text in self.lines if text.startswith(prefix)]
 
     def expect(self, *texts):
-        """Each is a whole line."""
+        """Asserts that each text is a complete line of the log."""
         have = {text for _time, text in self.lines}
         for text in texts:
             assert text in have, f"no line {text[:200]!r} in the log"
         return self
 
     def expect_once(self, *texts):
+        """Asserts that each text is a complete line of the log, and occurs once."""
         have = [text for _time, text in self.lines]
         for text in texts:
             assert have.count(text) == 1, f"{have.count(text)} instead of 1 line {text[:200]!r} in the log"
         return self
 
     def expect_match(self, *patterns):
+        """Asserts that each regular expression is found in a line."""
         for pattern in patterns:
             assert any(re.search(pattern, text) for _time, text in self.lines), f"no line matches {pattern!r}"
         return self
 
     def refuse(self, *parts):
+        """Asserts that no line contains any of these texts."""
         for part in parts:
             lines = [text[:200] for _time, text in self.lines if part in text]
             assert not lines, f"the log has {lines}"
         return self
 
     def task(self, name):
-        """The lines from a task's banner to the next one's."""
-        begun, found = False, []
+        """Returns the (time, text) pairs from the banner of a task to the next banner."""
+        started, found = False, []
         for when, text in self.lines:
             banner = re.match(r"(?:TASK|LOOP|PLAY|RUN|POST-RUN|PRE-RUN)\b", text)
-            if begun and banner:
+            if started and banner:
                 break
-            if begun:
+            if started:
                 found.append((when, text))
             elif banner and re.match(rf"(?:TASK|LOOP) \[{re.escape(name)}[:\]]", text):
-                begun = True
+                started = True
                 found.append((when, text))
         assert found, f"no task {name!r} in the log"
         return found
 
     def seconds_to_next(self, name):
-        """How long a task took: from its banner to the next one's."""
+        """Returns the seconds from the banner of a task to the next banner."""
         times = [when for when, text in self.lines if re.match(r"(?:TASK|LOOP|PLAY|RUN)\b", text)]
-        begun = self.task(name)[0][0]
-        return (next(when for when in times if when > begun) - begun).total_seconds()
+        started = self.task(name)[0][0]
+        return (next(when for when in times if when > started) - started).total_seconds()
 
     def seconds(self, name):
-        """How long a task took: from its banner to its last line that has a time and a text."""
+        """Returns the seconds from the banner of a task to its last line with a time and a text."""
         lines = [when for when, text in self.task(name) if when and text]
         return (lines[-1] - lines[0]).total_seconds()

@@ -1,4 +1,4 @@
-"""This file owns what may be left on the executor after a build: nothing."""
+"""Check that a build leaves nothing on the executor: no process, no file in its home, no warning."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from tier.kube import wait_for
 
 
 def processes():
-    """Processes of this run, (pid, command line), but for this one and what multiprocessing keeps for it."""
+    """Returns (pid, command line) of each process of this run, except this one and the helpers of multiprocessing."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
@@ -28,8 +28,8 @@ def processes():
     return found
 
 
-def end_all():
-    """What a scenario left that failed, by pid."""
+def kill_all():
+    """Kills the processes that a failed scenario left, and prints their command lines."""
     for pid, command in processes():
         print(f"zuul {settings.PEER}: ending process {pid}: {command[:200]}", file=sys.stderr)
         with contextlib.suppress(ProcessLookupError):
@@ -41,15 +41,16 @@ def home_files():
 
 
 def expect_none(seconds=3.0):
+    """Asserts that within `seconds` no process of this run is left, and no file in the executor's home."""
     try:
         wait_for("the end of a build's processes", lambda: not processes(), seconds)
     except AssertionError as error:
         raise AssertionError(f"processes are left: {processes()}") from error
-    # The stock kubectl caches there.
-    assert not settings.podbridge() or not home_files(), f"files in the executor's home: {home_files()}"
+    # The stock kubectl keeps its cache in the home.
+    assert not settings.is_podbridge() or not home_files(), f"files in the executor's home: {home_files()}"
 
 
 def expect_no_warnings(build):
-    """Zuul reports each file that a playbook leaves in the build's home."""
+    """Asserts that Zuul has no warning: it reports each file that a playbook leaves in the home of the build."""
     build.cleanHomeDir(build.jobdir.freeze_playbook)
     assert not build.warnings, f"build warnings: {build.warnings}"

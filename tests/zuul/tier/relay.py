@@ -1,4 +1,4 @@
-"""This file owns the way to a cluster in another network namespace: it listens here, and connects there."""
+"""TCP relay to a cluster in another network namespace: it listens in this namespace and connects in the other one."""
 
 import asyncio
 import ctypes
@@ -14,26 +14,26 @@ CLONE_NEWNET = 0x40000000
 
 @contextmanager
 def relay(server, netns):
-    """The URL that `server` has here, while it lasts."""
+    """Relays to the URL `server` inside `netns` and yields the URL to use in this namespace."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="relay", daemon=True)
     thread.start()
-    at = urlsplit(server)
-    # A socket belongs to the namespace that its thread was in when it was made.
-    with ThreadPoolExecutor(1, initializer=enter, initargs=(netns,)) as there:
-        way = Relay(lambda: there.submit(socket.create_connection, (at.hostname, at.port), 10))
+    url = urlsplit(server)
+    # A socket belongs to the network namespace of the thread that makes it.
+    with ThreadPoolExecutor(1, initializer=enter_netns, initargs=(netns,)) as connector:
+        listener = Relay(lambda: connector.submit(socket.create_connection, (url.hostname, url.port), 10))
         try:
-            port = asyncio.run_coroutine_threadsafe(way.listen(), loop).result(10)
+            port = asyncio.run_coroutine_threadsafe(listener.listen(), loop).result(10)
             yield f"https://127.0.0.1:{port}"
         finally:
-            asyncio.run_coroutine_threadsafe(way.close(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(listener.close(), loop).result(10)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(10)
             loop.close()
 
 
-def enter(netns):
-    """This thread alone goes there."""
+def enter_netns(netns):
+    """Moves the calling thread, and no other, into the network namespace."""
     descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
@@ -43,13 +43,14 @@ def enter(netns):
 
 
 class Relay:
-    """Bytes both ways."""
+    """Listener that copies each connection in both directions; `connect()` returns a Future of the remote socket."""
 
     def __init__(self, connect):
         self.connect = connect
         self.tasks = set()
 
     async def listen(self):
+        """Starts to listen on 127.0.0.1 and returns the port."""
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         return self.server.sockets[0].getsockname()[1]
 
@@ -61,23 +62,23 @@ class Relay:
 
     async def serve(self, reader, writer):
         self.tasks.add(asyncio.current_task())
-        ends = [writer]
+        writers = [writer]
         try:
             connected = await asyncio.wrap_future(self.connect())
             connected.setblocking(False)
-            there, back = await asyncio.open_connection(sock=connected)
-            ends.append(back)
-            await asyncio.gather(pump(reader, back), pump(there, writer))
+            remote_reader, remote_writer = await asyncio.open_connection(sock=connected)
+            writers.append(remote_writer)
+            await asyncio.gather(copy_stream(reader, remote_writer), copy_stream(remote_reader, writer))
         except (OSError, asyncio.CancelledError):
-            pass  # an API server that is not there, or the end of the relay; a server's task has nobody else to tell
+            pass  # the API server does not answer, or the relay is closing; no caller waits for this task
         finally:
-            for end in ends:
-                end.close()
+            for each in writers:
+                each.close()
             self.tasks.discard(asyncio.current_task())
 
 
-async def pump(reader, writer):
-    """To the end of what comes, which is passed on."""
+async def copy_stream(reader, writer):
+    """Copies bytes until the end of the stream, and then ends the other stream."""
     with suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)

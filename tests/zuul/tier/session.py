@@ -1,4 +1,4 @@
-"""This file owns one scenario's world: the executor, the nodes and builds made for it, and their end."""
+"""Session of one scenario: it makes the executor, the nodes and the builds, and removes them at the end."""
 
 import logging
 
@@ -8,24 +8,27 @@ from tier.executor import Executor
 
 
 class Session:
-    """Made for one scenario, closed after it."""
+    """Executor, nodes and builds of one scenario; `close` ends them."""
 
     def __init__(self, name):
         self.name = name.replace("_", "-")
         self.executor = Executor()
         self.builds = []
 
-    def node(self, name="node", pod=None, wait=True, place=None, **pod_options):
-        """A node with a pod of its own in a namespace of its own, unless `place` is another: what Build takes."""
-        place = place or kube.make_place(self.name)
+    def node(self, name="node", pod=None, wait=True, namespace=None, **pod_options):
+        """Makes a pod and returns it as a node for `Build`: (name, namespace, pod).
+
+        Without `namespace` the node gets a new namespace; `wait` waits until the pod is ready.
+        """
+        namespace = namespace or kube.make_namespace(self.name)
         pod = pod or f"{name}-{self.name}"
-        kube.start_pod(place, pod, **pod_options)
+        kube.start_pod(namespace, pod, **pod_options)
         if wait:
-            kube.wait_pod(place, pod)
-        return (name, place, pod)
+            kube.wait_pod(namespace, pod)
+        return (name, namespace, pod)
 
     def build(self, nodes, *playbooks, **options):
-        """A build that is prepared: its port-forwards run."""
+        """Returns a prepared build of these playbooks; its port-forwards run."""
         run = [playbook(f"playbooks/{name}.yaml", "org/project") for name in playbooks]
         options.setdefault("run", run)
         build = Build(self.executor, nodes, **options)
@@ -33,6 +36,7 @@ class Session:
         return build.prepare()
 
     def run(self, nodes, *playbooks, expected="SUCCESS", **options):
+        """Runs a build to its end, asserts its result, and returns it."""
         build = self.build(nodes, *playbooks, **options)
         build.play()
         assert build.result == expected, f"the result is {build.result} ({build.detail}), expected {expected}"
@@ -40,17 +44,18 @@ class Session:
         return build
 
     def end(self, build):
-        """Before the scenario's end."""
+        """Closes a build before the scenario ends."""
         build.close()
         self.builds.remove(build)
 
     @staticmethod
     def start(build):
-        """Its playbooks run in the background."""
+        """Starts the playbooks of a build in the background and returns the build."""
         build.begin()
         return build
 
     def close(self, failed):
+        """Closes all builds. After a failure it prints their logs; otherwise it asserts that nothing is left."""
         for build in self.builds:
             if failed:
                 self.show(build)
@@ -60,15 +65,19 @@ class Session:
 
     @staticmethod
     def show(build):
-        logging.getLogger("tier").error("the live log of the build:\n%s", build.joblog().shortened())
+        logging.getLogger("tier").error("the live log of the build:\n%s", build.joblog().summary())
 
 
-def expect_no_console_files(place, pod, container=None):
-    """Zuul deletes each log that it has read to its end; those of asynchronous tasks (number 0) it never reads."""
-    left = kube.in_pod(place, pod, "sh", "-c", "ls /tmp | grep ^console- || :", container=container)
+def expect_no_console_files(namespace, pod, container=None):
+    """Asserts that no console log is left in the pod.
+
+    Zuul deletes each log that it has read to its end. It never reads those of asynchronous tasks (number 0).
+    """
+    left = kube.exec_in_pod(namespace, pod, "sh", "-c", "ls /tmp | grep ^console- || :", container=container)
     left = [name for name in left.split() if name != "console-None.log" and "-0-" not in name]
     assert not left, f"console logs are left in {pod}: {left}"
 
 
-def only_podbridge():
-    assert settings.podbridge(), "the stock kubectl cannot do this: run it without PEER=stock"
+def require_podbridge():
+    """Fails for the stock peer, which lacks what the scenario tests."""
+    assert settings.is_podbridge(), "the stock kubectl cannot do this; run the scenario without PEER=stock"

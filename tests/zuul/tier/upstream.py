@@ -1,5 +1,5 @@
-"""This file owns the bridge to Zuul's own stream test (tests/remote/test_remote_zuul_stream.py of its sdist): its test
-methods run as they are, and `_run_job` runs the job on pods instead of on a machine behind a faked Gerrit and nodepool.
+"""Adapter for Zuul's own stream test (tests/remote/test_remote_zuul_stream.py of its sdist). The test methods run
+unmodified; `_run_job` is replaced, so that a job runs on pods instead of a machine behind a fake Gerrit and nodepool.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ from tier.build import playbook
 
 FIXTURE = settings.FIXTURES / "fixtures" / "config" / "remote-zuul-stream" / "git" / "org_project"
 CONSOLE_PORT = 19885
-# zuul_stream asks at the port of the delegating host for the log of the other: with the stock kubectl the wrong pod.
-STOCK_LOSES = "This is a shell task with delegate compute1"
+# Line that the log lacks with the stock kubectl: zuul_stream asks for the log of a delegated task at the port of the
+# delegating host, and there the stock kubectl leads to the wrong pod.
+LINE_MISSING_WITH_STOCK = "This is a shell task with delegate compute1"
 
 
 def zuul_config(section, key, value):
-    """Zuul's decorator: an option of the executor for one test."""
+    """Zuul's decorator: sets an option of the executor for one test."""
 
     def mark(function):
         function.executor_option = (section, key, value)
@@ -31,7 +32,7 @@ def zuul_config(section, key, value):
 
 
 def load():
-    """The test module; of Zuul's test base it needs two names."""
+    """Imports Zuul's test module; the two names that it imports from Zuul's test base are replaced."""
     base = types.ModuleType("tests.base")
     base.AnsibleZuulTestCase, base.zuul_config = unittest.TestCase, zuul_config
     sys.modules["tests"], sys.modules["tests.base"] = types.ModuleType("tests"), base
@@ -43,7 +44,7 @@ def load():
 
 
 def play(session, nodes, name, split=False):
-    """One of Zuul's playbooks, with the variable that its test gives it."""
+    """Runs one of Zuul's playbooks with the variable that its test passes, and returns the build."""
     build = session.build(
         nodes,
         run=[playbook(f"playbooks/{name}.yaml", "org/project")],
@@ -57,7 +58,7 @@ def play(session, nodes, name, split=False):
 
 
 def case_for(session, nodes):
-    """Zuul's tests as a class whose jobs run on these nodes (their names are compute1 and controller)."""
+    """Returns a class of Zuul's tests whose jobs run on these nodes, which have to be named compute1 and controller."""
 
     class Stream(load().FunctionalZuulStreamMixIn, unittest.TestCase):
         ansible_version, ansible_core_version = "11", "2.18"
@@ -82,7 +83,7 @@ def case_for(session, nodes):
             return build
 
         def assertLogLine(self, line, log):
-            if settings.podbridge() or STOCK_LOSES not in line:
+            if settings.is_podbridge() or LINE_MISSING_WITH_STOCK not in line:
                 super().assertLogLine(line, log)
 
         @contextlib.contextmanager
@@ -93,6 +94,7 @@ def case_for(session, nodes):
 
 
 def run(session, nodes, *names):
+    """Runs the named tests of Zuul and asserts that each of them ran and passed."""
     case = case_for(session, nodes)
     for name in names:
         result = unittest.TextTestRunner(stream=sys.stderr, verbosity=1).run(unittest.TestSuite([case(name)]))

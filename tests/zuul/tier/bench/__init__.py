@@ -1,4 +1,4 @@
-"""This file owns the list of benchmarks: scenarios that print a table, podbridge beside stock in one run."""
+"""List of the benchmarks: scenarios that measure podbridge and stock in one run and print a table."""
 
 from tier.bench.bridges import bench_100_pods, bench_idle
 from tier.bench.latency import bench_latency

@@ -1,5 +1,5 @@
-"""This file owns what a port-forward costs the executor while its pod is idle: memory, wake-ups, processor time; of one
-and of a hundred.
+"""Benchmarks of port-forwards on the executor while their pods are idle: memory, wake-ups and processor time of one
+port-forward and of a hundred.
 """
 
 import os
@@ -17,10 +17,10 @@ def bench_idle(session):
     """One bridge with an idle pod, beside one kubectl port-forward."""
     costs = {}
     for peer in table.PEERS:
-        with settings.as_peer(peer):
+        with settings.temporary_peer(peer):
             node = session.node()
             build = session.run([node], "hello")
-            costs[peer] = idle_minute(forwards(), 20)
+            costs[peer] = measure_idle_minute(port_forward_pids(), 20)
             session.end(build)
             kube.delete_pod(*node[1:])
     show("one port-forward, its pod idle for a minute", costs, "2 MB", "keepalives")
@@ -28,51 +28,54 @@ def bench_idle(session):
 
 def bench_100_pods(session):
     """The port-forwards of 100 pods on one executor."""
-    place, pods = start_pods(session)
-    # Zuul names a user by namespace and account, and kubectl refuses two of one name.
-    nodes = [(pod, replace(place, user=f"{place.user}-{pod}"), pod) for pod in pods]
+    namespace, pods = start_pods(session)
+    # Zuul names a kubeconfig user by namespace and account, and kubectl refuses two users of one name.
+    nodes = [(pod, replace(namespace, user=f"{namespace.user}-{pod}"), pod) for pod in pods]
     costs = {}
     for peer in table.PEERS:
-        with settings.as_peer(peer):
-            begun = time.monotonic()
+        with settings.temporary_peer(peer):
+            started = time.monotonic()
             build = session.build(nodes, "hello")
-            took = time.monotonic() - begun
-            pids = forwards()
+            took = time.monotonic() - started
+            pids = port_forward_pids()
             assert len(pids) == len(pods), f"{len(pids)} port-forwards of {len(pods)} pods"
-            costs[peer] = idle_minute(pids, 180) | {"start": took}
+            costs[peer] = measure_idle_minute(pids, 180) | {"start": took}
             session.end(build)
     show(f"{len(pods)} pods on one executor, idle for a minute", costs, "", "")
 
 
 def start_pods(session):
-    """As many as the machine carries."""
-    place = kube.make_place(session.name)
+    """Starts up to PODS pods and returns their namespace and the names of those that became ready."""
+    namespace = kube.make_namespace(session.name)
     names = [f"pod-{number}" for number in range(PODS)]
     pods = [kube.pod(name, [kube.container("main", "busybox")]) for name in names]
-    kube.apply({"apiVersion": "v1", "kind": "List", "items": pods}, place.namespace)
+    kube.apply({"apiVersion": "v1", "kind": "List", "items": pods}, namespace.name)
     wait = ("wait", "--for=condition=Ready", "pod", "--all", "--timeout=300s")
-    kube.kubectl(*wait, namespace=place.namespace, timeout=330, check=False)
+    kube.kubectl(*wait, namespace=namespace.name, timeout=330, check=False)
     ready = '{range .items[?(@.status.containerStatuses[0].ready==true)]}{.metadata.name}{"\\n"}{end}'
-    return place, kube.kubectl("get", "pods", "-o", f"jsonpath={ready}", namespace=place.namespace).decode().split()
+    return namespace, kube.kubectl("get", "pods", "-o", f"jsonpath={ready}", namespace=namespace.name).decode().split()
 
 
-def forwards():
-    """The processes themselves, not Zuul's loops around them."""
+def port_forward_pids():
+    """Returns the pids of the port-forwards, without the shell loops that Zuul runs them in."""
     return [pid for pid, command in leftovers.processes() if "port-forward" in command and "while !" not in command]
 
 
-def idle_minute(pids, settle):
-    """What they cost together, after they have settled: at most so many seconds until none needs the processor."""
-    end = time.monotonic() + settle
+def measure_idle_minute(pids, settle):
+    """Returns the memory (MB), processor time (s) and context switches of these processes in one idle minute.
+
+    The minute starts when they need hardly any processor time, after `settle` seconds at the latest.
+    """
+    deadline = time.monotonic() + settle
     busy = True
-    while busy and time.monotonic() < end:
-        before = processor(pids)
+    while busy and time.monotonic() < deadline:
+        before = total_cpu_seconds(pids)
         time.sleep(10)
-        busy = processor(pids) - before > 0.01 * len(pids)
-    before = processor(pids), switches(pids)
+        busy = total_cpu_seconds(pids) - before > 0.01 * len(pids)
+    before = total_cpu_seconds(pids), context_switches(pids)
     time.sleep(MINUTE)
-    after = processor(pids), switches(pids)
-    memory = [status(f"/proc/{pid}/status") for pid in pids]
+    after = total_cpu_seconds(pids), context_switches(pids)
+    memory = [read_status(f"/proc/{pid}/status") for pid in pids]
     return {
         "anonymous": sum(int(each["RssAnon"].split()[0]) for each in memory) / 1e3,
         "resident": sum(int(each["VmRSS"].split()[0]) for each in memory) / 1e3,
@@ -81,23 +84,24 @@ def idle_minute(pids, settle):
     }
 
 
-def status(path):
+def read_status(path):
+    """Returns the fields of a `status` file of /proc."""
     with open(path) as file:
         return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
 
 
-def switches(pids):
-    """Voluntary ones, of all threads: each is a wake-up."""
+def context_switches(pids):
+    """Returns the voluntary context switches of all threads; each of them is a wake-up."""
     tasks = [f"/proc/{pid}/task/{task}/status" for pid in pids for task in os.listdir(f"/proc/{pid}/task")]
-    return sum(int(status(task)["voluntary_ctxt_switches"]) for task in tasks)
+    return sum(int(read_status(task)["voluntary_ctxt_switches"]) for task in tasks)
 
 
-def processor(pids):
-    return sum(meter.processor(pid) for pid in pids)
+def total_cpu_seconds(pids):
+    return sum(meter.cpu_seconds(pid) for pid in pids)
 
 
 def show(title, costs, anonymous_goal, switches_goal):
-    shapes = (
+    formats = (
         ("start", "until Zuul has all of them", "{:.1f} s", ""),
         ("anonymous", "anonymous memory", "{:.1f} MB", anonymous_goal),
         ("resident", "resident memory", "{:.1f} MB", ""),
@@ -105,8 +109,8 @@ def show(title, costs, anonymous_goal, switches_goal):
         ("processor", "processor time", "{:.2f} s", ""),
     )
     rows = [
-        (what, {peer: costs[peer][key] for peer in costs}, shape, goal)
-        for key, what, shape, goal in shapes
+        (label, {peer: costs[peer][key] for peer in costs}, number_format, goal)
+        for key, label, number_format, goal in formats
         if key in costs["stock"]
     ]
     table.show(title, rows)

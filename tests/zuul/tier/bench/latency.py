@@ -1,8 +1,8 @@
-"""This file owns the way of a line: written in the pod, through the API server, until it is on the executor's stream
+"""Benchmark of the live log's latency: from the write in the pod, through the API server, to the executor's stream
 socket.
 
-Pods run on this machine, so writer and reader have one clock. Stock is Zuul's own zuul_console daemon in the pod,
-behind `kubectl port-forward`.
+Pods run on this machine, so writer and reader have the same clock. The stock peer is Zuul's own zuul_console daemon in
+the pod, behind `kubectl port-forward`.
 """
 
 import socket
@@ -27,12 +27,12 @@ with open(sys.argv[1], "wb", buffering=0) as log:
 
 
 def bench_latency(session):
-    """A line in the pod until it is on the executor's stream socket."""
+    """Latency of a line of the live log, from the pod to the executor's stream socket."""
     delays = {}
     for peer in table.PEERS:
-        with settings.as_peer(peer):
+        with settings.temporary_peer(peer):
             node = session.node()
-            # It starts the daemon.
+            # The playbook starts the daemon.
             build = session.run([node], "hello")
             delays[peer] = measure(node, build.port_forwards[0].port1)
             session.end(build)
@@ -46,11 +46,11 @@ def bench_latency(session):
 
 
 def measure(node, port):
-    """Milliseconds of each line."""
-    _name, place, pod = node
+    """Returns the latency of each line in milliseconds."""
+    _name, namespace, pod = node
     log_id = uuid.uuid4().hex
     write = ["exec", pod, "--", "python3", "-c", WRITER, f"/tmp/console-{log_id}.log", str(LINES)]
-    command = [*place.cluster.command(), "-n", place.namespace, *write]
+    command = [*namespace.cluster.command(), "-n", namespace.name, *write]
     with subprocess.Popen(command, env=kube.ADMIN) as writer:
         try:
             delays = read(port, log_id)
@@ -61,6 +61,7 @@ def measure(node, port):
 
 
 def read(port, log_id):
+    """Reads a log from the stream socket; returns the milliseconds from the time in each line to its arrival."""
     delays, buffered = [], b""
     with socket.create_connection(("127.0.0.1", port), 30) as connection:
         connection.sendall(b"v:0\n")

@@ -1,4 +1,4 @@
-"""This file owns how results are shown: podbridge, stock and their ratio, for people and for docs/benchmarks.md."""
+"""Tables of results: podbridge, stock and their ratio, in the Markdown of docs/benchmarks.md."""
 
 import os
 
@@ -6,17 +6,17 @@ PEERS = ("podbridge", "stock")
 
 
 def show(title, rows):
-    """Rows are (what, {peer: number}, format, goal)."""
+    """Prints a table; each row is (label, {peer: number}, format, goal)."""
     load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
     print(f"\n{title} (load {load})\n\n| | podbridge | stock | stock : podbridge | goal |\n|---|---|---|---|---|")
-    for what, numbers, shape, goal in rows:
+    for label, numbers, number_format, goal in rows:
         ours, stock = (numbers[peer] for peer in PEERS)
         ratio = f"{stock / ours:.1f}" if ours else "–"
-        print(f"| {what} | {shape.format(ours)} | {shape.format(stock)} | {ratio} | {goal} |")
+        print(f"| {label} | {number_format.format(ours)} | {number_format.format(stock)} | {ratio} | {goal} |")
     print(flush=True)
 
 
 def percentile(values, percent):
-    """Of the values themselves, none between them."""
+    """Returns the value at this percentile, without interpolation."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]

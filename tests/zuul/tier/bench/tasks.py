@@ -1,13 +1,11 @@
-"""This file owns what a task costs in a real build: tasks that do nothing, and short commands, from banner to banner of
-the live log.
-"""
+"""Benchmark of tasks in a real build: skipped tasks and short commands, timed from banner to banner of the live log."""
 
 import statistics
 
 from tier import kube, settings
 from tier.bench import table
 
-# What is measured: how it is shown, how often, the task, the goal.
+# Kind of task: label in the table, number of tasks, YAML of the task, goal.
 KINDS = {
     "when": ("skipped: `when: false`", 10, "command: echo x\n      when: false", "0.3 s"),
     "creates": ("skipped: `creates:`", 10, "command: echo x\n      args: {creates: /tmp}", "0.3 s"),
@@ -28,14 +26,14 @@ def bench_tasks(session):
     (project / "playbooks" / "bench.yaml").write_text(playbook())
     with_stream, without = {}, {}
     for peer in table.PEERS:
-        with settings.as_peer(peer):
+        with settings.temporary_peer(peer):
             node = session.node()
             with_stream[peer] = measure(session, node, project)
             without[peer] = measure(session, node, project, {"zuul_console_disabled": True})
             kube.delete_pod(*node[1:])
     rows = [
-        (shown, {peer: with_stream[peer][kind] for peer in with_stream}, "{:.2f} s", goal)
-        for kind, (shown, _count, _task, goal) in KINDS.items()
+        (label, {peer: with_stream[peer][kind] for peer in with_stream}, "{:.2f} s", goal)
+        for kind, (label, _count, _task, goal) in KINDS.items()
     ]
     rows.append(("`command: echo x`, no live log", {peer: without[peer]["short"] for peer in without}, "{:.2f} s", ""))
     waits = {peer: max(0, with_stream[peer]["short"] - without[peer]["short"]) for peer in without}
@@ -47,18 +45,18 @@ def playbook():
     head = "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Start zuul_console daemon\n      zuul_console:\n"
     tasks = [
         f"    - name: {kind} {number}\n      {task}\n"
-        for kind, (_shown, count, task, _goal) in KINDS.items()
+        for kind, (_label, count, task, _goal) in KINDS.items()
         for number in range(count)
     ]
     return head + "".join(tasks) + "    - name: The end\n      debug:\n"
 
 
 def measure(session, node, project, variables=None):
-    """The median of each kind."""
+    """Returns the median seconds of each kind of task."""
     build = session.run([node], "bench", projects={"org/project": project}, host_variables={node[0]: variables or {}})
     log = build.joblog()
     session.end(build)
     return {
         kind: statistics.median(log.seconds_to_next(f"{kind} {number}") for number in range(count))
-        for kind, (_shown, count, _task, _goal) in KINDS.items()
+        for kind, (_label, count, _task, _goal) in KINDS.items()
     }

@@ -1,4 +1,4 @@
-"""This file owns the list of scenarios: functions of a session, named as `run` is asked for them."""
+"""List of the scenarios: functions that take a session; `run` knows each by the name of its function."""
 
 from tier.scenarios.bytes import exec_bytes, ext_git
 from tier.scenarios.compare import compare

@@ -1,28 +1,28 @@
-"""This file owns bytes through the shim's `kubectl exec`, from the sandbox: Git's pack protocol and a large stream."""
+"""Scenarios that send binary data through the shim's `kubectl exec` from the sandbox: Git pushes and a large stream."""
 
 from tier import kube, settings
 
 
 def ext_git(session):
-    """git push and fetch through ext::kubectl exec, as zuul-jobs does it and as older scripts do."""
+    """git push and fetch through ext::kubectl exec, in the forms of zuul-jobs and of older scripts."""
     both = [kube.container("main"), kube.container("sidecar")]
     node = session.node("node", "zuultest", containers=both)
     for container in ("main", "sidecar"):
-        kube.in_pod(*node[1:], "git", "init", "--quiet", "--bare", "/tmp/destination.git", container=container)
-    build = session.run([node], "ext_git", variables={"old_form": settings.podbridge()})
-    assert "by other ways too" in build.joblog().of("node -> localhost"), "not all kinds of pushes were made"
-    heads = [build.joblog().of("node -> localhost")]
-    wanted = [text for text in heads[0] if text.startswith("head ")]
-    assert wanted, "the playbook did not say its head"
-    for container in ("main", "sidecar") if settings.podbridge() else ("main",):
+        kube.exec_in_pod(*node[1:], "git", "init", "--quiet", "--bare", "/tmp/destination.git", container=container)
+    build = session.run([node], "ext_git", variables={"old_form": settings.is_podbridge()})
+    lines = build.joblog().lines_of("node -> localhost")
+    assert "all other pushes passed" in lines, "not all kinds of pushes were made"
+    heads = [text for text in lines if text.startswith("head ")]
+    assert heads, "the playbook did not print its head"
+    for container in ("main", "sidecar") if settings.is_podbridge() else ("main",):
         git = ("git", "-C", "/tmp/destination.git")
-        head = kube.in_pod(*node[1:], *git, "rev-parse", "refs/heads/master", container=container).strip()
-        assert f"head {head}" in wanted, f"{container} has {head}, expected {wanted}"
-        kube.in_pod(*node[1:], *git, "fsck", "--full", container=container)
+        head = kube.exec_in_pod(*node[1:], *git, "rev-parse", "refs/heads/master", container=container).strip()
+        assert f"head {head}" in heads, f"{container} has {head}, expected {heads}"
+        kube.exec_in_pod(*node[1:], *git, "fsck", "--full", container=container)
 
 
 def exec_bytes(session):
-    """1 GiB in both directions at once through `kubectl exec -i POD -- cat`, byte for byte."""
+    """1 GiB in both directions at once through `kubectl exec -i POD -- cat`, compared by digest."""
     node = session.node()
     mebibytes = 1024
     log = session.run([node], "exec_bytes", variables={"mebibytes": mebibytes}).joblog()

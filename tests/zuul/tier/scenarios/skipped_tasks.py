@@ -1,18 +1,18 @@
-"""This file owns what a job pays for tasks that do nothing: Zuul's callback asks for the log of each, of every host."""
+"""Scenario about the cost of skipped tasks: Zuul's callback asks for the log of each of them, on every host."""
 
 import sys
 
 from tier import settings
-from tier.session import only_podbridge
+from tier.session import require_podbridge
 
 HOSTS = 5
-NOISE = 1.1
+NOISE = 1.1  # factor that the processor time may exceed the stock peer's by
 
 
 def skipped_tasks(session):
-    """SKIPPED=200 skipped tasks on 5 hosts: no more processor time than with stock, in the same run."""
-    # Not wall clock, as another load on the machine hardly changes processor time; of up to three runs the least.
-    only_podbridge()
+    """Skipped tasks (SKIPPED=200) on 5 hosts: no more processor time than with stock, in the same run."""
+    # Another load on the machine changes processor time less than wall clock time. The best of up to three runs counts.
+    require_podbridge()
     nodes = [session.node(f"host{number}") for number in range(HOSTS)]
     project = settings.WORK / "skipped"
     (project / "playbooks").mkdir(parents=True, exist_ok=True)
@@ -20,19 +20,19 @@ def skipped_tasks(session):
     spent = {"stock": [], "podbridge": []}
     for _attempt in range(3):
         for peer, times in spent.items():
-            with settings.as_peer(peer):
+            with settings.temporary_peer(peer):
                 times.append(run(session, nodes, project))
-        told = "; ".join(
+        summary = "; ".join(
             f"{peer} {', '.join(f'{cpu:.1f} ({wall:.1f})' for cpu, wall in spent[peer])}" for peer in spent
         )
         print(
-            f"zuul: {settings.SKIPPED} skipped tasks on {HOSTS} hosts, processor (wall clock) seconds: {told}",
+            f"zuul: {settings.SKIPPED} skipped tasks on {HOSTS} hosts, processor (wall clock) seconds: {summary}",
             file=sys.stderr,
         )
         cpu = {peer: min(cpu for cpu, _wall in times) for peer, times in spent.items()}
         if cpu["podbridge"] <= NOISE * cpu["stock"]:
             return
-    raise AssertionError(f"more processor time than with stock: {told}")
+    raise AssertionError(f"more processor time than with stock: {summary}")
 
 
 def playbook(tasks):
@@ -42,7 +42,7 @@ def playbook(tasks):
 
 
 def run(session, nodes, project):
-    """Processor and wall clock time of the playbook."""
+    """Returns the processor and wall clock time of the playbook, in seconds."""
     build = session.run(nodes, "skipped_tasks", projects={"org/project": project})
     build.joblog().refuse("never seen", "Log Stream did not terminate")
     ((cpu, wall),) = build.spent

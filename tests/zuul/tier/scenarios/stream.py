@@ -1,4 +1,4 @@
-"""This file owns the live log of ordinary tasks: Zuul's own stream tests, and what they leave out."""
+"""Scenarios about the live log of ordinary tasks: Zuul's own stream tests, and cases that they leave out."""
 
 import sys
 
@@ -21,7 +21,7 @@ def stream_fixtures(session):
 
 
 def stream_pod(session):
-    """Zuul's own playbook for a pod: the console daemon is stopped and started again."""
+    """Zuul's own playbook for a pod, which stops and starts the console daemon."""
     nodes = [session.node("controller")]
     build = upstream.play(session, nodes, "pod")
     assert build.result == "SUCCESS", build.result
@@ -29,9 +29,9 @@ def stream_pod(session):
 
 
 def stream(session):
-    """Long lines, bytes that are no text, loops, async, delegation, run_once, serial, creates."""
+    """Long lines, bytes that are not text, loops, async, delegation, run_once, serial, creates."""
     nodes = [session.node("one"), session.node("two")]
-    if settings.podbridge():
+    if settings.is_podbridge():
         session.run(nodes, "async")
     for split in (False, True):
         build = session.run(nodes, "stream", split=split)
@@ -40,11 +40,11 @@ def stream(session):
             expect_lines(log, host)
         expect_order(log)
         expect_times(log)
-        for _name, place, pod in nodes:
-            # Stock leaves the delegated tasks' logs, which it asked another pod to delete.
-            if settings.podbridge():
-                expect_no_console_files(place, pod)
-            kube.in_pod(place, pod, "sh", "-c", "rm -f /tmp/console-*")
+        for _name, namespace, pod in nodes:
+            # The stock peer leaves the logs of delegated tasks, because it asks the wrong pod to delete them.
+            if settings.is_podbridge():
+                expect_no_console_files(namespace, pod)
+            kube.exec_in_pod(namespace, pod, "sh", "-c", "rm -f /tmp/console-*")
 
 
 def expect_lines(log, host):
@@ -63,29 +63,29 @@ def expect_lines(log, host):
         f"{host} | after everything",
     )
     log.refuse("never seen", "Log Stream did not terminate", "Waiting on logger", "secret words")
-    assert log.of(host).count("twice in an include") == 2
-    if settings.podbridge():
-        # Stock loses it: the exit code is on the same line.
+    assert log.lines_of(host).count("twice in an include") == 2
+    if settings.is_podbridge():
+        # The stock peer loses this line, because the exit code is on the same line.
         log.expect_once(f"{host} | the last line has no newline")
-    numbers = [text for text in log.of(host) if text.startswith("number ")]
+    numbers = [text for text in log.lines_of(host) if text.startswith("number ")]
     assert numbers == [f"number {n}" for n in range(1, 2001)], f"{len(numbers)} numbers of {host}"
 
 
 def expect_order(log):
     log.expect_once("one | once")
-    if settings.podbridge():
-        # Stock asks the delegating host's pod.
+    if settings.is_podbridge():
+        # The stock peer asks the pod of the delegating host for these logs.
         log.expect_once("two | delegated from one", "one | delegated from two")
     log.expect_match(r"^one \| ok: Item: b Runtime: ")
 
 
 def expect_times(log):
-    """A task that does nothing takes no time for its log, by whichever name it is called."""
+    """Asserts that a task that does nothing does not wait for its log, under its short and its full name."""
     names = ("Skipped", "Created already", "Created already, by its full name")
     took = [log.seconds(name) for name in names]
-    told = ", ".join(f"{name}: {seconds:.2f} s" for name, seconds in zip(names, took, strict=True))
-    print(f"zuul {settings.PEER}: {told}", file=sys.stderr)
-    if settings.podbridge():
-        # Zuul waits ten seconds for the log of the last one, if nobody tells it that there is none. How much faster it
-        # is on a machine that does nothing else, the benchmark says.
-        assert max(took) < 9, told
+    summary = ", ".join(f"{name}: {seconds:.2f} s" for name, seconds in zip(names, took, strict=True))
+    print(f"zuul {settings.PEER}: {summary}", file=sys.stderr)
+    if settings.is_podbridge():
+        # Zuul waits ten seconds for the log of the last task, unless the answer is that there is none. bench_tasks
+        # measures the real time on an idle machine.
+        assert max(took) < 9, summary

@@ -1,4 +1,7 @@
-"""This file owns a pump: so many MiB into a command's stdin while its stdout is read, and both compared by digest."""
+"""Test program: writes MiB of data to the stdin of a command, reads its stdout meanwhile, and compares the digests.
+
+Usage: pump.py MEBIBYTES COMMAND…; exec_bytes.yaml runs it.
+"""
 
 import hashlib
 import os
