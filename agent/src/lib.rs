@@ -5,6 +5,7 @@
 mod app;
 pub mod commands;
 mod config;
+mod env;
 pub mod exec;
 pub mod files;
 mod git;

@@ -3,8 +3,10 @@
 
 use tracing::level_filters::LevelFilter;
 
+use crate::env;
+
 pub(crate) fn start() {
-    let level = std::env::var("PODBRIDGE_LOG").ok().and_then(|level| level.parse().ok());
+    let level = env::variable(env::LOG_LEVEL).and_then(|level| level.to_str()?.parse().ok());
     let logs = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
     logs.with_max_level(level.unwrap_or(LevelFilter::WARN)).init();
 }

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::env;
+
 const NAME: &str = "podbridge-agent";
 
 pub(super) fn run(directory: &Path) -> Result<ExitCode, String> {
@@ -15,7 +17,7 @@ pub(super) fn run(directory: &Path) -> Result<ExitCode, String> {
 
 fn copy(directory: &Path) -> io::Result<()> {
     let temporary = directory.join(format!(".{NAME}.{}", std::process::id()));
-    let copied = fs::copy(std::env::current_exe()?, &temporary)
+    let copied = fs::copy(env::own_program()?, &temporary)
         .and_then(|_| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)))
         .and_then(|()| fs::rename(&temporary, directory.join(NAME)));
     if copied.is_err() {

@@ -11,10 +11,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::config::{Cli, Command};
+use crate::env;
 
 /// The main program.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::parse_from(env::arguments()).command {
         Command::Serve(options) => serve::run(options),
         Command::Proxy(options) => proxy::run(options),
         Command::Install { directory } => install::run(&directory),

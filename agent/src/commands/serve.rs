@@ -11,7 +11,7 @@ use crate::config::Serve;
 use crate::exec::Store;
 use crate::sys::{descriptors, heap, init};
 use crate::transport::socket;
-use crate::{app, telemetry};
+use crate::{app, env, telemetry};
 
 /// What a detached agent tells the parent that waits for it.
 const READY: &str = "ready";
@@ -65,9 +65,9 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
 
 /// PID 1: an init, and this same command as its worker.
 fn as_init() -> Result<ExitCode, String> {
-    let own = std::env::current_exe().map_err(|error| format!("cannot find my own program: {error}"))?;
+    let own = env::own_program().map_err(|error| format!("cannot find my own program: {error}"))?;
     let mut worker = Command::new(own);
-    worker.args(std::env::args_os().skip(1));
+    worker.args(env::arguments().skip(1));
     let code = init::run(worker).map_err(|error| format!("the init failed: {error}"))?;
     Ok(ExitCode::from(code))
 }
@@ -79,7 +79,7 @@ pub(super) fn start_detached(path: &Path, idle: u64, more: &[OsString]) -> Resul
         return Ok(());
     }
     let failed = |error: io::Error| format!("cannot start an agent: {error}");
-    let own = std::env::current_exe().map_err(failed)?;
+    let own = env::own_program().map_err(failed)?;
     let child = Command::new(own)
         .args(["serve", "--detached", "--idle", &idle.to_string(), "--socket"])
         .arg(path)

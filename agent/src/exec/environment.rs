@@ -1,35 +1,20 @@
-//! The environment of a command, and where its program is looked up. Pure: the agent's own environment is an argument.
+//! The environment of a command: the agent's own, completed by the account, the terminal and the request. Pure: the agent's
+//! own environment is an argument. `process` and `process_tree` call it.
 
-use std::ffi::{CStr, CString};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::ffi::CString;
 
 use super::{Command, ExecId};
+use crate::env::{EXEC_ID, Variables};
 use crate::sys::users::Account;
 
-/// Marks every process of an exec's tree, also one that left its session. See `process_tree`.
-const COOKIE: &str = "PODBRIDGE_EXEC_ID";
-/// Where a program is looked up when PATH is not set; what container runtimes use.
-const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// `NAME=value` of the exec's cookie.
+/// Returns the `NAME=value` that marks every process of an exec's tree, also a process that left the session. See
+/// `process_tree`.
 pub(crate) fn cookie(id: ExecId) -> Vec<u8> {
-    format!("{COOKIE}={id}").into_bytes()
+    format!("{EXEC_ID}={id}").into_bytes()
 }
 
-/// The agent's own environment as bytes.
-pub(crate) fn own() -> Vec<(Vec<u8>, Vec<u8>)> {
-    std::env::vars_os()
-        .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
-        .collect()
-}
-
-/// Own environment, then the account's, then the command's, then the cookie; later ones win.
-pub(crate) fn merged(
-    own: Vec<(Vec<u8>, Vec<u8>)>,
-    account: Option<&Account>,
-    command: &Command,
-) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// Adds to `own` the variables of the account, of the terminal and of the command, and the cookie; later ones win.
+pub(crate) fn merged(own: Variables, account: Option<&Account>, command: &Command) -> Variables {
     let mut env = own;
     let mut set = |name: &[u8], value: &[u8]| {
         env.retain(|(known, _)| known != name);
@@ -47,50 +32,14 @@ pub(crate) fn merged(
     for (name, value) in &command.env {
         set(name, value);
     }
-    set(COOKIE.as_bytes(), command.id.to_string().as_bytes());
+    set(EXEC_ID.as_bytes(), command.id.to_string().as_bytes());
     env
 }
 
-/// As execve wants it. Entries with a NUL are refused by `rpc`, and the system has none.
+/// Returns `NAME=value` strings as execve(2) takes them. An entry with a NUL byte is dropped; `rpc` refuses requests that hold
+/// one, and the system's own environment has none.
 pub(crate) fn to_strings(env: &[(Vec<u8>, Vec<u8>)]) -> Vec<CString> {
     env.iter()
         .filter_map(|(name, value)| CString::new([name, &b"="[..], value].concat()).ok())
         .collect()
-}
-
-/// The paths to try for a program: as execvp does, and at last `beside`, where an operator may put what images lack (rsync, git).
-pub(crate) fn candidates(program: &CStr, env: &[(Vec<u8>, Vec<u8>)], beside: Option<&Path>) -> Vec<CString> {
-    if program.to_bytes().contains(&b'/') {
-        return vec![program.to_owned()];
-    }
-    let path = env
-        .iter()
-        .find(|(name, _)| name == b"PATH")
-        .map_or(DEFAULT_PATH, |(_, value)| value);
-    path.split(|byte| *byte == b':')
-        .map(|directory| if directory.is_empty() { &b"."[..] } else { directory })
-        .chain(beside.map(|directory| directory.as_os_str().as_bytes()))
-        .filter_map(|directory| CString::new([directory, &b"/"[..], program.to_bytes()].concat()).ok())
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pair(name: &str, value: &str) -> (Vec<u8>, Vec<u8>) {
-        (name.into(), value.into())
-    }
-
-    #[test]
-    fn programs_are_looked_up_as_execvp_does() {
-        let env = [pair("PATH", "/a::/b")];
-        let names = |program: &str| {
-            let found = candidates(&CString::new(program).unwrap(), &env, Some(Path::new("/run/podbridge")));
-            found.into_iter().map(|c| c.into_string().unwrap()).collect::<Vec<_>>()
-        };
-        assert_eq!(names("ls"), ["/a/ls", "./ls", "/b/ls", "/run/podbridge/ls"]);
-        assert_eq!(names("./ls"), ["./ls"]);
-        assert_eq!(candidates(c"ls", &[], None).len(), 6);
-    }
 }

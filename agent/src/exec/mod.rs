@@ -11,19 +11,21 @@ mod process;
 mod process_tree;
 mod registry;
 mod spool;
+mod state;
 mod stdin;
+mod stdin_writer;
 mod supervisor;
 
 pub use attach::{Event, Reader};
 pub use command::{Command, Digest, ExecId, OnDisconnect, StdinMode};
-pub(crate) use environment::{candidates, own as environment};
 pub use error::Error;
 pub use exit::{Cause, ExitRecord, StartFailure};
-pub(crate) use process::beside;
 pub(crate) use registry::MAX_EXECS;
-pub use registry::{Exec, Registry, Scope, Summary};
+pub use registry::{Registry, Scope, Summary};
 pub(crate) use spool::{CAPACITY as SPOOL_BYTES, Store};
 pub use spool::{Channel, Lengths, Offsets, Overflow};
-pub use stdin::{Progress, StdinWriter};
+pub use state::Exec;
+pub use stdin::Progress;
+pub use stdin_writer::StdinWriter;
 
 pub use crate::sys::pty::Size;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FileType, Uid, fchown, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -14,9 +14,10 @@ use rustix::process::Rlimit;
 use rustix::termios::isatty;
 
 use super::{Command, StartFailure, StdinMode, environment};
+use crate::env;
 use crate::sys::fork::{ForkError, Prepared, Stdio, Step};
 use crate::sys::reaper::{Child, Reaper};
-use crate::sys::{pty, users};
+use crate::sys::{lookup, pty, users};
 
 /// Of the child, which is a copy of the agent until then: also where the file was replaced since, and in a directory that the
 /// command's user may not enter.
@@ -40,8 +41,8 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         None => None,
         Some(user) => Some(users::lookup(user).ok_or_else(|| unknown_user(user))?),
     };
-    let env = environment::merged(
-        environment::own(),
+    let variables = environment::merged(
+        env::variables(),
         identity.as_ref().and_then(|i| i.account.as_ref()),
         command,
     );
@@ -53,12 +54,13 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         give(&stdio, Uid::from_raw(identity.uid));
     }
     let prepared = Prepared {
-        programs: match command.agent_program {
-            true => vec![OWN_PROGRAM.to_owned()],
-            false => environment::candidates(&command.argv[0], &env, beside().as_deref()),
+        programs: if command.agent_program {
+            vec![OWN_PROGRAM.to_owned()]
+        } else {
+            lookup::candidates(&command.argv[0], &variables, lookup::own_directory().as_deref())
         },
         argv: command.argv.clone(),
-        env: environment::to_strings(&env),
+        env: environment::to_strings(&variables),
         cwd: command.cwd.clone(),
         identity,
         stdio,
@@ -68,12 +70,6 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         Ok(child) => Ok((child, ends)),
         Err(error) => Err(explain(error, command, &prepared.programs)),
     }
-}
-
-/// The directory of the agent's own executable.
-pub(crate) fn beside() -> Option<PathBuf> {
-    let own = std::env::current_exe().ok()?;
-    own.parent().map(Path::to_owned)
 }
 
 fn descriptors(command: &Command) -> io::Result<(Ends, Stdio)> {

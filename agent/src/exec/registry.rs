@@ -3,17 +3,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::process::{Pid, Rlimit, Signal};
-use tokio::io::unix::AsyncFd;
+use rustix::process::{Rlimit, Signal};
 use tokio::sync::watch;
 
 use super::attach::Reader;
-use super::spool::{Offsets, Spool, Store};
-use super::stdin::{Stdin, StdinWriter};
-use super::{Command, Digest, Error, ExecId, ExitRecord, Size, StdinMode, process_tree, supervisor};
+use super::spool::{Offsets, Store};
+use super::state::Exec;
+use super::stdin_writer::StdinWriter;
+use super::supervisor::{self, Resources};
+use super::{Command, Error, ExecId, ExitRecord, Size, process_tree};
 use crate::sys::pty;
 use crate::sys::reaper::Reaper;
 
@@ -36,83 +36,6 @@ pub struct Summary {
     pub id: ExecId,
     pub pid: u32,
     pub exit: Option<ExitRecord>,
-}
-
-/// One exec, from its reservation to its release.
-#[derive(Debug)]
-pub struct Exec {
-    digest: Digest,
-    session: Vec<u8>,
-    takes_stdin: bool,
-    pub(crate) spool: Arc<Spool>,
-    pub(crate) stdin: Stdin,
-    /// `None` until the spawn has been tried.
-    pub(crate) pid: watch::Sender<Option<u32>>,
-    pub(crate) exit: watch::Sender<Option<ExitRecord>>,
-    pub(crate) readers: watch::Sender<Readers>,
-    /// Why it is to be ended.
-    pub(crate) cancel: watch::Sender<Option<String>>,
-    pub(crate) released: watch::Sender<bool>,
-    pub(crate) terminal: OnceLock<Arc<AsyncFd<OwnedFd>>>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Readers {
-    pub(crate) now: usize,
-    /// There has been one.
-    pub(crate) ever: bool,
-}
-
-impl Exec {
-    fn new(command: &Command, store: Arc<Store>) -> Self {
-        Self {
-            digest: command.digest,
-            session: command.session.clone(),
-            takes_stdin: command.stdin == StdinMode::Stream,
-            spool: Arc::new(Spool::new(command.overflow, store)),
-            stdin: Stdin::default(),
-            pid: watch::Sender::new(None),
-            exit: watch::Sender::new(None),
-            readers: watch::Sender::default(),
-            cancel: watch::Sender::new(None),
-            released: watch::Sender::new(false),
-            terminal: OnceLock::new(),
-        }
-    }
-
-    /// Its process id in the pod, once the spawn has been tried; 0 if that failed.
-    pub async fn pid(&self) -> u32 {
-        let mut pid = self.pid.subscribe();
-        let pid = pid.wait_for(Option::is_some).await.expect("the sender lives in self");
-        (*pid).unwrap_or_default()
-    }
-
-    /// Waits for its end.
-    pub async fn wait(&self) -> ExitRecord {
-        let mut exit = self.exit.subscribe();
-        let exit = exit.wait_for(Option::is_some).await.expect("the sender lives in self");
-        exit.clone().expect("waited for")
-    }
-
-    pub(crate) fn reader_came(&self) {
-        self.readers.send_modify(|readers| {
-            *readers = Readers {
-                now: readers.now + 1,
-                ever: true,
-            }
-        });
-    }
-
-    pub(crate) fn reader_went(&self) {
-        self.readers.send_modify(|readers| readers.now -= 1);
-    }
-
-    fn running_pid(&self) -> Option<Pid> {
-        match *self.exit.borrow() {
-            Some(_) => None,
-            None => Pid::from_raw((*self.pid.borrow())? as i32),
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -138,8 +61,7 @@ impl Table {
 #[derive(Debug)]
 pub struct Registry {
     table: Mutex<Table>,
-    pub(crate) reaper: Reaper,
-    pub(crate) nofile: Rlimit,
+    resources: Resources,
     store: Arc<Store>,
     /// Held by the one who prepares a start.
     preparing: tokio::sync::Mutex<()>,
@@ -154,8 +76,7 @@ impl Registry {
     pub(crate) fn new(reaper: Reaper, nofile: Rlimit, store: Store) -> Self {
         Self {
             table: Mutex::default(),
-            reaper,
-            nofile,
+            resources: Resources { reaper, nofile },
             store: Arc::new(store),
             preparing: tokio::sync::Mutex::default(),
             running: watch::Sender::new(0),
@@ -199,7 +120,7 @@ impl Registry {
             exec
         };
         self.running.send_modify(|running| *running += 1);
-        tokio::spawn(supervisor::run(self.clone(), exec.clone(), command));
+        tokio::spawn(self.clone().run(exec.clone(), command));
         Ok((exec, true))
     }
 
@@ -221,8 +142,16 @@ impl Registry {
         !matches!(self.find(id), Err(Error::Unknown(_)))
     }
 
-    pub(crate) fn ended(&self) {
+    /// Runs one exec to its end and keeps its output until it is released or its lease ends.
+    async fn run(self: Arc<Self>, exec: Arc<Exec>, command: Command) {
+        let (id, lease) = (command.id, command.lease);
+        supervisor::run(&self.resources, &exec, command).await;
         self.running.send_modify(|running| *running -= 1);
+        if supervisor::lease_ends_before_release(&exec, lease).await {
+            // It has ended, so the release cannot be refused.
+            let _ = self.release(id);
+        }
+        exec.spool.abandon();
     }
 
     pub fn find(&self, id: ExecId) -> Result<Arc<Exec>, Error> {
@@ -251,10 +180,10 @@ impl Registry {
     pub fn signal(&self, id: ExecId, signal: Signal, scope: Scope) -> Result<(), Error> {
         let leader = self.find(id)?.running_pid().ok_or(Error::NotRunning(id))?;
         let sent = match scope {
-            Scope::Leader => self.reaper.signal_leader(leader, signal),
-            Scope::Group => self.reaper.signal_group(leader, signal),
+            Scope::Leader => self.resources.reaper.signal_leader(leader, signal),
+            Scope::Group => self.resources.reaper.signal_group(leader, signal),
             Scope::Tree => {
-                process_tree::signal(&self.reaper, id, leader, signal);
+                process_tree::signal(&self.resources.reaper, id, leader, signal);
                 Ok(())
             }
         };

@@ -6,50 +6,56 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Rlimit};
 use tokio::io::Interest;
 use tokio::sync::{oneshot, watch as value};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::process::{self, Ends};
-use super::registry::Readers;
 use super::spool::Channel;
-use super::stdin::{Sink, StdinWriter};
-use super::{Cause, Command, Exec, ExitRecord, OnDisconnect, Registry, StartFailure, StdinMode, output, process_tree};
+use super::state::{Exec, Readers};
+use super::stdin::Sink;
+use super::stdin_writer::StdinWriter;
+use super::{Cause, Command, ExitRecord, OnDisconnect, StartFailure, StdinMode, output, process_tree};
 use crate::sys::cgroup;
 use crate::sys::descriptors::watch;
-use crate::sys::reaper::{Child, ExitStatus};
+use crate::sys::reaper::{Child, ExitStatus, Reaper};
 
 /// A reader that goes and comes again within this time (a request that follows another) is no disconnect.
 const RECONNECT: Duration = Duration::from_millis(100);
 
-pub(crate) async fn run(registry: Arc<Registry>, exec: Arc<Exec>, command: Command) {
+/// What every exec needs of the agent.
+#[derive(Debug, Clone)]
+pub(super) struct Resources {
+    pub(super) reaper: Reaper,
+    /// Limit on open descriptors that commands get.
+    pub(super) nofile: Rlimit,
+}
+
+/// Runs the command to its end. The exit record is published before stdin is closed.
+pub(super) async fn run(resources: &Resources, exec: &Arc<Exec>, command: Command) {
     let started = Instant::now();
     let id = command.id;
-    let lease = command.lease;
     let (ended, _) = value::channel(false);
-    let record = drive(&registry, &exec, command, &ended).await;
+    let record = drive(resources, exec, command, &ended).await;
     tracing::info!(exec = ?id, cause = ?record.cause, seconds = started.elapsed().as_secs_f64(), "exec ended");
     exec.exit.send_replace(Some(record));
     ended.send_replace(true);
     exec.stdin.close().await;
-    registry.ended();
+}
 
-    // The output stays until it is released, or nobody has wanted it for a lease.
+/// Waits until the exec is released (false), or nobody has read its output for a whole lease (true).
+pub(super) async fn lease_ends_before_release(exec: &Exec, lease: Duration) -> bool {
     let mut released = exec.released.subscribe();
     tokio::select! {
-        _ = released.wait_for(|released| *released) => {}
-        () = abandoned(&exec, OnDisconnect::Lease, lease) => {
-            // Ended, so it cannot be refused.
-            let _ = registry.release(id);
-        }
+        _ = released.wait_for(|released| *released) => false,
+        () = abandoned(exec, OnDisconnect::Lease, lease) => true,
     }
-    exec.spool.abandon();
 }
 
 async fn drive(
-    registry: &Arc<Registry>,
+    resources: &Resources,
     exec: &Arc<Exec>,
     mut command: Command,
     ended: &value::Sender<bool>,
@@ -65,13 +71,13 @@ async fn drive(
     };
     let oom_kills = cgroup::oom_kills();
     let spawned = spawn_blocking({
-        let registry = registry.clone();
+        let resources = resources.clone();
         move || {
             let command = Command {
                 stdin: keeps_stdin,
                 ..command
             };
-            process::spawn(&registry.reaper, registry.nofile, &command)
+            process::spawn(&resources.reaper, resources.nofile, &command)
         }
     });
     let spawned = match spawned.await.expect("spawning does not panic") {
@@ -92,7 +98,7 @@ async fn drive(
         let mut writer = StdinWriter::new(id, exec.clone());
         tokio::spawn(async move { writer.write(Some(0), &data, true).await });
     }
-    let mut record = outlive(registry, exec, id, child, rules).await;
+    let mut record = outlive(&resources.reaper, exec, id, child, rules).await;
     if killed(&record.cause) && cgroup::oom_kills() > oom_kills {
         record.cause = Cause::OomKilled(match cgroup::limit() {
             Some(limit) => format!("the container's memory limit of {} MiB was exceeded", limit >> 20),
@@ -156,7 +162,7 @@ struct Rules {
 }
 
 /// Waits for the end, and brings it about when the rules say so.
-async fn outlive(registry: &Registry, exec: &Exec, id: super::ExecId, mut child: Child, rules: Rules) -> ExitRecord {
+async fn outlive(reaper: &Reaper, exec: &Exec, id: super::ExecId, mut child: Child, rules: Rules) -> ExitRecord {
     let mut cancel = exec.cancel.subscribe();
     let deadline = rules.timeout.map(|timeout| Instant::now() + timeout);
     let timeout = async {
@@ -177,7 +183,7 @@ async fn outlive(registry: &Registry, exec: &Exec, id: super::ExecId, mut child:
             Cause::Cancelled("nobody was connected any more".into())
         }
     };
-    let survivors = process_tree::end(&registry.reaper, id, child.pid, rules.grace).await;
+    let survivors = process_tree::end(reaper, id, child.pid, rules.grace).await;
     if !survivors.contains(&raw(child.pid)) {
         // Killed, so it is reaped at once; the cause stays ours.
         let _ = child.exit.await;

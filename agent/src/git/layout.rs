@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 
 use super::Error;
+use crate::env;
 use crate::sys::users;
 
 /// What a repository is called until it is finished; beside its place or in it, so that it moves there by renames.
@@ -36,7 +37,7 @@ pub(super) fn absolute_path(path: &Path) -> Result<PathBuf, Error> {
 }
 
 fn own_home() -> PathBuf {
-    let set = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    let set = env::variable(env::HOME).filter(|home| !home.is_empty());
     let home = set.map(PathBuf::from);
     home.or_else(|| home_of(&geteuid().as_raw().to_string()))
         .unwrap_or_else(|| "/".into())

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use rustix::fs::{Access, access};
 
 use super::Error;
-use crate::exec;
+use crate::env;
+use crate::sys::lookup;
 
 #[derive(Debug)]
 pub(super) struct Git {
@@ -21,15 +22,15 @@ pub(super) struct Git {
 
 impl Git {
     pub(super) fn find() -> Result<Self, Error> {
-        let beside = exec::beside().unwrap_or_default();
-        let candidates = exec::candidates(c"git", &exec::environment(), Some(&beside));
+        let beside = lookup::own_directory().unwrap_or_default();
+        let candidates = lookup::candidates(c"git", &env::variables(), Some(&beside));
         let mut paths = candidates
             .into_iter()
             .map(|path| PathBuf::from(OsString::from_vec(path.into_bytes())));
         let Some(program) = paths.find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok()) else {
             return Err(Error::NoGit { beside });
         };
-        let mut path = std::env::var_os("PATH").unwrap_or_default();
+        let mut path = env::variable(env::PATH).unwrap_or_default();
         if program.parent() == Some(&beside) && !path.is_empty() {
             path.push(":");
             path.push(&beside);

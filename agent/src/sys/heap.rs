@@ -7,8 +7,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// What the library reads when a program starts, and only then.
-const VARIABLE: &str = "GLIBC_TUNABLES";
+use crate::env::{self, GLIBC_TUNABLES};
+
 /// No freed pieces kept by each thread for itself: scattered as they are after a thousand commands at once, every one keeps a page from
 /// being given back, more than a megabyte in all.
 const SETTING: &[u8] = b"glibc.malloc.tcache_count=0";
@@ -38,16 +38,16 @@ pub(crate) fn without_caches() {
     if cfg!(not(target_env = "gnu")) || unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
         return;
     }
-    let given = std::env::var_os(VARIABLE).unwrap_or_default();
+    let given = env::variable(GLIBC_TUNABLES).unwrap_or_default();
     match plan(given.as_bytes()) {
         Plan::Again(value) => {
-            let Ok(own) = std::env::current_exe() else { return };
-            let mut arguments = std::env::args_os();
+            let Ok(own) = env::own_program() else { return };
+            let mut arguments = env::arguments();
             // Returns only if it cannot be done: then memory is kept.
             let _ = Command::new(own)
                 .arg0(arguments.next().unwrap_or_default())
                 .args(arguments)
-                .env(VARIABLE, OsString::from_vec(value))
+                .env(GLIBC_TUNABLES, OsString::from_vec(value))
                 .exec();
             // It has put this back to what programs expect.
             // SAFETY: it sets no handler of ours.
@@ -58,8 +58,8 @@ pub(crate) fn without_caches() {
             // SAFETY: there is no other thread that could read the environment.
             unsafe {
                 match value {
-                    [] => std::env::remove_var(VARIABLE),
-                    value => std::env::set_var(VARIABLE, OsStr::from_bytes(value)),
+                    [] => std::env::remove_var(GLIBC_TUNABLES),
+                    value => std::env::set_var(GLIBC_TUNABLES, OsStr::from_bytes(value)),
                 }
             }
         }

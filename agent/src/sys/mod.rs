@@ -12,6 +12,7 @@ pub(crate) mod fork;
 pub(crate) mod heap;
 #[allow(unsafe_code)]
 pub(crate) mod init;
+pub(crate) mod lookup;
 pub(crate) mod proc;
 pub(crate) mod pty;
 pub(crate) mod reaper;

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::process::{geteuid, umask};
 
-const VARIABLE: &str = "PODBRIDGE_AGENT_SOCKET";
+use crate::env;
+
 /// For agents that are part of the pod: an emptyDir or a root file system that can be written.
 const WELL_KNOWN: &str = "/run/podbridge/agent.sock";
 
@@ -53,7 +54,7 @@ pub(crate) fn path_to_serve(wanted: Option<PathBuf>) -> PathBuf {
 
 fn explicit_path(wanted: Option<PathBuf>) -> Option<PathBuf> {
     wanted.or_else(|| {
-        std::env::var_os(VARIABLE)
+        env::variable(env::AGENT_SOCKET)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     })
