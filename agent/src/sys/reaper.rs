@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_p
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::fork::{ForkError, Prepared, Step, fork};
+use super::fork::{ForkError, Prepared, fork};
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,20 +153,6 @@ impl Reaper {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(kill()?)
-    }
-}
-
-impl ForkError {
-    /// The step's name on the wire.
-    pub(crate) fn step_name(&self) -> &'static str {
-        match self.step {
-            Step::Fork => "fork",
-            Step::Session => "session",
-            Step::Stdio => "stdin",
-            Step::User => "user",
-            Step::Cwd => "cwd",
-            Step::Exec => "exec",
-        }
     }
 }
 

@@ -16,6 +16,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 pub(crate) use store::Store;
+pub use stream::Overflow;
+pub(crate) use stream::Read;
 use stream::{Found, Step, Stream};
 
 /// Bytes per stream that may wait for a first reader, with a file.
@@ -29,16 +31,6 @@ const STALL: Duration = Duration::from_millis(500);
 pub enum Channel {
     Stdout,
     Stderr,
-}
-
-/// What happens to output that nobody reads, when the spool is full.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Overflow {
-    /// The command waits, as on a full pipe.
-    #[default]
-    Block,
-    /// The oldest bytes go.
-    DropOldest,
 }
 
 /// First byte wanted of each stream.
@@ -57,17 +49,6 @@ pub struct Lengths {
     pub held_open: bool,
     /// Why no file took output, so that the command waited or bytes went early.
     pub refused: Option<String>,
-}
-
-/// The answer to a read at one offset.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Read {
-    Data(Bytes),
-    /// So many bytes from the offset on are gone.
-    Gap(u64),
-    /// Nothing yet.
-    Wait,
-    End,
 }
 
 #[derive(Debug, Default)]

@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 
 use super::ring::{CAPACITY, Refused, Ring};
 use super::store::Store;
-use super::{Overflow, Read};
 
 /// Bytes that may wait in memory for a first reader.
 pub(super) const AHEAD: u64 = 2 << 20;
@@ -21,6 +20,27 @@ const SCARCE: u64 = 64 << 10;
 const SLACK: u64 = 256 << 10;
 /// Largest piece.
 pub(super) const PIECE: u64 = 64 << 10;
+
+/// What happens to output that nobody reads, when the spool is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The command waits, as on a full pipe.
+    #[default]
+    Block,
+    /// The oldest bytes go.
+    DropOldest,
+}
+
+/// The answer to a read at one offset.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Data(Bytes),
+    /// So many bytes from the offset on are gone.
+    Gap(u64),
+    /// Nothing yet.
+    Wait,
+    End,
+}
 
 /// Where the bytes at an offset are.
 #[derive(Debug)]

@@ -58,6 +58,20 @@ pub(crate) struct ForkError {
     pub(crate) errno: i32,
 }
 
+impl ForkError {
+    /// The step's name on the wire.
+    pub(crate) fn step_name(&self) -> &'static str {
+        match self.step {
+            Step::Fork => "fork",
+            Step::Session => "session",
+            Step::Stdio => "stdin",
+            Step::User => "user",
+            Step::Cwd => "cwd",
+            Step::Exec => "exec",
+        }
+    }
+}
+
 /// A child that is running or has reported why not through `status`.
 #[derive(Debug)]
 pub(crate) struct Forked {
