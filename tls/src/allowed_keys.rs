@@ -9,9 +9,9 @@ use crate::PublicKey;
 const LIMIT: usize = 64;
 
 #[derive(Debug, Default)]
-pub struct Enrolled(Mutex<VecDeque<PublicKey>>);
+pub struct AllowedKeys(Mutex<VecDeque<PublicKey>>);
 
-impl Enrolled {
+impl AllowedKeys {
     /// The oldest makes room.
     pub fn add(&self, key: PublicKey) {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@ pub struct PublicKey([u8; LENGTH]);
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the key is no SubjectPublicKeyInfo of Ed25519")]
-pub struct NotAKey;
+pub struct InvalidKey;
 
 impl PublicKey {
     /// SubjectPublicKeyInfo in DER, 44 bytes.
@@ -19,13 +19,13 @@ impl PublicKey {
 }
 
 impl TryFrom<Vec<u8>> for PublicKey {
-    type Error = NotAKey;
+    type Error = InvalidKey;
 
-    fn try_from(der: Vec<u8>) -> Result<Self, NotAKey> {
-        let der = <[u8; LENGTH]>::try_from(der).map_err(|_| NotAKey)?;
+    fn try_from(der: Vec<u8>) -> Result<Self, InvalidKey> {
+        let der = <[u8; LENGTH]>::try_from(der).map_err(|_| InvalidKey)?;
         match der.starts_with(&PREFIX) {
             true => Ok(Self(der)),
-            false => Err(NotAKey),
+            false => Err(InvalidKey),
         }
     }
 }

@@ -22,15 +22,15 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
-pub use allowed_keys::Enrolled;
-pub use key::{NotAKey, PublicKey};
+pub use allowed_keys::AllowedKeys;
+pub use key::{InvalidKey, PublicKey};
 use provider::provider;
-use verifier::Pinned;
+use verifier::KeyVerifier;
 
 /// That the system gives no key is all that a caller can say of it.
 #[derive(Debug, thiserror::Error)]
 #[error("no key could be made for TLS")]
-pub struct NoKey;
+pub struct KeyGenerationError;
 
 /// One end: a private key that never leaves the process.
 #[derive(Clone)]
@@ -46,15 +46,15 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    pub fn new() -> Result<Self, NoKey> {
-        let pair = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| NoKey)?;
-        let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(pair.as_ref())).map_err(|_| NoKey)?;
-        let public = key.public_key().ok_or(NoKey)?.to_vec();
+    pub fn new() -> Result<Self, KeyGenerationError> {
+        let pair = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyGenerationError)?;
+        let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(pair.as_ref())).map_err(|_| KeyGenerationError)?;
+        let public = key.public_key().ok_or(KeyGenerationError)?.to_vec();
         // With raw public keys the key is what a certificate would be.
         let certified = CertifiedKey::new(vec![CertificateDer::from(public.clone())], key);
         Ok(Self {
             certified: Arc::new(certified),
-            public: PublicKey::try_from(public).map_err(|_| NoKey)?,
+            public: PublicKey::try_from(public).map_err(|_| KeyGenerationError)?,
         })
     }
 
@@ -63,10 +63,10 @@ impl Identity {
     }
 
     /// Accepts whoever proves one of these keys, as they are at that moment.
-    pub fn server(&self, enrolled: Arc<Enrolled>) -> Result<ServerConfig, rustls::Error> {
+    pub fn server_config(&self, enrolled: Arc<AllowedKeys>) -> Result<ServerConfig, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(Arc::new(Pinned::new(enrolled)))
+            .with_client_cert_verifier(Arc::new(KeyVerifier::new(enrolled)))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.certified.clone())));
         // Who comes again proves his key again.
         config.send_tls13_tickets = 0;
@@ -74,13 +74,13 @@ impl Identity {
     }
 
     /// Speaks to the owner of this key.
-    pub fn client(&self, peer: PublicKey) -> Result<ClientConfig, rustls::Error> {
-        let expected = Arc::new(Enrolled::default());
+    pub fn client_config(&self, peer: PublicKey) -> Result<ClientConfig, rustls::Error> {
+        let expected = Arc::new(AllowedKeys::default());
         expected.add(peer);
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned::new(expected)))
+            .with_custom_certificate_verifier(Arc::new(KeyVerifier::new(expected)))
             .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(self.certified.clone())));
         config.resumption = Resumption::disabled();
         config.enable_sni = false;

@@ -34,7 +34,7 @@ async fn talk(client: ClientConfig, server: ServerConfig) -> (io::Result<String>
 struct Ends {
     bridge: Identity,
     agent: Identity,
-    enrolled: Arc<Enrolled>,
+    enrolled: Arc<AllowedKeys>,
 }
 
 impl Ends {
@@ -47,7 +47,7 @@ impl Ends {
     }
 
     fn server(&self) -> ServerConfig {
-        self.agent.server(self.enrolled.clone()).unwrap()
+        self.agent.server_config(self.enrolled.clone()).unwrap()
     }
 }
 
@@ -55,7 +55,7 @@ impl Ends {
 async fn ends_that_know_each_other_talk() {
     let ends = Ends::new();
     ends.enrolled.add(ends.bridge.public_key().clone());
-    let client = ends.bridge.client(ends.agent.public_key().clone()).unwrap();
+    let client = ends.bridge.client_config(ends.agent.public_key().clone()).unwrap();
     let (asked, answered) = talk(client, ends.server()).await;
     assert_eq!(asked.unwrap(), "word\n");
     answered.unwrap();
@@ -64,13 +64,13 @@ async fn ends_that_know_each_other_talk() {
 #[tokio::test]
 async fn a_key_that_is_not_known_is_refused_at_either_end() {
     let ends = Ends::new();
-    let client = || ends.bridge.client(ends.agent.public_key().clone()).unwrap();
+    let client = || ends.bridge.client_config(ends.agent.public_key().clone()).unwrap();
     let (asked, answered) = talk(client(), ends.server()).await;
     asked.unwrap_err();
     answered.unwrap_err();
     // Another agent at this address.
     ends.enrolled.add(ends.bridge.public_key().clone());
-    let impostor = Identity::new().unwrap().server(ends.enrolled.clone()).unwrap();
+    let impostor = Identity::new().unwrap().server_config(ends.enrolled.clone()).unwrap();
     let (asked, answered) = talk(client(), impostor).await;
     assert!(asked.unwrap_err().to_string().contains("invalid peer certificate"));
     answered.unwrap_err();
@@ -87,7 +87,7 @@ async fn a_key_alone_does_not_help_without_its_proof() {
         certified: Arc::new(CertifiedKey::new(vec![shown], thief.certified.key.clone())),
         public: thief.public,
     };
-    let client = thief.client(ends.agent.public_key().clone()).unwrap();
+    let client = thief.client_config(ends.agent.public_key().clone()).unwrap();
     let (asked, answered) = talk(client, ends.server()).await;
     asked.unwrap_err();
     answered.unwrap_err();
@@ -97,17 +97,17 @@ async fn a_key_alone_does_not_help_without_its_proof() {
 async fn a_client_without_a_key_is_refused() {
     let ends = Ends::new();
     ends.enrolled.add(ends.bridge.public_key().clone());
-    let mut client = ends.bridge.client(ends.agent.public_key().clone()).unwrap();
-    client.client_auth_cert_resolver = Arc::new(NoKeyAtAll);
+    let mut client = ends.bridge.client_config(ends.agent.public_key().clone()).unwrap();
+    client.client_auth_cert_resolver = Arc::new(NoClientKey);
     let (asked, answered) = talk(client, ends.server()).await;
     asked.unwrap_err();
     answered.unwrap_err();
 }
 
 #[derive(Debug)]
-struct NoKeyAtAll;
+struct NoClientKey;
 
-impl rustls::client::ResolvesClientCert for NoKeyAtAll {
+impl rustls::client::ResolvesClientCert for NoClientKey {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         None
     }
@@ -125,14 +125,14 @@ fn only_keys_are_keys() {
     assert_eq!(PublicKey::try_from(key.as_der().to_vec()), Ok(key.clone()));
     let mut other = key.as_der().to_vec();
     other[8] ^= 1;
-    assert_eq!(PublicKey::try_from(other), Err(NotAKey));
-    assert_eq!(PublicKey::try_from(key.as_der()[1..].to_vec()), Err(NotAKey));
-    assert_eq!(PublicKey::try_from(Vec::new()), Err(NotAKey));
+    assert_eq!(PublicKey::try_from(other), Err(InvalidKey));
+    assert_eq!(PublicKey::try_from(key.as_der()[1..].to_vec()), Err(InvalidKey));
+    assert_eq!(PublicKey::try_from(Vec::new()), Err(InvalidKey));
 }
 
 #[test]
 fn the_oldest_key_makes_room_and_a_known_one_stays() {
-    let enrolled = Enrolled::default();
+    let enrolled = AllowedKeys::default();
     let keys: Vec<_> = (0..65).map(|_| Identity::new().unwrap().public_key().clone()).collect();
     for key in &keys[..64] {
         enrolled.add(key.clone());

@@ -8,14 +8,14 @@ use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, Uni
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use crate::Enrolled;
+use crate::AllowedKeys;
 use crate::provider::SIGNATURES;
 
 #[derive(Debug)]
-pub(crate) struct Pinned(Arc<Enrolled>);
+pub(crate) struct KeyVerifier(Arc<AllowedKeys>);
 
-impl Pinned {
-    pub(crate) fn new(keys: Arc<Enrolled>) -> Self {
+impl KeyVerifier {
+    pub(crate) fn new(keys: Arc<AllowedKeys>) -> Self {
         Self(keys)
     }
 
@@ -60,7 +60,7 @@ macro_rules! signatures {
     };
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for KeyVerifier {
     fn verify_server_cert(
         &self,
         key: &CertificateDer<'_>,
@@ -75,7 +75,7 @@ impl ServerCertVerifier for Pinned {
     signatures!();
 }
 
-impl ClientCertVerifier for Pinned {
+impl ClientCertVerifier for KeyVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

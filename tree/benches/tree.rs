@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use podbridge_proto::v1::TreeOpen;
-use podbridge_tree::{Temporaries, VERSION};
+use podbridge_tree::{PROTOCOL_VERSION, Temporaries};
 
 const FILES: usize = 50_000;
 const ROUNDS: usize = 3;
@@ -48,7 +48,7 @@ fn timed(action: impl FnOnce()) -> f64 {
 fn copy(from: &Path, to: &Path) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let open = TreeOpen {
-        version: VERSION,
+        version: PROTOCOL_VERSION,
         root: to.as_os_str().as_encoded_bytes().to_vec().into(),
         ..TreeOpen::default()
     };

@@ -13,7 +13,7 @@ use rustix::process::{getegid, geteuid};
 use crate::xattrs;
 
 const NANOSECONDS: i64 = 1_000_000_000;
-pub(crate) const PERMISSIONS: u32 = 0o7777;
+pub(crate) const PERMISSION_BITS: u32 = 0o7777;
 
 pub(crate) fn kind(mode: u32) -> FileType {
     FileType::from_raw_mode(mode)
@@ -42,11 +42,11 @@ pub(crate) struct Attributes {
 }
 
 /// What was tried, and the system's answer.
-pub(crate) type Refused = (&'static str, Errno);
+pub(crate) type StepError = (&'static str, Errno);
 
 impl Attributes {
     pub(crate) fn differ(&self, stat: &Stat, xattrs: &[TreeAttribute]) -> bool {
-        self.mode != stat.st_mode & PERMISSIONS
+        self.mode != stat.st_mode & PERMISSION_BITS
             || self.owner_differs(stat)
             || self.mtime_ns != mtime_ns(stat)
             || self.xattrs != xattrs
@@ -74,9 +74,9 @@ impl Attributes {
     }
 
     /// To a new file.
-    pub(crate) fn give(&self, file: impl AsFd) -> Result<(), Refused> {
+    pub(crate) fn give(&self, file: impl AsFd) -> Result<(), StepError> {
         let stat = fstat(&file).map_err(|errno| ("examine it", errno))?;
-        let mode = stat.st_mode & PERMISSIONS;
+        let mode = stat.st_mode & PERMISSION_BITS;
         if let Some((uid, gid)) = self.owner.filter(|_| self.owner_differs(&stat)) {
             chowned(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
         }
@@ -90,13 +90,13 @@ impl Attributes {
     }
 
     /// Of a file that has others, as far as they differ.
-    pub(crate) fn change(&self, file: impl AsFd, have: &[TreeAttribute]) -> Result<(), Refused> {
+    pub(crate) fn change(&self, file: impl AsFd, have: &[TreeAttribute]) -> Result<(), StepError> {
         let stat = fstat(&file).map_err(|errno| ("examine it", errno))?;
-        let mut mode = stat.st_mode & PERMISSIONS;
+        let mut mode = stat.st_mode & PERMISSION_BITS;
         let set_mode = |mode| fchmod(&file, Mode::from_raw_mode(mode)).map_err(|errno| ("set its mode", errno));
         if let Some((uid, gid)) = self.owner.filter(|_| self.owner_differs(&stat)) {
             chowned(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
-            mode = fstat(&file).map_err(|errno| ("examine it", errno))?.st_mode & PERMISSIONS;
+            mode = fstat(&file).map_err(|errno| ("examine it", errno))?.st_mode & PERMISSION_BITS;
         }
         if self.xattrs != have {
             if mode & 0o200 == 0 {
@@ -113,7 +113,7 @@ impl Attributes {
     }
 
     /// To something that cannot be opened for reading, under a name that is ours. Whoever put something else in its place gains nothing.
-    pub(crate) fn give_by_name(&self, directory: &OwnedFd, name: &[u8], is: FileType) -> Result<(), Refused> {
+    pub(crate) fn give_by_name(&self, directory: &OwnedFd, name: &[u8], is: FileType) -> Result<(), StepError> {
         let is_link = is == FileType::Symlink;
         let found = find(directory, name, is).map_err(|errno| ("examine it", errno))?;
         if let Some((uid, gid)) = self.owner {
@@ -145,7 +145,7 @@ impl Attributes {
 }
 
 /// Root in a container may not give files away, or not to a number outside of its range: they stay ours, as for others.
-fn chowned(result: Result<(), Errno>) -> Result<(), Refused> {
+fn chowned(result: Result<(), Errno>) -> Result<(), StepError> {
     match result {
         Err(Errno::PERM | Errno::INVAL) => Ok(()),
         other => other.map_err(|errno| ("give it its owner", errno)),
@@ -176,5 +176,8 @@ fn change_mode(found: &OwnedFd, mode: u32) -> Result<(), Errno> {
 
 /// Makes a directory of ours one that we may enter and change.
 pub(crate) fn unlock(directory: &OwnedFd, name: &[u8], mode: u32) -> Result<(), Errno> {
-    change_mode(&find(directory, name, FileType::Directory)?, mode & PERMISSIONS | 0o700)
+    change_mode(
+        &find(directory, name, FileType::Directory)?,
+        mode & PERMISSION_BITS | 0o700,
+    )
 }

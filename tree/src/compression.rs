@@ -8,7 +8,7 @@ use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, InBuffer, Oper
 use zstd::zstd_safe::compress_bound;
 
 use crate::error::Error;
-use crate::wire::{BATCH, MAX_MESSAGE, PIECE};
+use crate::wire::{BATCH_SIZE, MAX_DATA, MAX_MESSAGE};
 
 /// zstd's fastest usual level: 2.5 ms of processor time per MB, where a stream through the API server takes 20.
 const LEVEL: i32 = 1;
@@ -17,7 +17,7 @@ const WINDOW_LOG: u32 = 23;
 /// Entries of its table: with the level's own 2^13 or 2^14 it would remember the last few hundred kB of those.
 const HASH_LOG: u32 = 17;
 /// Bytes of most messages.
-const USUAL: usize = BATCH + PIECE;
+const USUAL: usize = BATCH_SIZE + MAX_DATA;
 
 pub(crate) enum Compressor {
     Frames(bulk::Compressor<'static>),
@@ -51,7 +51,7 @@ impl Compressor {
             if input.pos() == plain.len() && encoder.flush(&mut output)? == 0 {
                 return Ok(small);
             }
-            small.reserve(PIECE);
+            small.reserve(MAX_DATA);
         }
     }
 }
@@ -117,14 +117,14 @@ mod tests {
     #[test]
     fn what_repeats_from_message_to_message_goes_once() {
         let (mut compressor, mut decompressor) = (Compressor::stream().unwrap(), Decompressor::default());
-        let message = noise(1, BATCH);
+        let message = noise(1, BATCH_SIZE);
         let sizes = [(); 3].map(|()| {
             let piece = compressor.compress(&message).unwrap();
             assert!(decompressor.piece(&piece).unwrap() == message);
             piece.len()
         });
         assert!(
-            sizes[0] >= BATCH && sizes[1] < BATCH / 4 && sizes[2] < BATCH / 4,
+            sizes[0] >= BATCH_SIZE && sizes[1] < BATCH_SIZE / 4 && sizes[2] < BATCH_SIZE / 4,
             "{sizes:?}"
         );
     }
@@ -161,7 +161,7 @@ mod tests {
     fn a_window_that_nobody_asked_for_is_refused() {
         let mut encoder = Encoder::new(LEVEL).unwrap();
         encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG + 1)).unwrap();
-        let piece = Compressor::Stream(encoder).compress(&noise(1, BATCH)).unwrap();
+        let piece = Compressor::Stream(encoder).compress(&noise(1, BATCH_SIZE)).unwrap();
         assert!(Decompressor::default().piece(&piece).is_err());
     }
 }

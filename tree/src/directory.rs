@@ -1,4 +1,4 @@
-//! Directories below a root, each known by its parent and name. They are opened component by component and no link is followed, so
+//! OpenDirectories below a root, each known by its parent and name. They are opened component by component and no link is followed, so
 //! that nobody who changes the tree meanwhile leads anything out of it; few are open at a time.
 
 use std::cell::RefCell;
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 /// Descriptors that are kept; the root's is one more.
 const MAX_OPEN: usize = 64;
 
-pub(crate) const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
+pub(crate) const OPEN_DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
@@ -29,7 +29,7 @@ pub(crate) struct Directory {
 impl Directory {
     /// The root, which a user named: links on the way to it are followed.
     pub(crate) fn root(path: &std::path::Path) -> Result<Rc<Self>, Errno> {
-        let flags = OPEN_DIRECTORY.difference(OFlags::NOFOLLOW);
+        let flags = OPEN_DIRECTORY_FLAGS.difference(OFlags::NOFOLLOW);
         let descriptor = openat(CWD, path, flags, Mode::empty())?;
         Ok(Rc::new(Self {
             parent: None,
@@ -78,11 +78,11 @@ impl Drop for Directory {
 
 /// Those that are open.
 #[derive(Debug, Default)]
-pub(crate) struct Directories {
+pub(crate) struct OpenDirectories {
     open: VecDeque<Weak<Directory>>,
 }
 
-impl Directories {
+impl OpenDirectories {
     pub(crate) fn open(&mut self, directory: &Rc<Directory>) -> Result<Arc<OwnedFd>, Errno> {
         let mut closed = Vec::new();
         let mut at = directory;
@@ -94,7 +94,12 @@ impl Directories {
             at = at.parent.as_ref().expect("the root is always open");
         };
         for directory in closed.into_iter().rev() {
-            descriptor = Arc::new(openat(&descriptor, &*directory.name, OPEN_DIRECTORY, Mode::empty())?);
+            descriptor = Arc::new(openat(
+                &descriptor,
+                &*directory.name,
+                OPEN_DIRECTORY_FLAGS,
+                Mode::empty(),
+            )?);
             self.keep(directory, descriptor.clone());
         }
         Ok(descriptor)

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 pub enum Error {
     /// This side cannot go on: one sentence.
     #[error("{0}")]
-    Own(String),
+    Local(String),
     /// The other side cannot: its sentence.
     #[error("{0}")]
     Peer(String),

@@ -65,7 +65,10 @@ impl Filter {
             None => (false, rest),
         };
         match rest.is_empty() {
-            true => Err(format!("the pattern {:?} matches nothing", crate::shown(pattern))),
+            true => Err(format!(
+                "the pattern {:?} matches nothing",
+                crate::escape_for_terminal(pattern)
+            )),
             false => Ok(Self {
                 include: filter.include,
                 anchored,

@@ -23,9 +23,9 @@ use std::path::Path;
 use podbridge_proto::v1::{TreeOpen, TreeSummary};
 
 pub use error::Error;
-pub use report::{Event, Report, shown};
+pub use report::{Event, Report, escape_for_terminal};
 pub use temporaries::Temporaries;
-pub use wire::{Incoming, Outgoing, PIPE, VERSION};
+pub use wire::{MessageReader, MessageWriter, PIPE_CAPACITY, PROTOCOL_VERSION};
 
 /// The caller's side: tells the other one what is to be done, and does its own part with the path `own`.
 pub fn call(
@@ -36,9 +36,9 @@ pub fn call(
     temporaries: &Temporaries,
     report: Report<'_>,
 ) -> Result<TreeSummary, Error> {
-    let mut output = Outgoing::new(output);
+    let mut output = MessageWriter::new(output);
     output.send(open)?;
-    let input = Incoming::new(input);
+    let input = MessageReader::new(input);
     match open.agent_sends {
         true => receiver::receive(own, open, input, output, temporaries, report),
         false => sender::send(own, open, input, output, report),
@@ -51,9 +51,9 @@ pub fn serve(
     output: impl Write,
     temporaries: &Temporaries,
 ) -> Result<TreeSummary, Error> {
-    let mut input = Incoming::new(input);
+    let mut input = MessageReader::new(input);
     let open: TreeOpen = input.receive()?;
-    let output = Outgoing::new(output);
+    let output = MessageWriter::new(output);
     let root = Path::new(OsStr::from_bytes(&open.root)).to_owned();
     // The caller is told of each event by the stream.
     let report: Report<'_> = &mut |_| {};
@@ -70,11 +70,11 @@ pub fn validate(open: &TreeOpen) -> Result<(), Error> {
 
 /// What both sides check before they begin.
 fn check(open: &TreeOpen) -> Result<filter::Filters, Error> {
-    if open.version != VERSION {
-        return Err(Error::Own(format!(
-            "trees are spoken in version {} there and {VERSION} here; use the same release on both sides",
+    if open.version != PROTOCOL_VERSION {
+        return Err(Error::Local(format!(
+            "trees are spoken in version {} there and {PROTOCOL_VERSION} here; use the same release on both sides",
             open.version
         )));
     }
-    filter::Filters::new(&open.filters).map_err(Error::Own)
+    filter::Filters::new(&open.filters).map_err(Error::Local)
 }

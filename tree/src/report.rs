@@ -25,7 +25,7 @@ pub enum Event {
 pub type Report<'a> = &'a mut dyn FnMut(Event);
 
 /// A path as it is told: of a very long one the end, so that a message holds several.
-pub(crate) fn told(path: Vec<u8>) -> Bytes {
+pub(crate) fn truncate_path(path: Vec<u8>) -> Bytes {
     match path.len() > LONGEST {
         true => [b"...", &path[path.len() - LONGEST..]].concat().into(),
         false => path.into(),
@@ -33,7 +33,7 @@ pub(crate) fn told(path: Vec<u8>) -> Bytes {
 }
 
 /// A name for people: what a terminal would obey, and what is no UTF-8, is escaped.
-pub fn shown(name: &[u8]) -> String {
+pub fn escape_for_terminal(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -58,12 +58,12 @@ fn is_invisible(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::shown;
+    use super::escape_for_terminal;
 
     #[test]
     fn names_cannot_command_a_terminal() {
-        assert_eq!(shown("a b/ä".as_bytes()), "a b/ä");
-        assert_eq!(shown(b"\x1b[2J\n\xff\\"), "\\u{1b}[2J\\n\\xff\\\\");
-        assert_eq!(shown("\u{202e}x".as_bytes()), "\\u{202e}x");
+        assert_eq!(escape_for_terminal("a b/ä".as_bytes()), "a b/ä");
+        assert_eq!(escape_for_terminal(b"\x1b[2J\n\xff\\"), "\\u{1b}[2J\\n\\xff\\\\");
+        assert_eq!(escape_for_terminal("\u{202e}x".as_bytes()), "\\u{202e}x");
     }
 }

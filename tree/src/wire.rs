@@ -10,33 +10,33 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::error::Error;
 
 /// Of this protocol, told by the caller.
-pub const VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 1;
 /// Bytes that a pipe with this stream in it had better hold, so that a message is passed on in few steps; Linux grants as many.
-pub const PIPE: usize = 1 << 20;
+pub const PIPE_CAPACITY: usize = 1 << 20;
 /// Longest message, bytes.
 pub(crate) const MAX_MESSAGE: usize = 1 << 20;
 /// A message is sent when it has so many bytes: each wakes everybody on its way, and compressed it is a small part of this.
-pub(crate) const BATCH: usize = 512 << 10;
+pub(crate) const BATCH_SIZE: usize = 512 << 10;
 /// Largest piece of content in one record.
-pub(crate) const PIECE: usize = 128 << 10;
+pub(crate) const MAX_DATA: usize = 128 << 10;
 /// Longest name of an entry, as Linux has it.
 pub(crate) const MAX_NAME: usize = 255;
 /// Deepest directory: so many descriptors are opened one after the other on the way to it.
 pub(crate) const MAX_DEPTH: usize = 4096;
 /// Entries that are announced and not yet compared. The sender stops there, so that it holds few names.
-pub(crate) const WINDOW: usize = 8192;
+pub(crate) const ENTRY_WINDOW: usize = 8192;
 /// Bytes of a file's extended attributes together: an entry is in one message.
 pub(crate) const MAX_ATTRIBUTES: usize = 512 << 10;
 
 #[derive(Debug)]
-pub struct Incoming<R> {
+pub struct MessageReader<R> {
     stream: BufReader<R>,
 }
 
-impl<R: Read> Incoming<R> {
+impl<R: Read> MessageReader<R> {
     pub fn new(stream: R) -> Self {
         Self {
-            stream: BufReader::with_capacity(BATCH, stream),
+            stream: BufReader::with_capacity(BATCH_SIZE, stream),
         }
     }
 
@@ -88,12 +88,12 @@ pub(crate) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Error> {
 }
 
 #[derive(Debug)]
-pub struct Outgoing<W> {
+pub struct MessageWriter<W> {
     stream: W,
     buffer: Vec<u8>,
 }
 
-impl<W: Write> Outgoing<W> {
+impl<W: Write> MessageWriter<W> {
     pub fn new(stream: W) -> Self {
         Self {
             stream,

@@ -3,20 +3,20 @@
 use std::fs::File;
 use std::process::ExitCode;
 
-use podbridge_tree::{Error, PIPE, Temporaries};
+use podbridge_tree::{Error, PIPE_CAPACITY, Temporaries};
 use rustix::pipe::fcntl_setpipe_size;
 
 use crate::sys::{exit_signal, heap};
 
 pub(super) fn run() -> Result<ExitCode, String> {
-    heap::share();
+    heap::use_one_arena();
     let temporaries = Temporaries::default();
     let left = temporaries.clone();
-    exit_signal::before_end(move || left.remove_all())
+    exit_signal::run_before_exit(move || left.remove_all())
         .map_err(|error| format!("signals cannot be watched: {error}"))?;
     let stream = |descriptor| {
         // Where the system grants less, or it is no pipe, it works as well.
-        let _ = fcntl_setpipe_size(descriptor, PIPE);
+        let _ = fcntl_setpipe_size(descriptor, PIPE_CAPACITY);
         rustix::io::dup(descriptor)
             .map(File::from)
             .map_err(|error| format!("no descriptor: {error}"))
@@ -25,7 +25,7 @@ pub(super) fn run() -> Result<ExitCode, String> {
     let (input, output) = (stream(rustix::stdio::stdin())?, stream(rustix::stdio::stdout())?);
     match podbridge_tree::serve(input, output, &temporaries) {
         Ok(_) => Ok(ExitCode::SUCCESS),
-        Err(Error::Own(_) | Error::Peer(_) | Error::Protocol(_)) => Ok(ExitCode::FAILURE),
+        Err(Error::Local(_) | Error::Peer(_) | Error::Protocol(_)) => Ok(ExitCode::FAILURE),
         Err(error) => Err(error.to_string()),
     }
 }

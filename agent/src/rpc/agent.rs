@@ -1,4 +1,4 @@
-//! `Agent`: versions, capabilities, identity; direct links enrolled.
+//! The `Agent` service: versions, capabilities and identity of the agent; enrolment of bridges for direct links.
 
 use podbridge_proto::limits::{CAPABILITIES, MAX_CHUNK, PROTOCOL_MAJOR};
 use podbridge_proto::v1::agent_server::Agent;
@@ -10,10 +10,12 @@ use super::convert::require;
 use crate::exec;
 use crate::transport::direct::{DirectListener, Error};
 
-/// What Hello answers; made once at start.
+/// Identity of the agent, as Hello answers it; made once at the start.
 #[derive(Debug, Clone)]
 pub(crate) struct Greeting {
+    /// Id of this life of the agent.
     pub(crate) instance: String,
+    /// Boot id of the host; empty if /proc is hidden.
     pub(crate) boot_id: String,
     pub(crate) uid: u32,
     pub(crate) pid: u32,
@@ -74,7 +76,9 @@ impl Agent for AgentService {
             .map_err(|_| Status::invalid_argument(format!("{address:?} is no IP address")))?;
         let enrolment = self.listener.enroll(key, address).await.map_err(|error| match error {
             Error::TooManyAddresses => Status::resource_exhausted(error.to_string()),
-            Error::NoKey(_) | Error::Tls(_) | Error::Listen { .. } => Status::failed_precondition(error.to_string()),
+            Error::KeyGeneration(_) | Error::Tls(_) | Error::Listen { .. } => {
+                Status::failed_precondition(error.to_string())
+            }
         })?;
         Ok(Response::new(EnrollResponse {
             agent_key: enrolment.key.as_der().to_vec().into(),

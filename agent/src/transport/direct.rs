@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podbridge_tls::{Enrolled, Identity, NoKey, PublicKey};
+use podbridge_tls::{AllowedKeys, Identity, KeyGenerationError, PublicKey};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore};
@@ -30,7 +30,7 @@ const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
-    NoKey(#[from] NoKey),
+    KeyGeneration(#[from] KeyGenerationError),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
     #[error("the agent cannot listen on {address}: {source}")]
@@ -55,7 +55,7 @@ pub(crate) struct DirectListener {
 
 struct ListenerState {
     identity: Identity,
-    enrolled: Arc<Enrolled>,
+    allowed_keys: Arc<AllowedKeys>,
     acceptor: TlsAcceptor,
     handshakes: Arc<Semaphore>,
     ports: HashMap<IpAddr, u16>,
@@ -87,7 +87,7 @@ impl DirectListener {
             Some(port) => *port,
             None => open.listen(address, &self.queue).await?,
         };
-        open.enrolled.add(bridge);
+        open.allowed_keys.add(bridge);
         Ok(Enrolment {
             key: open.identity.public_key().clone(),
             port,
@@ -98,11 +98,11 @@ impl DirectListener {
 impl ListenerState {
     fn new() -> Result<Self, Error> {
         let identity = Identity::new()?;
-        let enrolled = Arc::new(Enrolled::default());
-        let config = identity.server(enrolled.clone())?;
+        let allowed_keys = Arc::new(AllowedKeys::default());
+        let config = identity.server_config(allowed_keys.clone())?;
         Ok(Self {
             identity,
-            enrolled,
+            allowed_keys,
             acceptor: TlsAcceptor::from(Arc::new(config)),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             ports: HashMap::new(),

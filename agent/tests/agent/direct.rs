@@ -44,7 +44,7 @@ impl Bridge {
 
     /// A client has shaken hands before the server has looked at its key: only an answer says that it is accepted.
     async fn connect(&self) -> Result<(Channel, HelloResponse), String> {
-        let config = Arc::new(self.identity.client(self.agent.clone()).unwrap());
+        let config = Arc::new(self.identity.client_config(self.agent.clone()).unwrap());
         let address = self.address;
         let connector = tower::service_fn(move |_| {
             let config = config.clone();
@@ -209,7 +209,7 @@ async fn what_cannot_be_is_refused_with_a_sentence() {
 /// An agent with `--idle` counts direct links as it counts others.
 #[tokio::test]
 async fn a_direct_link_keeps_an_agent_that_would_end_when_idle() {
-    let mut agent = Agent::with(&["--idle", "1"]);
+    let mut agent = Agent::start_with(&["--idle", "1"]);
     let bridge = Bridge::enrolled(&agent).await;
     let (channel, _) = bridge.connect().await.unwrap();
     tokio::time::sleep(Duration::from_millis(2500)).await;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::links::Link;
 use super::{Pending, Receiver};
-use crate::attributes::Refused;
+use crate::attributes::StepError;
 use crate::error::Error;
 use crate::report::Event;
 use crate::temporaries::Temporary;
@@ -126,7 +126,7 @@ impl<W: Write> Receiver<'_, W> {
         self.release(pending.parent)
     }
 
-    fn finish_content(&mut self, writing: &Writing, pending: &mut Pending, end: &TreePartEnd) -> Result<(), Refused> {
+    fn finish_content(&mut self, writing: &Writing, pending: &mut Pending, end: &TreePartEnd) -> Result<(), StepError> {
         if writing.written < writing.size {
             ftruncate(&writing.file, writing.size).map_err(|errno| ("write it", errno))?;
         }

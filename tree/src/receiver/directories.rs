@@ -1,4 +1,4 @@
-//! Directories on their way: the root, those that are made or entered, and their own attributes after all that is in them.
+//! OpenDirectories on their way: the root, those that are made or entered, and their own attributes after all that is in them.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, fstat, fsync, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use super::Receiver;
-use crate::attributes::{Attributes, PERMISSIONS, kind, unlock};
+use crate::attributes::{Attributes, PERMISSION_BITS, kind, unlock};
 use crate::directory::Directory;
 use crate::error::{Error, reason};
 use crate::wire::MAX_DEPTH;
@@ -91,7 +91,7 @@ fn unlock_root(path: &Path) -> Option<u32> {
     let found = std::fs::metadata(path).ok()?;
     if found.mode() & 0o700 != 0o700 {
         // What cannot be done there will be said.
-        let _ = std::fs::set_permissions(path, Permissions::from_mode(found.mode() & PERMISSIONS | 0o700));
+        let _ = std::fs::set_permissions(path, Permissions::from_mode(found.mode() & PERMISSION_BITS | 0o700));
     }
     Some(found.mode())
 }
@@ -100,8 +100,8 @@ impl<W: Write> Receiver<'_, W> {
     /// `entry` is absent if the tree is no directory.
     pub(super) fn begin(&mut self, destination: &Path, entry: Option<TreeEntry>) -> Result<(), Error> {
         let failed = |why: String| {
-            let shown = crate::shown(destination.as_os_str().as_bytes());
-            Error::Own(format!("{shown} cannot be written: {why}"))
+            let shown = crate::escape_for_terminal(destination.as_os_str().as_bytes());
+            Error::Local(format!("{shown} cannot be written: {why}"))
         };
         let path = match entry {
             Some(_) => destination,
@@ -308,7 +308,7 @@ impl<W: Write> Receiver<'_, W> {
         }
     }
 
-    fn give_directory(&mut self, open: &Open) -> Result<(), crate::attributes::Refused> {
+    fn give_directory(&mut self, open: &Open) -> Result<(), crate::attributes::StepError> {
         let descriptor = self
             .directories
             .open(&open.directory)

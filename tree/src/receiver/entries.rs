@@ -206,7 +206,7 @@ impl<W: Write> Receiver<'_, W> {
         directory: &Rc<Directory>,
         name: &[u8],
         stat: &Stat,
-    ) -> Result<(), crate::attributes::Refused> {
+    ) -> Result<(), crate::attributes::StepError> {
         let failed = |errno| ("open it", errno);
         let descriptor = self.directories.open(directory).map_err(failed)?;
         let file = openat(&descriptor, name, OPEN_FILE, Mode::empty()).map_err(failed)?;

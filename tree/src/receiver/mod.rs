@@ -20,15 +20,15 @@ use podbridge_proto::v1::{
 };
 use rustix::io::Errno;
 
-use crate::attributes::{Attributes, PERMISSIONS};
+use crate::attributes::{Attributes, PERMISSION_BITS};
 use crate::compression::Decompressor;
-use crate::directory::{Directories, Directory};
+use crate::directory::{Directory, OpenDirectories};
 use crate::error::{Error, reason};
 use crate::filter::Filters;
 use crate::owners::Numbers;
-use crate::report::{Event, Report, told};
+use crate::report::{Event, Report, truncate_path};
 use crate::temporaries::Temporaries;
-use crate::wire::{Incoming, MAX_MESSAGE, Outgoing, WINDOW, decode};
+use crate::wire::{ENTRY_WINDOW, MAX_MESSAGE, MessageReader, MessageWriter, decode};
 use crate::xattrs;
 use content::Content;
 use directories::Open;
@@ -41,13 +41,13 @@ const MAX_HELD: usize = 256 << 20;
 /// An answer is sent early when it tells so many things.
 const MANY: usize = 1024;
 /// It waits for more to tell while there is something to read; entries, a small part of the sender's window.
-const SOME: usize = WINDOW / 16;
+const SOME: usize = ENTRY_WINDOW / 16;
 
 pub(crate) fn receive(
     destination: &Path,
     options: &TreeOpen,
-    mut input: Incoming<impl Read + AsFd>,
-    output: Outgoing<impl Write>,
+    mut input: MessageReader<impl Read + AsFd>,
+    output: MessageWriter<impl Write>,
     temporaries: &Temporaries,
     report: Report<'_>,
 ) -> Result<TreeSummary, Error> {
@@ -58,7 +58,7 @@ pub(crate) fn receive(
         answer: TreeAnswer::default(),
         temporaries,
         report,
-        directories: Directories::default(),
+        directories: OpenDirectories::default(),
         numbers: Numbers::load(),
         root: rustix::process::geteuid().is_root(),
         single: None,
@@ -83,7 +83,7 @@ pub(crate) fn receive(
     }
     match &received {
         Ok(summary) => receiver.answer.finished = Some(*summary),
-        Err(error @ (Error::Own(_) | Error::Protocol(_))) => receiver.answer.fatal = error.to_string(),
+        Err(error @ (Error::Local(_) | Error::Protocol(_))) => receiver.answer.fatal = error.to_string(),
         Err(_) => return received,
     }
     let told = receiver.tell_answer();
@@ -91,7 +91,7 @@ pub(crate) fn receive(
 }
 
 /// Why the sender takes no more answers, if it says so.
-fn last_words(input: &mut Incoming<impl Read>, decompressor: &mut Decompressor) -> Option<String> {
+fn last_words(input: &mut MessageReader<impl Read>, decompressor: &mut Decompressor) -> Option<String> {
     loop {
         let fatal = |record| match record {
             Record::Fatal(sentence) => Some(sentence),
@@ -120,11 +120,11 @@ struct Pending {
 struct Receiver<'a, W> {
     options: &'a TreeOpen,
     filters: Filters,
-    output: Outgoing<W>,
+    output: MessageWriter<W>,
     answer: TreeAnswer,
     temporaries: &'a Temporaries,
     report: Report<'a>,
-    directories: Directories,
+    directories: OpenDirectories,
     numbers: Numbers,
     /// We are root: owners and all attributes are kept.
     root: bool,
@@ -134,7 +134,7 @@ struct Receiver<'a, W> {
     last: u64,
     begun: bool,
     walked: bool,
-    /// Directories that are not finished.
+    /// OpenDirectories that are not finished.
     open: HashMap<u64, Open>,
     pending: HashMap<u64, Pending>,
     content: Option<Content>,
@@ -152,7 +152,7 @@ impl<W: Write> Receiver<'_, W> {
     fn run(
         &mut self,
         destination: &Path,
-        input: &mut Incoming<impl Read + AsFd>,
+        input: &mut MessageReader<impl Read + AsFd>,
         decompressor: &mut Decompressor,
     ) -> Result<TreeSummary, Error> {
         self.filters = crate::check(self.options)?;
@@ -235,7 +235,7 @@ impl<W: Write> Receiver<'_, W> {
         let mut xattrs: Vec<_> = owned.collect();
         xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Attributes {
-            mode: entry.mode & PERMISSIONS,
+            mode: entry.mode & PERMISSION_BITS,
             owner: (self.root && !self.options.no_owner).then(|| self.numbers.here(entry.uid, entry.gid)),
             mtime_ns: entry.mtime_ns,
             xattrs,
@@ -265,7 +265,7 @@ impl<W: Write> Receiver<'_, W> {
         }
         let change = TreeChange {
             kind: kind.into(),
-            path: told(directory.path(name)),
+            path: truncate_path(directory.path(name)),
         };
         (self.report)(Event::Change(change.clone()));
         self.answer.changes.push(change);
@@ -274,7 +274,7 @@ impl<W: Write> Receiver<'_, W> {
 
     fn problem(&mut self, directory: &Directory, name: &[u8], what: String, warning: bool) -> Result<(), Error> {
         let problem = TreeProblem {
-            path: told(directory.path(name)),
+            path: truncate_path(directory.path(name)),
             what,
             warning,
         };

@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use crate::compression::Compressor;
 use crate::error::Error;
-use crate::wire::{BATCH, Outgoing};
+use crate::wire::{BATCH_SIZE, MessageWriter};
 
 /// After data that does not shrink, so many messages go as they are.
 const DISCOURAGED: u32 = 16;
@@ -16,7 +16,7 @@ const DISCOURAGED: u32 = 16;
 const SHORT: usize = 512;
 
 pub(super) struct Batch<W> {
-    output: Outgoing<W>,
+    output: MessageWriter<W>,
     sent: TreeSent,
     size: usize,
     compression: TreeCompression,
@@ -29,7 +29,7 @@ pub(super) struct Batch<W> {
 }
 
 impl<W: Write> Batch<W> {
-    pub(super) fn new(output: Outgoing<W>, compression: TreeCompression) -> Self {
+    pub(super) fn new(output: MessageWriter<W>, compression: TreeCompression) -> Self {
         Self {
             output,
             sent: TreeSent::default(),
@@ -53,7 +53,7 @@ impl<W: Write> Batch<W> {
         let record = TreeRecord { record: Some(record) };
         self.size += record.encoded_len() + 4;
         self.sent.records.push(record);
-        match self.size >= BATCH {
+        match self.size >= BATCH_SIZE {
             true => self.flush(),
             false => Ok(()),
         }

@@ -17,7 +17,7 @@ use super::{Announced, Sender};
 use crate::attributes::{kind, mtime_ns};
 use crate::error::{Error, reason};
 use crate::report::Event;
-use crate::wire::PIECE;
+use crate::wire::MAX_DATA;
 
 enum Reading {
     Done,
@@ -193,7 +193,7 @@ impl<'a> Extents<'a> {
         if self.at >= self.size {
             return Ok(None);
         }
-        let wanted = (self.data_end - self.at).min(PIECE as u64) as usize;
+        let wanted = (self.data_end - self.at).min(MAX_DATA as u64) as usize;
         let mut data = Vec::with_capacity(wanted);
         while data.len() < wanted {
             match read(self.file, spare_capacity(&mut data)) {

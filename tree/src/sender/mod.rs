@@ -14,12 +14,12 @@ use std::thread;
 use podbridge_proto::v1::tree_record::Record;
 use podbridge_proto::v1::{TreeAnswer, TreeOpen, TreeProblem, TreeSummary};
 
-use crate::directory::{Directories, Directory};
+use crate::directory::{Directory, OpenDirectories};
 use crate::error::Error;
 use crate::filter::Filters;
 use crate::owners::Names;
-use crate::report::{Event, Report, told};
-use crate::wire::{Incoming, Outgoing, WINDOW};
+use crate::report::{Event, Report, truncate_path};
+use crate::wire::{ENTRY_WINDOW, MessageReader, MessageWriter};
 use batch::Batch;
 
 /// Contents that go with each entry, if so many are wanted: the receiver then always has entries to compare, and asks for what comes
@@ -29,8 +29,8 @@ const SHARE: usize = 2;
 pub(crate) fn send(
     root: &Path,
     options: &TreeOpen,
-    input: Incoming<impl Read + Send + 'static>,
-    output: Outgoing<impl Write>,
+    input: MessageReader<impl Read + Send + 'static>,
+    output: MessageWriter<impl Write>,
     report: Report<'_>,
 ) -> Result<TreeSummary, Error> {
     let mut sender = Sender {
@@ -39,7 +39,7 @@ pub(crate) fn send(
         batch: Batch::new(output, options.compression()),
         answers: answers(input),
         report,
-        directories: Directories::default(),
+        directories: OpenDirectories::default(),
         names: Names::load(),
         root: rustix::process::geteuid().is_root(),
         last: 0,
@@ -54,7 +54,7 @@ pub(crate) fn send(
     {
         sent = Err(Error::Peer(sentence));
     }
-    if let Err(error @ (Error::Own(_) | Error::Protocol(_))) = &sent {
+    if let Err(error @ (Error::Local(_) | Error::Protocol(_))) = &sent {
         // The stream may be what is broken.
         let _ = sender
             .batch
@@ -65,7 +65,7 @@ pub(crate) fn send(
 }
 
 /// On a thread of its own, so that the receiver's answers are always taken while we write.
-fn answers(mut input: Incoming<impl Read + Send + 'static>) -> mpsc::Receiver<Result<TreeAnswer, Error>> {
+fn answers(mut input: MessageReader<impl Read + Send + 'static>) -> mpsc::Receiver<Result<TreeAnswer, Error>> {
     let (queue, answers) = mpsc::channel();
     thread::spawn(move || {
         loop {
@@ -93,7 +93,7 @@ struct Sender<'a, W> {
     batch: Batch<W>,
     answers: mpsc::Receiver<Result<TreeAnswer, Error>>,
     report: Report<'a>,
-    directories: Directories,
+    directories: OpenDirectories,
     names: Names,
     /// We are root: attributes that others cannot read are copied.
     root: bool,
@@ -129,7 +129,7 @@ impl<W: Write> Sender<'_, W> {
 
     /// Files that may be wanted are remembered; not without end.
     fn await_window(&mut self) -> Result<(), Error> {
-        while self.announced.len() >= WINDOW {
+        while self.announced.len() >= ENTRY_WINDOW {
             if self.wanted.is_empty() {
                 self.batch.flush()?;
                 self.await_answer()?;
@@ -197,7 +197,7 @@ impl<W: Write> Sender<'_, W> {
 
     fn problem(&mut self, path: Vec<u8>, what: String, warning: bool) -> Result<(), Error> {
         let problem = TreeProblem {
-            path: told(path),
+            path: truncate_path(path),
             what,
             warning,
         };

@@ -44,7 +44,7 @@ impl<W: Write> Sender<'_, W> {
 
     fn walk_single(&mut self, root: &Path) -> Result<(), Error> {
         let name = root.file_name().map(OsStr::as_bytes);
-        let name = name.ok_or_else(|| Error::Own(format!("{} has no name of its own", root.display())))?;
+        let name = name.ok_or_else(|| Error::Local(format!("{} has no name of its own", root.display())))?;
         let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = Directory::root(parent.unwrap_or(Path::new("."))).map_err(|errno| unusable(root, errno))?;
         self.push(Record::Root(TreeRoot { directory: None }))?;
@@ -285,9 +285,9 @@ fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 fn unusable(root: &Path, errno: Errno) -> Error {
-    Error::Own(format!(
+    Error::Local(format!(
         "{} cannot be read: {}",
-        crate::shown(root.as_os_str().as_bytes()),
+        crate::escape_for_terminal(root.as_os_str().as_bytes()),
         reason(errno)
     ))
 }

@@ -87,7 +87,7 @@ impl Write for Unhurried {
 }
 
 #[test]
-fn a_file_may_be_wanted_as_soon_as_it_is_told() {
+fn a_file_may_be_wanted_as_soon_as_it_is_truncate_path() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();

@@ -56,7 +56,7 @@ fn a_source_that_is_not_there_is_named() {
         let failed = copy(&missing, &to, direction, &open()).result.unwrap_err();
         let expected = format!("{}/no\\nsuch cannot be read: no such file or directory", from.display());
         assert_eq!(failed.to_string(), expected);
-        assert_eq!(matches!(failed, Error::Own(_)), direction == Direction::Push);
+        assert_eq!(matches!(failed, Error::Local(_)), direction == Direction::Push);
     }
     assert_eq!(names(dir.path()), ["from"]);
 }

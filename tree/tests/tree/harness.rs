@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use podbridge_proto::v1::{TreeChangeKind, TreeOpen, TreeProblem, TreeSummary};
-use podbridge_tree::{Error, Event, Incoming, Outgoing, Temporaries, VERSION};
+use podbridge_tree::{Error, Event, MessageReader, MessageWriter, PROTOCOL_VERSION, Temporaries};
 
 /// What came of a copy.
 #[derive(Debug)]
@@ -47,25 +47,25 @@ pub(crate) enum Direction {
 
 pub(crate) fn open() -> TreeOpen {
     TreeOpen {
-        version: VERSION,
+        version: PROTOCOL_VERSION,
         list_changes: true,
         ..TreeOpen::default()
     }
 }
 
 /// An agent that sends `root`, and this end of its streams.
-pub(crate) fn serve(root: &Path, options: TreeOpen) -> (Outgoing<UnixStream>, Incoming<UnixStream>, Serving) {
+pub(crate) fn serve(root: &Path, options: TreeOpen) -> (MessageWriter<UnixStream>, MessageReader<UnixStream>, Serving) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let serving =
         thread::spawn(move || podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()));
-    let mut output = Outgoing::new(ours.try_clone().unwrap());
+    let mut output = MessageWriter::new(ours.try_clone().unwrap());
     let open = TreeOpen {
         agent_sends: true,
         root: root.as_os_str().as_bytes().to_vec().into(),
         ..options
     };
     output.send(&open).unwrap();
-    (output, Incoming::new(ours), serving)
+    (output, MessageReader::new(ours), serving)
 }
 
 pub(crate) fn copy(from: &Path, to: &Path, direction: Direction, options: &TreeOpen) -> Copied {

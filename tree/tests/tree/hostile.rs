@@ -15,7 +15,7 @@ use podbridge_proto::v1::{
     TreeAnswer, TreeDirectoryEnd, TreeEntry, TreeOpen, TreePart, TreePartEnd, TreeRecord, TreeRoot, TreeSent,
     TreeSummary,
 };
-use podbridge_tree::{Error, Incoming, Outgoing, Temporaries};
+use podbridge_tree::{Error, MessageReader, MessageWriter, Temporaries};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::harness::{Direction, assert_equal, copy, look, names, open, serve};
@@ -57,8 +57,8 @@ fn receive_all(to: &Path, messages: Vec<TreeSent>) -> (Result<TreeSummary, Error
     let (ours, theirs) = UnixStream::pair().unwrap();
     let serving =
         thread::spawn(move || podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()));
-    let mut output = Outgoing::new(ours.try_clone().unwrap());
-    let mut input = Incoming::new(ours.try_clone().unwrap());
+    let mut output = MessageWriter::new(ours.try_clone().unwrap());
+    let mut input = MessageReader::new(ours.try_clone().unwrap());
     let answers = thread::spawn(move || {
         let mut last = TreeAnswer::default();
         while let Ok(answer) = input.receive() {
@@ -256,7 +256,7 @@ fn entries_without_end_are_ended() {
     copy(&empty, &dir.path().join("deep"), Direction::Push, &delete).clean();
 }
 
-/// Directories and links to the outside change places all the while.
+/// OpenDirectories and links to the outside change places all the while.
 #[test]
 fn a_race_of_links_leads_nowhere() {
     let dir = tempfile::tempdir().unwrap();
