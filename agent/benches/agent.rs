@@ -28,7 +28,7 @@ fn main() {
 
 async fn measure_all() {
     let agent = Agent::start();
-    let idle = measure::settled(&agent);
+    let idle = measure::settled_usage(&agent);
     let size = std::fs::metadata(AGENT).unwrap().len();
     println!(
         "idle: {} kB anonymous, {} kB resident, {} threads; binary {} kB",
@@ -54,8 +54,8 @@ async fn measure_all() {
         seen.attached,
         seen.after.memory + seen.after.relocated
     );
-    let held = measure::unread_gibibyte().await;
-    println!("1 GiB that nobody reads for 10 s: {} kB resident at most", held.peak);
+    let usage = measure::unread_gibibyte().await;
+    println!("1 GiB that nobody reads for 10 s: {} kB resident at most", usage.peak);
 }
 
 /// Spawn, run and reap of `true`: as a call over a warm connection, and by this process; in turns, sorted.

@@ -28,19 +28,19 @@ use crate::sys::{heap, proc};
 use crate::transport::direct::DirectListener;
 use crate::transport::listener::Listener;
 
-/// Flow control, fixed (DESIGN §6). What comes is written to a disk at once, or asked for piece by piece (stdin): the window is as
+/// Flow control, fixed (DESIGN §6). What comes is written to a disk at once, or signalled for piece by piece (stdin): the window is as
 /// wide as bulk needs, 800 MB/s at 10 ms.
 const STREAM_WINDOW: u32 = 8 << 20;
 /// What a connection may hold in all: so many files at once on a disk that stands still.
 const CONNECTION_WINDOW: u32 = 64 << 20;
-const FRAME: u32 = 256 << 10;
+const FRAME_SIZE: u32 = 256 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// From the signal to end until the process ends, whatever still runs.
-const DRAIN: Duration = Duration::from_secs(4);
+const EXEC_END_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// From an end until memory is given back: a busy agent does so once in that time, an idle one once and no more.
-const MEMORY_PAUSE: Duration = Duration::from_secs(2);
+const TRIM_DELAY: Duration = Duration::from_secs(2);
 
 /// Serves until a signal or the idle time ends it.
 pub(crate) async fn serve(
@@ -50,7 +50,7 @@ pub(crate) async fn serve(
     idle: Option<Duration>,
 ) -> io::Result<()> {
     // Before anybody can connect: from then on a signal has something to end in good order.
-    let asked = asked_to_end()?;
+    let signalled = end_signal()?;
     let registry = Arc::new(Registry::new(Reaper::start()?, nofile, store));
     let connections = watch::Sender::new(0usize);
     let (incoming, queue) = Listener::start(tokio::net::UnixListener::from_std(listener)?, connections.clone());
@@ -61,13 +61,13 @@ pub(crate) async fn serve(
 
     let logs = Logs::default();
     let transfers = Transfers::default();
-    tokio::spawn(give_back(registry.released()));
-    tokio::spawn(give_back(logs.gone()));
+    tokio::spawn(trim_heap_after(registry.released()));
+    tokio::spawn(trim_heap_after(logs.gone()));
     let (stop, mut stopping) = watch::channel(false);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME)
+        .max_frame_size(FRAME_SIZE)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .add_service(health_service)
@@ -85,15 +85,15 @@ pub(crate) async fn serve(
     let mut server = tokio::spawn(server);
 
     tokio::select! {
-        ended = &mut server => return ended.map_err(io::Error::other)?.map_err(io::Error::other),
-        name = asked => {
+        result = &mut server => return result.map_err(io::Error::other)?.map_err(io::Error::other),
+        name = signalled => {
             tracing::info!(signal = name, "agent ends");
             registry.cancel_all("the agent was told to end");
             let mut running = registry.running();
             // What is left is killed with the container, or reported by the next agent as lost.
-            let _ = timeout(DRAIN, running.wait_for(|running| *running == 0)).await;
+            let _ = timeout(EXEC_END_TIMEOUT, running.wait_for(|running| *running == 0)).await;
         }
-        () = idle_for(idle, connections.subscribe(), registry.running()) => tracing::info!("agent ends: idle"),
+        () = wait_for_idle(idle, connections.subscribe(), registry.running()) => tracing::info!("agent ends: idle"),
     }
     stop.send_replace(true);
     // Streams that still hang are cut by the end of the process.
@@ -117,7 +117,7 @@ fn greeting() -> Greeting {
 }
 
 /// Watches from now on; ends with the name of the signal.
-fn asked_to_end() -> io::Result<impl Future<Output = &'static str>> {
+fn end_signal() -> io::Result<impl Future<Output = &'static str>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -129,15 +129,15 @@ fn asked_to_end() -> io::Result<impl Future<Output = &'static str>> {
 }
 
 /// Gives back what execs or followers of logs held, a little after some have gone.
-async fn give_back(mut gone: watch::Receiver<u64>) {
+async fn trim_heap_after(mut gone: watch::Receiver<u64>) {
     while gone.changed().await.is_ok() {
-        sleep(MEMORY_PAUSE).await;
+        sleep(TRIM_DELAY).await;
         gone.borrow_and_update();
-        heap::give_back();
+        heap::trim();
     }
 }
 
-async fn idle_for(
+async fn wait_for_idle(
     idle: Option<Duration>,
     mut connections: watch::Receiver<usize>,
     mut running: watch::Receiver<usize>,

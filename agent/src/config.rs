@@ -102,7 +102,7 @@ pub(crate) struct Git {
 }
 
 /// An agent nobody asked to stay ends after this long without work.
-const DETACHED_IDLE: u64 = 60;
+const DETACHED_IDLE_SECONDS: u64 = 60;
 
 impl Socket {
     /// `None`: never.
@@ -111,6 +111,6 @@ impl Socket {
     }
 
     pub(crate) fn idle_when_detached(&self) -> u64 {
-        self.idle.unwrap_or(DETACHED_IDLE)
+        self.idle.unwrap_or(DETACHED_IDLE_SECONDS)
     }
 }

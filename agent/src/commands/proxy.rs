@@ -14,7 +14,7 @@ use super::serve;
 use crate::config::Proxy;
 use crate::transport::{handover, socket};
 
-const BUFFER: usize = 256 * 1024;
+const COPY_BUFFER_BYTES: usize = 256 * 1024;
 
 pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
     let path = socket::path_to_connect(options.socket.path.clone());
@@ -26,12 +26,12 @@ pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
         other => other,
     };
     let stream = stream.map_err(|error| format!("no agent answers on {}: {error}", path.display()))?;
-    let served = serve_one(stream, || socket::connect(&path));
+    let served = join_streams(stream, || socket::connect(&path));
     served.map_err(|error| format!("the connection to the agent broke: {error}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve_one(mut stream: UnixStream, connect: impl FnOnce() -> io::Result<UnixStream>) -> io::Result<()> {
+fn join_streams(mut stream: UnixStream, connect: impl FnOnce() -> io::Result<UnixStream>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(PROXY_MAGIC.as_bytes())?;
     stdout.flush()?;
@@ -39,7 +39,7 @@ fn serve_one(mut stream: UnixStream, connect: impl FnOnce() -> io::Result<UnixSt
     let (input, output) = (stdio::stdin(), stdio::stdout());
     if handover::are_pipes(input, output) {
         if let Ok(true) = handover::offer(&stream, input, output) {
-            return end_of(stream);
+            return wait_for_close(stream);
         }
         // It is an older one.
         stream = connect()?;
@@ -48,7 +48,7 @@ fn serve_one(mut stream: UnixStream, connect: impl FnOnce() -> io::Result<UnixSt
 }
 
 /// When the agent has let go of the streams.
-fn end_of(mut stream: UnixStream) -> io::Result<()> {
+fn wait_for_close(mut stream: UnixStream) -> io::Result<()> {
     let mut nothing = [0];
     loop {
         match stream.read(&mut nothing) {
@@ -64,15 +64,15 @@ fn copy(stream: UnixStream) -> io::Result<()> {
     // Not joined: when the agent has said its last word, what is still to be read concerns nobody.
     thread::spawn(move || {
         // A failed write is seen by the other direction as the end of the stream.
-        let _ = pipe(&mut io::stdin().lock(), &mut &upward);
+        let _ = copy_one_way(&mut io::stdin().lock(), &mut &upward);
         let _ = upward.shutdown(Shutdown::Write);
     });
-    pipe(&mut &stream, &mut stdout)
+    copy_one_way(&mut &stream, &mut stdout)
 }
 
 /// `io::copy` would buffer too little, and `Stdout` would wait for a newline.
-fn pipe(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+fn copy_one_way(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BUFFER_BYTES];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),

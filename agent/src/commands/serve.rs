@@ -14,13 +14,13 @@ use crate::transport::socket;
 use crate::{app, env, telemetry};
 
 /// What a detached agent tells the parent that waits for it.
-const READY: &str = "ready";
+const READY_MESSAGE: &str = "ready";
 
 pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     // Also for the sake of the commands: whatever was left open here would be open in each of them.
     descriptors::close_inherited();
     if getpid().is_init() {
-        return as_init();
+        return run_as_init();
     }
     init::unblock_signals();
     let path = socket::path_to_serve(options.socket.path.clone());
@@ -28,8 +28,8 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
         start_detached(&path, options.socket.idle_when_detached(), &options.spool.arguments())?;
         return Ok(ExitCode::SUCCESS);
     }
-    heap::without_caches();
-    heap::share();
+    heap::restart_without_thread_caches();
+    heap::use_one_arena();
     if options.detached {
         // Fails only for a process that leads its group already, which is as good.
         let _ = setsid();
@@ -44,7 +44,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     };
     let listener = lock.and_then(|_lock| socket::bind(&path));
     if options.detached {
-        report(listener.as_ref().map(|_| ()).map_err(ToString::to_string));
+        report_readiness(listener.as_ref().map(|_| ()).map_err(ToString::to_string));
     }
     let listener = listener.map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -64,7 +64,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
 }
 
 /// PID 1: an init, and this same command as its worker.
-fn as_init() -> Result<ExitCode, String> {
+fn run_as_init() -> Result<ExitCode, String> {
     let own = env::own_program().map_err(|error| format!("cannot find my own program: {error}"))?;
     let mut worker = Command::new(own);
     worker.args(env::arguments().skip(1));
@@ -94,16 +94,16 @@ pub(super) fn start_detached(path: &Path, idle: u64, more: &[OsString]) -> Resul
         BufReader::new(stdout).read_line(&mut answer).map_err(failed)?;
     }
     match answer.trim_end() {
-        READY => Ok(()),
+        READY_MESSAGE => Ok(()),
         "" => Err("cannot start an agent: it ended without a word".into()),
         sentence => Err(sentence.to_owned()),
     }
 }
 
 /// Tells the waiting parent, then lets go of its pipe.
-fn report(bound: Result<(), String>) {
+fn report_readiness(bound: Result<(), String>) {
     let mut stdout = io::stdout();
-    let answer = bound.err().unwrap_or_else(|| READY.into());
+    let answer = bound.err().unwrap_or_else(|| READY_MESSAGE.into());
     // A parent that has gone needs no answer.
     let _ = writeln!(stdout, "{answer}").and_then(|()| stdout.flush());
     if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {

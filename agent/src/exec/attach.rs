@@ -43,7 +43,7 @@ pub struct Reader {
 
 impl Reader {
     pub(crate) fn new(exec: Arc<Exec>, offsets: Offsets, max: usize) -> Self {
-        exec.reader_came();
+        exec.add_reader();
         exec.spool.take(Channel::Stdout, offsets.stdout);
         exec.spool.take(Channel::Stderr, offsets.stderr);
         Self {
@@ -67,22 +67,22 @@ impl Reader {
         let exec = self.exec.clone();
         let mut exit = exec.exit.subscribe();
         while !self.closed {
-            let grown = exec.spool.grown.notified();
-            tokio::pin!(grown);
-            grown.as_mut().enable();
+            let output_changed = exec.spool.output_changed.notified();
+            tokio::pin!(output_changed);
+            output_changed.as_mut().enable();
             let record = exit.borrow().clone();
-            if let Some(event) = self.ready(record).await {
+            if let Some(event) = self.next_ready(record).await {
                 return Some(event);
             }
             tokio::select! {
-                () = grown => {}
+                () = output_changed => {}
                 changed = exit.changed(), if !self.exited => if changed.is_err() { return None },
             }
         }
         None
     }
 
-    async fn ready(&mut self, exit: Option<ExitRecord>) -> Option<Event> {
+    async fn next_ready(&mut self, exit: Option<ExitRecord>) -> Option<Event> {
         self.stderr_first = !self.stderr_first;
         let order = match self.stderr_first {
             true => [Channel::Stderr, Channel::Stdout],
@@ -137,6 +137,6 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.exec.reader_went();
+        self.exec.remove_reader();
     }
 }

@@ -15,7 +15,7 @@ use rustix::termios::isatty;
 
 use super::{Command, StartFailure, StdinMode, environment};
 use crate::env;
-use crate::sys::fork::{ForkError, Prepared, Stdio, Step};
+use crate::sys::fork::{ForkError, PreparedCommand, Stdio, Step};
 use crate::sys::reaper::{Child, Reaper};
 use crate::sys::{lookup, pty, users};
 
@@ -25,7 +25,7 @@ const OWN_PROGRAM: &CStr = c"/proc/self/exe";
 
 /// The agent's ends.
 #[derive(Debug)]
-pub(crate) enum Ends {
+pub(crate) enum AgentStdio {
     Pipes {
         stdin: Option<OwnedFd>,
         stdout: OwnedFd,
@@ -36,7 +36,7 @@ pub(crate) enum Ends {
     },
 }
 
-pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Result<(Child, Ends), StartFailure> {
+pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Result<(Child, AgentStdio), StartFailure> {
     let identity = match &command.user {
         None => None,
         Some(user) => Some(users::lookup(user).ok_or_else(|| unknown_user(user))?),
@@ -46,14 +46,14 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         identity.as_ref().and_then(|i| i.account.as_ref()),
         command,
     );
-    let (ends, stdio) = descriptors(command).map_err(|error| {
+    let (ends, stdio) = open_stdio(command).map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         failure("stdin", errno, format!("no descriptors for the command: {error}"))
     })?;
     if let Some(identity) = &identity {
-        give(&stdio, Uid::from_raw(identity.uid));
+        chown_stdio(&stdio, Uid::from_raw(identity.uid));
     }
-    let prepared = Prepared {
+    let prepared = PreparedCommand {
         programs: if command.agent_program {
             vec![OWN_PROGRAM.to_owned()]
         } else {
@@ -72,10 +72,10 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
     }
 }
 
-fn descriptors(command: &Command) -> io::Result<(Ends, Stdio)> {
+fn open_stdio(command: &Command) -> io::Result<(AgentStdio, Stdio)> {
     if let Some(size) = command.pty {
         let pty = pty::open(size)?;
-        return Ok((Ends::Pty { master: pty.master }, Stdio::Pty { slave: pty.slave }));
+        return Ok((AgentStdio::Pty { master: pty.master }, Stdio::Pty { slave: pty.slave }));
     }
     let (stdin, ours) = match &command.stdin {
         StdinMode::Null => (OwnedFd::from(File::open("/dev/null")?), None),
@@ -102,7 +102,7 @@ fn descriptors(command: &Command) -> io::Result<(Ends, Stdio)> {
         stderr: child_stderr,
     };
     Ok((
-        Ends::Pipes {
+        AgentStdio::Pipes {
             stdin: ours,
             stdout,
             stderr,
@@ -112,7 +112,7 @@ fn descriptors(command: &Command) -> io::Result<(Ends, Stdio)> {
 }
 
 /// To the user whose they are to be: he may open them by name, as /dev/stderr or his terminal.
-fn give(stdio: &Stdio, user: Uid) {
+fn chown_stdio(stdio: &Stdio, user: Uid) {
     let ours = match stdio {
         Stdio::Pty { slave } => [Some(slave), None, None],
         Stdio::Pipes { stdin, stdout, stderr } => [Some(stdin), Some(stdout), Some(stderr)],

@@ -14,13 +14,13 @@ use crate::sys::proc::{self, Process};
 use crate::sys::reaper::Reaper;
 
 /// How soon the dying tree is looked at again: later and later, as each look reads all of /proc.
-const POLL: Duration = Duration::from_millis(20);
-const LONGEST_POLL: Duration = Duration::from_millis(200);
+const FIRST_POLL_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_POLL_PAUSE: Duration = Duration::from_millis(200);
 /// Rounds of KILL: a tree that forks while it is killed is found again.
-const ROUNDS: usize = 50;
+const KILL_ROUNDS: usize = 50;
 
 /// The processes of one exec, as seen so far, by pid and start time.
-struct Tree<'a> {
+struct ProcessTree<'a> {
     reaper: &'a Reaper,
     leader: Pid,
     cookie: Vec<u8>,
@@ -30,40 +30,40 @@ struct Tree<'a> {
 /// Ends the tree of `leader`; returns the processes that may not be signalled. The leader's exit is reported to
 /// whoever waits for it, as always.
 pub(crate) async fn end(reaper: &Reaper, id: ExecId, leader: Pid, grace: Duration) -> Vec<u32> {
-    let mut tree = Tree::of(reaper, id, leader);
+    let mut tree = ProcessTree::new(reaper, id, leader);
     // Before TERM: afterwards the links from parent to child are gone.
-    let mut alive = tree.look();
+    let mut alive = tree.scan();
     let _ = reaper.signal_group(leader, Signal::TERM);
     let deadline = Instant::now() + grace;
-    let mut pause = POLL;
+    let mut pause = FIRST_POLL_PAUSE;
     while !alive.is_empty() && Instant::now() < deadline {
         sleep(pause).await;
-        pause = (pause * 3 / 2).min(LONGEST_POLL);
-        alive = tree.look();
+        pause = (pause * 3 / 2).min(LONGEST_POLL_PAUSE);
+        alive = tree.scan();
     }
     let mut refused = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..KILL_ROUNDS {
         refused = tree.kill(&alive);
-        alive = tree.look();
+        alive = tree.scan();
         alive.retain(|process| !refused.contains(&(process.pid as u32)));
         if alive.is_empty() {
             break;
         }
-        sleep(POLL).await;
+        sleep(FIRST_POLL_PAUSE).await;
     }
     refused
 }
 
 /// Signals every process of the tree.
 pub(crate) fn signal(reaper: &Reaper, id: ExecId, leader: Pid, signal: Signal) {
-    let mut tree = Tree::of(reaper, id, leader);
-    for process in tree.look() {
+    let mut tree = ProcessTree::new(reaper, id, leader);
+    for process in tree.scan() {
         tree.send(&process, signal);
     }
 }
 
-impl<'a> Tree<'a> {
-    fn of(reaper: &'a Reaper, id: ExecId, leader: Pid) -> Self {
+impl<'a> ProcessTree<'a> {
+    fn new(reaper: &'a Reaper, id: ExecId, leader: Pid) -> Self {
         let cookie = environment::cookie(id);
         let seen = HashMap::new();
         Self {
@@ -76,7 +76,7 @@ impl<'a> Tree<'a> {
 
     /// All living processes of the tree: descendants and session of the leader, what was seen before, and whoever
     /// carries the cookie.
-    fn look(&mut self) -> Vec<Process> {
+    fn scan(&mut self) -> Vec<Process> {
         let all = proc::processes();
         let leader = self.leader.as_raw_nonzero().get();
         let agent = getpid().as_raw_nonzero().get();
@@ -113,18 +113,18 @@ impl<'a> Tree<'a> {
     /// False if the process may not be signalled.
     fn send(&self, process: &Process, signal: Signal) -> bool {
         if process.pid == self.leader.as_raw_nonzero().get() {
-            return allowed(self.reaper.signal_leader(self.leader, signal));
+            return is_permitted(self.reaper.signal_leader(self.leader, signal));
         }
         // The same process still? A pid is reused only after the whole range, but it costs one read to be sure.
         if proc::process(process.pid).is_none_or(|now| now.start != process.start) {
             return true;
         }
         let pid = Pid::from_raw(process.pid).expect("pids in /proc are positive");
-        allowed(kill_process(pid, signal).map_err(Into::into))
+        is_permitted(kill_process(pid, signal).map_err(Into::into))
     }
 }
 
 /// False if the system refused; a process that is gone needs no signal.
-fn allowed(sent: io::Result<()>) -> bool {
+fn is_permitted(sent: io::Result<()>) -> bool {
     !matches!(sent, Err(error) if error.kind() == io::ErrorKind::PermissionDenied)
 }

@@ -36,9 +36,9 @@ pub struct Exec {
 /// How many readers an exec has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Readers {
-    pub(super) now: usize,
+    pub(super) count: usize,
     /// True once the first reader has attached.
-    pub(super) ever: bool,
+    pub(super) ever_attached: bool,
 }
 
 impl Exec {
@@ -72,17 +72,17 @@ impl Exec {
         exit.clone().expect("waited for")
     }
 
-    pub(super) fn reader_came(&self) {
+    pub(super) fn add_reader(&self) {
         self.readers.send_modify(|readers| {
             *readers = Readers {
-                now: readers.now + 1,
-                ever: true,
+                count: readers.count + 1,
+                ever_attached: true,
             }
         });
     }
 
-    pub(super) fn reader_went(&self) {
-        self.readers.send_modify(|readers| readers.now -= 1);
+    pub(super) fn remove_reader(&self) {
+        self.readers.send_modify(|readers| readers.count -= 1);
     }
 
     /// Returns the process id while the command runs; `None` before and after.

@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch as value};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::process::{self, Ends};
+use super::process::{self, AgentStdio};
 use super::spool::Channel;
 use super::state::{Exec, Readers};
 use super::stdin::Sink;
@@ -23,7 +23,7 @@ use crate::sys::descriptors::watch;
 use crate::sys::reaper::{Child, ExitStatus, Reaper};
 
 /// A reader that goes and comes again within this time (a request that follows another) is no disconnect.
-const RECONNECT: Duration = Duration::from_millis(100);
+const RECONNECT_WINDOW: Duration = Duration::from_millis(100);
 
 /// What every exec needs of the agent.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub(super) async fn run(resources: &Resources, exec: &Arc<Exec>, command: Comman
     let started = Instant::now();
     let id = command.id;
     let (ended, _) = value::channel(false);
-    let record = drive(resources, exec, command, &ended).await;
+    let record = spawn_and_wait(resources, exec, command, &ended).await;
     tracing::info!(exec = ?id, cause = ?record.cause, seconds = started.elapsed().as_secs_f64(), "exec ended");
     exec.exit.send_replace(Some(record));
     ended.send_replace(true);
@@ -50,11 +50,11 @@ pub(super) async fn lease_ends_before_release(exec: &Exec, lease: Duration) -> b
     let mut released = exec.released.subscribe();
     tokio::select! {
         _ = released.wait_for(|released| *released) => false,
-        () = abandoned(exec, OnDisconnect::Lease, lease) => true,
+        () = wait_until_abandoned(exec, OnDisconnect::Lease, lease) => true,
     }
 }
 
-async fn drive(
+async fn spawn_and_wait(
     resources: &Resources,
     exec: &Arc<Exec>,
     mut command: Command,
@@ -63,7 +63,7 @@ async fn drive(
     let stdin = std::mem::replace(&mut command.stdin, StdinMode::Null);
     let keeps_stdin = stdin.clone();
     let id = command.id;
-    let rules = Rules {
+    let rules = EndRules {
         timeout: command.timeout,
         on_disconnect: command.on_disconnect,
         lease: command.lease,
@@ -81,7 +81,7 @@ async fn drive(
         }
     });
     let spawned = match spawned.await.expect("spawning does not panic") {
-        Ok((child, ends)) => connect(exec, ends, ended).await.map(|()| child),
+        Ok((child, stdio)) => connect(exec, stdio, ended).await.map(|()| child),
         Err(failure) => Err(failure),
     };
     let child = match spawned {
@@ -98,9 +98,9 @@ async fn drive(
         let mut writer = StdinWriter::new(id, exec.clone());
         tokio::spawn(async move { writer.write(Some(0), &data, true).await });
     }
-    let mut record = outlive(&resources.reaper, exec, id, child, rules).await;
-    if killed(&record.cause) && cgroup::oom_kills() > oom_kills {
-        record.cause = Cause::OomKilled(match cgroup::limit() {
+    let mut record = wait_or_end(&resources.reaper, exec, id, child, rules).await;
+    if was_killed(&record.cause) && cgroup::oom_kills() > oom_kills {
+        record.cause = Cause::OomKilled(match cgroup::memory_limit() {
             Some(limit) => format!("the container's memory limit of {} MiB was exceeded", limit >> 20),
             None => "the node ran out of memory".into(),
         });
@@ -109,19 +109,19 @@ async fn drive(
 }
 
 /// Ended by KILL, or a shell that says so of its child.
-fn killed(cause: &Cause) -> bool {
+fn was_killed(cause: &Cause) -> bool {
     matches!(cause, Cause::Signaled(9) | Cause::Exited(137))
 }
 
 /// Starts moving output, and opens stdin.
-async fn connect(exec: &Arc<Exec>, ends: Ends, ended: &value::Sender<bool>) -> Result<(), StartFailure> {
+async fn connect(exec: &Arc<Exec>, stdio: AgentStdio, ended: &value::Sender<bool>) -> Result<(), StartFailure> {
     let pump = |source, channel| output::pump(source, exec.spool.clone(), channel, ended.subscribe());
-    match ends {
-        Ends::Pipes { stdin, stdout, stderr } => {
-            let read = |fd| watch(fd, Interest::READABLE).map(Arc::new).map_err(unusable);
+    match stdio {
+        AgentStdio::Pipes { stdin, stdout, stderr } => {
+            let read = |fd| watch(fd, Interest::READABLE).map(Arc::new).map_err(descriptor_failure);
             let (stdout, stderr) = (read(stdout)?, read(stderr)?);
             if let Some(stdin) = stdin {
-                let stdin = watch(stdin, Interest::WRITABLE).map_err(unusable)?;
+                let stdin = watch(stdin, Interest::WRITABLE).map_err(descriptor_failure)?;
                 exec.stdin.open(Sink::Pipe(stdin)).await;
             }
             for (source, channel) in [(stdout, Channel::Stdout), (stderr, Channel::Stderr)] {
@@ -133,8 +133,8 @@ async fn connect(exec: &Arc<Exec>, ends: Ends, ended: &value::Sender<bool>) -> R
                 });
             }
         }
-        Ends::Pty { master } => {
-            let master = Arc::new(watch(master, Interest::READABLE | Interest::WRITABLE).map_err(unusable)?);
+        AgentStdio::Pty { master } => {
+            let master = Arc::new(watch(master, Interest::READABLE | Interest::WRITABLE).map_err(descriptor_failure)?);
             exec.stdin.open(Sink::Terminal(master.clone())).await;
             exec.terminal.get_or_init(|| master.clone());
             // Closed then, which its holders are told by a hangup, as over ssh.
@@ -145,7 +145,7 @@ async fn connect(exec: &Arc<Exec>, ends: Ends, ended: &value::Sender<bool>) -> R
     Ok(())
 }
 
-fn unusable(error: io::Error) -> StartFailure {
+fn descriptor_failure(error: io::Error) -> StartFailure {
     StartFailure {
         step: "stdin",
         errno: error.raw_os_error().unwrap_or_default(),
@@ -154,7 +154,7 @@ fn unusable(error: io::Error) -> StartFailure {
     }
 }
 
-struct Rules {
+struct EndRules {
     timeout: Option<Duration>,
     on_disconnect: OnDisconnect,
     lease: Duration,
@@ -162,7 +162,7 @@ struct Rules {
 }
 
 /// Waits for the end, and brings it about when the rules say so.
-async fn outlive(reaper: &Reaper, exec: &Exec, id: super::ExecId, mut child: Child, rules: Rules) -> ExitRecord {
+async fn wait_or_end(reaper: &Reaper, exec: &Exec, id: super::ExecId, mut child: Child, rules: EndRules) -> ExitRecord {
     let mut cancel = exec.cancel.subscribe();
     let deadline = rules.timeout.map(|timeout| Instant::now() + timeout);
     let timeout = async {
@@ -173,29 +173,29 @@ async fn outlive(reaper: &Reaper, exec: &Exec, id: super::ExecId, mut child: Chi
     };
     let cause = tokio::select! {
         biased;
-        status = &mut child.exit => return by_itself(status).into(),
+        status = &mut child.exit => return natural_cause(status).into(),
         reason = cancel.wait_for(Option::is_some) => {
             let reason = reason.ok().and_then(|reason| reason.clone());
             Cause::Cancelled(reason.unwrap_or_default())
         }
         () = timeout => Cause::TimedOut(format!("still running after {:?}", rules.timeout.unwrap_or_default())),
-        () = abandoned(exec, rules.on_disconnect, rules.lease) => {
+        () = wait_until_abandoned(exec, rules.on_disconnect, rules.lease) => {
             Cause::Cancelled("nobody was connected any more".into())
         }
     };
     let survivors = process_tree::end(reaper, id, child.pid, rules.grace).await;
-    if !survivors.contains(&raw(child.pid)) {
+    if !survivors.contains(&raw_pid(child.pid)) {
         // Killed, so it is reaped at once; the cause stays ours.
         let _ = child.exit.await;
     }
     ExitRecord { cause, survivors }
 }
 
-fn raw(pid: Pid) -> u32 {
+fn raw_pid(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get() as u32
 }
 
-fn by_itself(status: Result<ExitStatus, oneshot::error::RecvError>) -> Cause {
+fn natural_cause(status: Result<ExitStatus, oneshot::error::RecvError>) -> Cause {
     match status.expect("the reaper answers for every child") {
         ExitStatus::Exited(code) => Cause::Exited(code),
         ExitStatus::Signaled(signal) => Cause::Signaled(signal),
@@ -203,16 +203,16 @@ fn by_itself(status: Result<ExitStatus, oneshot::error::RecvError>) -> Cause {
 }
 
 /// Returns when nobody has read for so long that the exec is given up.
-async fn abandoned(exec: &Exec, on_disconnect: OnDisconnect, lease: Duration) {
+async fn wait_until_abandoned(exec: &Exec, on_disconnect: OnDisconnect, lease: Duration) {
     let mut readers = exec.readers.subscribe();
     loop {
-        let Readers { now, ever } = *readers.borrow_and_update();
-        let patience = match on_disconnect {
-            OnDisconnect::Cancel if ever => RECONNECT,
+        let Readers { count, ever_attached } = *readers.borrow_and_update();
+        let time_limit = match on_disconnect {
+            OnDisconnect::Cancel if ever_attached => RECONNECT_WINDOW,
             _ => lease,
         };
         tokio::select! {
-            () = sleep(patience), if now == 0 => return,
+            () = sleep(time_limit), if count == 0 => return,
             changed = readers.changed() => if changed.is_err() { return },
         }
     }

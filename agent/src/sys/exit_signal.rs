@@ -4,9 +4,9 @@ use std::io;
 use std::ptr;
 use std::thread;
 
-/// Runs `last` when a signal to end comes, and then ends the process as the shell reports the signal. Before other threads are
+/// Runs `cleanup` when a signal to end comes, and then ends the process as the shell reports the signal. Before other threads are
 /// started, which inherit that the signals are blocked.
-pub(crate) fn before_end(last: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn run_before_exit(cleanup: impl FnOnce() + Send + 'static) -> io::Result<()> {
     // SAFETY: an all-zero sigset_t is valid storage for sigemptyset; the other calls get an initialised set.
     let signals = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -21,7 +21,7 @@ pub(crate) fn before_end(last: impl FnOnce() + Send + 'static) -> io::Result<()>
         let mut number = 0;
         // SAFETY: waits for one of the blocked signals; the set is initialised.
         while unsafe { libc::sigwait(&signals, &mut number) } != 0 {}
-        last();
+        cleanup();
         std::process::exit(128 + number);
     })?;
     Ok(())

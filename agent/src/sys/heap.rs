@@ -11,10 +11,10 @@ use crate::env::{self, GLIBC_TUNABLES};
 
 /// No freed pieces kept by each thread for itself: scattered as they are after a thousand commands at once, every one keeps a page from
 /// being given back, more than a megabyte in all.
-const SETTING: &[u8] = b"glibc.malloc.tcache_count=0";
+const NO_THREAD_CACHES: &[u8] = b"glibc.malloc.tcache_count=0";
 
 /// One heap for all threads: a second one saves little waiting, and keeps its own share of freed memory. To be called first.
-pub(crate) fn share() {
+pub(crate) fn use_one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it sets a number in the allocator.
     unsafe {
@@ -23,7 +23,7 @@ pub(crate) fn share() {
 }
 
 /// Gives freed memory back to the system.
-pub(crate) fn give_back() {
+pub(crate) fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes the allocator's own locks and touches only memory that is free.
     unsafe {
@@ -32,15 +32,15 @@ pub(crate) fn give_back() {
 }
 
 /// Starts this program again with the setting, if it does not have it yet. To be called while there is one thread.
-pub(crate) fn without_caches() {
+pub(crate) fn restart_without_thread_caches() {
     // A program with privileges of its own is not told the setting, however often it is started.
     // SAFETY: it reads what the kernel gave us at the start.
     if cfg!(not(target_env = "gnu")) || unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
         return;
     }
     let given = env::variable(GLIBC_TUNABLES).unwrap_or_default();
-    match plan(given.as_bytes()) {
-        Plan::Again(value) => {
+    match next_step(given.as_bytes()) {
+        NextStep::Restart(value) => {
             let Ok(own) = env::own_program() else { return };
             let mut arguments = env::arguments();
             // Returns only if it cannot be done: then memory is kept.
@@ -54,7 +54,7 @@ pub(crate) fn without_caches() {
             unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         }
         // It is our matter, not the commands'.
-        Plan::Done(value) => {
+        NextStep::Restore(value) => {
             // SAFETY: there is no other thread that could read the environment.
             unsafe {
                 match value {
@@ -63,26 +63,26 @@ pub(crate) fn without_caches() {
                 }
             }
         }
-        Plan::Theirs => {}
+        NextStep::Keep => {}
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Plan<'a> {
+enum NextStep<'a> {
     /// With this value.
-    Again(Vec<u8>),
+    Restart(Vec<u8>),
     /// This is what was given before us.
-    Done(&'a [u8]),
+    Restore(&'a [u8]),
     /// Somebody has chosen.
-    Theirs,
+    Keep,
 }
 
-fn plan(given: &[u8]) -> Plan<'_> {
-    match given.strip_suffix(SETTING) {
-        Some(before) => Plan::Done(before.strip_suffix(b":").unwrap_or(before)),
-        None if given.windows(12).any(|word| word == b"tcache_count") => Plan::Theirs,
-        None if given.is_empty() => Plan::Again(SETTING.to_owned()),
-        None => Plan::Again([given, b":", SETTING].concat()),
+fn next_step(given: &[u8]) -> NextStep<'_> {
+    match given.strip_suffix(NO_THREAD_CACHES) {
+        Some(before) => NextStep::Restore(before.strip_suffix(b":").unwrap_or(before)),
+        None if given.windows(12).any(|word| word == b"tcache_count") => NextStep::Keep,
+        None if given.is_empty() => NextStep::Restart(NO_THREAD_CACHES.to_owned()),
+        None => NextStep::Restart([given, b":", NO_THREAD_CACHES].concat()),
     }
 }
 
@@ -93,11 +93,11 @@ mod tests {
     #[test]
     fn the_setting_is_added_once_and_taken_away_again() {
         for given in [&b""[..], b"glibc.malloc.arena_max=4"] {
-            let Plan::Again(value) = plan(given) else {
+            let NextStep::Restart(value) = next_step(given) else {
                 panic!("the program is not started again");
             };
-            assert_eq!(plan(&value), Plan::Done(given));
+            assert_eq!(next_step(&value), NextStep::Restore(given));
         }
-        assert_eq!(plan(b"glibc.malloc.tcache_count=3:a.b.c=1"), Plan::Theirs);
+        assert_eq!(next_step(b"glibc.malloc.tcache_count=3:a.b.c=1"), NextStep::Keep);
     }
 }

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_p
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::fork::{ForkError, Prepared, fork};
+use super::fork::{ForkError, PreparedCommand, fork};
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) enum ExitStatus {
 }
 
 impl ExitStatus {
-    fn of(status: WaitStatus) -> Option<Self> {
+    fn from_wait(status: WaitStatus) -> Option<Self> {
         if let Some(code) = status.exit_status() {
             return Some(Self::Exited(code as u8));
         }
@@ -39,22 +39,22 @@ struct Table {
     /// Children not yet reaped, and who waits for each.
     children: HashMap<Pid, oneshot::Sender<ExitStatus>>,
     /// Forks under way. The lock is not held meanwhile: each takes as long as its file system.
-    forking: Vec<Forking>,
+    pending: Vec<PendingFork>,
 }
 
 #[derive(Debug)]
-struct Forking {
+struct PendingFork {
     /// 0 until there is a child.
     child: Arc<AtomicI32>,
     waiter: oneshot::Sender<ExitStatus>,
 }
 
 impl Table {
-    fn ended(&mut self, pid: Pid, exit: ExitStatus) {
+    fn record_exit(&mut self, pid: Pid, exit: ExitStatus) {
         let waiter = self
             .children
             .remove(&pid)
-            .or_else(|| self.take(pid.as_raw_nonzero().get()));
+            .or_else(|| self.take_pending(pid.as_raw_nonzero().get()));
         if let Some(waiter) = waiter {
             // Nobody may be waiting any more; the child is reaped all the same.
             let _ = waiter.send(exit);
@@ -62,21 +62,17 @@ impl Table {
     }
 
     /// Who waits for the child of a fork under way.
-    fn take(&mut self, child: i32) -> Option<oneshot::Sender<ExitStatus>> {
-        let known = |forking: &Forking| forking.child.load(Ordering::Acquire) == child;
-        let index = self.forking.iter().position(known)?;
-        Some(self.forking.swap_remove(index).waiter)
+    fn take_pending(&mut self, child: i32) -> Option<oneshot::Sender<ExitStatus>> {
+        let known = |fork: &PendingFork| fork.child.load(Ordering::Acquire) == child;
+        let index = self.pending.iter().position(known)?;
+        Some(self.pending.swap_remove(index).waiter)
     }
 
     /// A fork has returned.
-    fn forked(&mut self, child: &Arc<AtomicI32>) {
+    fn finish_fork(&mut self, child: &Arc<AtomicI32>) {
         // It is gone if the child has ended already.
-        if let Some(index) = self
-            .forking
-            .iter()
-            .position(|forking| Arc::ptr_eq(&forking.child, child))
-        {
-            let Forking { child, waiter } = self.forking.swap_remove(index);
+        if let Some(index) = self.pending.iter().position(|fork| Arc::ptr_eq(&fork.child, child)) {
+            let PendingFork { child, waiter } = self.pending.swap_remove(index);
             if let Some(pid) = Pid::from_raw(child.load(Ordering::Acquire)) {
                 self.children.insert(pid, waiter);
             }
@@ -115,25 +111,25 @@ impl Reaper {
     fn reap(&self) {
         let mut table = self.lock();
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if let Some(exit) = ExitStatus::of(status) {
-                table.ended(pid, exit);
+            if let Some(exit) = ExitStatus::from_wait(status) {
+                table.record_exit(pid, exit);
             }
         }
     }
 
     /// Forks and waits for the exec. Blocking: for a thread that may block.
-    pub(crate) fn spawn(&self, command: &Prepared) -> Result<Child, ForkError> {
+    pub(crate) fn spawn(&self, command: &PreparedCommand) -> Result<Child, ForkError> {
         let (sender, exit) = oneshot::channel();
         let child = Arc::new(AtomicI32::new(0));
-        self.lock().forking.push(Forking {
+        self.lock().pending.push(PendingFork {
             child: child.clone(),
             waiter: sender,
         });
         let forked = fork(command, &child);
-        self.lock().forked(&child);
+        self.lock().finish_fork(&child);
         let forked = forked?;
         let pid = forked.pid;
-        forked.executed()?;
+        forked.wait_for_exec()?;
         Ok(Child { pid, exit })
     }
 
@@ -166,11 +162,11 @@ mod tests {
     const PID: i32 = 4321;
 
     /// A fork under way, without a child yet.
-    fn forking() -> (Table, Arc<AtomicI32>, Receiver<ExitStatus>) {
+    fn pending_fork() -> (Table, Arc<AtomicI32>, Receiver<ExitStatus>) {
         let (waiter, exit) = oneshot::channel();
         let child = Arc::new(AtomicI32::new(0));
         let mut table = Table::default();
-        table.forking.push(Forking {
+        table.pending.push(PendingFork {
             child: child.clone(),
             waiter,
         });
@@ -179,31 +175,31 @@ mod tests {
 
     #[test]
     fn a_child_that_ends_before_its_fork_returns_is_not_missed() {
-        let (mut table, child, mut exit) = forking();
+        let (mut table, child, mut exit) = pending_fork();
         child.store(PID, Ordering::Release);
-        table.ended(Pid::from_raw(PID).unwrap(), ExitStatus::Exited(3));
-        table.forked(&child);
+        table.record_exit(Pid::from_raw(PID).unwrap(), ExitStatus::Exited(3));
+        table.finish_fork(&child);
         assert_eq!(exit.try_recv(), Ok(ExitStatus::Exited(3)));
-        assert!(table.children.is_empty() && table.forking.is_empty());
+        assert!(table.children.is_empty() && table.pending.is_empty());
     }
 
     #[test]
     fn an_orphan_that_had_the_pid_before_says_nothing_of_the_child() {
-        let (mut table, child, mut exit) = forking();
+        let (mut table, child, mut exit) = pending_fork();
         let pid = Pid::from_raw(PID).unwrap();
-        table.ended(pid, ExitStatus::Exited(3));
+        table.record_exit(pid, ExitStatus::Exited(3));
         child.store(PID, Ordering::Release);
-        table.forked(&child);
+        table.finish_fork(&child);
         assert_eq!(exit.try_recv(), Err(TryRecvError::Empty));
-        table.ended(pid, ExitStatus::Signaled(9));
+        table.record_exit(pid, ExitStatus::Signaled(9));
         assert_eq!(exit.try_recv(), Ok(ExitStatus::Signaled(9)));
     }
 
     #[test]
     fn a_fork_without_a_child_leaves_nothing() {
-        let (mut table, child, mut exit) = forking();
-        table.forked(&child);
+        let (mut table, child, mut exit) = pending_fork();
+        table.finish_fork(&child);
         assert_eq!(exit.try_recv(), Err(TryRecvError::Closed));
-        assert!(table.children.is_empty() && table.forking.is_empty());
+        assert!(table.children.is_empty() && table.pending.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 /// To the kernel it means "unchanged".
-const NOBODYS: u32 = u32::MAX;
+const UNCHANGED_ID: u32 = u32::MAX;
 
 /// What a command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,8 @@ fn resolve(user: &str, passwd: &str, group: &str) -> Option<Identity> {
         let member_of = groups().filter(|g| g[3].split(',').any(|member| member == account.name));
         supplementary.extend(member_of.filter_map(|g| g[2].parse::<u32>().ok()).filter(|g| *g != gid));
     }
-    supplementary.retain(|gid| *gid != NOBODYS);
-    let is_someone = uid != NOBODYS && gid != NOBODYS;
+    supplementary.retain(|gid| *gid != UNCHANGED_ID);
+    let is_someone = uid != UNCHANGED_ID && gid != UNCHANGED_ID;
     is_someone.then_some(Identity {
         uid,
         gid,

@@ -111,7 +111,7 @@ async fn a_command_that_nobody_reads_ends_and_its_output_waits_in_a_file() {
     const LENGTH: usize = 30 << 20;
     let own = std::env::current_exe().unwrap();
     let directory = tempfile::tempdir_in(own.parent().unwrap()).unwrap();
-    let agent = Agent::with(&["--spool", directory.path().to_str().unwrap()]);
+    let agent = Agent::start_with(&["--spool", directory.path().to_str().unwrap()]);
     let mut exec = agent.exec().await;
     let start = shell(&format!("yes 'never read' | head -c {LENGTH}"));
     let exec_id = start.exec_id.clone();
@@ -148,7 +148,7 @@ async fn a_command_that_nobody_reads_ends_and_its_output_waits_in_a_file() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_full_disk_makes_the_command_wait_and_is_told() {
     const LENGTH: u64 = 30 << 20;
-    let agent = Agent::with_a_small_disk();
+    let agent = Agent::start_with_small_disk();
     let mut exec = agent.exec().await;
     let counter = agent.dir.path().join("counter");
     let start = shell(&format!(
@@ -189,7 +189,7 @@ async fn a_full_disk_makes_the_command_wait_and_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_overflows_is_dropped_when_the_client_says_so() {
     const LENGTH: u64 = 60 << 20;
-    let agent = Agent::with(&["--spool-limit", "0"]);
+    let agent = Agent::start_with(&["--spool-limit", "0"]);
     let mut exec = agent.exec().await;
     let mut start = shell(&format!("head -c {LENGTH} /dev/zero; echo end"));
     start.overflow = Overflow::DropOldest as i32;

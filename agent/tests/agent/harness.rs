@@ -26,15 +26,15 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start() -> Self {
-        Self::with(&[])
+        Self::start_with(&[])
     }
 
-    pub(crate) fn with(arguments: &[&str]) -> Self {
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
         Self::spawn(tempfile::tempdir().unwrap(), Command::new(AGENT), arguments)
     }
 
     /// Its spool is a disk of 8 MiB, which nobody else sees and which ends with it.
-    pub(crate) fn with_a_small_disk() -> Self {
+    pub(crate) fn start_with_small_disk() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("disk");
         std::fs::File::create(dir.path().join("image"))
@@ -51,7 +51,7 @@ impl Agent {
     }
 
     /// In a user namespace that has none of what this limit counts.
-    pub(crate) fn without_inotify(limit: &str) -> Self {
+    pub(crate) fn start_without_inotify(limit: &str) -> Self {
         let mut command = Command::new("unshare");
         let line = format!(r#"echo 0 > /proc/sys/user/{limit} && exec "$@""#);
         command.args(["--user", "--map-root-user", "sh", "-c", &line, "sh", AGENT]);
@@ -208,19 +208,21 @@ pub(crate) async fn finish(mut stream: Streaming<ExecEvent>) -> Finished {
     panic!("the stream ended without Closed: {seen:?}")
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(start.elapsed() < TEST_TIMEOUT, "not within {TEST_TIMEOUT:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 /// Fails instead of hanging.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it does not hang")
+    tokio::time::timeout(TEST_TIMEOUT, future)
+        .await
+        .expect("it does not hang")
 }
 
 pub(crate) fn alive(pid: u32) -> bool {

@@ -92,7 +92,7 @@ async fn the_proxy_carries_the_connection() {
     let (mut proxy, stdout) = proxied(&agent.socket());
     // The end of stdin ends it all.
     drop(proxy.stdin.take());
-    end_of(stdout).await;
+    read_to_end_of(stdout).await;
     assert!(proxy.wait().unwrap().success());
 }
 
@@ -105,10 +105,10 @@ async fn the_agent_lets_go_of_the_streams_of_a_proxy_that_is_killed() {
     proxy.kill().unwrap();
     proxy.wait().unwrap();
     // The runtime waits for this before it says that the exec has ended.
-    end_of(stdout).await;
+    read_to_end_of(stdout).await;
 }
 
-async fn end_of(mut stdout: ChildStdout) {
+async fn read_to_end_of(mut stdout: ChildStdout) {
     let reading = tokio::task::spawn_blocking(move || stdout.read_to_end(&mut Vec::new()));
     soon(reading).await.unwrap().unwrap();
 }
@@ -169,9 +169,9 @@ fn without_an_agent_the_proxy_says_so() {
 }
 
 /// Killed with the test; its namespace dies with it.
-struct Ended(std::process::Child);
+struct KillOnDrop(std::process::Child);
 
-impl Drop for Ended {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -290,7 +290,7 @@ fn as_pid_1_it_reaps_forwards_and_restarts() {
             "--socket",
         ])
         .arg(&socket);
-    let mut init = Ended(command.spawn().unwrap());
+    let mut init = KillOnDrop(command.spawn().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use crate::harness::{Agent, eventually, soon};
-use crate::measure::{held, settled};
+use crate::measure::{settled_usage, usage};
 
 struct Follower {
     events: Streaming<FollowEvent>,
@@ -348,7 +348,7 @@ async fn a_slow_reader_slows_only_itself() {
     // While the slow one reads nothing at all.
     assert!(fast.data(LENGTH).await == content);
     writer.join().unwrap();
-    let memory = held(agent.pid()).memory;
+    let memory = usage(agent.pid()).memory;
     assert!(memory < 8 << 10, "{memory} kB for what a reader has not taken");
     assert!(slow.data(LENGTH).await == content);
     append(&path, "end");
@@ -367,7 +367,7 @@ fn ticks(agent: &Agent) -> u64 {
 async fn idle_followers_cost_nothing_and_leave_nothing() {
     const EACH: usize = 1000;
     let agent = Agent::start();
-    let before = settled(&agent);
+    let before = settled_usage(&agent);
     let mut client = client(&agent).await;
     let mut followers = Vec::new();
     for number in 0..EACH {
@@ -381,16 +381,16 @@ async fn idle_followers_cost_nothing_and_leave_nothing() {
         followers.extend([present, absent]);
     }
     eventually("threads that looked have ended", || {
-        held(agent.pid()).threads <= before.threads
+        usage(agent.pid()).threads <= before.threads
     });
-    let idle = held(agent.pid());
+    let idle = usage(agent.pid());
     let watched = watches(&agent);
     let (used, start) = (ticks(&agent), std::time::Instant::now());
     // Not to wait for something, but to see that nothing happens.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     let used = ticks(&agent) - used;
     assert!(used <= 3, "{used} ticks in {:?}", start.elapsed());
-    assert_eq!(held(agent.pid()).threads, idle.threads);
+    assert_eq!(usage(agent.pid()).threads, idle.threads);
     // One for each file, one for each directory on the way to the others.
     assert!((EACH..EACH + 10).contains(&watched), "{watched}");
     let each = (idle.memory - before.memory) as usize / followers.len();
@@ -403,7 +403,7 @@ async fn idle_followers_cost_nothing_and_leave_nothing() {
     followers[15].says("there\n").await;
     drop(followers);
     eventually("watches, files and memory are given back", || {
-        let now = held(agent.pid());
+        let now = usage(agent.pid());
         // What is left is the connection and inotify itself.
         watches(&agent) == 0 && now.descriptors <= before.descriptors + 2 && now.memory <= 3 << 10
     });
@@ -412,7 +412,7 @@ async fn idle_followers_cost_nothing_and_leave_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn without_inotify_a_log_is_followed_all_the_same() {
     for limit in ["max_inotify_instances", "max_inotify_watches"] {
-        let agent = Agent::without_inotify(limit);
+        let agent = Agent::start_without_inotify(limit);
         let path = agent.dir.path().join("console.log");
         let mut follower = Follower::start(&agent, &path, None).await;
         follower.absent().await;

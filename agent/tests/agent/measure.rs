@@ -11,7 +11,7 @@ use crate::harness::{Agent, argv, eventually, run, shell, soon};
 
 /// Of one process.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct Usage {
     /// Anonymous memory but for what the loader has written into the program's own pages, kB.
     pub(crate) memory: u64,
     /// Those pages, kB: several times more in a debug build, whatever the agent does.
@@ -24,14 +24,14 @@ pub(crate) struct Held {
     pub(crate) threads: u64,
 }
 
-pub(crate) fn held(pid: u32) -> Held {
+pub(crate) fn usage(pid: u32) -> Usage {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
     };
     let relocated = relocated(&fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap());
-    Held {
+    Usage {
         memory: field("RssAnon:").saturating_sub(relocated),
         relocated,
         resident: field("VmRSS:"),
@@ -58,11 +58,11 @@ fn relocated(smaps: &str) -> u64 {
 }
 
 /// Once descriptors have been closed and memory has been given back.
-pub(crate) fn settled(agent: &Agent) -> Held {
-    let mut last = Held::default();
+pub(crate) fn settled_usage(agent: &Agent) -> Usage {
+    let mut last = Usage::default();
     eventually("the agent is at rest", || {
         std::thread::sleep(std::time::Duration::from_millis(200));
-        let before = std::mem::replace(&mut last, held(agent.pid()));
+        let before = std::mem::replace(&mut last, usage(agent.pid()));
         before == last
     });
     last
@@ -71,24 +71,24 @@ pub(crate) fn settled(agent: &Agent) -> Held {
 /// kB of anonymous memory with commands in flight.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    pub(crate) idle: Held,
+    pub(crate) idle: Usage,
     /// For each of them.
     pub(crate) unattached: f64,
     pub(crate) attached: f64,
-    pub(crate) after: Held,
+    pub(crate) after: Usage,
 }
 
 /// Starts so many commands, attaches to them, ends them; until so much memory (kB) is held at most.
 pub(crate) async fn in_flight(agent: &Agent, count: u64, given_back: u64) -> InFlight {
     let mut exec = agent.exec().await;
-    let idle = settled(agent);
+    let idle = settled_usage(agent);
     let mut ids = Vec::new();
     for _ in 0..count {
         let start = argv(&["sleep", "1000"]);
         ids.push(start.exec_id.clone());
         exec.start(start).await.unwrap();
     }
-    let unattached = settled(agent);
+    let unattached = settled_usage(agent);
     let mut readers: Vec<Streaming<ExecEvent>> = Vec::new();
     for exec_id in ids.clone() {
         let attach = AttachRequest {
@@ -99,7 +99,7 @@ pub(crate) async fn in_flight(agent: &Agent, count: u64, given_back: u64) -> InF
         soon(reader.message()).await.unwrap();
         readers.push(reader);
     }
-    let attached = settled(agent);
+    let attached = settled_usage(agent);
     for exec_id in ids.clone() {
         let kill = SignalRequest {
             exec_id,
@@ -118,24 +118,24 @@ pub(crate) async fn in_flight(agent: &Agent, count: u64, given_back: u64) -> InF
     drop(readers);
     drop(exec);
     eventually("memory and threads are given back", || {
-        let now = held(agent.pid());
+        let now = usage(agent.pid());
         now.memory <= given_back && now.threads <= idle.threads + 1
     });
-    let each = |held: Held| (held.memory - idle.memory) as f64 / count as f64;
+    let each = |usage: Usage| (usage.memory - idle.memory) as f64 / count as f64;
     InFlight {
         idle,
         unattached: each(unattached),
         attached: each(attached),
-        after: settled(agent),
+        after: settled_usage(agent),
     }
 }
 
 /// 1 GiB of output through a connection on which nobody reads for 10 s, then read to the end.
-pub(crate) async fn unread_gibibyte() -> Held {
+pub(crate) async fn unread_gibibyte() -> Usage {
     const LENGTH: u64 = 1 << 30;
     let own = std::env::current_exe().unwrap();
     let directory = tempfile::tempdir_in(own.parent().unwrap()).unwrap();
-    let agent = Agent::with(&["--spool", directory.path().to_str().unwrap()]);
+    let agent = Agent::start_with(&["--spool", directory.path().to_str().unwrap()]);
     let mut exec = agent.exec().await;
     let start = shell(&format!("head -c {LENGTH} /dev/zero"));
     let mut reader = exec.run(run(start)).await.unwrap().into_inner();
@@ -148,5 +148,5 @@ pub(crate) async fn unread_gibibyte() -> Held {
         }
     }
     assert_eq!(got, LENGTH);
-    held(agent.pid())
+    usage(agent.pid())
 }

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use podbridge_proto::v1::ReleaseRequest;
 
 use crate::harness::{Agent, eventually, finish, run, shell, soon, zombies_of};
-use crate::measure::{held, in_flight, settled, unread_gibibyte};
+use crate::measure::{in_flight, settled_usage, unread_gibibyte, usage};
 
-/// `Held::relocated` of a release build, kB.
+/// `Usage::relocated` of a release build, kB.
 const RELOCATED: u64 = 160;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -23,11 +23,11 @@ async fn a_thousand_execs_leave_nothing() {
         }
     };
     once(20).await;
-    let before = settled(&agent);
+    let before = settled_usage(&agent);
     once(1000).await;
     // Idle threads end, and memory is given back, a few seconds later.
     eventually("all is given back", || {
-        let now = held(agent.pid());
+        let now = usage(agent.pid());
         now.descriptors <= before.descriptors && now.threads <= before.threads + 1 && now.memory + RELOCATED <= 1536
     });
     assert_eq!(zombies_of(agent.pid()), 0);
@@ -46,7 +46,7 @@ async fn a_thousand_execs_in_flight_are_small() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn output_that_waits_for_its_reader_needs_little_memory() {
-    let held = unread_gibibyte().await;
+    let usage = unread_gibibyte().await;
     // Resident is also the code, of which a debug build has more.
-    assert!(held.memory <= 24 << 10 && held.peak <= 32 << 10, "{held:?}");
+    assert!(usage.memory <= 24 << 10 && usage.peak <= 32 << 10, "{usage:?}");
 }

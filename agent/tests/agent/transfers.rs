@@ -395,7 +395,7 @@ async fn no_race_leads_out_of_a_root() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_full_disk_is_told_and_leaves_nothing() {
-    let agent = Agent::with_a_small_disk();
+    let agent = Agent::start_with_small_disk();
     // In the agent's own mount namespace.
     let disk = Path::new("/proc").join(agent.pid().to_string()).join("root");
     let disk = disk.join(agent.dir.path().strip_prefix("/").unwrap()).join("disk");

@@ -18,14 +18,14 @@ use tokio::time::timeout;
 pub(crate) use store::Store;
 pub use stream::Overflow;
 pub(crate) use stream::Read;
-use stream::{Found, Step, Stream};
+use stream::{Location, Step, Stream};
 
 /// Bytes per stream that may wait for a first reader, with a file.
-pub(crate) const CAPACITY: u64 = stream::AHEAD + ring::CAPACITY;
+pub(crate) const SPOOL_BYTES: u64 = stream::UNREAD_LIMIT + ring::RING_CAPACITY;
 /// Largest piece that `write` takes.
-pub(crate) const PIECE: usize = stream::PIECE as usize;
+pub(crate) const CHUNK_LIMIT: usize = stream::CHUNK_LIMIT as usize;
 /// Readers that have taken nothing for so long stand still.
-const STALL: Duration = Duration::from_millis(500);
+const STALL_AFTER: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
@@ -48,7 +48,7 @@ pub struct Lengths {
     /// Another process still held the pipes when the agent stopped reading.
     pub held_open: bool,
     /// Why no file took output, so that the command waited or bytes went early.
-    pub refused: Option<String>,
+    pub file_error: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -74,9 +74,9 @@ pub(crate) struct Spool {
     overflow: Overflow,
     store: Arc<Store>,
     /// Something was written or closed.
-    pub(crate) grown: Notify,
+    pub(crate) output_changed: Notify,
     /// Something was taken, or nobody wants anything any more.
-    drained: Notify,
+    space_freed: Notify,
 }
 
 impl Spool {
@@ -85,8 +85,8 @@ impl Spool {
             state: Mutex::default(),
             overflow,
             store,
-            grown: Notify::new(),
-            drained: Notify::new(),
+            output_changed: Notify::new(),
+            space_freed: Notify::new(),
         }
     }
 
@@ -95,13 +95,13 @@ impl Spool {
     }
 
     /// Waits until a piece may be taken from the command; false if nobody will ever want it.
-    pub(crate) async fn room(&self, channel: Channel) -> bool {
+    pub(crate) async fn wait_for_space(&self, channel: Channel) -> bool {
         loop {
-            let drained = self.drained.notified();
-            tokio::pin!(drained);
-            drained.as_mut().enable();
-            self.relieve_memory(channel).await;
-            let may_change = {
+            let space_freed = self.space_freed.notified();
+            tokio::pin!(space_freed);
+            space_freed.as_mut().enable();
+            self.move_to_file(channel).await;
+            let may_grow_with_time = {
                 let mut state = self.lock();
                 if state.abandoned {
                     return false;
@@ -110,32 +110,32 @@ impl Spool {
                 if stream.may_grow(self.overflow, &self.store) {
                     return true;
                 }
-                stream.may_change(&self.store)
+                stream.may_grow_with_time(&self.store)
             };
-            if !may_change {
-                drained.await;
-            } else if timeout(STALL, drained).await.is_err() {
+            if !may_grow_with_time {
+                space_freed.await;
+            } else if timeout(STALL_AFTER, space_freed).await.is_err() {
                 self.lock().stream(channel).stalled = true;
             }
         }
     }
 
     /// Moves the oldest pieces to the file while more is in memory than may be. Only the stream's writer calls it.
-    async fn relieve_memory(&self, channel: Channel) {
+    async fn move_to_file(&self, channel: Channel) {
         loop {
-            let step = self.lock().stream(channel).step(self.overflow, &self.store);
-            let Step::Move { file, offset, piece } = step else {
+            let step = self.lock().stream(channel).next_step(self.overflow, &self.store);
+            let Step::Move { file, offset, chunk } = step else {
                 return;
             };
             let target = file.clone();
-            let written = spawn_blocking(move || ring::write(&target, offset, &piece)).await;
+            let written = spawn_blocking(move || ring::write(&target, offset, &chunk)).await;
             let mut state = self.lock();
             let stream = state.stream(channel);
             match written.expect("writing does not panic") {
-                Ok(()) => stream.moved(&file, offset, &self.store),
+                Ok(()) => stream.finish_move(&file, offset, &self.store),
                 Err(error) => {
                     tracing::warn!(%error, "spool file not written");
-                    stream.refused = Some(error.to_string());
+                    stream.file_error = Some(error.to_string());
                 }
             }
         }
@@ -143,7 +143,7 @@ impl Spool {
 
     pub(crate) fn write(&self, channel: Channel, data: Bytes) {
         self.lock().stream(channel).push(data, &self.store);
-        self.grown.notify_waiters();
+        self.output_changed.notify_waiters();
     }
 
     pub(crate) fn close(&self, channel: Channel, held_open: bool) {
@@ -152,15 +152,15 @@ impl Spool {
             state.stream(channel).closed = true;
             state.held_open |= held_open;
         }
-        self.grown.notify_waiters();
+        self.output_changed.notify_waiters();
     }
 
     /// At most `max` bytes from `offset` on.
     pub(crate) async fn read(&self, channel: Channel, offset: u64, max: usize) -> Read {
-        let found = self.lock().stream(channel).find(offset, max);
+        let found = self.lock().stream(channel).locate(offset, max);
         let (file, length) = match found {
-            Found::Here(read) => return read,
-            Found::Stored(file, length) => (file, length),
+            Location::Ready(read) => return read,
+            Location::InFile(file, length) => (file, length),
         };
         let data = spawn_blocking(move || ring::read(&file, offset, length)).await;
         let data = data.expect("reading does not panic");
@@ -179,13 +179,13 @@ impl Spool {
     /// A reader has everything of this stream below `offset`.
     pub(crate) fn take(&self, channel: Channel, offset: u64) {
         self.lock().stream(channel).take(offset, &self.store);
-        self.drained.notify_waiters();
+        self.space_freed.notify_waiters();
     }
 
     /// Nobody will read any more: whoever waits for room need not.
     pub(crate) fn abandon(&self) {
         self.lock().abandoned = true;
-        self.drained.notify_waiters();
+        self.space_freed.notify_waiters();
     }
 
     /// The lengths, once both streams are closed.
@@ -196,7 +196,7 @@ impl Spool {
             stdout: stdout.end(),
             stderr: stderr.end(),
             held_open: state.held_open,
-            refused: stdout.refused.clone().or_else(|| stderr.refused.clone()),
+            file_error: stdout.file_error.clone().or_else(|| stderr.file_error.clone()),
         })
     }
 }

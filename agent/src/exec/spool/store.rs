@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Bytes in memory, of all streams, from which on each of them makes do with little.
-const MEMORY: u64 = 64 << 20;
+const MEMORY_LIMIT: u64 = 64 << 20;
 /// Magic number of tmpfs (statfs(2)): a file there is memory, which the container may not have.
 const TMPFS: i64 = 0x0102_1994;
 
@@ -39,24 +39,24 @@ impl Store {
     }
 
     pub(super) fn memory_is_short(&self) -> bool {
-        self.memory.load(Relaxed) > MEMORY
+        self.memory.load(Relaxed) > MEMORY_LIMIT
     }
 
-    pub(super) fn memory_taken(&self, bytes: u64) {
+    pub(super) fn add_memory(&self, bytes: u64) {
         self.memory.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn memory_given_back(&self, bytes: u64) {
+    pub(super) fn subtract_memory(&self, bytes: u64) {
         self.memory.fetch_sub(bytes, Relaxed);
     }
 
     /// False if all files together would be too long.
-    pub(super) fn take_disk(&self, bytes: u64) -> bool {
+    pub(super) fn reserve_disk(&self, bytes: u64) -> bool {
         let more = |used: u64| Some(used + bytes).filter(|sum| *sum <= self.disk_limit);
         self.disk.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
-    pub(super) fn give_back_disk(&self, bytes: u64) {
+    pub(super) fn release_disk(&self, bytes: u64) {
         self.disk.fetch_sub(bytes, Relaxed);
     }
 

@@ -7,19 +7,19 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::ring::{CAPACITY, Refused, Ring};
+use super::ring::{FileRefusal, RING_CAPACITY, Ring};
 use super::store::Store;
 
 /// Bytes that may wait in memory for a first reader.
-pub(super) const AHEAD: u64 = 2 << 20;
+pub(super) const UNREAD_LIMIT: u64 = 2 << 20;
 /// Bytes kept after a reader has taken them: more than the windows and buffers of one connection hold.
-pub(super) const BEHIND: u64 = 4 << 20;
+pub(super) const RESUME_WINDOW: u64 = 4 << 20;
 /// Either of them, while the memory of all streams is short.
-const SCARCE: u64 = 64 << 10;
-/// Beyond both: a piece on its way in, and one that is taken only in part.
-const SLACK: u64 = 256 << 10;
-/// Largest piece.
-pub(super) const PIECE: u64 = 64 << 10;
+const SCARCE_LIMIT: u64 = 64 << 10;
+/// Beyond both: a chunk on its way in, and one that is taken only in part.
+const MEMORY_SLACK: u64 = 256 << 10;
+/// Largest chunk.
+pub(super) const CHUNK_LIMIT: u64 = 64 << 10;
 
 /// What happens to output that nobody reads, when the spool is full.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,21 +44,21 @@ pub(crate) enum Read {
 
 /// Where the bytes at an offset are.
 #[derive(Debug)]
-pub(super) enum Found {
-    Here(Read),
+pub(super) enum Location {
+    Ready(Read),
     /// So many of them, in this file.
-    Stored(Arc<File>, usize),
+    InFile(Arc<File>, usize),
 }
 
 /// The next step to a stream that holds no more in memory than it may.
 #[derive(Debug)]
 pub(super) enum Step {
     Done,
-    /// This piece goes to the file; `moved` when it is there.
+    /// This chunk goes to the file; `moved` when it is there.
     Move {
         file: Arc<File>,
         offset: u64,
-        piece: Bytes,
+        chunk: Bytes,
     },
 }
 
@@ -76,9 +76,9 @@ pub(super) struct Stream {
     /// Output waits, and nobody has read for a while.
     pub(super) stalled: bool,
     /// The files of all execs are at their limit.
-    crowded: bool,
+    disk_is_full: bool,
     /// Why the file takes nothing.
-    pub(super) refused: Option<String>,
+    pub(super) file_error: Option<String>,
 }
 
 impl Stream {
@@ -102,24 +102,24 @@ impl Stream {
     pub(super) fn push(&mut self, data: Bytes, store: &Store) {
         let start = self.end;
         self.end += data.len() as u64;
-        store.memory_taken(data.len() as u64);
+        store.add_memory(data.len() as u64);
         self.chunks.push_back((start, data));
     }
 
-    pub(super) fn find(&self, offset: u64, max: usize) -> Found {
+    pub(super) fn locate(&self, offset: u64, max: usize) -> Location {
         if offset >= self.end {
-            return Found::Here(if self.closed { Read::End } else { Read::Wait });
+            return Location::Ready(if self.closed { Read::End } else { Read::Wait });
         }
         if offset < self.floor {
-            return Found::Here(Read::Gap(self.floor - offset));
+            return Location::Ready(Read::Gap(self.floor - offset));
         }
         let start = self.start();
         if offset < start {
             let length = usize::try_from(start - offset).map_or(max, |length| length.min(max));
             let file = self.ring.file().expect("what is below memory is in the file");
-            return Found::Stored(file, length);
+            return Location::InFile(file, length);
         }
-        Found::Here(Read::Data(self.gather(offset, max)))
+        Location::Ready(Read::Data(self.gather(offset, max)))
     }
 
     /// From memory.
@@ -127,7 +127,7 @@ impl Stream {
         let index = self.chunks.partition_point(|(start, _)| *start <= offset) - 1;
         let (start, chunk) = &self.chunks[index];
         let head = chunk.slice((offset - start) as usize..);
-        // A long piece goes as it is, without a copy; short ones are gathered.
+        // A long chunk goes as it is, without a copy; short ones are gathered.
         if head.len() >= max / 4 || index + 1 == self.chunks.len() {
             return head.slice(..head.len().min(max));
         }
@@ -151,14 +151,14 @@ impl Stream {
             self.stalled = false;
         }
         let behind = match store.memory_is_short() && !store.has_files() {
-            true => SCARCE,
-            false => BEHIND,
+            true => SCARCE_LIMIT,
+            false => RESUME_WINDOW,
         };
-        self.forget(self.taken.saturating_sub(behind), store);
+        self.drop_below(self.taken.saturating_sub(behind), store);
     }
 
     /// Nobody needs what is below `floor`; of pieces in memory only whole ones go.
-    fn forget(&mut self, floor: u64, store: &Store) {
+    fn drop_below(&mut self, floor: u64, store: &Store) {
         if floor < self.start() {
             self.floor = self.floor.max(floor);
             return;
@@ -176,51 +176,55 @@ impl Stream {
 
     fn pop(&mut self, store: &Store) {
         if let Some((_, chunk)) = self.chunks.pop_front() {
-            store.memory_given_back(chunk.len() as u64);
+            store.subtract_memory(chunk.len() as u64);
         }
     }
 
-    /// May another piece come in? To be asked when `step` says `Done`.
+    /// May another chunk come in? To be asked when `step` says `Done`.
     pub(super) fn may_grow(&self, overflow: Overflow, store: &Store) -> bool {
-        let ahead = if store.memory_is_short() { SCARCE } else { AHEAD };
+        let ahead = if store.memory_is_short() {
+            SCARCE_LIMIT
+        } else {
+            UNREAD_LIMIT
+        };
         overflow == Overflow::DropOldest
             || self.end - self.taken < ahead
             // A reader that reads sets the pace; the file is for the time when there is none.
-            || (self.stalled && self.file_takes(PIECE, store) && self.in_memory() <= allowance(store))
+            || (self.stalled && self.file_takes(CHUNK_LIMIT, store) && self.in_memory() <= memory_limit(store))
     }
 
     /// Time alone may change the answer of `may_grow`.
-    pub(super) fn may_change(&self, store: &Store) -> bool {
-        !self.stalled && store.has_files() || self.crowded
+    pub(super) fn may_grow_with_time(&self, store: &Store) -> bool {
+        !self.stalled && store.has_files() || self.disk_is_full
     }
 
     fn file_takes(&self, bytes: u64, store: &Store) -> bool {
-        store.has_files() && self.refused.is_none() && self.start() + bytes - self.floor <= CAPACITY
+        store.has_files() && self.file_error.is_none() && self.start() + bytes - self.floor <= RING_CAPACITY
     }
 
-    pub(super) fn step(&mut self, overflow: Overflow, store: &Store) -> Step {
-        while self.in_memory() > allowance(store) {
-            let Some((offset, piece)) = self.chunks.front().cloned() else {
+    pub(super) fn next_step(&mut self, overflow: Overflow, store: &Store) -> Step {
+        while self.in_memory() > memory_limit(store) {
+            let Some((offset, chunk)) = self.chunks.front().cloned() else {
                 return Step::Done;
             };
-            let length = piece.len() as u64;
+            let length = chunk.len() as u64;
             let drops = overflow == Overflow::DropOldest;
-            if drops && store.has_files() && self.refused.is_none() {
-                self.floor = self.floor.max((offset + length).saturating_sub(CAPACITY));
+            if drops && store.has_files() && self.file_error.is_none() {
+                self.floor = self.floor.max((offset + length).saturating_sub(RING_CAPACITY));
             }
             let file = match self.file_takes(length, store) {
                 true => self.ring.prepare(store, length),
-                false => Err(Refused::Limit),
+                false => Err(FileRefusal::Limit),
             };
-            self.crowded = false;
+            self.disk_is_full = false;
             match file {
-                Ok(file) => return Step::Move { file, offset, piece },
-                Err(Refused::Broken(reason)) => self.refused = Some(reason),
-                Err(Refused::Limit) if !drops => {
-                    self.crowded = store.has_files() && self.refused.is_none();
+                Ok(file) => return Step::Move { file, offset, chunk },
+                Err(FileRefusal::Broken(reason)) => self.file_error = Some(reason),
+                Err(FileRefusal::Limit) if !drops => {
+                    self.disk_is_full = store.has_files() && self.file_error.is_none();
                     return Step::Done;
                 }
-                Err(Refused::Limit) => {
+                Err(FileRefusal::Limit) => {
                     self.pop(store);
                     self.floor = self.start();
                     self.ring.clear(store);
@@ -230,8 +234,8 @@ impl Stream {
         Step::Done
     }
 
-    /// The piece at `offset` is in the file, unless that is another one by now: then it is still in memory, or taken.
-    pub(super) fn moved(&mut self, file: &Arc<File>, offset: u64, store: &Store) {
+    /// The chunk at `offset` is in the file, unless that is another one by now: then it is still in memory, or taken.
+    pub(super) fn finish_move(&mut self, file: &Arc<File>, offset: u64, store: &Store) {
         let same = self.ring.file().is_some_and(|now| Arc::ptr_eq(&now, file));
         if same && self.start() == offset {
             self.pop(store);
@@ -240,15 +244,15 @@ impl Stream {
 
     /// Gives back what it has of the store.
     pub(super) fn clear(&mut self, store: &Store) {
-        store.memory_given_back(self.in_memory());
+        store.subtract_memory(self.in_memory());
         self.chunks.clear();
         self.ring.clear(store);
     }
 }
 
-fn allowance(store: &Store) -> u64 {
+fn memory_limit(store: &Store) -> u64 {
     match store.memory_is_short() {
-        true => 2 * SCARCE,
-        false => AHEAD + BEHIND + SLACK,
+        true => 2 * SCARCE_LIMIT,
+        false => UNREAD_LIMIT + RESUME_WINDOW + MEMORY_SLACK,
     }
 }

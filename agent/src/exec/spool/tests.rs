@@ -8,7 +8,7 @@ const OUT: Channel = Channel::Stdout;
 const MIB: u64 = 1 << 20;
 
 /// What every test writes: the byte at an offset tells the offset, but for a multiple of a prime.
-fn piece(offset: u64, length: usize) -> Bytes {
+fn pattern(offset: u64, length: usize) -> Bytes {
     const PERIOD: usize = 65_521;
     static TWICE: LazyLock<Bytes> =
         LazyLock::new(|| (0..3 * PERIOD).map(|at| ((at % PERIOD * 31) >> 3) as u8).collect());
@@ -38,29 +38,29 @@ fn writer(spool: &Arc<Spool>, length: u64) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         let mut offset = 0;
         while offset < length {
-            assert!(spool.room(OUT).await);
-            spool.write(OUT, piece(offset, PIECE));
-            offset += PIECE as u64;
+            assert!(spool.wait_for_space(OUT).await);
+            spool.write(OUT, pattern(offset, CHUNK_LIMIT));
+            offset += CHUNK_LIMIT as u64;
         }
         spool.close(OUT, false);
         spool.close(Channel::Stderr, false);
     })
 }
 
-/// Reads on to the end or until there is nothing yet; the bytes that were gone, and the next offset.
+/// Reads on to the end or until there is nothing yet; the bytes that were missing, and the next offset.
 async fn read_on(spool: &Spool, mut offset: u64) -> (u64, u64) {
-    let mut gone = 0;
+    let mut missing = 0;
     loop {
         match spool.read(OUT, offset, 128 << 10).await {
             Read::Data(data) => {
-                assert!(data == piece(offset, data.len()), "at {offset}");
+                assert!(data == pattern(offset, data.len()), "at {offset}");
                 offset += data.len() as u64;
             }
             Read::Gap(length) => {
-                gone += length;
+                missing += length;
                 offset += length;
             }
-            Read::Wait | Read::End => return (gone, offset),
+            Read::Wait | Read::End => return (missing, offset),
         }
         spool.take(OUT, offset);
     }
@@ -95,7 +95,7 @@ async fn readers_are_independent_and_see_every_byte() {
 async fn what_a_reader_took_long_ago_is_an_explicit_gap() {
     let spool = in_memory(Overflow::Block);
     for round in 0..6 {
-        spool.write(OUT, piece(round * MIB, MIB as usize));
+        spool.write(OUT, pattern(round * MIB, MIB as usize));
     }
     spool.take(OUT, 6 * MIB);
     assert_eq!(spool.read(OUT, 0, 8).await, Read::Gap(2 * MIB));
@@ -105,11 +105,11 @@ async fn what_a_reader_took_long_ago_is_an_explicit_gap() {
 #[tokio::test]
 async fn an_offset_beyond_the_end_takes_nothing() {
     let spool = in_memory(Overflow::Block);
-    spool.write(OUT, piece(0, PIECE));
+    spool.write(OUT, pattern(0, CHUNK_LIMIT));
     spool.take(OUT, u64::MAX);
-    assert!(spool.room(OUT).await);
-    spool.write(OUT, piece(PIECE as u64, PIECE));
-    assert_eq!(read_on(&spool, 0).await, (0, 2 * PIECE as u64));
+    assert!(spool.wait_for_space(OUT).await);
+    spool.write(OUT, pattern(CHUNK_LIMIT as u64, CHUNK_LIMIT));
+    assert_eq!(read_on(&spool, 0).await, (0, 2 * CHUNK_LIMIT as u64));
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,10 +129,10 @@ async fn without_files_the_command_waits_for_a_reader() {
 #[tokio::test]
 async fn who_waits_for_a_released_exec_need_not() {
     let spool = in_memory(Overflow::Block);
-    spool.write(OUT, piece(0, 5 << 20));
+    spool.write(OUT, pattern(0, 5 << 20));
     let waiting = tokio::spawn({
         let spool = spool.clone();
-        async move { spool.room(OUT).await }
+        async move { spool.wait_for_space(OUT).await }
     });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -152,7 +152,7 @@ async fn when_readers_stand_still_a_file_takes_the_output() {
         "a file without a name"
     );
     assert_eq!(read_on(&spool, 0).await, (0, 30 * MIB));
-    assert_eq!(spool.lengths().unwrap().refused, None);
+    assert_eq!(spool.lengths().unwrap().file_error, None);
     // A second reader finds what one connection may have lost.
     assert_eq!(read_on(&spool, 26 * MIB).await, (0, 30 * MIB));
 }
@@ -166,8 +166,8 @@ async fn a_full_file_holds_the_command_until_there_is_a_reader() {
     assert!((34 * MIB..46 * MIB).contains(&held), "{held}");
     let mut offset = 0;
     while !writing.is_finished() {
-        let (gone, next) = read_on(&spool, offset).await;
-        assert_eq!(gone, 0);
+        let (missing, next) = read_on(&spool, offset).await;
+        assert_eq!(missing, 0);
         offset = next;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -179,9 +179,12 @@ async fn what_overflows_drops_the_oldest_and_says_so() {
     let (_directory, with_file) = on_disk(Overflow::DropOldest, 256 * MIB);
     for (spool, kept) in [(in_memory(Overflow::DropOldest), 6 * MIB), (with_file, 38 * MIB)] {
         writer(&spool, 100 * MIB).await.unwrap();
-        let (gone, end) = read_on(&spool, 0).await;
+        let (missing, end) = read_on(&spool, 0).await;
         assert_eq!(end, 100 * MIB);
-        assert!((kept..kept + MIB).contains(&(end - gone)), "{gone} of {end} are gone");
+        assert!(
+            (kept..kept + MIB).contains(&(end - missing)),
+            "{missing} of {end} are missing"
+        );
     }
 }
 
@@ -198,7 +201,7 @@ async fn a_directory_that_takes_no_file_means_waiting_and_a_reason() {
         tokio::task::yield_now().await;
     }
     assert_eq!(read_on(&spool, offset).await, (0, 20 * MIB));
-    assert!(spool.lengths().unwrap().refused.unwrap().contains("No such file"));
+    assert!(spool.lengths().unwrap().file_error.unwrap().contains("No such file"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ pub(crate) enum Stdio {
 
 /// A command ready to run: nothing in it needs memory or a lookup any more.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct PreparedCommand {
     /// Paths to try in order, as execvp does.
     pub(crate) programs: Vec<CString>,
     pub(crate) argv: Vec<CString>,
@@ -74,14 +74,14 @@ impl ForkError {
 
 /// A child that is running or has reported why not through `status`.
 #[derive(Debug)]
-pub(crate) struct Forked {
+pub(crate) struct ForkedChild {
     pub(crate) pid: Pid,
     status: OwnedFd,
 }
 
-impl Forked {
+impl ForkedChild {
     /// Waits until the child has executed its program or failed. Blocks for as long as the file system takes.
-    pub(crate) fn executed(self) -> Result<(), ForkError> {
+    pub(crate) fn wait_for_exec(self) -> Result<(), ForkError> {
         let mut report = [0u8; 8];
         match std::fs::File::from(self.status).read_exact(&mut report) {
             Ok(()) => {
@@ -105,11 +105,11 @@ impl Forked {
 }
 
 /// Bytes for the child's calls, none of which goes deep.
-const STACK: usize = 32 << 10;
+const CHILD_STACK_BYTES: usize = 32 << 10;
 
 /// What the child works with. Pointer arrays end with a null pointer.
-struct Plan<'a> {
-    command: &'a Prepared,
+struct ChildPlan<'a> {
+    command: &'a PreparedCommand,
     programs: Vec<*const c_char>,
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
@@ -117,7 +117,7 @@ struct Plan<'a> {
     report: RawFd,
 }
 
-/// Pointer arrays for execve; they borrow from `Prepared`.
+/// Pointer arrays for execve; they borrow from `PreparedCommand`.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
@@ -126,13 +126,13 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 /// until then, which saves copying the page tables and every page that the agent writes to next. It is not shared with a child that
 /// takes another user's identity, so that nothing of that user's ever has the agent's memory. `child` is the child's pid before it
 /// runs, and so before it can have ended.
-pub(crate) fn fork(command: &Prepared, child: &AtomicI32) -> Result<Forked, ForkError> {
+pub(crate) fn fork(command: &PreparedCommand, child: &AtomicI32) -> Result<ForkedChild, ForkError> {
     let failed = |errno| ForkError {
         step: Step::Fork,
         errno,
     };
     let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.raw_os_error()))?;
-    let plan = Plan {
+    let plan = ChildPlan {
         command,
         programs: pointers(&command.programs),
         argv: pointers(&command.argv),
@@ -149,8 +149,8 @@ pub(crate) fn fork(command: &Prepared, child: &AtomicI32) -> Result<Forked, Fork
         None => libc::CLONE_VM | libc::CLONE_VFORK,
         Some(_) => 0,
     };
-    let mut stack = Vec::<u128>::with_capacity(STACK / size_of::<u128>());
-    // SAFETY: the child runs `begin` only, on a stack that nobody else uses and that outlives it: with shared memory this thread
+    let mut stack = Vec::<u128>::with_capacity(CHILD_STACK_BYTES / size_of::<u128>());
+    // SAFETY: the child runs `child_main` only, on a stack that nobody else uses and that outlives it: with shared memory this thread
     // stands still until the child has executed its program or ended; without, the child has a copy. All signals are blocked
     // meanwhile, as the agent's handlers must not run in the child.
     let cloned = unsafe {
@@ -160,7 +160,7 @@ pub(crate) fn fork(command: &Prepared, child: &AtomicI32) -> Result<Forked, Fork
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
         let top = stack.as_mut_ptr().add(stack.capacity());
         let pid = libc::clone(
-            begin,
+            child_main,
             top.cast(),
             sharing | libc::CLONE_PARENT_SETTID | libc::SIGCHLD,
             (&raw const plan).cast_mut().cast(),
@@ -175,14 +175,14 @@ pub(crate) fn fork(command: &Prepared, child: &AtomicI32) -> Result<Forked, Fork
         }
     };
     match cloned {
-        Ok(pid) => Ok(Forked { pid, status }),
+        Ok(pid) => Ok(ForkedChild { pid, status }),
         Err(errno) => Err(failed(errno.unwrap_or(libc::EAGAIN))),
     }
 }
 
-extern "C" fn begin(plan: *mut c_void) -> c_int {
+extern "C" fn child_main(plan: *mut c_void) -> c_int {
     // SAFETY: `fork` passes a plan that outlives the child; this is the child.
-    unsafe { run(&*plan.cast::<Plan<'_>>()) }
+    unsafe { exec_program(&*plan.cast::<ChildPlan<'_>>()) }
 }
 
 /// The child's side. Reports the first failure and exits.
@@ -190,8 +190,8 @@ extern "C" fn begin(plan: *mut c_void) -> c_int {
 /// # Safety
 /// Only in a freshly forked child: nothing here may allocate, lock, or write to the agent's memory but for errno, which is its
 /// thread's that waits. Identities are this one thread's: the C library's functions would change all threads of the agent.
-unsafe fn run(plan: &Plan<'_>) -> ! {
-    let &Plan { command, report, .. } = plan;
+unsafe fn exec_program(plan: &ChildPlan<'_>) -> ! {
+    let &ChildPlan { command, report, .. } = plan;
     let fail = |step: u32, errno: c_int| -> ! {
         let mut message = [0u8; 8];
         message[..4].copy_from_slice(&step.to_ne_bytes());

@@ -11,17 +11,17 @@ use rustix::process::{Resource, WaitOptions, getrlimit, waitpid};
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// From asm-generic/fcntl.h; the crate lacks it.
 const F_SETSIG: c_int = 10;
 
 /// A program whose exec takes until we let it go: whoever opens a file waits for the one that holds a lease on it (fcntl(2)).
-struct Leased {
+struct LeasedProgram {
     path: PathBuf,
     file: File,
 }
 
-impl Leased {
+impl LeasedProgram {
     fn new(path: PathBuf) -> Self {
         // By a process of its own: what is open for writing cannot be run, and other tests fork.
         assert!(
@@ -59,15 +59,15 @@ impl Leased {
         eventually(|| self.fcntl(libc::F_GETLEASE, 0) != libc::F_WRLCK);
     }
 
-    fn let_go(&self) {
+    fn release_lease(&self) {
         self.fcntl(libc::F_SETLEASE, libc::F_UNLCK);
     }
 }
 
 fn eventually(condition: impl Fn() -> bool) {
-    let begun = Instant::now();
+    let started = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(started.elapsed() < TEST_TIMEOUT);
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -76,7 +76,7 @@ fn eventually(condition: impl Fn() -> bool) {
 fn start(path: &Path) -> mpsc::Receiver<Pid> {
     let program = CString::new(path.to_str().unwrap()).unwrap();
     let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
-    let command = Prepared {
+    let command = PreparedCommand {
         programs: vec![program.clone()],
         argv: vec![program],
         env: Vec::new(),
@@ -89,12 +89,12 @@ fn start(path: &Path) -> mpsc::Receiver<Pid> {
         },
         nofile: getrlimit(Resource::Nofile),
     };
-    let (told, running) = mpsc::channel();
+    let (sender, running) = mpsc::channel();
     thread::spawn(move || {
         let forked = fork(&command, &AtomicI32::new(0)).unwrap();
         let pid = forked.pid;
-        forked.executed().unwrap();
-        told.send(pid).unwrap();
+        forked.wait_for_exec().unwrap();
+        sender.send(pid).unwrap();
     });
     running
 }
@@ -103,20 +103,20 @@ fn start(path: &Path) -> mpsc::Receiver<Pid> {
 fn a_hanging_exec_keeps_no_other_command_from_starting() {
     let dir = tempfile::tempdir().unwrap();
     let (slow, hanging) = (
-        Leased::new(dir.path().join("slow")),
-        Leased::new(dir.path().join("hanging")),
+        LeasedProgram::new(dir.path().join("slow")),
+        LeasedProgram::new(dir.path().join("hanging")),
     );
     let first = start(&slow.path);
     slow.await_exec();
-    // Forked while the first one is on its way: it has what the first one's fork waits for.
+    // ForkedChild while the first one is on its way: it has what the first one's fork waits for.
     let second = start(&hanging.path);
     hanging.await_exec();
-    slow.let_go();
+    slow.release_lease();
     let first = first
-        .recv_timeout(PATIENCE)
+        .recv_timeout(TEST_TIMEOUT)
         .expect("it runs, though the other one hangs");
-    hanging.let_go();
-    let second = second.recv_timeout(PATIENCE).unwrap();
+    hanging.release_lease();
+    let second = second.recv_timeout(TEST_TIMEOUT).unwrap();
     for pid in [first, second] {
         let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
         assert_eq!(status.exit_status(), Some(0));
