@@ -15,7 +15,7 @@ use crate::xattrs;
 const NANOSECONDS: i64 = 1_000_000_000;
 pub(crate) const PERMISSION_BITS: u32 = 0o7777;
 
-pub(crate) fn kind(mode: u32) -> FileType {
+pub(crate) fn file_type(mode: u32) -> FileType {
     FileType::from_raw_mode(mode)
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn mtime_ns(stat: &Stat) -> i64 {
 }
 
 /// Changed within the last hour, or in what a clock that was set back calls the future.
-pub(crate) fn is_recent(stat: &Stat) -> bool {
+pub(crate) fn changed_recently(stat: &Stat) -> bool {
     const HOUR: i64 = 3600;
     let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
     stat.st_ctime.saturating_add(HOUR) >= i64::try_from(now).unwrap_or(i64::MAX)
@@ -45,27 +45,27 @@ pub(crate) struct Attributes {
 pub(crate) type StepError = (&'static str, Errno);
 
 impl Attributes {
-    pub(crate) fn differ(&self, stat: &Stat, xattrs: &[TreeAttribute]) -> bool {
+    pub(crate) fn differ_from(&self, stat: &Stat, xattrs: &[TreeAttribute]) -> bool {
         self.mode != stat.st_mode & PERMISSION_BITS
-            || self.owner_differs(stat)
+            || self.differs_in_owner(stat)
             || self.mtime_ns != mtime_ns(stat)
             || self.xattrs != xattrs
     }
 
     /// Bytes of memory, more or less.
-    pub(crate) fn size(&self) -> usize {
+    pub(crate) fn memory_size(&self) -> usize {
         self.xattrs
             .iter()
             .map(|xattr| xattr.name.len() + xattr.value.len())
             .sum()
     }
 
-    pub(crate) fn owner_differs(&self, stat: &Stat) -> bool {
+    pub(crate) fn differs_in_owner(&self, stat: &Stat) -> bool {
         self.owner.is_some_and(|owner| owner != (stat.st_uid, stat.st_gid))
     }
 
     /// What a new file is created with: most need no other mode afterwards. Nobody else reads it before it has its owner.
-    pub(crate) fn first_mode(&self) -> Mode {
+    pub(crate) fn creation_mode(&self) -> Mode {
         let own = (geteuid().as_raw(), getegid().as_raw());
         match self.owner.is_none_or(|owner| owner == own) && self.xattrs.is_empty() {
             true => Mode::from_raw_mode(self.mode & 0o777),
@@ -74,11 +74,11 @@ impl Attributes {
     }
 
     /// To a new file.
-    pub(crate) fn give(&self, file: impl AsFd) -> Result<(), StepError> {
+    pub(crate) fn apply_to_new(&self, file: impl AsFd) -> Result<(), StepError> {
         let stat = fstat(&file).map_err(|errno| ("examine it", errno))?;
         let mode = stat.st_mode & PERMISSION_BITS;
-        if let Some((uid, gid)) = self.owner.filter(|_| self.owner_differs(&stat)) {
-            chowned(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
+        if let Some((uid, gid)) = self.owner.filter(|_| self.differs_in_owner(&stat)) {
+            ignore_refused_chown(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
         }
         // Before the mode: they need the right to write.
         xattrs::set(&file, &[], &self.xattrs).map_err(|errno| ("set its extended attributes", errno))?;
@@ -90,12 +90,12 @@ impl Attributes {
     }
 
     /// Of a file that has others, as far as they differ.
-    pub(crate) fn change(&self, file: impl AsFd, have: &[TreeAttribute]) -> Result<(), StepError> {
+    pub(crate) fn update(&self, file: impl AsFd, have: &[TreeAttribute]) -> Result<(), StepError> {
         let stat = fstat(&file).map_err(|errno| ("examine it", errno))?;
         let mut mode = stat.st_mode & PERMISSION_BITS;
         let set_mode = |mode| fchmod(&file, Mode::from_raw_mode(mode)).map_err(|errno| ("set its mode", errno));
-        if let Some((uid, gid)) = self.owner.filter(|_| self.owner_differs(&stat)) {
-            chowned(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
+        if let Some((uid, gid)) = self.owner.filter(|_| self.differs_in_owner(&stat)) {
+            ignore_refused_chown(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
             mode = fstat(&file).map_err(|errno| ("examine it", errno))?.st_mode & PERMISSION_BITS;
         }
         if self.xattrs != have {
@@ -113,12 +113,12 @@ impl Attributes {
     }
 
     /// To something that cannot be opened for reading, under a name that is ours. Whoever put something else in its place gains nothing.
-    pub(crate) fn give_by_name(&self, directory: &OwnedFd, name: &[u8], is: FileType) -> Result<(), StepError> {
+    pub(crate) fn apply_by_name(&self, directory: &OwnedFd, name: &[u8], is: FileType) -> Result<(), StepError> {
         let is_link = is == FileType::Symlink;
-        let found = find(directory, name, is).map_err(|errno| ("examine it", errno))?;
+        let found = open_without_reading(directory, name, is).map_err(|errno| ("examine it", errno))?;
         if let Some((uid, gid)) = self.owner {
             let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            chowned(chownat(&found, "", uid, gid, AtFlags::EMPTY_PATH))?;
+            ignore_refused_chown(chownat(&found, "", uid, gid, AtFlags::EMPTY_PATH))?;
         }
         if !is_link {
             change_mode(&found, self.mode).map_err(|errno| ("set its mode", errno))?;
@@ -145,7 +145,7 @@ impl Attributes {
 }
 
 /// Root in a container may not give files away, or not to a number outside of its range: they stay ours, as for others.
-fn chowned(result: Result<(), Errno>) -> Result<(), StepError> {
+fn ignore_refused_chown(result: Result<(), Errno>) -> Result<(), StepError> {
     match result {
         Err(Errno::PERM | Errno::INVAL) => Ok(()),
         other => other.map_err(|errno| ("give it its owner", errno)),
@@ -153,14 +153,14 @@ fn chowned(result: Result<(), Errno>) -> Result<(), StepError> {
 }
 
 /// Without the right to read it.
-fn find(directory: &OwnedFd, name: &[u8], is: FileType) -> Result<OwnedFd, Errno> {
+fn open_without_reading(directory: &OwnedFd, name: &[u8], is: FileType) -> Result<OwnedFd, Errno> {
     let found = openat(
         directory,
         name,
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    match kind(fstat(&found)?.st_mode) == is {
+    match file_type(fstat(&found)?.st_mode) == is {
         true => Ok(found),
         false => Err(Errno::STALE),
     }
@@ -175,9 +175,9 @@ fn change_mode(found: &OwnedFd, mode: u32) -> Result<(), Errno> {
 }
 
 /// Makes a directory of ours one that we may enter and change.
-pub(crate) fn unlock(directory: &OwnedFd, name: &[u8], mode: u32) -> Result<(), Errno> {
+pub(crate) fn make_accessible(directory: &OwnedFd, name: &[u8], mode: u32) -> Result<(), Errno> {
     change_mode(
-        &find(directory, name, FileType::Directory)?,
+        &open_without_reading(directory, name, FileType::Directory)?,
         mode & PERMISSION_BITS | 0o700,
     )
 }

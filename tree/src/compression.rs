@@ -17,7 +17,7 @@ const WINDOW_LOG: u32 = 23;
 /// Entries of its table: with the level's own 2^13 or 2^14 it would remember the last few hundred kB of those.
 const HASH_LOG: u32 = 17;
 /// Bytes of most messages.
-const USUAL: usize = BATCH_SIZE + MAX_DATA;
+const USUAL_SIZE: usize = BATCH_SIZE + MAX_DATA;
 
 pub(crate) enum Compressor {
     Frames(bulk::Compressor<'static>),
@@ -25,11 +25,11 @@ pub(crate) enum Compressor {
 }
 
 impl Compressor {
-    pub(crate) fn frames() -> io::Result<Self> {
+    pub(crate) fn with_frames() -> io::Result<Self> {
         bulk::Compressor::new(LEVEL).map(Self::Frames)
     }
 
-    pub(crate) fn stream() -> io::Result<Self> {
+    pub(crate) fn with_stream() -> io::Result<Self> {
         let mut encoder = Encoder::new(LEVEL)?;
         encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
         encoder.set_parameter(CParameter::HashLog(HASH_LOG))?;
@@ -63,12 +63,12 @@ pub(crate) struct Decompressor {
 }
 
 impl Decompressor {
-    pub(crate) fn frame(&mut self, frame: &[u8]) -> Result<Vec<u8>, Error> {
-        self.frames.decompress(frame, MAX_MESSAGE).map_err(unreadable)
+    pub(crate) fn decompress_frame(&mut self, frame: &[u8]) -> Result<Vec<u8>, Error> {
+        self.frames.decompress(frame, MAX_MESSAGE).map_err(unreadable_message)
     }
 
-    /// What the next piece of the stream tells: one message.
-    pub(crate) fn piece(&mut self, piece: &[u8]) -> Result<Vec<u8>, Error> {
+    /// What the next chunk of the stream tells: one message.
+    pub(crate) fn decompress_chunk(&mut self, chunk: &[u8]) -> Result<Vec<u8>, Error> {
         let decoder = match &mut self.stream {
             Some(decoder) => decoder,
             none => {
@@ -77,28 +77,28 @@ impl Decompressor {
                 none.insert(decoder)
             }
         };
-        let mut plain = Vec::with_capacity(USUAL);
-        let mut input = InBuffer::around(piece);
+        let mut plain = Vec::with_capacity(USUAL_SIZE);
+        let mut input = InBuffer::around(chunk);
         loop {
             let length = plain.len();
             let mut output = OutBuffer::around_pos(&mut plain, length);
-            decoder.run(&mut input, &mut output).map_err(unreadable)?;
+            decoder.run(&mut input, &mut output).map_err(unreadable_message)?;
             if plain.len() > MAX_MESSAGE {
                 return Err(Error::Protocol("a message is too long"));
             }
             if plain.len() < plain.capacity() {
                 // It had room for more, and there was no more.
-                return match input.pos() == piece.len() {
+                return match input.pos() == chunk.len() {
                     true => Ok(plain),
-                    false => Err(unreadable(())),
+                    false => Err(unreadable_message(())),
                 };
             }
-            plain.reserve(USUAL);
+            plain.reserve(USUAL_SIZE);
         }
     }
 }
 
-fn unreadable<T>(_: T) -> Error {
+fn unreadable_message<T>(_: T) -> Error {
     Error::Protocol("a compressed message cannot be read")
 }
 
@@ -116,12 +116,12 @@ mod tests {
 
     #[test]
     fn what_repeats_from_message_to_message_goes_once() {
-        let (mut compressor, mut decompressor) = (Compressor::stream().unwrap(), Decompressor::default());
+        let (mut compressor, mut decompressor) = (Compressor::with_stream().unwrap(), Decompressor::default());
         let message = noise(1, BATCH_SIZE);
         let sizes = [(); 3].map(|()| {
-            let piece = compressor.compress(&message).unwrap();
-            assert!(decompressor.piece(&piece).unwrap() == message);
-            piece.len()
+            let chunk = compressor.compress(&message).unwrap();
+            assert!(decompressor.decompress_chunk(&chunk).unwrap() == message);
+            chunk.len()
         });
         assert!(
             sizes[0] >= BATCH_SIZE && sizes[1] < BATCH_SIZE / 4 && sizes[2] < BATCH_SIZE / 4,
@@ -131,15 +131,33 @@ mod tests {
 
     #[test]
     fn messages_of_every_size_arrive() {
-        let (mut stream, mut frames) = (Compressor::stream().unwrap(), Compressor::frames().unwrap());
+        let (mut stream, mut frames) = (Compressor::with_stream().unwrap(), Compressor::with_frames().unwrap());
         let mut decompressor = Decompressor::default();
-        for (seed, length) in [0, 1, USUAL - 1, USUAL, USUAL + 1, MAX_MESSAGE - 1, MAX_MESSAGE]
-            .into_iter()
-            .enumerate()
+        for (seed, length) in [
+            0,
+            1,
+            USUAL_SIZE - 1,
+            USUAL_SIZE,
+            USUAL_SIZE + 1,
+            MAX_MESSAGE - 1,
+            MAX_MESSAGE,
+        ]
+        .into_iter()
+        .enumerate()
         {
             for message in [noise(seed as u64, length), vec![b'x'; length]] {
-                assert!(decompressor.piece(&stream.compress(&message).unwrap()).unwrap() == message);
-                assert!(decompressor.frame(&frames.compress(&message).unwrap()).unwrap() == message);
+                assert!(
+                    decompressor
+                        .decompress_chunk(&stream.compress(&message).unwrap())
+                        .unwrap()
+                        == message
+                );
+                assert!(
+                    decompressor
+                        .decompress_frame(&frames.compress(&message).unwrap())
+                        .unwrap()
+                        == message
+                );
             }
         }
     }
@@ -147,21 +165,21 @@ mod tests {
     #[test]
     fn a_bomb_is_no_message() {
         let bomb = vec![0; 64 << 20];
-        for mut compressor in [Compressor::stream().unwrap(), Compressor::frames().unwrap()] {
-            let piece = compressor.compress(&bomb).unwrap();
-            assert!(piece.len() < 1 << 20);
-            assert!(Decompressor::default().piece(&piece).is_err());
-            assert!(Decompressor::default().frame(&piece).is_err());
+        for mut compressor in [Compressor::with_stream().unwrap(), Compressor::with_frames().unwrap()] {
+            let chunk = compressor.compress(&bomb).unwrap();
+            assert!(chunk.len() < 1 << 20);
+            assert!(Decompressor::default().decompress_chunk(&chunk).is_err());
+            assert!(Decompressor::default().decompress_frame(&chunk).is_err());
         }
-        assert!(Decompressor::default().piece(b"no zstd at all").is_err());
-        assert!(Decompressor::default().piece(&[]).unwrap().is_empty());
+        assert!(Decompressor::default().decompress_chunk(b"no zstd at all").is_err());
+        assert!(Decompressor::default().decompress_chunk(&[]).unwrap().is_empty());
     }
 
     #[test]
     fn a_window_that_nobody_asked_for_is_refused() {
         let mut encoder = Encoder::new(LEVEL).unwrap();
         encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG + 1)).unwrap();
-        let piece = Compressor::Stream(encoder).compress(&noise(1, BATCH_SIZE)).unwrap();
-        assert!(Decompressor::default().piece(&piece).is_err());
+        let chunk = Compressor::Stream(encoder).compress(&noise(1, BATCH_SIZE)).unwrap();
+        assert!(Decompressor::default().decompress_chunk(&chunk).is_err());
     }
 }

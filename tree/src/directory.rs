@@ -1,5 +1,5 @@
 //! OpenDirectories below a root, each known by its parent and name. They are opened component by component and no link is followed, so
-//! that nobody who changes the tree meanwhile leads anything out of it; few are open at a time.
+//! that nobody who changes the tree meanwhile leads anything out of it; few are open ancestor a time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 /// Descriptors that are kept; the root's is one more.
-const MAX_OPEN: usize = 64;
+const MAX_OPEN_DIRECTORIES: usize = 64;
 
 pub(crate) const OPEN_DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -55,10 +55,10 @@ impl Directory {
     /// Relative to the root, with this name in it.
     pub(crate) fn path(&self, name: &[u8]) -> Vec<u8> {
         let mut names = vec![name];
-        let mut at = Some(self);
-        while let Some(directory) = at {
+        let mut ancestor = Some(self);
+        while let Some(directory) = ancestor {
             names.push(&directory.name);
-            at = directory.parent.as_deref();
+            ancestor = directory.parent.as_deref();
         }
         names.retain(|name| !name.is_empty());
         names.reverse();
@@ -85,13 +85,13 @@ pub(crate) struct OpenDirectories {
 impl OpenDirectories {
     pub(crate) fn open(&mut self, directory: &Rc<Directory>) -> Result<Arc<OwnedFd>, Errno> {
         let mut closed = Vec::new();
-        let mut at = directory;
+        let mut ancestor = directory;
         let mut descriptor = loop {
-            if let Some(open) = &*at.descriptor.borrow() {
+            if let Some(open) = &*ancestor.descriptor.borrow() {
                 break open.clone();
             }
-            closed.push(at);
-            at = at.parent.as_ref().expect("the root is always open");
+            closed.push(ancestor);
+            ancestor = ancestor.parent.as_ref().expect("the root is always open");
         };
         for directory in closed.into_iter().rev() {
             descriptor = Arc::new(openat(
@@ -100,13 +100,13 @@ impl OpenDirectories {
                 OPEN_DIRECTORY_FLAGS,
                 Mode::empty(),
             )?);
-            self.keep(directory, descriptor.clone());
+            self.cache_descriptor(directory, descriptor.clone());
         }
         Ok(descriptor)
     }
 
-    fn keep(&mut self, directory: &Rc<Directory>, descriptor: Arc<OwnedFd>) {
-        if self.open.len() >= MAX_OPEN
+    fn cache_descriptor(&mut self, directory: &Rc<Directory>, descriptor: Arc<OwnedFd>) {
+        if self.open.len() >= MAX_OPEN_DIRECTORIES
             && let Some(oldest) = self.open.pop_front().and_then(|oldest| oldest.upgrade())
         {
             oldest.descriptor.take();
@@ -116,10 +116,10 @@ impl OpenDirectories {
     }
 }
 
-pub(crate) type Names = Vec<(Box<[u8]>, FileType)>;
+pub(crate) type Listing = Vec<(Box<[u8]>, FileType)>;
 
-/// Names and types in a directory, without `.` and `..`; those that come before an error are lost with it.
-pub(crate) fn list(directory: &OwnedFd) -> Result<Names, Errno> {
+/// Listing and types in a directory, without `.` and `..`; those that come before an error are lost with it.
+pub(crate) fn list(directory: &OwnedFd) -> Result<Listing, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;

@@ -15,9 +15,9 @@ struct Filter {
     anchored: bool,
     directories_only: bool,
     /// `**` at the beginning: `**/x` is also an x at the top.
-    from_above: bool,
+    starts_with_stars: bool,
     /// `***` at the end: `x/***` is also the directory x itself.
-    directory_too: bool,
+    ends_with_three_stars: bool,
     tokens: Vec<Token>,
 }
 
@@ -25,11 +25,11 @@ struct Filter {
 enum Token {
     Byte(u8),
     /// `?`
-    One,
+    AnyByte,
     /// `*`
-    Any,
+    AnyName,
     /// `**`
-    AnyDepth,
+    AnyPath,
     Class {
         negated: bool,
         ranges: Vec<(u8, u8)>,
@@ -73,10 +73,10 @@ impl Filter {
                 include: filter.include,
                 anchored,
                 directories_only,
-                from_above: pattern.starts_with(b"**"),
-                directory_too: rest.ends_with(b"***"),
+                starts_with_stars: pattern.starts_with(b"**"),
+                ends_with_three_stars: rest.ends_with(b"***"),
                 tokens: match rest.iter().any(|byte| b"*?[".contains(byte)) {
-                    true => tokens(rest),
+                    true => parse_tokens(rest),
                     // Without a wildcard there is nothing to escape.
                     false => rest.iter().copied().map(Token::Byte).collect(),
                 },
@@ -88,7 +88,7 @@ impl Filter {
         if self.directories_only && !is_directory {
             return false;
         }
-        let (before, after) = (self.from_above, self.directory_too && is_directory);
+        let (before, after) = (self.starts_with_stars, self.ends_with_three_stars && is_directory);
         let path = &*match before || after {
             true => Cow::from([&b"/"[..usize::from(before)], path, &b"/"[..usize::from(after)]].concat()),
             false => Cow::from(path),
@@ -103,7 +103,7 @@ impl Filter {
     }
 }
 
-fn tokens(mut pattern: &[u8]) -> Vec<Token> {
+fn parse_tokens(mut pattern: &[u8]) -> Vec<Token> {
     let mut tokens = Vec::new();
     while let [first, rest @ ..] = pattern {
         pattern = rest;
@@ -111,11 +111,11 @@ fn tokens(mut pattern: &[u8]) -> Vec<Token> {
             b'*' if rest.starts_with(b"*") => {
                 let stars = rest.iter().take_while(|byte| **byte == b'*').count();
                 pattern = &rest[stars..];
-                Token::AnyDepth
+                Token::AnyPath
             }
-            b'*' => Token::Any,
-            b'?' => Token::One,
-            b'[' => match class(rest) {
+            b'*' => Token::AnyName,
+            b'?' => Token::AnyByte,
+            b'[' => match parse_class(rest) {
                 Some((class, after)) => {
                     pattern = after;
                     class
@@ -133,7 +133,7 @@ fn tokens(mut pattern: &[u8]) -> Vec<Token> {
 }
 
 /// After `[`: the class, and what follows its `]`; `None` if there is no end.
-fn class(text: &[u8]) -> Option<(Token, &[u8])> {
+fn parse_class(text: &[u8]) -> Option<(Token, &[u8])> {
     let (negated, text) = match text {
         [b'!' | b'^', rest @ ..] => (true, rest),
         _ => (false, text),
@@ -144,7 +144,7 @@ fn class(text: &[u8]) -> Option<(Token, &[u8])> {
         match &text[at..] {
             // At the beginning it is one of the class.
             [b']', rest @ ..] if at > 0 => return Some((Token::Class { negated, ranges }, rest)),
-            [b'[', b':', rest @ ..] if let Some((name, length)) = named(rest) => {
+            [b'[', b':', rest @ ..] if let Some((name, length)) = named_class(rest) => {
                 ranges.extend((0..128).filter(name).map(|byte| (byte, byte)));
                 at += 2 + length;
             }
@@ -161,11 +161,11 @@ fn class(text: &[u8]) -> Option<(Token, &[u8])> {
     }
 }
 
-type Takes = fn(&u8) -> bool;
+type ByteTest = fn(&u8) -> bool;
 
-/// After `[:`: what it takes, and how long it is with its `:]`.
-fn named(text: &[u8]) -> Option<(Takes, usize)> {
-    let classes: [(&[u8], Takes); 12] = [
+/// After `[:`: what it matches_byte, and how long it is with its `:]`.
+fn named_class(text: &[u8]) -> Option<(ByteTest, usize)> {
+    let classes: [(&[u8], ByteTest); 12] = [
         (b"alnum:]", u8::is_ascii_alphanumeric),
         (b"alpha:]", u8::is_ascii_alphabetic),
         (b"blank:]", |byte| matches!(byte, b' ' | b'\t')),
@@ -180,40 +180,40 @@ fn named(text: &[u8]) -> Option<(Takes, usize)> {
         (b"xdigit:]", u8::is_ascii_hexdigit),
     ];
     let found = classes.into_iter().find(|(name, _)| text.starts_with(name));
-    found.map(|(name, takes)| (takes, name.len()))
+    found.map(|(name, matches_byte)| (matches_byte, name.len()))
 }
 
-/// All of the text. The positions that the text may have reached move on together, so that no pattern takes long.
+/// All of the text. The positions that the text may have reached move on together, so that no pattern matches_byte long.
 fn matches(tokens: &[Token], text: &[u8]) -> bool {
     let mut reached = vec![false; tokens.len() + 1];
     reached[0] = true;
-    skip(tokens, &mut reached);
+    skip_stars(tokens, &mut reached);
     for byte in text {
         let mut next = vec![false; tokens.len() + 1];
         for (at, token) in tokens.iter().enumerate().filter(|(at, _)| reached[*at]) {
             match token {
-                Token::AnyDepth => next[at] = true,
-                Token::Any => next[at] |= *byte != b'/',
-                _ => next[at + 1] |= token.takes(*byte),
+                Token::AnyPath => next[at] = true,
+                Token::AnyName => next[at] |= *byte != b'/',
+                _ => next[at + 1] |= token.matches_byte(*byte),
             }
         }
-        skip(tokens, &mut next);
+        skip_stars(tokens, &mut next);
         reached = next;
     }
     reached[tokens.len()]
 }
 
 /// Stars also match nothing.
-fn skip(tokens: &[Token], reached: &mut [bool]) {
+fn skip_stars(tokens: &[Token], reached: &mut [bool]) {
     for (at, token) in tokens.iter().enumerate() {
-        if matches!(token, Token::Any | Token::AnyDepth) && reached[at] {
+        if matches!(token, Token::AnyName | Token::AnyPath) && reached[at] {
             reached[at + 1] = true;
         }
     }
 }
 
 impl Token {
-    fn takes(&self, byte: u8) -> bool {
+    fn matches_byte(&self, byte: u8) -> bool {
         match self {
             Token::Byte(own) => *own == byte,
             Token::Class { negated, ranges } => {

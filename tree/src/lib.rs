@@ -65,11 +65,11 @@ pub fn serve(
 
 /// `Err`: why this cannot be done anywhere.
 pub fn validate(open: &TreeOpen) -> Result<(), Error> {
-    check(open).map(|_| ())
+    check_open(open).map(|_| ())
 }
 
 /// What both sides check before they begin.
-fn check(open: &TreeOpen) -> Result<filter::Filters, Error> {
+fn check_open(open: &TreeOpen) -> Result<filter::Filters, Error> {
     if open.version != PROTOCOL_VERSION {
         return Err(Error::Local(format!(
             "trees are spoken in version {} there and {PROTOCOL_VERSION} here; use the same release on both sides",

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use podbridge_proto::v1::{TreeChange, TreeProblem};
 
 /// Eight times what the system takes as a path.
-const LONGEST: usize = 32 << 10;
+const MAX_PATH: usize = 32 << 10;
 
 /// Something that whoever called may show.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub type Report<'a> = &'a mut dyn FnMut(Event);
 
 /// A path as it is told: of a very long one the end, so that a message holds several.
 pub(crate) fn truncate_path(path: Vec<u8>) -> Bytes {
-    match path.len() > LONGEST {
-        true => [b"...", &path[path.len() - LONGEST..]].concat().into(),
+    match path.len() > MAX_PATH {
+        true => [b"...", &path[path.len() - MAX_PATH..]].concat().into(),
         false => path.into(),
     }
 }

@@ -10,15 +10,15 @@ use podbridge_files::temporary::{self, TemporaryName};
 use rustix::fs::{AtFlags, renameat, unlinkat};
 use rustix::io::Errno;
 
-type Live = HashMap<TemporaryName, Arc<OwnedFd>>;
+type LiveNames = HashMap<TemporaryName, Arc<OwnedFd>>;
 
 #[derive(Debug, Clone, Default)]
-pub struct Temporaries(Arc<Mutex<Live>>);
+pub struct Temporaries(Arc<Mutex<LiveNames>>);
 
 static NUMBER: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(temporary::random_number()));
 
 impl Temporaries {
-    fn live(&self) -> MutexGuard<'_, Live> {
+    fn live(&self) -> MutexGuard<'_, LiveNames> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -36,7 +36,7 @@ impl Temporaries {
                 Ok(made) => {
                     live.insert(name, directory.clone());
                     let temporary = Temporary {
-                        all: self.clone(),
+                        owner: self.clone(),
                         directory: directory.clone(),
                         name,
                     };
@@ -48,7 +48,7 @@ impl Temporaries {
         }
     }
 
-    pub(crate) fn contain(&self, name: &[u8]) -> bool {
+    pub(crate) fn contains(&self, name: &[u8]) -> bool {
         TemporaryName::try_from(name).is_ok_and(|name| self.live().contains_key(&name))
     }
 
@@ -64,7 +64,7 @@ impl Temporaries {
 
 #[derive(Debug)]
 pub(crate) struct Temporary {
-    all: Temporaries,
+    owner: Temporaries,
     directory: Arc<OwnedFd>,
     name: TemporaryName,
 }
@@ -77,14 +77,14 @@ impl Temporary {
     /// Gives it the name that it is to have.
     pub(crate) fn rename(&self, name: &[u8]) -> Result<(), Errno> {
         renameat(&self.directory, self.name(), &self.directory, name)?;
-        self.all.live().remove(&self.name);
+        self.owner.live().remove(&self.name);
         Ok(())
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let mut live = self.all.live();
+        let mut live = self.owner.live();
         if live.remove(&self.name).is_some() {
             // The file system may be gone; there is nobody to tell.
             let _ = unlinkat(&self.directory, self.name(), AtFlags::empty());

@@ -42,14 +42,14 @@ impl<R: Read> MessageReader<R> {
 
     /// The next message; `Truncated` at the end of the stream.
     pub fn receive<M: Message + Default>(&mut self) -> Result<M, Error> {
-        let length = self.length()?;
+        let length = self.read_length()?;
         let mut message = vec![0; length];
-        self.fill(&mut message)?;
+        self.read_bytes(&mut message)?;
         decode(message.into())
     }
 
     /// Something has come already: to receive it is not to wait for what the other side does next.
-    pub(crate) fn has_more(&mut self) -> bool
+    pub(crate) fn can_receive_now(&mut self) -> bool
     where
         R: AsFd,
     {
@@ -61,12 +61,12 @@ impl<R: Read> MessageReader<R> {
                 && self.stream.fill_buf().is_ok_and(|more| !more.is_empty())
     }
 
-    fn length(&mut self) -> Result<usize, Error> {
+    fn read_length(&mut self) -> Result<usize, Error> {
         let mut length = 0;
         // Three bytes hold 21 bits: more than the limit.
         for shift in [0, 7, 14] {
             let mut byte = [0];
-            self.fill(&mut byte)?;
+            self.read_bytes(&mut byte)?;
             length |= usize::from(byte[0] & 0x7f) << shift;
             if byte[0] & 0x80 == 0 && length <= MAX_MESSAGE {
                 return Ok(length);
@@ -75,7 +75,7 @@ impl<R: Read> MessageReader<R> {
         Err(Error::Protocol("a message is too long"))
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
+    fn read_bytes(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         self.stream.read_exact(buffer).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => Error::Truncated,
             _ => Error::Stream(error),

@@ -9,11 +9,11 @@ use rustix::io::Errno;
 use crate::wire::MAX_ATTRIBUTES;
 
 /// A first buffer that nearly always does.
-const USUAL: usize = 1024;
+const FIRST_BUFFER: usize = 1024;
 /// What the kernel gives for a list or a value.
-const LONGEST: usize = 64 << 10;
+const MAX_VALUE: usize = 64 << 10;
 /// What belongs to a place and not to a file: labels of the host's policy, marks of a union mount.
-const OF_THE_PLACE: [&[u8]; 5] = [
+const LOCAL_PREFIXES: [&[u8]; 5] = [
     b"security.selinux",
     b"security.ima",
     b"security.evm",
@@ -23,7 +23,7 @@ const OF_THE_PLACE: [&[u8]; 5] = [
 
 /// Whether an attribute is one that a process may copy.
 pub(crate) fn is_copied(name: &[u8], root: bool) -> bool {
-    (root || name.starts_with(b"user.")) && !OF_THE_PLACE.iter().any(|prefix| name.starts_with(prefix))
+    (root || name.starts_with(b"user.")) && !LOCAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Sorted by name. A file system that has none is no error.
@@ -31,7 +31,7 @@ pub(crate) fn read(directory: &OwnedFd, name: &[u8], root: bool) -> Result<Vec<T
     // Needs neither a descriptor of the file nor the right to read it, and a link in its place is not followed.
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
-    let names = match grown(|buffer| llistxattr(&path[..], buffer)) {
+    let names = match read_growing(|buffer| llistxattr(&path[..], buffer)) {
         Ok(names) => names,
         Err(Errno::NOTSUP | Errno::NOENT | Errno::PERM | Errno::ACCESS) => return Ok(Vec::new()),
         Err(errno) => return Err(errno),
@@ -42,7 +42,7 @@ pub(crate) fn read(directory: &OwnedFd, name: &[u8], root: bool) -> Result<Vec<T
         .split(|byte| *byte == 0)
         .filter(|name| is_copied(name, root) && !name.is_empty())
     {
-        let value = match grown(|buffer| lgetxattr(&path[..], name, buffer)) {
+        let value = match read_growing(|buffer| lgetxattr(&path[..], name, buffer)) {
             Ok(value) => value,
             Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => continue,
             Err(errno) => return Err(errno),
@@ -60,14 +60,14 @@ pub(crate) fn read(directory: &OwnedFd, name: &[u8], root: bool) -> Result<Vec<T
     Ok(attributes)
 }
 
-fn grown(mut get: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
-    let mut small = [0; USUAL];
+fn read_growing(mut get: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut small = [0; FIRST_BUFFER];
     match get(&mut small) {
         Ok(length) => return Ok(small[..length].to_vec()),
         Err(Errno::RANGE) => {}
         Err(errno) => return Err(errno),
     }
-    let mut large = vec![0; LONGEST];
+    let mut large = vec![0; MAX_VALUE];
     let length = get(&mut large)?;
     large.truncate(length);
     Ok(large)

@@ -9,23 +9,23 @@ use podbridge_proto::v1::{TreePart, TreePartEnd};
 use rustix::fs::{SeekFrom, fsync, ftruncate, seek};
 use rustix::io::Errno;
 
-use super::links::Link;
-use super::{Pending, Receiver};
+use super::links::LinkedFile;
+use super::{PendingFile, Receiver};
 use crate::attributes::StepError;
 use crate::error::Error;
 use crate::report::Event;
 use crate::temporaries::Temporary;
 
 #[derive(Debug)]
-pub(super) struct Content {
+pub(super) struct IncomingContent {
     pub(super) number: u64,
-    pub(super) pending: Pending,
+    pub(super) pending: PendingFile,
     /// `None`: it cannot be written, as was said; what still comes is passed over.
-    writing: Option<Writing>,
+    writing: Option<TemporaryContent>,
 }
 
 #[derive(Debug)]
-struct Writing {
+struct TemporaryContent {
     temporary: Temporary,
     file: OwnedFd,
     hasher: blake3::Hasher,
@@ -35,14 +35,14 @@ struct Writing {
 }
 
 impl<W: Write> Receiver<'_, W> {
-    pub(super) fn part(&mut self, part: TreePart) -> Result<(), Error> {
+    pub(super) fn take_part(&mut self, part: TreePart) -> Result<(), Error> {
         let mut content = match self.content.take() {
             Some(content) if content.number == part.entry => content,
             Some(_) => return Err(Error::Protocol("the contents of two files are mixed")),
             None => {
                 let pending = self.pending.remove(&part.entry);
                 let pending = pending.ok_or(Error::Protocol("a content came that was not asked for"))?;
-                self.held -= pending.attributes.size();
+                self.held -= pending.attributes.memory_size();
                 self.begin_content(part.entry, pending)?
             }
         };
@@ -63,14 +63,14 @@ impl<W: Write> Receiver<'_, W> {
         }
     }
 
-    fn begin_content(&mut self, number: u64, pending: Pending) -> Result<Content, Error> {
+    fn begin_content(&mut self, number: u64, pending: PendingFile) -> Result<IncomingContent, Error> {
         let opened = self.directories.open(&pending.directory).and_then(|open| {
             self.temporaries.create(&open, |name| {
-                temporary::create(&open, name, pending.attributes.first_mode())
+                temporary::create(&open, name, pending.attributes.creation_mode())
             })
         });
         let writing = match opened {
-            Ok((temporary, file)) => Some(Writing {
+            Ok((temporary, file)) => Some(TemporaryContent {
                 temporary,
                 file,
                 hasher: blake3::Hasher::new(),
@@ -82,15 +82,15 @@ impl<W: Write> Receiver<'_, W> {
                 None
             }
         };
-        Ok(Content {
+        Ok(IncomingContent {
             number,
             pending,
             writing,
         })
     }
 
-    fn end_content(&mut self, content: Content, end: &TreePartEnd) -> Result<(), Error> {
-        let Content {
+    fn end_content(&mut self, content: IncomingContent, end: &TreePartEnd) -> Result<(), Error> {
+        let IncomingContent {
             number,
             mut pending,
             writing,
@@ -116,32 +116,37 @@ impl<W: Write> Receiver<'_, W> {
         };
         if pending.has_links {
             let link = match is_there {
-                true => Link::There(directory.clone(), pending.name.clone()),
-                false => Link::Failed,
+                true => LinkedFile::Present(directory.clone(), pending.name.clone()),
+                false => LinkedFile::Failed,
             };
             self.links.insert(number, link);
             let names = std::mem::take(&mut pending.links);
-            self.settle(names, is_there.then_some((&directory, &*pending.name)))?;
+            self.finish_waiting_names(names, is_there.then_some((&directory, &*pending.name)))?;
         }
-        self.release(pending.parent)
+        self.release_directory(pending.parent)
     }
 
-    fn finish_content(&mut self, writing: &Writing, pending: &mut Pending, end: &TreePartEnd) -> Result<(), StepError> {
+    fn finish_content(
+        &mut self,
+        writing: &TemporaryContent,
+        pending: &mut PendingFile,
+        end: &TreePartEnd,
+    ) -> Result<(), StepError> {
         if writing.written < writing.size {
             ftruncate(&writing.file, writing.size).map_err(|errno| ("write it", errno))?;
         }
         pending.attributes.mtime_ns = end.mtime_ns;
-        pending.attributes.give(&writing.file)?;
+        pending.attributes.apply_to_new(&writing.file)?;
         if self.options.fsync {
             fsync(&writing.file).map_err(|errno| ("sync it", errno))?;
         }
         let directory = Rc::clone(&pending.directory);
-        self.place(&writing.temporary, &directory, &pending.name)
+        self.rename_over(&writing.temporary, &directory, &pending.name)
             .map_err(|errno| ("replace it", errno))
     }
 }
 
-impl Writing {
+impl TemporaryContent {
     fn write(&mut self, part: &TreePart) -> Result<(), Errno> {
         if part.restart {
             ftruncate(&self.file, 0)?;

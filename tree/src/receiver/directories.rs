@@ -14,19 +14,19 @@ use rustix::fs::{AtFlags, FileType, Mode, fstat, fsync, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use super::Receiver;
-use crate::attributes::{Attributes, PERMISSION_BITS, kind, unlock};
+use crate::attributes::{Attributes, PERMISSION_BITS, file_type, make_accessible};
 use crate::directory::Directory;
 use crate::error::{Error, reason};
 use crate::wire::MAX_DEPTH;
 use crate::xattrs;
 
 /// Unfinished ones at a time: the deepest way and those that wait for contents.
-const MAX_OPEN: usize = 131_072;
+const MAX_UNFINISHED: usize = 131_072;
 /// Bytes of names in one directory, which are held to know what to remove.
-const MAX_NAMES: usize = 256 << 20;
+const MAX_NAME_BYTES: usize = 256 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum DirectoryState {
     Present,
     /// Made by us: nothing is in it.
     New,
@@ -37,14 +37,14 @@ pub(super) enum Place {
 }
 
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct UnfinishedDirectory {
     pub(super) directory: Rc<Directory>,
-    pub(super) place: Place,
+    pub(super) state: DirectoryState,
     parent: Option<u64>,
     /// `None`: it is none of the tree.
     attributes: Option<Attributes>,
-    /// What it had when it was entered, if that differed.
-    differed: Option<Vec<TreeAttribute>>,
+    /// What it had when it was entered, if that previous_xattrs.
+    previous_xattrs: Option<Vec<TreeAttribute>>,
     /// Its own end, directories in it, and files that have not come.
     waiting: usize,
     ended: bool,
@@ -52,14 +52,19 @@ pub(super) struct Open {
     names_size: usize,
 }
 
-impl Open {
-    fn new(directory: Rc<Directory>, place: Place, parent: Option<u64>, attributes: Option<Attributes>) -> Self {
+impl UnfinishedDirectory {
+    fn new(
+        directory: Rc<Directory>,
+        state: DirectoryState,
+        parent: Option<u64>,
+        attributes: Option<Attributes>,
+    ) -> Self {
         Self {
             directory,
-            place,
+            state,
             parent,
             attributes,
-            differed: None,
+            previous_xattrs: None,
             waiting: 1,
             ended: false,
             names: HashSet::new(),
@@ -68,15 +73,15 @@ impl Open {
     }
 }
 
-enum Entered {
-    Made(Place, TreeChangeKind),
-    /// With this mode; if need be it has another one until it is finished.
+enum EnterResult {
+    Made(DirectoryState, TreeChangeKind),
+    /// With this mode; if difference be it has another one until it is finished.
     Found(u32),
     Broken,
 }
 
 /// What is copied is nobody else's to see before it has its own mode.
-fn create(path: &Path, is_of_the_tree: bool) -> std::io::Result<()> {
+fn create_root(path: &Path, is_of_the_tree: bool) -> std::io::Result<()> {
     match path.parent() {
         Some(parent) if is_of_the_tree => {
             std::fs::create_dir_all(parent)?;
@@ -87,7 +92,7 @@ fn create(path: &Path, is_of_the_tree: bool) -> std::io::Result<()> {
 }
 
 /// Makes it a directory that we may enter and change, if it is ours; the mode that it had.
-fn unlock_root(path: &Path) -> Option<u32> {
+fn make_root_accessible(path: &Path) -> Option<u32> {
     let found = std::fs::metadata(path).ok()?;
     if found.mode() & 0o700 != 0o700 {
         // What cannot be done there will be said.
@@ -98,7 +103,7 @@ fn unlock_root(path: &Path) -> Option<u32> {
 
 impl<W: Write> Receiver<'_, W> {
     /// `entry` is absent if the tree is no directory.
-    pub(super) fn begin(&mut self, destination: &Path, entry: Option<TreeEntry>) -> Result<(), Error> {
+    pub(super) fn begin_root(&mut self, destination: &Path, entry: Option<TreeEntry>) -> Result<(), Error> {
         let failed = |why: String| {
             let shown = crate::escape_for_terminal(destination.as_os_str().as_bytes());
             Error::Local(format!("{shown} cannot be written: {why}"))
@@ -117,10 +122,10 @@ impl<W: Write> Receiver<'_, W> {
             }
         };
         let is_new = !path.is_dir();
-        let place = match (is_new, self.options.dry_run) {
-            (true, true) => Place::Absent,
-            (true, false) => Place::New,
-            (false, _) => Place::Present,
+        let state = match (is_new, self.options.dry_run) {
+            (true, true) => DirectoryState::Absent,
+            (true, false) => DirectoryState::New,
+            (false, _) => DirectoryState::Present,
         };
         if path.exists() && is_new {
             return Err(failed(
@@ -128,27 +133,29 @@ impl<W: Write> Receiver<'_, W> {
             ));
         }
         let mut mode = None;
-        match place {
-            Place::New => create(path, entry.is_some()).map_err(|error| failed(podbridge_files::reason(&error)))?,
-            Place::Present if !self.root && !self.options.dry_run => mode = unlock_root(path),
+        match state {
+            DirectoryState::New => {
+                create_root(path, entry.is_some()).map_err(|error| failed(podbridge_files::reason(&error)))?
+            }
+            DirectoryState::Present if !self.root && !self.options.dry_run => mode = make_root_accessible(path),
             _ => {}
         }
-        let directory = match place {
+        let directory = match state {
             // It is never entered.
-            Place::Absent => Directory::root(Path::new("/")),
+            DirectoryState::Absent => Directory::root(Path::new("/")),
             _ => Directory::root(path),
         };
         let directory = directory.map_err(|errno| failed(reason(errno)))?;
         let attributes = entry.map(|entry| self.attributes(&entry));
-        let mut open = Open::new(directory.clone(), place, None, attributes);
-        if place == Place::Present {
-            open.differed = self
+        let mut open = UnfinishedDirectory::new(directory.clone(), state, None, attributes);
+        if state == DirectoryState::Present {
+            open.previous_xattrs = self
                 .difference(&directory, b".", open.attributes.as_ref(), mode)
                 .map_err(|errno| failed(reason(errno)))?;
         } else if open.attributes.is_some() {
             self.changed(TreeChangeKind::New, &directory, b"")?;
         }
-        self.open.insert(0, open);
+        self.unfinished.insert(0, open);
         Ok(())
     }
 
@@ -167,16 +174,16 @@ impl<W: Write> Receiver<'_, W> {
         let have = xattrs::read(&descriptor, name, self.root)?;
         let mut stat = fstat(&descriptor)?;
         stat.st_mode = mode.unwrap_or(stat.st_mode);
-        Ok(attributes.differ(&stat, &have).then_some(have))
+        Ok(attributes.differ_from(&stat, &have).then_some(have))
     }
 
     /// The directory that an entry is in, which has one name more.
-    pub(super) fn parent(&mut self, number: u64, name: &[u8]) -> Result<&mut Open, Error> {
-        let open = self.open.get_mut(&number).filter(|open| !open.ended);
+    pub(super) fn parent_directory(&mut self, number: u64, name: &[u8]) -> Result<&mut UnfinishedDirectory, Error> {
+        let open = self.unfinished.get_mut(&number).filter(|open| !open.ended);
         let open = open.ok_or(Error::Protocol("an entry is in a directory that was not announced"))?;
         if self.options.delete {
             open.names_size += name.len() + size_of::<Box<[u8]>>();
-            if open.names_size > MAX_NAMES {
+            if open.names_size > MAX_NAME_BYTES {
                 return Err(Error::Protocol("a directory has too many names"));
             }
             open.names.insert(name.into());
@@ -184,42 +191,42 @@ impl<W: Write> Receiver<'_, W> {
         Ok(open)
     }
 
-    pub(super) fn directory(&mut self, number: u64, entry: &TreeEntry) -> Result<(), Error> {
+    pub(super) fn take_directory(&mut self, number: u64, entry: &TreeEntry) -> Result<(), Error> {
         if self.single.is_some() {
             return Err(Error::Protocol("a single entry is a directory"));
         }
-        let parent = self.parent(entry.directory, &entry.name)?;
-        let (above, place) = (parent.directory.clone(), parent.place);
+        let parent = self.parent_directory(entry.directory, &entry.name)?;
+        let (above, state) = (parent.directory.clone(), parent.state);
         parent.waiting += 1;
-        if above.depth() >= MAX_DEPTH || self.open.len() >= MAX_OPEN {
+        if above.depth() >= MAX_DEPTH || self.unfinished.len() >= MAX_UNFINISHED {
             return Err(Error::Protocol("there are too many directories in one another"));
         }
         let child = above.child(&entry.name);
         let attributes = self.attributes(entry);
-        self.keep_attributes(&attributes)?;
-        let entered = match place {
-            Place::Broken => Ok(Entered::Broken),
-            Place::Absent => Ok(Entered::Made(Place::Absent, TreeChangeKind::New)),
-            Place::New | Place::Present => self.enter(&above, &child, &entry.name, place),
+        self.hold_attributes(&attributes)?;
+        let entered = match state {
+            DirectoryState::Broken => Ok(EnterResult::Broken),
+            DirectoryState::Absent => Ok(EnterResult::Made(DirectoryState::Absent, TreeChangeKind::New)),
+            DirectoryState::New | DirectoryState::Present => self.enter(&above, &child, &entry.name, state),
         };
-        let (place, change, mode) = match entered {
-            Ok(Entered::Made(place, change)) => (place, Some(change), None),
-            Ok(Entered::Found(mode)) => (Place::Present, None, Some(mode)),
-            Ok(Entered::Broken) => (Place::Broken, None, None),
+        let (state, change, mode) = match entered {
+            Ok(EnterResult::Made(state, change)) => (state, Some(change), None),
+            Ok(EnterResult::Found(mode)) => (DirectoryState::Present, None, Some(mode)),
+            Ok(EnterResult::Broken) => (DirectoryState::Broken, None, None),
             Err(errno) => {
                 self.refused(&above, &entry.name, "make or enter it", errno)?;
-                (Place::Broken, None, None)
+                (DirectoryState::Broken, None, None)
             }
         };
-        let mut open = Open::new(child.clone(), place, Some(entry.directory), Some(attributes));
+        let mut open = UnfinishedDirectory::new(child.clone(), state, Some(entry.directory), Some(attributes));
         if let Some(change) = change {
             self.changed(change, &above, &entry.name)?;
-        } else if place == Place::Present {
-            open.differed = self
+        } else if state == DirectoryState::Present {
+            open.previous_xattrs = self
                 .difference(&child, b".", open.attributes.as_ref(), mode)
                 .unwrap_or(Some(Vec::new()));
         }
-        self.open.insert(number, open);
+        self.unfinished.insert(number, open);
         Ok(())
     }
 
@@ -228,56 +235,56 @@ impl<W: Write> Receiver<'_, W> {
         above: &Rc<Directory>,
         child: &Rc<Directory>,
         name: &[u8],
-        place: Place,
-    ) -> Result<Entered, Errno> {
+        state: DirectoryState,
+    ) -> Result<EnterResult, Errno> {
         let descriptor = self.directories.open(above)?;
-        let change = match self.existing(above, name, place)? {
-            Some(stat) if kind(stat.st_mode) == FileType::Directory => {
+        let change = match self.stat_entry(above, name, state)? {
+            Some(stat) if file_type(stat.st_mode) == FileType::Directory => {
                 if !self.root && stat.st_mode & 0o700 != 0o700 && !self.options.dry_run {
                     // Its own attributes come when it is finished.
-                    unlock(&descriptor, name, stat.st_mode)?;
+                    make_accessible(&descriptor, name, stat.st_mode)?;
                 }
                 self.directories.open(child)?;
-                return Ok(Entered::Found(stat.st_mode));
+                return Ok(EnterResult::Found(stat.st_mode));
             }
             Some(_) => TreeChangeKind::Changed,
             None => TreeChangeKind::New,
         };
         if self.options.dry_run {
-            return Ok(Entered::Made(Place::Absent, change));
+            return Ok(EnterResult::Made(DirectoryState::Absent, change));
         }
         if change == TreeChangeKind::Changed {
             unlinkat(&descriptor, name, AtFlags::empty())?;
         }
         mkdirat(&descriptor, name, Mode::RWXU)?;
         self.directories.open(child)?;
-        Ok(Entered::Made(Place::New, change))
+        Ok(EnterResult::Made(DirectoryState::New, change))
     }
 
-    pub(super) fn directory_end(&mut self, number: u64, incomplete: bool) -> Result<(), Error> {
-        let open = self.open.get_mut(&number).filter(|open| !open.ended);
+    pub(super) fn end_directory(&mut self, number: u64, incomplete: bool) -> Result<(), Error> {
+        let open = self.unfinished.get_mut(&number).filter(|open| !open.ended);
         let open = open.ok_or(Error::Protocol("a directory ended that was not announced"))?;
         open.ended = true;
         let names = std::mem::take(&mut open.names);
-        if self.options.delete && !incomplete && open.place == Place::Present && open.attributes.is_some() {
+        if self.options.delete && !incomplete && open.state == DirectoryState::Present && open.attributes.is_some() {
             let directory = open.directory.clone();
             self.remove_others(&directory, &names)?;
         }
-        self.release(number)
+        self.release_directory(number)
     }
 
     /// One more that waits for something in this directory.
-    pub(super) fn hold(&mut self, number: u64) {
-        if let Some(open) = self.open.get_mut(&number) {
+    pub(super) fn retain_directory(&mut self, number: u64) {
+        if let Some(open) = self.unfinished.get_mut(&number) {
             open.waiting += 1;
         }
     }
 
     /// One less; the last one finishes the directory, and that may be the last one of the directory above.
-    pub(super) fn release(&mut self, number: u64) -> Result<(), Error> {
+    pub(super) fn release_directory(&mut self, number: u64) -> Result<(), Error> {
         let mut next = Some(number);
         while let Some(number) = next {
-            let Some(open) = self.open.get_mut(&number) else {
+            let Some(open) = self.unfinished.get_mut(&number) else {
                 return Ok(());
             };
             open.waiting -= 1;
@@ -285,44 +292,47 @@ impl<W: Write> Receiver<'_, W> {
                 return Ok(());
             }
             next = open.parent;
-            if let Some(open) = self.open.remove(&number) {
-                self.held -= open.parent.and(open.attributes.as_ref()).map_or(0, Attributes::size);
+            if let Some(open) = self.unfinished.remove(&number) {
+                self.held -= open
+                    .parent
+                    .and(open.attributes.as_ref())
+                    .map_or(0, Attributes::memory_size);
                 self.finish(&open)?;
             }
         }
         Ok(())
     }
 
-    fn finish(&mut self, open: &Open) -> Result<(), Error> {
-        if matches!(open.place, Place::Absent | Place::Broken) {
+    fn finish(&mut self, open: &UnfinishedDirectory) -> Result<(), Error> {
+        if matches!(open.state, DirectoryState::Absent | DirectoryState::Broken) {
             return Ok(());
         }
         if !self.options.dry_run
-            && let Err((operation, errno)) = self.give_directory(open)
+            && let Err((operation, errno)) = self.apply_directory_attributes(open)
         {
             return self.refused(&open.directory, b"", operation, errno);
         }
-        match open.differed {
+        match open.previous_xattrs {
             Some(_) => self.changed(TreeChangeKind::Attributes, &open.directory, b""),
             None => Ok(()),
         }
     }
 
-    fn give_directory(&mut self, open: &Open) -> Result<(), crate::attributes::StepError> {
+    fn apply_directory_attributes(&mut self, open: &UnfinishedDirectory) -> Result<(), crate::attributes::StepError> {
         let descriptor = self
             .directories
             .open(&open.directory)
             .map_err(|errno| ("enter it", errno))?;
         if let Some(attributes) = &open.attributes {
             // What was put into it has changed its time.
-            let have = match (&open.differed, open.place) {
+            let have = match (&open.previous_xattrs, open.state) {
                 (Some(have), _) => have,
-                (None, Place::New) => &Vec::new(),
+                (None, DirectoryState::New) => &Vec::new(),
                 (None, _) => &attributes.xattrs,
             };
             let stat = fstat(&descriptor).map_err(|errno| ("examine it", errno))?;
-            if attributes.differ(&stat, have) {
-                attributes.change(&descriptor, have)?;
+            if attributes.differ_from(&stat, have) {
+                attributes.update(&descriptor, have)?;
             }
         }
         match self.options.fsync {

@@ -9,24 +9,24 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::directories::Place;
-use super::links::Link;
-use super::{MAX_PENDING, Pending, Receiver};
-use crate::attributes::{Attributes, kind, mtime_ns};
+use super::directories::DirectoryState;
+use super::links::LinkedFile;
+use super::{MAX_PENDING, PendingFile, Receiver};
+use crate::attributes::{Attributes, file_type, mtime_ns};
 use crate::directory::{Directory, list};
 use crate::error::Error;
 use crate::wire::MAX_NAME;
 use crate::xattrs;
 
 /// What has to be done to a regular file.
-enum Need {
-    Nothing,
+enum Difference {
+    None,
     Attributes,
     Content,
 }
 
 impl<W: Write> Receiver<'_, W> {
-    pub(super) fn entry(&mut self, mut entry: TreeEntry) -> Result<(), Error> {
+    pub(super) fn take_entry(&mut self, mut entry: TreeEntry) -> Result<(), Error> {
         check_name(&entry.name)?;
         self.last += 1;
         if let Some(name) = &self.single {
@@ -38,54 +38,54 @@ impl<W: Write> Receiver<'_, W> {
             }
         }
         let number = self.last;
-        if kind(entry.mode) == FileType::Directory {
-            return self.directory(number, &entry);
+        if file_type(entry.mode) == FileType::Directory {
+            return self.take_directory(number, &entry);
         }
-        let parent = self.parent(entry.directory, &entry.name)?;
-        let (directory, place) = (parent.directory.clone(), parent.place);
-        if place == Place::Broken {
-            self.link_failed(number, &entry);
+        let parent = self.parent_directory(entry.directory, &entry.name)?;
+        let (directory, state) = (parent.directory.clone(), parent.state);
+        if state == DirectoryState::Broken {
+            self.remember_failed_link(number, &entry);
             return Ok(());
         }
-        let stat = match self.existing(&directory, &entry.name, place) {
+        let stat = match self.stat_entry(&directory, &entry.name, state) {
             Ok(stat) => stat,
             Err(errno) => {
-                self.link_failed(number, &entry);
+                self.remember_failed_link(number, &entry);
                 return self.refused(&directory, &entry.name, "examine it", errno);
             }
         };
         if let Some(stat) = &stat
-            && kind(stat.st_mode) == FileType::Directory
-            && !self.is_replaceable(&directory, &entry.name)
+            && file_type(stat.st_mode) == FileType::Directory
+            && !self.may_replace_directory(&directory, &entry.name)
         {
-            self.link_failed(number, &entry);
+            self.remember_failed_link(number, &entry);
             let what = "is a directory with something in it on the receiving side; --delete replaces it";
             return self.problem(&directory, &entry.name, what.into(), false);
         }
-        match kind(entry.mode) {
-            FileType::RegularFile if entry.hard_link_of != 0 => self.link(&entry, directory, stat),
-            FileType::RegularFile => self.regular(number, entry, directory, stat),
-            FileType::Symlink => self.symlink(&entry, &directory, stat),
+        match file_type(entry.mode) {
+            FileType::RegularFile if entry.hard_link_of != 0 => self.take_hard_link(&entry, directory, stat),
+            FileType::RegularFile => self.take_regular_file(number, entry, directory, stat),
+            FileType::Symlink => self.take_symlink(&entry, &directory, stat),
             FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice => {
-                self.special(&entry, &directory, stat)
+                self.take_special_file(&entry, &directory, stat)
             }
             _ => Err(Error::Protocol("an entry is of no known type")),
         }
     }
 
     /// The sender could not examine it.
-    pub(super) fn keep(&mut self, directory: u64, name: &[u8]) -> Result<(), Error> {
+    pub(super) fn keep_name(&mut self, directory: u64, name: &[u8]) -> Result<(), Error> {
         check_name(name)?;
-        self.parent(directory, name).map(|_| ())
+        self.parent_directory(directory, name).map(|_| ())
     }
 
-    pub(super) fn existing(
+    pub(super) fn stat_entry(
         &mut self,
         directory: &Rc<Directory>,
         name: &[u8],
-        place: Place,
+        state: DirectoryState,
     ) -> Result<Option<Stat>, Errno> {
-        if place != Place::Present {
+        if state != DirectoryState::Present {
             return Ok(None);
         }
         let descriptor = self.directories.open(directory)?;
@@ -97,7 +97,7 @@ impl<W: Write> Receiver<'_, W> {
     }
 
     /// Whether what is no directory may take its place.
-    fn is_replaceable(&mut self, directory: &Rc<Directory>, name: &[u8]) -> bool {
+    fn may_replace_directory(&mut self, directory: &Rc<Directory>, name: &[u8]) -> bool {
         self.options.delete
             || self
                 .directories
@@ -106,7 +106,7 @@ impl<W: Write> Receiver<'_, W> {
                 .is_ok_and(|names| names.is_empty())
     }
 
-    fn regular(
+    fn take_regular_file(
         &mut self,
         number: u64,
         entry: TreeEntry,
@@ -117,49 +117,49 @@ impl<W: Write> Receiver<'_, W> {
         let mut change = TreeChangeKind::New;
         if let Some(stat) = stat {
             change = TreeChangeKind::Changed;
-            let mut need = match self.need(&entry, &attributes, &directory, &stat) {
-                Ok(need) => need,
+            let mut difference = match self.compare(&entry, &attributes, &directory, &stat) {
+                Ok(difference) => difference,
                 // Whatever cannot be compared is replaced.
-                Err(_) => Need::Content,
+                Err(_) => Difference::Content,
             };
-            if let Need::Attributes = need
+            if let Difference::Attributes = difference
                 && !self.options.dry_run
             {
-                need = match self.change_file(&attributes, &directory, &entry.name, &stat) {
-                    Ok(()) => Need::Attributes,
+                difference = match self.change_file(&attributes, &directory, &entry.name, &stat) {
+                    Ok(()) => Difference::Attributes,
                     // Unreadable, or no longer the same.
-                    Err((_, Errno::ACCESS | Errno::LOOP | Errno::NOENT | Errno::STALE)) => Need::Content,
+                    Err((_, Errno::ACCESS | Errno::LOOP | Errno::NOENT | Errno::STALE)) => Difference::Content,
                     Err((operation, errno)) => return self.refused(&directory, &entry.name, operation, errno),
                 };
             }
-            if !matches!(need, Need::Content) {
-                if matches!(need, Need::Attributes) {
+            if !matches!(difference, Difference::Content) {
+                if matches!(difference, Difference::Attributes) {
                     self.changed(TreeChangeKind::Attributes, &directory, &entry.name)?;
                 }
                 if entry.has_links {
-                    self.remember(number, Link::There(directory, entry.name.to_vec().into()))?;
+                    self.remember_linked_file(number, LinkedFile::Present(directory, entry.name.to_vec().into()))?;
                 }
                 return Ok(());
             }
         }
         if self.options.dry_run {
             if entry.has_links {
-                self.remember(number, Link::Absent)?;
+                self.remember_linked_file(number, LinkedFile::WouldBeMade)?;
             }
-            return self.would_replace(&directory, &entry.name, change);
+            return self.report_replacement(&directory, &entry.name, change);
         }
         if self.pending.len() >= MAX_PENDING {
             return Err(Error::Protocol("files were announced faster than they were asked for"));
         }
         if entry.has_links {
-            self.remember(number, Link::Waiting)?;
+            self.remember_linked_file(number, LinkedFile::Pending)?;
         }
-        self.keep_attributes(&attributes)?;
-        self.hold(entry.directory);
+        self.hold_attributes(&attributes)?;
+        self.retain_directory(entry.directory);
         self.answer.wanted.push(number);
         self.pending.insert(
             number,
-            Pending {
+            PendingFile {
                 parent: entry.directory,
                 directory,
                 name: entry.name.to_vec().into(),
@@ -172,18 +172,18 @@ impl<W: Write> Receiver<'_, W> {
         Ok(())
     }
 
-    fn need(
+    fn compare(
         &mut self,
         entry: &TreeEntry,
         attributes: &Attributes,
         directory: &Rc<Directory>,
         stat: &Stat,
-    ) -> Result<Need, Errno> {
-        let is_same_kind = kind(stat.st_mode) == FileType::RegularFile && stat.st_size as u64 == entry.size;
+    ) -> Result<Difference, Errno> {
+        let is_same_kind = file_type(stat.st_mode) == FileType::RegularFile && stat.st_size as u64 == entry.size;
         // Another name of this file is to be left alone.
         let is_foreign = stat.st_nlink > 1 && !entry.has_links;
         if !is_same_kind || is_foreign {
-            return Ok(Need::Content);
+            return Ok(Difference::Content);
         }
         let descriptor = self.directories.open(directory)?;
         let is_same = match self.options.checksum {
@@ -191,12 +191,12 @@ impl<W: Write> Receiver<'_, W> {
             false => mtime_ns(stat) == entry.mtime_ns,
         };
         if !is_same || (entry.has_links && !self.kept_inodes.insert((stat.st_dev, stat.st_ino))) {
-            return Ok(Need::Content);
+            return Ok(Difference::Content);
         }
         let have = xattrs::read(&descriptor, &entry.name, self.root)?;
-        Ok(match attributes.differ(stat, &have) {
-            true => Need::Attributes,
-            false => Need::Nothing,
+        Ok(match attributes.differ_from(stat, &have) {
+            true => Difference::Attributes,
+            false => Difference::None,
         })
     }
 
@@ -209,16 +209,16 @@ impl<W: Write> Receiver<'_, W> {
     ) -> Result<(), crate::attributes::StepError> {
         let failed = |errno| ("open it", errno);
         let descriptor = self.directories.open(directory).map_err(failed)?;
-        let file = openat(&descriptor, name, OPEN_FILE, Mode::empty()).map_err(failed)?;
+        let file = openat(&descriptor, name, OPEN_FILE_FLAGS, Mode::empty()).map_err(failed)?;
         let found = fstat(&file).map_err(failed)?;
         if (found.st_dev, found.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(failed(Errno::STALE));
         }
         let have = xattrs::read(&descriptor, name, self.root).map_err(failed)?;
-        attributes.change(&file, &have)
+        attributes.update(&file, &have)
     }
 
-    fn symlink(&mut self, entry: &TreeEntry, directory: &Rc<Directory>, stat: Option<Stat>) -> Result<(), Error> {
+    fn take_symlink(&mut self, entry: &TreeEntry, directory: &Rc<Directory>, stat: Option<Stat>) -> Result<(), Error> {
         let target = &entry.target[..];
         if target.is_empty() || target.len() > 4096 || target.contains(&0) {
             return Err(Error::Protocol("a symbolic link points to what is no path"));
@@ -226,15 +226,17 @@ impl<W: Write> Receiver<'_, W> {
         let attributes = self.attributes(entry);
         let change = match &stat {
             None => TreeChangeKind::New,
-            Some(stat) if kind(stat.st_mode) == FileType::Symlink && self.reads_as(directory, &entry.name, target) => {
-                if attributes.mtime_ns == mtime_ns(stat) && !attributes.owner_differs(stat) {
+            Some(stat)
+                if file_type(stat.st_mode) == FileType::Symlink && self.is_link_to(directory, &entry.name, target) =>
+            {
+                if attributes.mtime_ns == mtime_ns(stat) && !attributes.differs_in_owner(stat) {
                     return Ok(());
                 }
                 TreeChangeKind::Attributes
             }
             Some(_) => TreeChangeKind::Changed,
         };
-        self.replace(
+        self.create_special(
             directory,
             &entry.name,
             &attributes,
@@ -244,7 +246,7 @@ impl<W: Write> Receiver<'_, W> {
         )
     }
 
-    fn reads_as(&mut self, directory: &Rc<Directory>, name: &[u8], target: &[u8]) -> bool {
+    fn is_link_to(&mut self, directory: &Rc<Directory>, name: &[u8], target: &[u8]) -> bool {
         let read = self
             .directories
             .open(directory)
@@ -252,23 +254,28 @@ impl<W: Write> Receiver<'_, W> {
         read.is_ok_and(|read| read.as_bytes() == target)
     }
 
-    fn special(&mut self, entry: &TreeEntry, directory: &Rc<Directory>, stat: Option<Stat>) -> Result<(), Error> {
-        let (kind, attributes) = (kind(entry.mode), self.attributes(entry));
+    fn take_special_file(
+        &mut self,
+        entry: &TreeEntry,
+        directory: &Rc<Directory>,
+        stat: Option<Stat>,
+    ) -> Result<(), Error> {
+        let (kind, attributes) = (file_type(entry.mode), self.attributes(entry));
         let device = match kind {
             FileType::CharacterDevice | FileType::BlockDevice => makedev(entry.major, entry.minor),
             _ => 0,
         };
         let change = match &stat {
             None => TreeChangeKind::New,
-            Some(stat) if crate::attributes::kind(stat.st_mode) == kind && stat.st_rdev == device => {
-                if !attributes.differ(stat, &attributes.xattrs) {
+            Some(stat) if crate::attributes::file_type(stat.st_mode) == kind && stat.st_rdev == device => {
+                if !attributes.differ_from(stat, &attributes.xattrs) {
                     return Ok(());
                 }
                 TreeChangeKind::Attributes
             }
             Some(_) => TreeChangeKind::Changed,
         };
-        self.replace(
+        self.create_special(
             directory,
             &entry.name,
             &attributes,
@@ -279,14 +286,14 @@ impl<W: Write> Receiver<'_, W> {
     }
 }
 
-pub(super) const OPEN_FILE: OFlags = OFlags::RDONLY
+pub(super) const OPEN_FILE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     // A FIFO that took its place would be waited for.
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
 fn digest(directory: &std::os::fd::OwnedFd, name: &[u8]) -> Result<blake3::Hash, Errno> {
-    let file = openat(directory, name, OPEN_FILE, Mode::empty())?;
+    let file = openat(directory, name, OPEN_FILE_FLAGS, Mode::empty())?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 128 << 10];
     loop {

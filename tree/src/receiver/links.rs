@@ -15,17 +15,17 @@ const MAX_LINKS: usize = 1 << 20;
 
 /// Where a file is that has several names.
 #[derive(Debug)]
-pub(super) enum Link {
-    There(Rc<Directory>, Box<[u8]>),
-    Waiting,
+pub(super) enum LinkedFile {
+    Present(Rc<Directory>, Box<[u8]>),
+    Pending,
     /// It would be made.
-    Absent,
+    WouldBeMade,
     Failed,
 }
 
 /// A name that waits for its file.
 #[derive(Debug)]
-pub(super) struct Name {
+pub(super) struct WaitingName {
     parent: u64,
     directory: Rc<Directory>,
     name: Box<[u8]>,
@@ -33,22 +33,22 @@ pub(super) struct Name {
 }
 
 impl<W: Write> Receiver<'_, W> {
-    pub(super) fn remember(&mut self, number: u64, link: Link) -> Result<(), Error> {
+    pub(super) fn remember_linked_file(&mut self, number: u64, file: LinkedFile) -> Result<(), Error> {
         if self.links.len() + self.waiting_links >= MAX_LINKS {
             return Err(Error::Protocol("there are too many hard links"));
         }
-        self.links.insert(number, link);
+        self.links.insert(number, file);
         Ok(())
     }
 
     /// An entry that may have further names was passed over.
-    pub(super) fn link_failed(&mut self, number: u64, entry: &TreeEntry) {
+    pub(super) fn remember_failed_link(&mut self, number: u64, entry: &TreeEntry) {
         if entry.has_links && self.links.len() < MAX_LINKS {
-            self.links.insert(number, Link::Failed);
+            self.links.insert(number, LinkedFile::Failed);
         }
     }
 
-    pub(super) fn link(
+    pub(super) fn take_hard_link(
         &mut self,
         entry: &TreeEntry,
         directory: Rc<Directory>,
@@ -60,34 +60,34 @@ impl<W: Write> Receiver<'_, W> {
             Some(_) => TreeChangeKind::Changed,
         };
         match self.links.get(&entry.hard_link_of).ok_or(unknown)? {
-            Link::There(of, name) => {
+            LinkedFile::Present(of, name) => {
                 let (of, of_name) = (of.clone(), name.clone());
                 self.make_link(&of, &of_name, &directory, &entry.name, change)
             }
-            Link::Absent => self.changed(change, &directory, &entry.name),
-            Link::Failed => self.without_file(&directory, &entry.name),
-            Link::Waiting => {
+            LinkedFile::WouldBeMade => self.changed(change, &directory, &entry.name),
+            LinkedFile::Failed => self.report_missing_file(&directory, &entry.name),
+            LinkedFile::Pending => {
                 if self.links.len() + self.waiting_links >= MAX_LINKS {
                     return Err(Error::Protocol("there are too many hard links"));
                 }
-                let Some(pending) = self.awaited(entry.hard_link_of) else {
-                    return self.without_file(&directory, &entry.name);
+                let Some(pending) = self.pending_file(entry.hard_link_of) else {
+                    return self.report_missing_file(&directory, &entry.name);
                 };
-                pending.links.push(Name {
+                pending.links.push(WaitingName {
                     parent: entry.directory,
                     directory,
                     name: entry.name.to_vec().into(),
                     change,
                 });
                 self.waiting_links += 1;
-                self.hold(entry.directory);
+                self.retain_directory(entry.directory);
                 Ok(())
             }
         }
     }
 
     /// A wanted file, also one whose content has begun to come.
-    fn awaited(&mut self, number: u64) -> Option<&mut super::Pending> {
+    fn pending_file(&mut self, number: u64) -> Option<&mut super::PendingFile> {
         match &mut self.content {
             Some(content) if content.number == number => Some(&mut content.pending),
             _ => self.pending.get_mut(&number),
@@ -95,19 +95,23 @@ impl<W: Write> Receiver<'_, W> {
     }
 
     /// Names that waited for a file get it, or are told that it did not come.
-    pub(super) fn settle(&mut self, names: Vec<Name>, file: Option<(&Rc<Directory>, &[u8])>) -> Result<(), Error> {
+    pub(super) fn finish_waiting_names(
+        &mut self,
+        names: Vec<WaitingName>,
+        file: Option<(&Rc<Directory>, &[u8])>,
+    ) -> Result<(), Error> {
         for waiting in names {
             self.waiting_links -= 1;
             match file {
                 Some((of, name)) => self.make_link(of, name, &waiting.directory, &waiting.name, waiting.change)?,
-                None => self.without_file(&waiting.directory, &waiting.name)?,
+                None => self.report_missing_file(&waiting.directory, &waiting.name)?,
             }
-            self.release(waiting.parent)?;
+            self.release_directory(waiting.parent)?;
         }
         Ok(())
     }
 
-    fn without_file(&mut self, directory: &Directory, name: &[u8]) -> Result<(), Error> {
+    fn report_missing_file(&mut self, directory: &Directory, name: &[u8]) -> Result<(), Error> {
         let what = "is another name of a file that was not copied";
         self.problem(directory, name, what.into(), false)
     }
@@ -144,7 +148,7 @@ impl<W: Write> Receiver<'_, W> {
             linkat(&from, of_name, &to, temporary, AtFlags::empty())
         });
         let placed = match made {
-            Ok((temporary, ())) => self.place(&temporary, directory, name),
+            Ok((temporary, ())) => self.rename_over(&temporary, directory, name),
             Err(errno) => Err(errno),
         };
         match placed {

@@ -25,23 +25,23 @@ use crate::compression::Decompressor;
 use crate::directory::{Directory, OpenDirectories};
 use crate::error::{Error, reason};
 use crate::filter::Filters;
-use crate::owners::Numbers;
+use crate::owners::OwnerIds;
 use crate::report::{Event, Report, truncate_path};
 use crate::temporaries::Temporaries;
 use crate::wire::{ENTRY_WINDOW, MAX_MESSAGE, MessageReader, MessageWriter, decode};
 use crate::xattrs;
-use content::Content;
-use directories::Open;
-use links::Link;
+use content::IncomingContent;
+use directories::UnfinishedDirectory;
+use links::LinkedFile;
 
 /// Wanted files whose content has not come; the sender's window is smaller.
 const MAX_PENDING: usize = 65_536;
 /// Bytes of extended attributes that wait for their files and directories.
-const MAX_HELD: usize = 256 << 20;
+const MAX_HELD_ATTRIBUTES: usize = 256 << 20;
 /// An answer is sent early when it tells so many things.
-const MANY: usize = 1024;
+const MAX_REPORTS: usize = 1024;
 /// It waits for more to tell while there is something to read; entries, a small part of the sender's window.
-const SOME: usize = ENTRY_WINDOW / 16;
+const EARLY_ANSWER: usize = ENTRY_WINDOW / 16;
 
 pub(crate) fn receive(
     destination: &Path,
@@ -59,13 +59,13 @@ pub(crate) fn receive(
         temporaries,
         report,
         directories: OpenDirectories::default(),
-        numbers: Numbers::load(),
+        owner_ids: OwnerIds::load(),
         root: rustix::process::geteuid().is_root(),
         single: None,
         last: 0,
         begun: false,
         walked: false,
-        open: HashMap::new(),
+        unfinished: HashMap::new(),
         pending: HashMap::new(),
         content: None,
         links: HashMap::new(),
@@ -77,7 +77,7 @@ pub(crate) fn receive(
     let mut decompressor = Decompressor::default();
     let mut received = receiver.run(destination, &mut input, &mut decompressor);
     if let Err(Error::Stream(_)) = received
-        && let Some(sentence) = last_words(&mut input, &mut decompressor)
+        && let Some(sentence) = fatal_sentence(&mut input, &mut decompressor)
     {
         received = Err(Error::Peer(sentence));
     }
@@ -91,7 +91,7 @@ pub(crate) fn receive(
 }
 
 /// Why the sender takes no more answers, if it says so.
-fn last_words(input: &mut MessageReader<impl Read>, decompressor: &mut Decompressor) -> Option<String> {
+fn fatal_sentence(input: &mut MessageReader<impl Read>, decompressor: &mut Decompressor) -> Option<String> {
     loop {
         let fatal = |record| match record {
             Record::Fatal(sentence) => Some(sentence),
@@ -105,7 +105,7 @@ fn last_words(input: &mut MessageReader<impl Read>, decompressor: &mut Decompres
 
 /// A regular file whose content was asked for.
 #[derive(Debug)]
-struct Pending {
+struct PendingFile {
     /// Number of its directory.
     parent: u64,
     directory: Rc<Directory>,
@@ -113,7 +113,7 @@ struct Pending {
     attributes: Attributes,
     change: TreeChangeKind,
     /// Its other names, which it gets when it is here.
-    links: Vec<links::Name>,
+    links: Vec<links::WaitingName>,
     has_links: bool,
 }
 
@@ -125,7 +125,7 @@ struct Receiver<'a, W> {
     temporaries: &'a Temporaries,
     report: Report<'a>,
     directories: OpenDirectories,
-    numbers: Numbers,
+    owner_ids: OwnerIds,
     /// We are root: owners and all attributes are kept.
     root: bool,
     /// The tree is one entry that is no directory, and gets this name.
@@ -135,11 +135,11 @@ struct Receiver<'a, W> {
     begun: bool,
     walked: bool,
     /// OpenDirectories that are not finished.
-    open: HashMap<u64, Open>,
-    pending: HashMap<u64, Pending>,
-    content: Option<Content>,
+    unfinished: HashMap<u64, UnfinishedDirectory>,
+    pending: HashMap<u64, PendingFile>,
+    content: Option<IncomingContent>,
     /// Files that may get further names.
-    links: HashMap<u64, Link>,
+    links: HashMap<u64, LinkedFile>,
     waiting_links: usize,
     /// Bytes of extended attributes in `open` and `pending`.
     held: usize,
@@ -155,7 +155,7 @@ impl<W: Write> Receiver<'_, W> {
         input: &mut MessageReader<impl Read + AsFd>,
         decompressor: &mut Decompressor,
     ) -> Result<TreeSummary, Error> {
-        self.filters = crate::check(self.options)?;
+        self.filters = crate::check_open(self.options)?;
         self.output.send(&TreeAnswer {
             zstd_streams: true,
             ..TreeAnswer::default()
@@ -165,34 +165,34 @@ impl<W: Write> Receiver<'_, W> {
                 match record {
                     Record::Root(root) if !self.begun => {
                         self.begun = true;
-                        self.begin(destination, root.directory)?;
+                        self.begin_root(destination, root.directory)?;
                     }
-                    record => self.take(record)?,
+                    record => self.take_record(record)?,
                 }
             }
-            if self.walked && self.open.is_empty() && self.pending.is_empty() && self.content.is_none() {
+            if self.walked && self.unfinished.is_empty() && self.pending.is_empty() && self.content.is_none() {
                 return Ok(self.summary);
             }
-            if self.has_much_to_tell() || self.has_something_to_tell() && !input.has_more() {
+            if self.has_much_to_tell() || self.has_something_to_tell() && !input.can_receive_now() {
                 self.tell_answer()?;
             }
         }
     }
 
-    fn take(&mut self, record: Record) -> Result<(), Error> {
+    fn take_record(&mut self, record: Record) -> Result<(), Error> {
         match record {
-            Record::Part(part) => self.part(part),
+            Record::Part(part) => self.take_part(part),
             Record::Problem(problem) => {
                 (self.report)(Event::Problem { problem, remote: true });
                 Ok(())
             }
             Record::Fatal(sentence) => Err(Error::Peer(sentence)),
-            Record::Owner(owner) => self.numbers.learn(&owner),
+            Record::Owner(owner) => self.owner_ids.add(&owner),
             _ if !self.begun => Err(Error::Protocol("the tree has no root")),
             _ if self.walked => Err(Error::Protocol("an entry came after the last one")),
-            Record::Entry(entry) => self.entry(entry),
-            Record::Kept(kept) => self.keep(kept.directory, &kept.name),
-            Record::DirectoryEnd(end) => self.directory_end(end.directory, end.incomplete),
+            Record::Entry(entry) => self.take_entry(entry),
+            Record::Kept(kept) => self.keep_name(kept.directory, &kept.name),
+            Record::DirectoryEnd(end) => self.end_directory(end.directory, end.incomplete),
             Record::Walked(_) => {
                 self.walked = true;
                 Ok(())
@@ -210,7 +210,7 @@ impl<W: Write> Receiver<'_, W> {
 
     /// Worth an answer though there is more to read: the sender is to know early what comes next, and each answer wakes everybody on its way.
     fn has_much_to_tell(&self) -> bool {
-        self.last - self.answer.compared >= SOME as u64 || self.answer.wanted.len() >= SOME
+        self.last - self.answer.compared >= EARLY_ANSWER as u64 || self.answer.wanted.len() >= EARLY_ANSWER
     }
 
     fn tell_answer(&mut self) -> Result<(), Error> {
@@ -236,16 +236,16 @@ impl<W: Write> Receiver<'_, W> {
         xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Attributes {
             mode: entry.mode & PERMISSION_BITS,
-            owner: (self.root && !self.options.no_owner).then(|| self.numbers.here(entry.uid, entry.gid)),
+            owner: (self.root && !self.options.no_owner).then(|| self.owner_ids.local(entry.uid, entry.gid)),
             mtime_ns: entry.mtime_ns,
             xattrs,
         }
     }
 
     /// Attributes that wait; until they are given.
-    fn keep_attributes(&mut self, attributes: &Attributes) -> Result<(), Error> {
-        self.held += attributes.size();
-        match self.held > MAX_HELD {
+    fn hold_attributes(&mut self, attributes: &Attributes) -> Result<(), Error> {
+        self.held += attributes.memory_size();
+        match self.held > MAX_HELD_ATTRIBUTES {
             true => Err(Error::Protocol("there are too many extended attributes")),
             false => Ok(()),
         }
@@ -296,7 +296,7 @@ impl<W: Write> Receiver<'_, W> {
             count if count % 16 == 0 => self.answer.changes.iter().map(|change| change.path.len()).sum(),
             _ => 0,
         };
-        match self.answer.changes.len() + self.answer.problems.len() >= MANY || bytes > MAX_MESSAGE / 4 {
+        match self.answer.changes.len() + self.answer.problems.len() >= MAX_REPORTS || bytes > MAX_MESSAGE / 4 {
             true => self.tell_answer(),
             false => Ok(()),
         }
@@ -306,8 +306,8 @@ impl<W: Write> Receiver<'_, W> {
 fn records(sent: TreeSent, decompressor: &mut Decompressor) -> Result<impl Iterator<Item = Record> + use<>, Error> {
     let sent = match (&sent.zstd[..], &sent.zstd_stream[..]) {
         ([], []) => sent,
-        ([], piece) => decode::<TreeSent>(decompressor.piece(piece)?.into())?,
-        (frame, _) => decode::<TreeSent>(decompressor.frame(frame)?.into())?,
+        ([], chunk) => decode::<TreeSent>(decompressor.decompress_chunk(chunk)?.into())?,
+        (frame, _) => decode::<TreeSent>(decompressor.decompress_frame(frame)?.into())?,
     };
     Ok(sent.records.into_iter().filter_map(|record| record.record))
 }

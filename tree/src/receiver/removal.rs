@@ -11,11 +11,11 @@ use rustix::io::Errno;
 
 use super::Receiver;
 use crate::attributes;
-use crate::directory::{Directory, Names, list};
+use crate::directory::{Directory, Listing, list};
 use crate::error::Error;
 
 /// A directory on its way out.
-struct Leaving {
+struct RemovalFrame {
     above: Rc<Directory>,
     name: Box<[u8]>,
     directory: Rc<Directory>,
@@ -41,15 +41,15 @@ impl<W: Write> Receiver<'_, W> {
 
     /// Removes it and all that is in it, as far as that is not protected. Without recursion: it may be deep.
     pub(super) fn remove(&mut self, directory: &Rc<Directory>, name: &[u8], kind: FileType) -> Result<(), Error> {
-        let mut stack: Vec<Leaving> = Vec::new();
+        let mut stack: Vec<RemovalFrame> = Vec::new();
         let mut next = Some((directory.clone(), Box::from(name), kind));
         loop {
             if let Some((above, name, kind)) = next.take() {
-                let stays = match self.leave(&above, &name, kind)? {
-                    Left::Gone => false,
-                    Left::Stays => true,
-                    Left::Entered(directory, names) => {
-                        stack.push(Leaving {
+                let stays = match self.remove_or_enter(&above, &name, kind)? {
+                    RemovalStep::Gone => false,
+                    RemovalStep::Stays => true,
+                    RemovalStep::Entered(directory, names) => {
+                        stack.push(RemovalFrame {
                             above,
                             name,
                             directory,
@@ -68,8 +68,8 @@ impl<W: Write> Receiver<'_, W> {
             };
             if let Some((name, kind)) = top.names.next() {
                 next = Some((top.directory.clone(), name, kind));
-            } else if let Some(leaving) = stack.pop() {
-                let stays = leaving.stays || !self.unlink(&leaving.above, &leaving.name, AtFlags::REMOVEDIR)?;
+            } else if let Some(frame) = stack.pop() {
+                let stays = frame.stays || !self.unlink(&frame.above, &frame.name, AtFlags::REMOVEDIR)?;
                 if let Some(top) = stack.last_mut() {
                     top.stays |= stays;
                 }
@@ -77,26 +77,26 @@ impl<W: Write> Receiver<'_, W> {
         }
     }
 
-    fn leave(&mut self, above: &Rc<Directory>, name: &[u8], kind: FileType) -> Result<Left, Error> {
+    fn remove_or_enter(&mut self, above: &Rc<Directory>, name: &[u8], kind: FileType) -> Result<RemovalStep, Error> {
         let mut stat = || {
             let open = self.directories.open(above)?;
             statat(&open, name, AtFlags::SYMLINK_NOFOLLOW)
         };
         let kind = match kind {
-            FileType::Unknown => stat().map_or(FileType::Unknown, |stat| attributes::kind(stat.st_mode)),
+            FileType::Unknown => stat().map_or(FileType::Unknown, |stat| attributes::file_type(stat.st_mode)),
             kind => kind,
         };
         // Another copy's that is at work here, too.
-        let is_anothers = is_temporary(name) && stat().is_ok_and(|stat| attributes::is_recent(&stat));
+        let is_anothers = is_temporary(name) && stat().is_ok_and(|stat| attributes::changed_recently(&stat));
         let is_directory = kind == FileType::Directory;
         let is_protected = !self.filters.is_empty() && self.filters.excludes(&above.path(name), is_directory);
-        if is_protected || is_anothers || self.temporaries.contain(name) {
-            return Ok(Left::Stays);
+        if is_protected || is_anothers || self.temporaries.contains(name) {
+            return Ok(RemovalStep::Stays);
         }
         if !is_directory {
             return Ok(match self.unlink(above, name, AtFlags::empty())? {
-                true => Left::Gone,
-                false => Left::Stays,
+                true => RemovalStep::Gone,
+                false => RemovalStep::Stays,
             });
         }
         if !self.root && !self.options.dry_run {
@@ -106,15 +106,15 @@ impl<W: Write> Receiver<'_, W> {
                 if mode & 0o700 == 0o700 {
                     return Ok(());
                 }
-                attributes::unlock(&open, name, mode)
+                attributes::make_accessible(&open, name, mode)
             });
         }
         let directory = above.child(name);
         match self.directories.open(&directory).and_then(|open| list(&open)) {
-            Ok(names) => Ok(Left::Entered(directory, names)),
+            Ok(names) => Ok(RemovalStep::Entered(directory, names)),
             Err(errno) => {
                 self.refused(above, name, "delete it", errno)?;
-                Ok(Left::Stays)
+                Ok(RemovalStep::Stays)
             }
         }
     }
@@ -136,8 +136,8 @@ impl<W: Write> Receiver<'_, W> {
     }
 }
 
-enum Left {
+enum RemovalStep {
     Gone,
     Stays,
-    Entered(Rc<Directory>, Names),
+    Entered(Rc<Directory>, Listing),
 }

@@ -9,14 +9,19 @@ use rustix::fs::{AtFlags, FileType, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::Receiver;
-use crate::attributes::{Attributes, kind};
+use crate::attributes::{Attributes, file_type};
 use crate::directory::Directory;
 use crate::error::{Error, reason};
 use crate::temporaries::Temporary;
 
 impl<W: Write> Receiver<'_, W> {
     /// A directory of this name has to go first.
-    pub(super) fn place(&mut self, temporary: &Temporary, directory: &Rc<Directory>, name: &[u8]) -> Result<(), Errno> {
+    pub(super) fn rename_over(
+        &mut self,
+        temporary: &Temporary,
+        directory: &Rc<Directory>,
+        name: &[u8],
+    ) -> Result<(), Errno> {
         match temporary.rename(name) {
             Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) => {}
             placed => return placed,
@@ -31,7 +36,7 @@ impl<W: Write> Receiver<'_, W> {
     }
 
     /// What a dry run says, with all that would have to go first.
-    pub(super) fn would_replace(
+    pub(super) fn report_replacement(
         &mut self,
         directory: &Rc<Directory>,
         name: &[u8],
@@ -40,7 +45,7 @@ impl<W: Write> Receiver<'_, W> {
         let is_directory = change == TreeChangeKind::Changed
             && self.directories.open(directory).is_ok_and(|open| {
                 let stat = statat(&open, name, AtFlags::SYMLINK_NOFOLLOW);
-                stat.is_ok_and(|stat| kind(stat.st_mode) == FileType::Directory)
+                stat.is_ok_and(|stat| file_type(stat.st_mode) == FileType::Directory)
             });
         if is_directory && self.options.delete {
             self.remove(directory, name, FileType::Directory)?;
@@ -49,7 +54,7 @@ impl<W: Write> Receiver<'_, W> {
     }
 
     /// What has no content: made beside its name, given its attributes, put in its place.
-    pub(super) fn replace(
+    pub(super) fn create_special(
         &mut self,
         directory: &Rc<Directory>,
         name: &[u8],
@@ -59,7 +64,7 @@ impl<W: Write> Receiver<'_, W> {
         make: impl Fn(&OwnedFd, &[u8]) -> Result<(), Errno>,
     ) -> Result<(), Error> {
         if self.options.dry_run {
-            return self.would_replace(directory, name, change);
+            return self.report_replacement(directory, name, change);
         }
         let made = self.directories.open(directory).and_then(|open| {
             let (temporary, ()) = self.temporaries.create(&open, |temporary| make(&open, temporary))?;
@@ -76,10 +81,10 @@ impl<W: Write> Receiver<'_, W> {
             }
             Err(errno) => return self.refused(directory, name, "create it", errno),
         };
-        if let Err((operation, errno)) = attributes.give_by_name(&open, temporary.name(), is) {
+        if let Err((operation, errno)) = attributes.apply_by_name(&open, temporary.name(), is) {
             return self.refused(directory, name, operation, errno);
         }
-        match self.place(&temporary, directory, name) {
+        match self.rename_over(&temporary, directory, name) {
             Ok(()) => self.changed(change, directory, name),
             Err(errno) => self.refused(directory, name, "replace it", errno),
         }

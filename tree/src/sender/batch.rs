@@ -11,9 +11,9 @@ use crate::error::Error;
 use crate::wire::{BATCH_SIZE, MessageWriter};
 
 /// After data that does not shrink, so many messages go as they are.
-const DISCOURAGED: u32 = 16;
+const UNCOMPRESSED_RUN: u32 = 16;
 /// Shorter messages are not worth it.
-const SHORT: usize = 512;
+const MIN_COMPRESSED_SIZE: usize = 512;
 
 pub(super) struct Batch<W> {
     output: MessageWriter<W>,
@@ -21,11 +21,11 @@ pub(super) struct Batch<W> {
     size: usize,
     compression: TreeCompression,
     /// The receiver reads one stream.
-    streams: bool,
+    uses_stream: bool,
     /// Made once: it has half a megabyte and more, which the system would clear for each message.
     compressor: Option<Compressor>,
     /// Messages until it is tried again.
-    discouraged: u32,
+    skipped_messages: u32,
 }
 
 impl<W: Write> Batch<W> {
@@ -35,16 +35,16 @@ impl<W: Write> Batch<W> {
             sent: TreeSent::default(),
             size: 0,
             compression,
-            streams: false,
+            uses_stream: false,
             compressor: None,
-            discouraged: 0,
+            skipped_messages: 0,
         }
     }
 
     /// The receiver has said that it reads one stream.
-    pub(super) fn stream(&mut self) {
-        if !self.streams {
-            self.streams = true;
+    pub(super) fn use_stream(&mut self) {
+        if !self.uses_stream {
+            self.uses_stream = true;
             self.compressor = None;
         }
     }
@@ -65,25 +65,25 @@ impl<W: Write> Batch<W> {
         }
         let mut sent = std::mem::take(&mut self.sent);
         let size = std::mem::take(&mut self.size);
-        if size > SHORT && self.is_to_be_compressed() {
+        if size > MIN_COMPRESSED_SIZE && self.should_compress() {
             let plain = sent.encode_to_vec();
             let compressor = match &mut self.compressor {
                 Some(compressor) => compressor,
-                none if self.streams => none.insert(Compressor::stream()?),
-                none => none.insert(Compressor::frames()?),
+                none if self.uses_stream => none.insert(Compressor::with_stream()?),
+                none => none.insert(Compressor::with_frames()?),
             };
-            let small = compressor.compress(&plain)?;
-            let shrinks = small.len() + plain.len() / 16 < plain.len();
+            let compressed = compressor.compress(&plain)?;
+            let shrinks = compressed.len() + plain.len() / 16 < plain.len();
             if !shrinks {
-                self.discouraged = DISCOURAGED;
+                self.skipped_messages = UNCOMPRESSED_RUN;
             }
-            if self.streams {
+            if self.uses_stream {
                 // Whatever became of it: it is part of the stream.
                 sent.records.clear();
-                sent.zstd_stream = small.into();
+                sent.zstd_stream = compressed.into();
             } else if shrinks {
                 sent.records.clear();
-                sent.zstd = small.into();
+                sent.zstd = compressed.into();
             }
         }
         self.output.send(&sent)?;
@@ -93,14 +93,14 @@ impl<W: Write> Batch<W> {
         Ok(())
     }
 
-    fn is_to_be_compressed(&mut self) -> bool {
+    fn should_compress(&mut self) -> bool {
         match self.compression {
             TreeCompression::Always => true,
             TreeCompression::Never => false,
             TreeCompression::Auto => {
-                let encouraged = self.discouraged == 0;
-                self.discouraged = self.discouraged.saturating_sub(1);
-                encouraged
+                let is_due = self.skipped_messages == 0;
+                self.skipped_messages = self.skipped_messages.saturating_sub(1);
+                is_due
             }
         }
     }

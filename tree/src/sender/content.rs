@@ -13,13 +13,13 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, fstat, openat, seek};
 use rustix::io::{Errno, read};
 
-use super::{Announced, Sender};
-use crate::attributes::{kind, mtime_ns};
+use super::{AnnouncedFile, Sender};
+use crate::attributes::{file_type, mtime_ns};
 use crate::error::{Error, reason};
 use crate::report::Event;
 use crate::wire::MAX_DATA;
 
-enum Reading {
+enum ReadOutcome {
     Done,
     Changed,
 }
@@ -43,20 +43,20 @@ impl From<Error> for Failure {
 }
 
 impl<W: Write> Sender<'_, W> {
-    pub(super) fn content(&mut self, file: &Announced) -> Result<(), Error> {
+    pub(super) fn send_content(&mut self, file: &AnnouncedFile) -> Result<(), Error> {
         let mut restart = false;
         for _ in 0..2 {
-            match self.read(file, restart) {
-                Ok(Reading::Done) => return Ok(()),
-                Ok(Reading::Changed) => restart = true,
+            match self.try_send(file, restart) {
+                Ok(ReadOutcome::Done) => return Ok(()),
+                Ok(ReadOutcome::Changed) => restart = true,
                 Err(Failure::Stream(error)) => return Err(error),
                 Err(Failure::File(errno)) => {
                     let path = file.directory.path(&file.name);
                     match errno {
-                        Errno::NOENT => self.vanished(path)?,
+                        Errno::NOENT => self.report_vanished(path)?,
                         errno => self.problem(path, format!("cannot be read: {}", reason(errno)), false)?,
                     }
-                    return self.fail(file);
+                    return self.send_failure(file);
                 }
             }
         }
@@ -66,15 +66,15 @@ impl<W: Write> Sender<'_, W> {
             "changed while it was read; copy again when it is at rest".into(),
             false,
         )?;
-        self.fail(file)
+        self.send_failure(file)
     }
 
-    fn fail(&mut self, file: &Announced) -> Result<(), Error> {
+    fn send_failure(&mut self, file: &AnnouncedFile) -> Result<(), Error> {
         let end = TreePartEnd {
             failed: true,
             ..TreePartEnd::default()
         };
-        self.part(
+        self.send_part(
             file,
             TreePart {
                 end: Some(end),
@@ -83,33 +83,33 @@ impl<W: Write> Sender<'_, W> {
         )
     }
 
-    fn part(&mut self, file: &Announced, part: TreePart) -> Result<(), Error> {
+    fn send_part(&mut self, file: &AnnouncedFile, part: TreePart) -> Result<(), Error> {
         (self.report)(Event::Content(part.data.len() as u64));
         let entry = file.entry;
         self.batch.push(Record::Part(TreePart { entry, ..part }))
     }
 
-    fn open_file(&mut self, file: &Announced) -> Result<(OwnedFd, Stat), Errno> {
+    fn open_file(&mut self, file: &AnnouncedFile) -> Result<(OwnedFd, Stat), Errno> {
         let directory = self.directories.open(&file.directory)?;
         // A FIFO that took its place would be waited for.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = openat(directory, &*file.name, flags, Mode::empty())?;
         let stat = fstat(&opened)?;
-        match kind(stat.st_mode) {
+        match file_type(stat.st_mode) {
             FileType::RegularFile => Ok((opened, stat)),
             _ => Err(Errno::NOENT),
         }
     }
 
-    fn read(&mut self, file: &Announced, mut restart: bool) -> Result<Reading, Failure> {
+    fn try_send(&mut self, file: &AnnouncedFile, mut restart: bool) -> Result<ReadOutcome, Failure> {
         let (opened, before) = self.open_file(file)?;
         let mut hasher = blake3::Hasher::new();
         let mut size = 0;
         let mut kept = TreePart::default();
-        let mut extents = Extents::new(&opened, &before);
+        let mut extents = ContentReader::new(&opened, &before);
         while let Some((data, hole)) = extents.next()? {
             if !kept.data.is_empty() || kept.hole > 0 {
-                self.part(
+                self.send_part(
                     file,
                     TreePart {
                         restart: std::mem::take(&mut restart),
@@ -129,7 +129,7 @@ impl<W: Write> Sender<'_, W> {
             };
         }
         if changed(&before, &fstat(&opened)?) || size != before.st_size as u64 {
-            return Ok(Reading::Changed);
+            return Ok(ReadOutcome::Changed);
         }
         let end = TreePartEnd {
             failed: false,
@@ -137,7 +137,7 @@ impl<W: Write> Sender<'_, W> {
             digest: hasher.finalize().as_bytes().to_vec().into(),
             mtime_ns: mtime_ns(&before),
         };
-        self.part(
+        self.send_part(
             file,
             TreePart {
                 restart,
@@ -145,14 +145,14 @@ impl<W: Write> Sender<'_, W> {
                 ..kept
             },
         )?;
-        Ok(Reading::Done)
+        Ok(ReadOutcome::Done)
     }
 
     /// For a comparison by digest.
-    pub(super) fn digest(&mut self, file: &Announced) -> Result<Sum, Errno> {
+    pub(super) fn content_digest(&mut self, file: &AnnouncedFile) -> Result<Sum, Errno> {
         let (opened, stat) = self.open_file(file)?;
         let mut hasher = Hasher::new(Digest::Blake3);
-        let mut extents = Extents::new(&opened, &stat);
+        let mut extents = ContentReader::new(&opened, &stat);
         while let Some((data, hole)) = extents.next()? {
             hasher.update(&data);
             hasher.zeros(hole);
@@ -167,7 +167,7 @@ fn changed(before: &Stat, after: &Stat) -> bool {
 }
 
 /// A file's content piece by piece, each with the hole that follows it.
-struct Extents<'a> {
+struct ContentReader<'a> {
     file: &'a OwnedFd,
     at: u64,
     size: u64,
@@ -176,7 +176,7 @@ struct Extents<'a> {
     sparse: bool,
 }
 
-impl<'a> Extents<'a> {
+impl<'a> ContentReader<'a> {
     fn new(file: &'a OwnedFd, stat: &Stat) -> Self {
         let size = u64::try_from(stat.st_size).unwrap_or_default();
         let sparse = is_sparse(stat);

@@ -17,14 +17,14 @@ use podbridge_proto::v1::{TreeAnswer, TreeOpen, TreeProblem, TreeSummary};
 use crate::directory::{Directory, OpenDirectories};
 use crate::error::Error;
 use crate::filter::Filters;
-use crate::owners::Names;
+use crate::owners::OwnerNames;
 use crate::report::{Event, Report, truncate_path};
 use crate::wire::{ENTRY_WINDOW, MessageReader, MessageWriter};
 use batch::Batch;
 
 /// Contents that go with each entry, if so many are wanted: the receiver then always has entries to compare, and asks for what comes
 /// next before the last content has come.
-const SHARE: usize = 2;
+const CONTENTS_PER_RECORD: usize = 2;
 
 pub(crate) fn send(
     root: &Path,
@@ -37,10 +37,10 @@ pub(crate) fn send(
         options,
         filters: Filters::default(),
         batch: Batch::new(output, options.compression()),
-        answers: answers(input),
+        answers: spawn_answer_reader(input),
         report,
         directories: OpenDirectories::default(),
-        names: Names::load(),
+        owner_names: OwnerNames::load(),
         root: rustix::process::geteuid().is_root(),
         last: 0,
         announced: VecDeque::new(),
@@ -50,7 +50,7 @@ pub(crate) fn send(
     };
     let mut sent = sender.run(root);
     if let Err(Error::Stream(_)) = sent
-        && let Some(sentence) = sender.last_words()
+        && let Some(sentence) = sender.fatal_sentence()
     {
         sent = Err(Error::Peer(sentence));
     }
@@ -65,7 +65,9 @@ pub(crate) fn send(
 }
 
 /// On a thread of its own, so that the receiver's answers are always taken while we write.
-fn answers(mut input: MessageReader<impl Read + Send + 'static>) -> mpsc::Receiver<Result<TreeAnswer, Error>> {
+fn spawn_answer_reader(
+    mut input: MessageReader<impl Read + Send + 'static>,
+) -> mpsc::Receiver<Result<TreeAnswer, Error>> {
     let (queue, answers) = mpsc::channel();
     thread::spawn(move || {
         loop {
@@ -81,7 +83,7 @@ fn answers(mut input: MessageReader<impl Read + Send + 'static>) -> mpsc::Receiv
 
 /// A regular file whose content may be wanted.
 #[derive(Debug)]
-struct Announced {
+struct AnnouncedFile {
     entry: u64,
     directory: Rc<Directory>,
     name: Box<[u8]>,
@@ -94,13 +96,13 @@ struct Sender<'a, W> {
     answers: mpsc::Receiver<Result<TreeAnswer, Error>>,
     report: Report<'a>,
     directories: OpenDirectories,
-    names: Names,
+    owner_names: OwnerNames,
     /// We are root: attributes that others cannot read are copied.
     root: bool,
     /// Number of the last entry.
     last: u64,
-    announced: VecDeque<Announced>,
-    wanted: VecDeque<Announced>,
+    announced: VecDeque<AnnouncedFile>,
+    wanted: VecDeque<AnnouncedFile>,
     /// Device and inode of files with several names, to the entry that has the first of them.
     links: HashMap<(u64, u64), u64>,
     finished: Option<TreeSummary>,
@@ -108,8 +110,8 @@ struct Sender<'a, W> {
 
 impl<W: Write> Sender<'_, W> {
     fn run(&mut self, root: &Path) -> Result<TreeSummary, Error> {
-        self.filters = crate::check(self.options)?;
-        self.walk(root)?;
+        self.filters = crate::check_open(self.options)?;
+        self.send_tree(root)?;
         self.push(Record::Walked(Default::default()))?;
         loop {
             self.batch.flush()?;
@@ -117,14 +119,14 @@ impl<W: Write> Sender<'_, W> {
                 return Ok(summary);
             }
             self.await_answer()?;
-            self.serve(usize::MAX)?;
+            self.send_wanted(usize::MAX)?;
         }
     }
 
     /// Adds a record; then some of what was asked for meanwhile goes.
     fn push(&mut self, record: Record) -> Result<(), Error> {
         self.batch.push(record)?;
-        self.serve(SHARE)
+        self.send_wanted(CONTENTS_PER_RECORD)
     }
 
     /// Files that may be wanted are remembered; not without end.
@@ -134,18 +136,18 @@ impl<W: Write> Sender<'_, W> {
                 self.batch.flush()?;
                 self.await_answer()?;
             }
-            self.serve(SHARE)?;
+            self.send_wanted(CONTENTS_PER_RECORD)?;
         }
         Ok(())
     }
 
     fn await_answer(&mut self) -> Result<(), Error> {
         let answer = self.answers.recv().map_err(|_| Error::Truncated)??;
-        self.take(answer)
+        self.take_answer(answer)
     }
 
     /// Why the receiver takes no more, if it says so.
-    fn last_words(&mut self) -> Option<String> {
+    fn fatal_sentence(&mut self) -> Option<String> {
         let mut answers = self.answers.iter().map_while(Result::ok);
         answers
             .find(|answer| !answer.fatal.is_empty())
@@ -153,22 +155,22 @@ impl<W: Write> Sender<'_, W> {
     }
 
     /// Sends wanted contents, `most` at most.
-    fn serve(&mut self, most: usize) -> Result<(), Error> {
+    fn send_wanted(&mut self, most: usize) -> Result<(), Error> {
         for _ in 0..most {
             while let Ok(answer) = self.answers.try_recv() {
-                self.take(answer?)?;
+                self.take_answer(answer?)?;
             }
             let Some(file) = self.wanted.pop_front() else {
                 return Ok(());
             };
-            self.content(&file)?;
+            self.send_content(&file)?;
         }
         Ok(())
     }
 
-    fn take(&mut self, answer: TreeAnswer) -> Result<(), Error> {
+    fn take_answer(&mut self, answer: TreeAnswer) -> Result<(), Error> {
         if answer.zstd_streams {
-            self.batch.stream();
+            self.batch.use_stream();
         }
         for wanted in answer.wanted {
             loop {

@@ -13,15 +13,15 @@ use podbridge_proto::v1::{TreeDirectoryEnd, TreeEntry, TreeKept, TreeRoot};
 use rustix::fs::{AtFlags, FileType, Stat, fstat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::{Announced, Sender};
-use crate::attributes::{self, kind};
+use super::{AnnouncedFile, Sender};
+use crate::attributes::{self, file_type};
 use crate::directory::{Directory, list};
 use crate::error::{Error, reason};
 use crate::wire::MAX_DEPTH;
 use crate::xattrs;
 
 /// A directory whose own entries were told.
-struct Visited {
+struct TraversalFrame {
     number: u64,
     directory: Rc<Directory>,
     path: Vec<u8>,
@@ -30,48 +30,48 @@ struct Visited {
 }
 
 impl<W: Write> Sender<'_, W> {
-    pub(super) fn walk(&mut self, root: &Path) -> Result<(), Error> {
+    pub(super) fn send_tree(&mut self, root: &Path) -> Result<(), Error> {
         match Directory::root(root) {
-            Ok(directory) => self.walk_directory(root, directory),
-            Err(Errno::NOTDIR | Errno::LOOP) => self.walk_single(root),
+            Ok(directory) => self.send_directory_tree(root, directory),
+            Err(Errno::NOTDIR | Errno::LOOP) => self.send_single_entry(root),
             // A link that leads nowhere is one that can be copied.
             Err(Errno::NOENT) if root.symlink_metadata().is_ok_and(|found| found.is_symlink()) => {
-                self.walk_single(root)
+                self.send_single_entry(root)
             }
-            Err(errno) => Err(unusable(root, errno)),
+            Err(errno) => Err(root_error(root, errno)),
         }
     }
 
-    fn walk_single(&mut self, root: &Path) -> Result<(), Error> {
+    fn send_single_entry(&mut self, root: &Path) -> Result<(), Error> {
         let name = root.file_name().map(OsStr::as_bytes);
         let name = name.ok_or_else(|| Error::Local(format!("{} has no name of its own", root.display())))?;
         let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = Directory::root(parent.unwrap_or(Path::new("."))).map_err(|errno| unusable(root, errno))?;
+        let directory = Directory::root(parent.unwrap_or(Path::new("."))).map_err(|errno| root_error(root, errno))?;
         self.push(Record::Root(TreeRoot { directory: None }))?;
         let descriptor = self.open(&directory, root)?;
-        self.entry(0, &directory, &descriptor, name, &[])?;
-        self.end(0, false)
+        self.send_file(0, &directory, &descriptor, name, &[])?;
+        self.send_directory_end(0, false)
     }
 
-    fn walk_directory(&mut self, root: &Path, directory: Rc<Directory>) -> Result<(), Error> {
+    fn send_directory_tree(&mut self, root: &Path, directory: Rc<Directory>) -> Result<(), Error> {
         let descriptor = self.open(&directory, root)?;
-        let stat = fstat(&descriptor).map_err(|errno| unusable(root, errno))?;
-        let xattrs = xattrs::read(&descriptor, b".", self.root).map_err(|errno| unusable(root, errno))?;
-        let entry = self.described(0, b"", &stat, xattrs)?;
+        let stat = fstat(&descriptor).map_err(|errno| root_error(root, errno))?;
+        let xattrs = xattrs::read(&descriptor, b".", self.root).map_err(|errno| root_error(root, errno))?;
+        let entry = self.describe(0, b"", &stat, xattrs)?;
         self.push(Record::Root(TreeRoot { directory: Some(entry) }))?;
-        let mut stack = vec![self.visit(0, directory, Vec::new())?];
+        let mut stack = vec![self.send_children(0, directory, Vec::new())?];
         while let Some(top) = stack.last_mut() {
             match top.below.next() {
                 Some(name) => {
-                    let (number, directory, path) = (top.number, top.directory.clone(), joined(&top.path, &name));
-                    if let Some(visited) = self.descend(number, &directory, &name, path)? {
+                    let (number, directory, path) = (top.number, top.directory.clone(), join_path(&top.path, &name));
+                    if let Some(visited) = self.send_directory(number, &directory, &name, path)? {
                         stack.push(visited);
                     }
                 }
                 None => {
                     let (number, incomplete) = (top.number, top.incomplete);
                     stack.pop();
-                    self.end(number, incomplete)?;
+                    self.send_directory_end(number, incomplete)?;
                 }
             }
         }
@@ -79,24 +79,26 @@ impl<W: Write> Sender<'_, W> {
     }
 
     fn open(&mut self, directory: &Rc<Directory>, root: &Path) -> Result<std::sync::Arc<OwnedFd>, Error> {
-        self.directories.open(directory).map_err(|errno| unusable(root, errno))
+        self.directories
+            .open(directory)
+            .map_err(|errno| root_error(root, errno))
     }
 
-    fn end(&mut self, directory: u64, incomplete: bool) -> Result<(), Error> {
+    fn send_directory_end(&mut self, directory: u64, incomplete: bool) -> Result<(), Error> {
         self.push(Record::DirectoryEnd(TreeDirectoryEnd { directory, incomplete }))
     }
 
     /// Tells a directory and what is in it.
-    fn descend(
+    fn send_directory(
         &mut self,
         number: u64,
         parent: &Rc<Directory>,
         name: &[u8],
         path: Vec<u8>,
-    ) -> Result<Option<Visited>, Error> {
+    ) -> Result<Option<TraversalFrame>, Error> {
         if parent.depth() >= MAX_DEPTH {
             let what = format!("not copied: directories deeper than {MAX_DEPTH} are not");
-            return self.keep(number, name, path, what).map(|()| None);
+            return self.send_kept(number, name, path, what).map(|()| None);
         }
         let child = parent.child(name);
         let examined = self.directories.open(parent).and_then(|above| {
@@ -105,19 +107,19 @@ impl<W: Write> Sender<'_, W> {
         });
         match examined {
             Ok((stat, xattrs)) => {
-                let entry = self.described(number, name, &stat, xattrs)?;
-                let number = self.tell(entry)?;
-                self.visit(number, child, path).map(Some)
+                let entry = self.describe(number, name, &stat, xattrs)?;
+                let number = self.send_entry(entry)?;
+                self.send_children(number, child, path).map(Some)
             }
-            Err(Errno::NOENT) => self.vanished(path).map(|()| None),
+            Err(Errno::NOENT) => self.report_vanished(path).map(|()| None),
             Err(errno) => {
                 let what = format!("cannot be read: {}", reason(errno));
-                self.keep(number, name, path, what).map(|()| None)
+                self.send_kept(number, name, path, what).map(|()| None)
             }
         }
     }
 
-    fn visit(&mut self, number: u64, directory: Rc<Directory>, path: Vec<u8>) -> Result<Visited, Error> {
+    fn send_children(&mut self, number: u64, directory: Rc<Directory>, path: Vec<u8>) -> Result<TraversalFrame, Error> {
         let listed = self
             .directories
             .open(&directory)
@@ -126,7 +128,7 @@ impl<W: Write> Sender<'_, W> {
             Ok(listed) => listed,
             Err(errno) => {
                 self.problem(path.clone(), format!("cannot be listed: {}", reason(errno)), false)?;
-                return Ok(Visited {
+                return Ok(TraversalFrame {
                     number,
                     directory,
                     path,
@@ -141,18 +143,18 @@ impl<W: Write> Sender<'_, W> {
         for (name, kind) in names {
             let is_directory = match kind {
                 FileType::Unknown => statat(&descriptor, &*name, AtFlags::SYMLINK_NOFOLLOW)
-                    .is_ok_and(|stat| attributes::kind(stat.st_mode) == FileType::Directory),
+                    .is_ok_and(|stat| attributes::file_type(stat.st_mode) == FileType::Directory),
                 kind => kind == FileType::Directory,
             };
-            if !self.filters.is_empty() && self.filters.excludes(&joined(&path, &name), is_directory) {
+            if !self.filters.is_empty() && self.filters.excludes(&join_path(&path, &name), is_directory) {
                 continue;
             }
             match is_directory {
                 true => below.push(name),
-                false => self.entry(number, &directory, &descriptor, &name, &path)?,
+                false => self.send_file(number, &directory, &descriptor, &name, &path)?,
             }
         }
-        Ok(Visited {
+        Ok(TraversalFrame {
             number,
             directory,
             path,
@@ -162,7 +164,7 @@ impl<W: Write> Sender<'_, W> {
     }
 
     /// Tells what is no directory.
-    fn entry(
+    fn send_file(
         &mut self,
         number: u64,
         directory: &Rc<Directory>,
@@ -171,11 +173,11 @@ impl<W: Write> Sender<'_, W> {
         path: &[u8],
     ) -> Result<(), Error> {
         let failed = |this: &mut Self, errno| match errno {
-            Errno::NOENT => this.vanished(joined(path, name)),
-            errno => this.keep(
+            Errno::NOENT => this.report_vanished(join_path(path, name)),
+            errno => this.send_kept(
                 number,
                 name,
-                joined(path, name),
+                join_path(path, name),
                 format!("cannot be examined: {}", reason(errno)),
             ),
         };
@@ -183,10 +185,10 @@ impl<W: Write> Sender<'_, W> {
             Ok(stat) => stat,
             Err(errno) => return failed(self, errno),
         };
-        let is_regular = kind(stat.st_mode) == FileType::RegularFile;
+        let is_regular = file_type(stat.st_mode) == FileType::RegularFile;
         if !is_regular {
-            let mut entry = self.described(number, name, &stat, Vec::new())?;
-            match kind(stat.st_mode) {
+            let mut entry = self.describe(number, name, &stat, Vec::new())?;
+            match file_type(stat.st_mode) {
                 FileType::Symlink => match readlinkat(descriptor, name, Vec::new()) {
                     Ok(target) => entry.target = target.into_bytes().into(),
                     Err(errno) => return failed(self, errno),
@@ -195,51 +197,52 @@ impl<W: Write> Sender<'_, W> {
                     (entry.major, entry.minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
                 }
                 // It became one since it was listed: the next copy brings it.
-                FileType::Directory => return self.vanished(joined(path, name)),
+                FileType::Directory => return self.report_vanished(join_path(path, name)),
                 _ => {}
             }
-            return self.tell(entry).map(|_| ());
+            return self.send_entry(entry).map(|_| ());
         }
         let file = (stat.st_dev, stat.st_ino);
         if let Some(first) = self.links.get(&file).filter(|_| stat.st_nlink > 1) {
             let hard_link_of = *first;
-            let entry = self.described(number, name, &stat, Vec::new())?;
-            return self.tell(TreeEntry { hard_link_of, ..entry }).map(|_| ());
+            let entry = self.describe(number, name, &stat, Vec::new())?;
+            return self.send_entry(TreeEntry { hard_link_of, ..entry }).map(|_| ());
         }
         let xattrs = match xattrs::read(descriptor, name, self.root) {
             Ok(xattrs) => xattrs,
             Err(errno) => return failed(self, errno),
         };
-        let mut entry = self.described(number, name, &stat, xattrs)?;
+        let mut entry = self.describe(number, name, &stat, xattrs)?;
         entry.has_links = stat.st_nlink > 1;
-        let announced = Announced {
+        let announced = AnnouncedFile {
             entry: self.last + 1,
             directory: directory.clone(),
             name: name.into(),
         };
         if self.options.checksum {
-            match self.digest(&announced) {
+            match self.content_digest(&announced) {
                 Ok(digest) => entry.digest = digest.to_vec().into(),
                 Err(errno) => return failed(self, errno),
             }
         }
         // Before it is told: it may be wanted while telling it.
         self.announced.push_back(announced);
-        let told = self.tell(entry)?;
+        let told = self.send_entry(entry)?;
         if stat.st_nlink > 1 {
             self.links.insert(file, told);
         }
         self.await_window()
     }
 
-    fn described(
+    fn describe(
         &mut self,
         directory: u64,
         name: &[u8],
         stat: &Stat,
         xattrs: Vec<podbridge_proto::v1::TreeAttribute>,
     ) -> Result<TreeEntry, Error> {
-        let told = [(false, stat.st_uid), (true, stat.st_gid)].map(|(group, id)| self.names.tell(group, id));
+        let told =
+            [(false, stat.st_uid), (true, stat.st_gid)].map(|(group, id)| self.owner_names.take_record(group, id));
         for owner in told.into_iter().flatten() {
             self.push(Record::Owner(owner))?;
         }
@@ -256,7 +259,7 @@ impl<W: Write> Sender<'_, W> {
         })
     }
 
-    fn tell(&mut self, entry: TreeEntry) -> Result<u64, Error> {
+    fn send_entry(&mut self, entry: TreeEntry) -> Result<u64, Error> {
         self.last += 1;
         let number = self.last;
         self.push(Record::Entry(entry))?;
@@ -264,7 +267,7 @@ impl<W: Write> Sender<'_, W> {
     }
 
     /// What is on the other side stays as it is.
-    fn keep(&mut self, directory: u64, name: &[u8], path: Vec<u8>, what: String) -> Result<(), Error> {
+    fn send_kept(&mut self, directory: u64, name: &[u8], path: Vec<u8>, what: String) -> Result<(), Error> {
         self.push(Record::Kept(TreeKept {
             directory,
             name: name.to_vec().into(),
@@ -272,19 +275,19 @@ impl<W: Write> Sender<'_, W> {
         self.problem(path, what, false)
     }
 
-    pub(super) fn vanished(&mut self, path: Vec<u8>) -> Result<(), Error> {
+    pub(super) fn report_vanished(&mut self, path: Vec<u8>) -> Result<(), Error> {
         self.problem(path, "vanished while the tree was read".into(), true)
     }
 }
 
-fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+fn join_path(path: &[u8], name: &[u8]) -> Vec<u8> {
     match path.is_empty() {
         true => name.to_vec(),
         false => [path, name].join(&b'/'),
     }
 }
 
-fn unusable(root: &Path, errno: Errno) -> Error {
+fn root_error(root: &Path, errno: Errno) -> Error {
     Error::Local(format!(
         "{} cannot be read: {}",
         crate::escape_for_terminal(root.as_os_str().as_bytes()),
