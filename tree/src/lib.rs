@@ -3,6 +3,7 @@
 
 mod attributes;
 mod compression;
+mod digest;
 mod directory;
 mod error;
 mod filter;

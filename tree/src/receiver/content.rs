@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::links::LinkedFile;
 use super::{PendingFile, Receiver};
 use crate::attributes::StepError;
+use crate::digest::TransferHasher;
 use crate::error::Error;
 use crate::report::Event;
 use crate::temporaries::Temporary;
@@ -28,7 +29,7 @@ pub(super) struct IncomingContent {
 struct TemporaryContent {
     temporary: Temporary,
     file: OwnedFd,
-    hasher: blake3::Hasher,
+    hasher: TransferHasher,
     size: u64,
     /// Up to here there is data; beyond it a hole.
     written: u64,
@@ -46,13 +47,14 @@ impl<W: Write> Receiver<'_, W> {
                 self.begin_content(part.entry, pending)?
             }
         };
-        (self.report)(Event::Content(part.data.len() as u64));
-        self.summary.bytes += part.data.len() as u64;
+        (self.output.report)(Event::Content(part.data.len() as u64));
+        self.output.summary.bytes += part.data.len() as u64;
         if let Some(writing) = &mut content.writing
             && let Err(errno) = writing.write(&part)
         {
             content.writing = None;
-            self.refused(&content.pending.directory, &content.pending.name, "write it", errno)?;
+            self.output
+                .report_failure(&content.pending.directory, &content.pending.name, "write it", errno)?;
         }
         match part.end {
             Some(end) => self.end_content(content, &end),
@@ -73,12 +75,13 @@ impl<W: Write> Receiver<'_, W> {
             Ok((temporary, file)) => Some(TemporaryContent {
                 temporary,
                 file,
-                hasher: blake3::Hasher::new(),
+                hasher: TransferHasher::default(),
                 size: 0,
                 written: 0,
             }),
             Err(errno) => {
-                self.refused(&pending.directory, &pending.name, "create it", errno)?;
+                self.output
+                    .report_failure(&pending.directory, &pending.name, "create it", errno)?;
                 None
             }
         };
@@ -98,18 +101,20 @@ impl<W: Write> Receiver<'_, W> {
         let directory = pending.directory.clone();
         let is_there = match writing.filter(|_| !end.failed) {
             None => false,
-            Some(writing) if writing.size != end.size || writing.hasher.finalize().as_bytes()[..] != end.digest => {
+            Some(writing) if writing.size != end.size || writing.hasher.digest()[..] != end.digest => {
                 let what = "changed on its way (length or BLAKE3 differs); nothing was changed";
-                self.problem(&directory, &pending.name, what.into(), false)?;
+                self.output
+                    .report_problem(&directory, &pending.name, what.into(), false)?;
                 false
             }
             Some(writing) => match self.finish_content(&writing, &mut pending, end) {
                 Ok(()) => {
-                    self.changed(pending.change, &directory, &pending.name)?;
+                    self.output.report_change(pending.change, &directory, &pending.name)?;
                     true
                 }
                 Err((operation, errno)) => {
-                    self.refused(&directory, &pending.name, operation, errno)?;
+                    self.output
+                        .report_failure(&directory, &pending.name, operation, errno)?;
                     false
                 }
             },
@@ -119,7 +124,7 @@ impl<W: Write> Receiver<'_, W> {
                 true => LinkedFile::Present(directory.clone(), pending.name.clone()),
                 false => LinkedFile::Failed,
             };
-            self.links.insert(number, link);
+            self.links.files.insert(number, link);
             let names = std::mem::take(&mut pending.links);
             self.finish_waiting_names(names, is_there.then_some((&directory, &*pending.name)))?;
         }
@@ -166,14 +171,13 @@ impl TemporaryContent {
                     Err(errno) => return Err(errno),
                 }
             }
-            self.hasher.update(&part.data);
             self.size += part.data.len() as u64;
             self.written = self.size;
         }
         if part.hole > 0 {
             self.size = self.size.checked_add(part.hole).ok_or(Errno::FBIG)?;
-            self.hasher.update(&part.hole.to_le_bytes());
         }
+        self.hasher.add(&part.data, part.hole);
         Ok(())
     }
 }

@@ -137,7 +137,7 @@ impl<W: Write> Receiver<'_, W> {
             DirectoryState::New => {
                 create_root(path, entry.is_some()).map_err(|error| failed(podbridge_files::reason(&error)))?
             }
-            DirectoryState::Present if !self.root && !self.options.dry_run => mode = make_root_accessible(path),
+            DirectoryState::Present if !self.is_root && !self.options.dry_run => mode = make_root_accessible(path),
             _ => {}
         }
         let directory = match state {
@@ -153,7 +153,7 @@ impl<W: Write> Receiver<'_, W> {
                 .difference(&directory, b".", open.attributes.as_ref(), mode)
                 .map_err(|errno| failed(reason(errno)))?;
         } else if open.attributes.is_some() {
-            self.changed(TreeChangeKind::New, &directory, b"")?;
+            self.output.report_change(TreeChangeKind::New, &directory, b"")?;
         }
         self.unfinished.insert(0, open);
         Ok(())
@@ -171,7 +171,7 @@ impl<W: Write> Receiver<'_, W> {
             return Ok(None);
         };
         let descriptor = self.directories.open(directory)?;
-        let have = xattrs::read(&descriptor, name, self.root)?;
+        let have = xattrs::read(&descriptor, name, self.is_root)?;
         let mut stat = fstat(&descriptor)?;
         stat.st_mode = mode.unwrap_or(stat.st_mode);
         Ok(attributes.differ_from(&stat, &have).then_some(have))
@@ -214,13 +214,14 @@ impl<W: Write> Receiver<'_, W> {
             Ok(EnterResult::Found(mode)) => (DirectoryState::Present, None, Some(mode)),
             Ok(EnterResult::Broken) => (DirectoryState::Broken, None, None),
             Err(errno) => {
-                self.refused(&above, &entry.name, "make or enter it", errno)?;
+                self.output
+                    .report_failure(&above, &entry.name, "make or enter it", errno)?;
                 (DirectoryState::Broken, None, None)
             }
         };
         let mut open = UnfinishedDirectory::new(child.clone(), state, Some(entry.directory), Some(attributes));
         if let Some(change) = change {
-            self.changed(change, &above, &entry.name)?;
+            self.output.report_change(change, &above, &entry.name)?;
         } else if state == DirectoryState::Present {
             open.previous_xattrs = self
                 .difference(&child, b".", open.attributes.as_ref(), mode)
@@ -240,7 +241,7 @@ impl<W: Write> Receiver<'_, W> {
         let descriptor = self.directories.open(above)?;
         let change = match self.stat_entry(above, name, state)? {
             Some(stat) if file_type(stat.st_mode) == FileType::Directory => {
-                if !self.root && stat.st_mode & 0o700 != 0o700 && !self.options.dry_run {
+                if !self.is_root && stat.st_mode & 0o700 != 0o700 && !self.options.dry_run {
                     // Its own attributes come when it is finished.
                     make_accessible(&descriptor, name, stat.st_mode)?;
                 }
@@ -310,10 +311,12 @@ impl<W: Write> Receiver<'_, W> {
         if !self.options.dry_run
             && let Err((operation, errno)) = self.apply_directory_attributes(open)
         {
-            return self.refused(&open.directory, b"", operation, errno);
+            return self.output.report_failure(&open.directory, b"", operation, errno);
         }
         match open.previous_xattrs {
-            Some(_) => self.changed(TreeChangeKind::Attributes, &open.directory, b""),
+            Some(_) => self
+                .output
+                .report_change(TreeChangeKind::Attributes, &open.directory, b""),
             None => Ok(()),
         }
     }

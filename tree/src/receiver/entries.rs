@@ -1,9 +1,11 @@
 //! Entries that are no directories, compared with what is here.
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use podbridge_proto::v1::{TreeChangeKind, TreeEntry};
+use podbridge_proto::digest::{Hasher, Sum};
+use podbridge_proto::v1::{Digest, TreeChangeKind, TreeEntry};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, fstat, makedev, mknodat, openat, readlinkat, statat, symlinkat,
 };
@@ -28,16 +30,16 @@ enum Difference {
 impl<W: Write> Receiver<'_, W> {
     pub(super) fn take_entry(&mut self, mut entry: TreeEntry) -> Result<(), Error> {
         check_name(&entry.name)?;
-        self.last += 1;
+        self.output.last_entry += 1;
         if let Some(name) = &self.single {
-            if self.last > 1 {
+            if self.output.last_entry > 1 {
                 return Err(Error::Protocol("a single entry is followed by another"));
             }
             if !name.is_empty() {
                 entry.name = name.to_vec().into();
             }
         }
-        let number = self.last;
+        let number = self.output.last_entry;
         if file_type(entry.mode) == FileType::Directory {
             return self.take_directory(number, &entry);
         }
@@ -51,7 +53,7 @@ impl<W: Write> Receiver<'_, W> {
             Ok(stat) => stat,
             Err(errno) => {
                 self.remember_failed_link(number, &entry);
-                return self.refused(&directory, &entry.name, "examine it", errno);
+                return self.output.report_failure(&directory, &entry.name, "examine it", errno);
             }
         };
         if let Some(stat) = &stat
@@ -60,7 +62,7 @@ impl<W: Write> Receiver<'_, W> {
         {
             self.remember_failed_link(number, &entry);
             let what = "is a directory with something in it on the receiving side; --delete replaces it";
-            return self.problem(&directory, &entry.name, what.into(), false);
+            return self.output.report_problem(&directory, &entry.name, what.into(), false);
         }
         match file_type(entry.mode) {
             FileType::RegularFile if entry.hard_link_of != 0 => self.take_hard_link(&entry, directory, stat),
@@ -129,12 +131,15 @@ impl<W: Write> Receiver<'_, W> {
                     Ok(()) => Difference::Attributes,
                     // Unreadable, or no longer the same.
                     Err((_, Errno::ACCESS | Errno::LOOP | Errno::NOENT | Errno::STALE)) => Difference::Content,
-                    Err((operation, errno)) => return self.refused(&directory, &entry.name, operation, errno),
+                    Err((operation, errno)) => {
+                        return self.output.report_failure(&directory, &entry.name, operation, errno);
+                    }
                 };
             }
             if !matches!(difference, Difference::Content) {
                 if matches!(difference, Difference::Attributes) {
-                    self.changed(TreeChangeKind::Attributes, &directory, &entry.name)?;
+                    self.output
+                        .report_change(TreeChangeKind::Attributes, &directory, &entry.name)?;
                 }
                 if entry.has_links {
                     self.remember_linked_file(number, LinkedFile::Present(directory, entry.name.to_vec().into()))?;
@@ -156,7 +161,7 @@ impl<W: Write> Receiver<'_, W> {
         }
         self.hold_attributes(&attributes)?;
         self.retain_directory(entry.directory);
-        self.answer.wanted.push(number);
+        self.output.answer.wanted.push(number);
         self.pending.insert(
             number,
             PendingFile {
@@ -187,13 +192,13 @@ impl<W: Write> Receiver<'_, W> {
         }
         let descriptor = self.directories.open(directory)?;
         let is_same = match self.options.checksum {
-            true => digest(&descriptor, &entry.name)?.as_bytes()[..] == entry.digest,
+            true => content_digest(&descriptor, &entry.name)?[..] == entry.digest,
             false => mtime_ns(stat) == entry.mtime_ns,
         };
-        if !is_same || (entry.has_links && !self.kept_inodes.insert((stat.st_dev, stat.st_ino))) {
+        if !is_same || (entry.has_links && !self.links.kept_inodes.insert((stat.st_dev, stat.st_ino))) {
             return Ok(Difference::Content);
         }
-        let have = xattrs::read(&descriptor, &entry.name, self.root)?;
+        let have = xattrs::read(&descriptor, &entry.name, self.is_root)?;
         Ok(match attributes.differ_from(stat, &have) {
             true => Difference::Attributes,
             false => Difference::None,
@@ -214,7 +219,7 @@ impl<W: Write> Receiver<'_, W> {
         if (found.st_dev, found.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(failed(Errno::STALE));
         }
-        let have = xattrs::read(&descriptor, name, self.root).map_err(failed)?;
+        let have = xattrs::read(&descriptor, name, self.is_root).map_err(failed)?;
         attributes.update(&file, &have)
     }
 
@@ -292,13 +297,13 @@ pub(super) const OPEN_FILE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
-fn digest(directory: &std::os::fd::OwnedFd, name: &[u8]) -> Result<blake3::Hash, Errno> {
+fn content_digest(directory: &OwnedFd, name: &[u8]) -> Result<Sum, Errno> {
     let file = openat(directory, name, OPEN_FILE_FLAGS, Mode::empty())?;
-    let mut hasher = blake3::Hasher::new();
+    let mut hasher = Hasher::new(Digest::Blake3);
     let mut buffer = vec![0; 128 << 10];
     loop {
         match rustix::io::read(&file, &mut buffer[..]) {
-            Ok(0) => return Ok(hasher.finalize()),
+            Ok(0) => return Ok(hasher.sum()),
             Ok(count) => hasher.update(&buffer[..count]),
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno),
@@ -314,8 +319,8 @@ fn check_name(name: &[u8]) -> Result<(), Error> {
         || name == b".."
         || name.contains(&b'/')
         || name.contains(&0);
-    match is_bad {
-        true => Err(Error::Protocol("an entry has a name that is none")),
-        false => Ok(()),
+    if is_bad {
+        return Err(Error::Protocol("an entry has a name that is none"));
     }
+    Ok(())
 }

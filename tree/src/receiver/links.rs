@@ -1,5 +1,6 @@
 //! Further names of files that came, or are still to come.
 
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::rc::Rc;
 
@@ -13,7 +14,18 @@ use crate::error::Error;
 /// Files with several names, and names that wait.
 const MAX_LINKS: usize = 1 << 20;
 
-/// Where a file is that has several names.
+/// Files with several names.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// Each of the sender's files that may get further names, by the number of its entry.
+    pub(super) files: HashMap<u64, LinkedFile>,
+    /// Number of names that wait for their file.
+    waiting: usize,
+    /// Device and inode of the local files that stay as they are. Two files of the sender must not share one of them.
+    pub(super) kept_inodes: HashSet<(u64, u64)>,
+}
+
+/// State of a file that has several names.
 #[derive(Debug)]
 pub(super) enum LinkedFile {
     Present(Rc<Directory>, Box<[u8]>),
@@ -34,17 +46,17 @@ pub(super) struct WaitingName {
 
 impl<W: Write> Receiver<'_, W> {
     pub(super) fn remember_linked_file(&mut self, number: u64, file: LinkedFile) -> Result<(), Error> {
-        if self.links.len() + self.waiting_links >= MAX_LINKS {
+        if self.links.files.len() + self.links.waiting >= MAX_LINKS {
             return Err(Error::Protocol("there are too many hard links"));
         }
-        self.links.insert(number, file);
+        self.links.files.insert(number, file);
         Ok(())
     }
 
     /// An entry that may have further names was passed over.
     pub(super) fn remember_failed_link(&mut self, number: u64, entry: &TreeEntry) {
-        if entry.has_links && self.links.len() < MAX_LINKS {
-            self.links.insert(number, LinkedFile::Failed);
+        if entry.has_links && self.links.files.len() < MAX_LINKS {
+            self.links.files.insert(number, LinkedFile::Failed);
         }
     }
 
@@ -59,15 +71,15 @@ impl<W: Write> Receiver<'_, W> {
             None => TreeChangeKind::New,
             Some(_) => TreeChangeKind::Changed,
         };
-        match self.links.get(&entry.hard_link_of).ok_or(unknown)? {
+        match self.links.files.get(&entry.hard_link_of).ok_or(unknown)? {
             LinkedFile::Present(of, name) => {
                 let (of, of_name) = (of.clone(), name.clone());
                 self.make_link(&of, &of_name, &directory, &entry.name, change)
             }
-            LinkedFile::WouldBeMade => self.changed(change, &directory, &entry.name),
+            LinkedFile::WouldBeMade => self.output.report_change(change, &directory, &entry.name),
             LinkedFile::Failed => self.report_missing_file(&directory, &entry.name),
             LinkedFile::Pending => {
-                if self.links.len() + self.waiting_links >= MAX_LINKS {
+                if self.links.files.len() + self.links.waiting >= MAX_LINKS {
                     return Err(Error::Protocol("there are too many hard links"));
                 }
                 let Some(pending) = self.pending_file(entry.hard_link_of) else {
@@ -79,7 +91,7 @@ impl<W: Write> Receiver<'_, W> {
                     name: entry.name.to_vec().into(),
                     change,
                 });
-                self.waiting_links += 1;
+                self.links.waiting += 1;
                 self.retain_directory(entry.directory);
                 Ok(())
             }
@@ -101,7 +113,7 @@ impl<W: Write> Receiver<'_, W> {
         file: Option<(&Rc<Directory>, &[u8])>,
     ) -> Result<(), Error> {
         for waiting in names {
-            self.waiting_links -= 1;
+            self.links.waiting -= 1;
             match file {
                 Some((of, name)) => self.make_link(of, name, &waiting.directory, &waiting.name, waiting.change)?,
                 None => self.report_missing_file(&waiting.directory, &waiting.name)?,
@@ -113,7 +125,7 @@ impl<W: Write> Receiver<'_, W> {
 
     fn report_missing_file(&mut self, directory: &Directory, name: &[u8]) -> Result<(), Error> {
         let what = "is another name of a file that was not copied";
-        self.problem(directory, name, what.into(), false)
+        self.output.report_problem(directory, name, what.into(), false)
     }
 
     fn make_link(
@@ -131,8 +143,8 @@ impl<W: Write> Receiver<'_, W> {
         let (from, to) = match opened {
             Ok(opened) => opened,
             // A directory that would be made.
-            Err(_) if self.options.dry_run => return self.changed(change, directory, name),
-            Err(errno) => return self.refused(directory, name, "link it", errno),
+            Err(_) if self.options.dry_run => return self.output.report_change(change, directory, name),
+            Err(errno) => return self.output.report_failure(directory, name, "link it", errno),
         };
         let inode = |directory: &_, name: &[u8]| {
             let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
@@ -142,7 +154,7 @@ impl<W: Write> Receiver<'_, W> {
             return Ok(());
         }
         if self.options.dry_run {
-            return self.changed(change, directory, name);
+            return self.output.report_change(change, directory, name);
         }
         let made = self.temporaries.create(&to, |temporary| {
             linkat(&from, of_name, &to, temporary, AtFlags::empty())
@@ -152,8 +164,8 @@ impl<W: Write> Receiver<'_, W> {
             Err(errno) => Err(errno),
         };
         match placed {
-            Ok(()) => self.changed(change, directory, name),
-            Err(errno) => self.refused(directory, name, "link it", errno),
+            Ok(()) => self.output.report_change(change, directory, name),
+            Err(errno) => self.output.report_failure(directory, name, "link it", errno),
         }
     }
 }

@@ -29,7 +29,7 @@ impl<W: Write> Receiver<'_, W> {
         let listed = self.directories.open(directory).and_then(|open| list(&open));
         let listed = match listed {
             Ok(listed) => listed,
-            Err(errno) => return self.refused(directory, b"", "list it", errno),
+            Err(errno) => return self.output.report_failure(directory, b"", "list it", errno),
         };
         for (name, kind) in listed {
             if !names.contains(&name) {
@@ -99,7 +99,7 @@ impl<W: Write> Receiver<'_, W> {
                 false => RemovalStep::Stays,
             });
         }
-        if !self.root && !self.options.dry_run {
+        if !self.is_root && !self.options.dry_run {
             // What hinders it is seen below.
             let _ = self.directories.open(above).and_then(|open| {
                 let mode = statat(&open, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
@@ -113,7 +113,7 @@ impl<W: Write> Receiver<'_, W> {
         match self.directories.open(&directory).and_then(|open| list(&open)) {
             Ok(names) => Ok(RemovalStep::Entered(directory, names)),
             Err(errno) => {
-                self.refused(above, name, "delete it", errno)?;
+                self.output.report_failure(above, name, "delete it", errno)?;
                 Ok(RemovalStep::Stays)
             }
         }
@@ -129,9 +129,15 @@ impl<W: Write> Receiver<'_, W> {
                 .and_then(|open| unlinkat(&open, name, flags)),
         };
         match unlinked {
-            Ok(()) => self.changed(TreeChangeKind::Deleted, above, name).map(|()| true),
+            Ok(()) => self
+                .output
+                .report_change(TreeChangeKind::Deleted, above, name)
+                .map(|()| true),
             Err(Errno::NOENT) => Ok(true),
-            Err(errno) => self.refused(above, name, "delete it", errno).map(|()| false),
+            Err(errno) => self
+                .output
+                .report_failure(above, name, "delete it", errno)
+                .map(|()| false),
         }
     }
 }

@@ -50,7 +50,7 @@ impl<W: Write> Receiver<'_, W> {
         if is_directory && self.options.delete {
             self.remove(directory, name, FileType::Directory)?;
         }
-        self.changed(change, directory, name)
+        self.output.report_change(change, directory, name)
     }
 
     /// What has no content: made beside its name, given its attributes, put in its place.
@@ -77,16 +77,16 @@ impl<W: Write> Receiver<'_, W> {
                     "skipped: a device, socket or pipe cannot be made here: {}",
                     reason(errno)
                 );
-                return self.problem(directory, name, what, true);
+                return self.output.report_problem(directory, name, what, true);
             }
-            Err(errno) => return self.refused(directory, name, "create it", errno),
+            Err(errno) => return self.output.report_failure(directory, name, "create it", errno),
         };
         if let Err((operation, errno)) = attributes.apply_by_name(&open, temporary.name(), is) {
-            return self.refused(directory, name, operation, errno);
+            return self.output.report_failure(directory, name, operation, errno);
         }
         match self.rename_over(&temporary, directory, name) {
-            Ok(()) => self.changed(change, directory, name),
-            Err(errno) => self.refused(directory, name, "replace it", errno),
+            Ok(()) => self.output.report_change(change, directory, name),
+            Err(errno) => self.output.report_failure(directory, name, "replace it", errno),
         }
     }
 }

@@ -15,6 +15,7 @@ use rustix::io::{Errno, read};
 
 use super::{AnnouncedFile, Sender};
 use crate::attributes::{file_type, mtime_ns};
+use crate::digest::TransferHasher;
 use crate::error::{Error, reason};
 use crate::report::Event;
 use crate::wire::MAX_DATA;
@@ -103,7 +104,7 @@ impl<W: Write> Sender<'_, W> {
 
     fn try_send(&mut self, file: &AnnouncedFile, mut restart: bool) -> Result<ReadOutcome, Failure> {
         let (opened, before) = self.open_file(file)?;
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = TransferHasher::default();
         let mut size = 0;
         let mut kept = TreePart::default();
         let mut extents = ContentReader::new(&opened, &before);
@@ -117,10 +118,7 @@ impl<W: Write> Sender<'_, W> {
                     },
                 )?;
             }
-            hasher.update(&data);
-            if hole > 0 {
-                hasher.update(&hole.to_le_bytes());
-            }
+            hasher.add(&data, hole);
             size += data.len() as u64 + hole;
             kept = TreePart {
                 data,
@@ -134,7 +132,7 @@ impl<W: Write> Sender<'_, W> {
         let end = TreePartEnd {
             failed: false,
             size,
-            digest: hasher.finalize().as_bytes().to_vec().into(),
+            digest: hasher.digest().to_vec().into(),
             mtime_ns: mtime_ns(&before),
         };
         self.send_part(

@@ -41,7 +41,7 @@ pub(crate) fn send(
         report,
         directories: OpenDirectories::default(),
         owner_names: OwnerNames::load(),
-        root: rustix::process::geteuid().is_root(),
+        is_root: rustix::process::geteuid().is_root(),
         last: 0,
         announced: VecDeque::new(),
         wanted: VecDeque::new(),
@@ -98,7 +98,7 @@ struct Sender<'a, W> {
     directories: OpenDirectories,
     owner_names: OwnerNames,
     /// We are root: attributes that others cannot read are copied.
-    root: bool,
+    is_root: bool,
     /// Number of the last entry.
     last: u64,
     announced: VecDeque<AnnouncedFile>,

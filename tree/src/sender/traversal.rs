@@ -56,7 +56,7 @@ impl<W: Write> Sender<'_, W> {
     fn send_directory_tree(&mut self, root: &Path, directory: Rc<Directory>) -> Result<(), Error> {
         let descriptor = self.open(&directory, root)?;
         let stat = fstat(&descriptor).map_err(|errno| root_error(root, errno))?;
-        let xattrs = xattrs::read(&descriptor, b".", self.root).map_err(|errno| root_error(root, errno))?;
+        let xattrs = xattrs::read(&descriptor, b".", self.is_root).map_err(|errno| root_error(root, errno))?;
         let entry = self.describe(0, b"", &stat, xattrs)?;
         self.push(Record::Root(TreeRoot { directory: Some(entry) }))?;
         let mut stack = vec![self.send_children(0, directory, Vec::new())?];
@@ -103,7 +103,7 @@ impl<W: Write> Sender<'_, W> {
         let child = parent.child(name);
         let examined = self.directories.open(parent).and_then(|above| {
             let directory = self.directories.open(&child)?;
-            Ok((fstat(directory)?, xattrs::read(&above, name, self.root)?))
+            Ok((fstat(directory)?, xattrs::read(&above, name, self.is_root)?))
         });
         match examined {
             Ok((stat, xattrs)) => {
@@ -208,7 +208,7 @@ impl<W: Write> Sender<'_, W> {
             let entry = self.describe(number, name, &stat, Vec::new())?;
             return self.send_entry(TreeEntry { hard_link_of, ..entry }).map(|_| ());
         }
-        let xattrs = match xattrs::read(descriptor, name, self.root) {
+        let xattrs = match xattrs::read(descriptor, name, self.is_root) {
             Ok(xattrs) => xattrs,
             Err(errno) => return failed(self, errno),
         };
