@@ -62,7 +62,7 @@ pub(crate) async fn serve(
     let logs = Logs::default();
     let transfers = Transfers::default();
     tokio::spawn(trim_heap_after(registry.released()));
-    tokio::spawn(trim_heap_after(logs.gone()));
+    tokio::spawn(trim_heap_after(logs.ended_followers()));
     let (stop, mut stopping) = watch::channel(false);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)

@@ -1,4 +1,5 @@
-//! Reads one regular file from an offset to its end, data and holes, with the digest of what was read.
+//! Reads one regular file from an offset to its end, as data and holes, and computes the digest of what was read. Blocking calls;
+//! `rpc::files` makes them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,8 +14,8 @@ use rustix::io::Errno;
 use super::resolve::ResolvedPath;
 use super::{Attributes, Error, Location};
 
-/// File systems whose files are made as they are read: what they say of size and time means nothing. proc, sysfs, cgroup,
-/// cgroup2, debugfs, tracefs, securityfs.
+/// Magic numbers of file systems that produce content while it is read: their sizes and times mean nothing. In this order: proc,
+/// sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs.
 const VIRTUAL_FILE_SYSTEMS: [i64; 7] = [
     0x9fa0,
     0x6265_6572,
@@ -24,37 +25,41 @@ const VIRTUAL_FILE_SYSTEMS: [i64; 7] = [
     0x7472_6163,
     0x7363_6673,
 ];
-/// st_blocks counts these.
+/// Unit of st_blocks, in bytes.
 const STAT_BLOCK_SIZE: u64 = 512;
 
+/// An open regular file and how much of it was read.
 #[derive(Debug)]
 pub struct FileReader {
     path: PathBuf,
     file: File,
     attributes: Attributes,
-    /// Where it ends, and then it must be unchanged; `None`: where reading ends.
+    /// Size at the time of opening; the file must be unchanged when reading reaches it. `None`: read until the kernel reports the end.
     end: Option<u64>,
-    /// Worth looking for holes.
+    /// Whether to look for holes: the file has fewer blocks than its size needs, and the client accepts holes.
     sparse: bool,
+    /// Offset of the next byte to read.
     offset: u64,
-    /// The data that begins before `offset` goes on to here.
+    /// End of the data around `offset`; a hole may begin there.
     data_until: u64,
     hasher: Hasher,
+    /// Bytes read, holes counted.
     length: u64,
 }
 
+/// The next part of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Chunk {
     Data(Bytes),
-    /// So many zeros that take no room.
+    /// Number of zeros that take no space on the disk.
     Hole(u64),
     End,
 }
 
 impl FileReader {
-    /// `sparse`: holes may be told as such.
+    /// Opens a file; `sparse` allows holes among the chunks. Below a root, symbolic links are refused.
     pub fn open(location: &Location, offset: u64, hasher: Hasher, sparse: bool) -> Result<Self, Error> {
-        // Non-blocking: opening a FIFO must not hang before we know what it is.
+        // NONBLOCK: opening a FIFO must not hang before its type is known.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let (opened, path) = match &location.root {
             None => (openat(CWD, &location.path, flags, Mode::empty()), location.path.clone()),
@@ -91,7 +96,7 @@ impl FileReader {
         self.attributes
     }
 
-    /// The next piece, of data at most `max` bytes.
+    /// Returns the next chunk; data has at most `max` bytes.
     pub fn read(&mut self, max: usize) -> Result<Chunk, Error> {
         let mut wanted = max as u64;
         if let Some(end) = self.end {
@@ -99,14 +104,12 @@ impl FileReader {
                 return self.check_unchanged().map(|()| Chunk::End);
             }
             if self.sparse && self.offset >= self.data_until {
-                match self.hole_until(end) {
-                    0 => {}
-                    count => {
-                        self.hasher.zeros(count);
-                        self.offset += count;
-                        self.length += count;
-                        return Ok(Chunk::Hole(count));
-                    }
+                let count = self.hole_length(end);
+                if count > 0 {
+                    self.hasher.zeros(count);
+                    self.offset += count;
+                    self.length += count;
+                    return Ok(Chunk::Hole(count));
                 }
             }
             let until = if self.sparse { self.data_until.min(end) } else { end };
@@ -125,6 +128,7 @@ impl FileReader {
         Ok(Chunk::Data(data.into()))
     }
 
+    /// Reads `wanted` bytes at the offset, fewer only at the end of the file.
     fn data(&self, wanted: usize) -> Result<Vec<u8>, Error> {
         let mut buffer = vec![0; wanted];
         let mut filled = 0;
@@ -140,11 +144,11 @@ impl FileReader {
         Ok(buffer)
     }
 
-    /// The length of the hole at the offset, at most MAX_HOLE; if there is none, how far the data goes is known then.
-    fn hole_until(&mut self, end: u64) -> u64 {
+    /// Returns the length of the hole at the offset, at most `MAX_HOLE`. If it is 0, sets `data_until`.
+    fn hole_length(&mut self, end: u64) -> u64 {
         let data = match seek(&self.file, SeekFrom::Data(self.offset)) {
             Ok(data) => data.min(end),
-            // Nothing but a hole.
+            // NXIO: no data after the offset.
             Err(Errno::NXIO) => end,
             Err(_) => self.offset,
         };
@@ -156,23 +160,25 @@ impl FileReader {
         (data - self.offset).min(MAX_HOLE)
     }
 
-    /// A file that has grown is a log that somebody writes: what there was of it is whole.
+    /// Fails if the file changed while it was read. Growth is allowed: a log grows, and the part up to `end` is complete.
     fn check_unchanged(&self) -> Result<(), Error> {
         let stat = fstat(&self.file).map_err(|errno| Error::system("look at it", &self.path)(errno.into()))?;
         let (now, then) = (Attributes::from(&stat), self.attributes);
-        match now.size > then.size || (now.size, now.mtime_ns) == (then.size, then.mtime_ns) {
-            true => Ok(()),
-            false => Err(Error::Changed(self.path.clone())),
+        if now.size > then.size || (now.size, now.mtime_ns) == (then.size, then.mtime_ns) {
+            Ok(())
+        } else {
+            Err(Error::Changed(self.path.clone()))
         }
     }
 
-    /// Length and digest of all that was read.
+    /// Returns length and digest of what was read.
     pub fn finish(self) -> (u64, Sum) {
         (self.length, self.hasher.sum())
     }
 }
 
+/// Returns whether the size in `stat` says where the content ends.
 fn has_reliable_size(file: &File, stat: &Stat) -> bool {
-    let made_up = || fstatfs(file).is_ok_and(|system| VIRTUAL_FILE_SYSTEMS.contains(&system.f_type));
-    stat.st_size > 0 && !made_up()
+    let is_virtual = || fstatfs(file).is_ok_and(|system| VIRTUAL_FILE_SYSTEMS.contains(&system.f_type));
+    stat.st_size > 0 && !is_virtual()
 }

@@ -1,5 +1,6 @@
-//! Writes one file: into a temporary file beside the target, verified, given mode, owner and time, then renamed over it.
-//! Until the rename the target is untouched; a `Put` that is dropped leaves nothing.
+//! Writes one file: into a temporary file beside the target, which is verified, gets its mode, owner and time, and is then renamed
+//! over the target. Until the rename the target is untouched; a `Put` that is dropped leaves nothing. Blocking calls;
+//! `content_writer` makes them.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, fchown};
@@ -14,28 +15,29 @@ use super::resolve::ResolvedPath;
 use super::{Error, Location};
 use crate::sys::users;
 
-/// Mode of a new file when none is wanted: 0666 less the usual umask.
+/// Mode of a new file if the request has none: 0666 less the usual umask.
 const DEFAULT_MODE: u32 = 0o644;
 
-/// Where the file goes and what it is to be.
+/// Location and attributes of the file to write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Target {
     pub location: Location,
-    /// Permission bits; `None`: those of the file that is replaced.
+    /// Permission bits; `None`: those of the replaced file, else `DEFAULT_MODE`.
     pub mode: Option<u32>,
-    /// Nanoseconds since the epoch; `None`: now.
+    /// Modification time in nanoseconds since the epoch; `None`: now.
     pub mtime_ns: Option<i64>,
-    /// `user` or `user:group`; `None`: the owner of the file that is replaced, as far as the agent may give it.
+    /// `user` or `user:group`; `None`: the owner of the replaced file if the agent has the right to set it.
     pub user: Option<String>,
-    /// On the disk before it is in its place, and in its place on the disk when `commit` returns.
+    /// Whether `verify` flushes the content to the disk, and `commit` the name.
     pub sync: bool,
 }
 
+/// A file that is being written under a temporary name.
 #[derive(Debug)]
 pub struct Put {
     target: Target,
     resolved: ResolvedPath,
-    /// Its name beside the target's; `None` once it is renamed.
+    /// Temporary name in the target's directory; `None` after the rename.
     temporary: Option<String>,
     file: File,
     hasher: Hasher,
@@ -43,6 +45,7 @@ pub struct Put {
 }
 
 impl Put {
+    /// Creates the temporary file, mode 0600. Refuses a target that is neither absent nor a regular file.
     pub fn create(target: Target, hasher: Hasher) -> Result<Self, Error> {
         let resolved = ResolvedPath::for_writing(&target.location)?;
         let kind = resolved.stat().map(|stat| FileType::from_raw_mode(stat.st_mode));
@@ -70,7 +73,7 @@ impl Put {
         &self.target
     }
 
-    /// So much of the content is there.
+    /// Returns the number of content bytes so far, holes counted.
     pub fn length(&self) -> u64 {
         self.length
     }
@@ -84,13 +87,13 @@ impl Put {
         Ok(())
     }
 
-    /// Zeros that take no room on the disk.
+    /// Appends zeros that take no space on the disk.
     pub fn hole(&mut self, count: u64) {
         self.hasher.zeros(count);
         self.length += count;
     }
 
-    /// Compares with what the sender sent, and gives the file all but its name.
+    /// Compares the content with its sender's length and digest, then gives the file everything except its name.
     pub fn verify(&mut self, length: u64, sum: Sum) -> Result<(), Error> {
         let path = &self.resolved.path;
         if length != self.length {
@@ -103,19 +106,17 @@ impl Put {
         if self.hasher.sum() != sum {
             return Err(Error::Digest(path.clone()));
         }
-        // A hole at the end is only a length.
+        // A hole at the end was not written: it exists only as length.
         self.file.set_len(length).map_err(Error::system("write it", path))?;
         self.set_attributes()?;
-        match self.target.sync {
-            true => self
-                .file
-                .sync_all()
-                .map_err(Error::system("write it to the disk", path)),
-            false => Ok(()),
+        if self.target.sync {
+            let synced = self.file.sync_all();
+            synced.map_err(Error::system("write it to the disk", path))?;
         }
+        Ok(())
     }
 
-    /// Puts a verified file in its place.
+    /// Renames a verified file over its target.
     pub fn commit(mut self) -> Result<(), Error> {
         let ResolvedPath { directory, name, path } = &self.resolved;
         if let Some(temporary) = &self.temporary {
@@ -124,7 +125,7 @@ impl Put {
             self.temporary = None;
         }
         if self.target.sync {
-            // The descriptor that is there can do nothing but name it.
+            // `directory` is an O_PATH descriptor, which fsync refuses: open the directory for reading.
             openat(
                 directory,
                 ".",
@@ -143,17 +144,17 @@ impl Put {
         match &self.target.user {
             Some(user) => {
                 let identity = users::lookup(user).ok_or_else(|| Error::UnknownUser(user.clone()))?;
-                let given = fchown(&self.file, Some(identity.uid), Some(identity.gid));
-                given.map_err(Error::system("give it its owner", path))?;
+                let changed = fchown(&self.file, Some(identity.uid), Some(identity.gid));
+                changed.map_err(Error::system("give it its owner", path))?;
             }
             None => {
                 if let Some(stat) = &replaced {
-                    // Only root may, and writing through the old file would have kept its owner as well.
+                    // Keeps the owner, as a write into the old file would. Fails without the right to chown; that is no error.
                     let _ = fchown(&self.file, Some(stat.st_uid), Some(stat.st_gid));
                 }
             }
         }
-        // After the owner: chown clears set-user-ID.
+        // After the owner, because chown clears set-user-ID.
         let mode = self
             .target
             .mode
@@ -173,16 +174,16 @@ impl Put {
 impl Drop for Put {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // The file system may be gone; there is nobody to tell.
+            // May fail if the file system is gone; no caller is left to report to.
             let _ = unlinkat(&self.resolved.directory, temporary, AtFlags::empty());
         }
     }
 }
 
-/// A name of its own length, so that a target whose name is as long as names may be has one too.
+/// Returns a name of fixed length: a suffix could exceed NAME_MAX for a target with a name of 255 bytes.
 fn temporary_name() -> String {
     let mut random = [0u8; 8];
-    // It never fails for so few bytes; a clash would be refused by EXCL.
+    // getrandom never fails for 8 bytes. If the name exists, EXCL makes `create` fail.
     let _ = getrandom(&mut random, GetRandomFlags::empty());
     format!(".podbridge-{:016x}", u64::from_ne_bytes(random))
 }
@@ -202,12 +203,14 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
-    use podbridge_proto::v1::Digest;
-
     use super::*;
 
+    fn hasher() -> Hasher {
+        Hasher::Blake3(Box::default())
+    }
+
     fn sum(data: &[u8]) -> Sum {
-        let mut hasher = Hasher::new(Digest::Blake3);
+        let mut hasher = hasher();
         hasher.update(data);
         hasher.sum()
     }
@@ -224,7 +227,7 @@ mod tests {
     }
 
     fn create(target: Target) -> Result<Put, Error> {
-        Put::create(target, Hasher::new(Digest::Blake3))
+        Put::create(target, hasher())
     }
 
     fn names(directory: &Path) -> Vec<String> {
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_appears_whole_with_its_attributes() {
+    fn a_file_appears_only_when_complete_and_with_its_attributes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a b");
         let mut put = create(Target {
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_transfer_changes_nothing() {
+    fn a_transfer_with_a_wrong_length_or_digest_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         fs::write(&path, "old").unwrap();
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_followed_and_the_old_mode_kept() {
+    fn a_symbolic_link_is_followed_and_the_old_mode_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("real");
         fs::write(&path, "old").unwrap();

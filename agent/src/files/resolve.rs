@@ -1,5 +1,5 @@
-//! Where a file is: an open directory and a name in it, so that what is done to the file is done there, whoever moves or
-//! replaces directories meanwhile. Below a root no symbolic link is followed.
+//! Resolves a path to an open directory and a name in it: later calls act in that directory even if another process moves or
+//! replaces directories meanwhile. Below a root no symbolic link is followed. `get`, `put` and `stat` call it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -13,36 +13,38 @@ use rustix::io::Errno;
 
 use super::Error;
 
-/// As the kernel follows.
+/// Limit of symbolic links in a row; the kernel has the same.
 const MAX_LINKS: usize = 40;
 
-/// What a caller calls a file.
+/// Path of a file as the client names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Location {
-    /// The path leads from here, and not out of it.
+    /// Absolute directory that `path` must stay below; `None`: no restriction.
     pub root: Option<PathBuf>,
     pub path: PathBuf,
 }
 
+/// A file as its open directory and its name there; the file itself may be absent.
 #[derive(Debug)]
 pub(super) struct ResolvedPath {
     pub(super) directory: OwnedFd,
     pub(super) name: OsString,
-    /// For messages.
+    /// Whole path, for error messages.
     pub(super) path: PathBuf,
 }
 
 impl ResolvedPath {
-    /// Where the file is written: without a root, where a last symbolic link leads.
+    /// Resolves the target of a write. Without a root, a symbolic link at the end of the path is followed.
     pub(super) fn for_writing(location: &Location) -> Result<Self, Error> {
-        let place = match &location.root {
+        let resolved = match &location.root {
             Some(root) => Self::below_root(root, &location.path),
             None => Self::following_links(&location.path),
         }?;
-        place.check_trailing_slash(&location.path)?;
-        Ok(place)
+        resolved.check_trailing_slash(&location.path)?;
+        Ok(resolved)
     }
 
+    /// Opens each directory between the root and the file; an error if one is a symbolic link.
     pub(super) fn below_root(root: &Path, path: &Path) -> Result<Self, Error> {
         let outside = || Error::NotBelowRoot(path.to_owned());
         let mut names = Vec::new();
@@ -55,10 +57,10 @@ impl ResolvedPath {
         }
         let name = names.pop().ok_or_else(outside)?;
         let mut directory = open_directory(root).map_err(Error::system("open it", root))?;
-        let mut walked = root.to_owned();
+        let mut parent = root.to_owned();
         for name in names {
-            walked.push(name);
-            directory = step(&directory, name, &walked)?;
+            parent.push(name);
+            directory = open_child(&directory, name, &parent)?;
         }
         Ok(Self {
             directory,
@@ -81,7 +83,7 @@ impl ResolvedPath {
         Ok(Self { directory, name, path })
     }
 
-    /// A name with a slash at its end says that it is a directory.
+    /// Refuses a path that ends with a slash: it names a directory, and a write needs a file.
     fn check_trailing_slash(&self, path: &Path) -> Result<(), Error> {
         if !path.as_os_str().as_bytes().ends_with(b"/") {
             return Ok(());
@@ -94,7 +96,7 @@ impl ResolvedPath {
         Err(Error::system("write it", &self.path)(errno.into()))
     }
 
-    /// What is there; of a symbolic link, the link.
+    /// Returns the attributes of the file; of a symbolic link, those of the link. `None`: it is absent or out of reach.
     pub(super) fn stat(&self) -> Option<Stat> {
         statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
@@ -105,8 +107,8 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, flags, Mode::empty())?)
 }
 
-/// One directory further. What is there is opened first and looked at then, so that nobody can exchange it in between.
-fn step(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
+/// Opens a directory in `directory`. It is opened first and checked afterwards, so that no process can exchange it in between.
+fn open_child(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
     let failed = |errno: Errno| Error::system("open it", path)(errno.into());
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = openat(directory, name, flags, Mode::empty()).map_err(failed)?;
@@ -117,7 +119,7 @@ fn step(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error
     }
 }
 
-/// Where a write through `path` would go: symbolic links stay, and what they name is replaced.
+/// Returns the path that a write through `path` reaches: a symbolic link stays, and its target is replaced.
 fn follow(path: &Path) -> Result<PathBuf, Error> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {

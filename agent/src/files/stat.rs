@@ -1,4 +1,4 @@
-//! Attributes of one path.
+//! Attributes of one path. A blocking call; `rpc::files` makes it.
 
 use rustix::fs::{AtFlags, CWD, FileType, Stat, statat};
 use rustix::io::Errno;
@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use super::resolve::ResolvedPath;
 use super::{Error, Location};
 
+/// Attributes of a file, as stat(2) reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
     /// st_mode: type and permission bits.
@@ -13,9 +14,9 @@ pub struct Attributes {
     pub size: u64,
     pub uid: u32,
     pub gid: u32,
-    /// Nanoseconds since the epoch.
+    /// Modification time in nanoseconds since the epoch.
     pub mtime_ns: i64,
-    /// Another one when the file is another one, or was changed.
+    /// Device, inode, size, mtime and ctime: differs if the path names another file or the file has changed.
     pub version: [u64; 5],
 }
 
@@ -36,7 +37,8 @@ impl From<&Stat> for Attributes {
     }
 }
 
-/// `None` if there is no such path.
+/// Returns the attributes of a path, or `None` if it does not exist. `follow`: of the target of a symbolic link; below a root such a
+/// link is an error.
 pub fn stat(location: &Location, follow: bool) -> Result<Option<Attributes>, Error> {
     let path = &location.path;
     let found = match &location.root {
@@ -49,8 +51,8 @@ pub fn stat(location: &Location, follow: bool) -> Result<Option<Attributes>, Err
             statat(CWD, path, flags)
         }
         Some(root) => match ResolvedPath::below_root(root, path) {
-            Ok(place) => statat(&place.directory, &place.name, AtFlags::SYMLINK_NOFOLLOW),
-            Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Err(Errno::NOENT),
+            Ok(resolved) => statat(&resolved.directory, &resolved.name, AtFlags::SYMLINK_NOFOLLOW),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Err(Errno::NOENT),
             Err(error) => return Err(error),
         },
     };

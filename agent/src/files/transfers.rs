@@ -1,5 +1,6 @@
-//! Transfers that a broken stream left half-done, kept for a while so that their senders can go on, and the ends of those that
-//! were completed, so that none is done twice. One stream at a time has a transfer.
+//! Table of resumable transfers. A transfer whose stream broke is kept half-done for a while, so that its sender can continue; the
+//! receipt of a completed one is kept, so that it is not done twice. One stream at a time holds a transfer. `receive` uses the table;
+//! `app` empties it when the agent ends.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,34 +13,37 @@ use tokio::time::{Instant, sleep};
 
 use super::Put;
 
-/// Longer than senders look for a new link.
+/// Lifetime of half-done transfers and of receipts: longer than a sender looks for a new link.
 const KEEP_FOR: Duration = Duration::from_secs(60);
-/// Each is an open file, and room on the disk.
+/// Limit of half-done transfers: each has an open file and takes space on the disk.
 const MAX_HALF_DONE: usize = 16;
+/// Limit of receipts.
 const MAX_COMPLETED: usize = 1024;
 
+/// Random id that the sender chooses.
 pub type TransferId = [u8; 16];
 
-/// What the sender of a completed transfer was told.
+/// Answer to the sender of a completed transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     pub length: u64,
     pub sum: Sum,
 }
 
+/// All transfers of this agent; a clone is another handle of the same table.
 #[derive(Debug, Clone, Default)]
 pub struct Transfers(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    held: Mutex<Table>,
-    /// Told whenever a stream leaves its transfer.
-    left: Notify,
+    table: Mutex<Table>,
+    /// Notified whenever a stream drops its guard.
+    released: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Told to leave when another stream comes.
+    /// Transfers that a stream holds; the value is notified when another stream wants the transfer.
     streams: HashMap<TransferId, Arc<Notify>>,
     half_done: VecDeque<Expiring<Put>>,
     completed: VecDeque<Expiring<Receipt>>,
@@ -48,11 +52,11 @@ struct Table {
 #[derive(Debug)]
 struct Expiring<T> {
     id: TransferId,
-    until: Instant,
-    what: T,
+    expires: Instant,
+    value: T,
 }
 
-/// What is there of a transfer.
+/// What the agent has of a transfer when a stream takes it.
 #[derive(Debug)]
 pub enum TransferState {
     New,
@@ -60,93 +64,99 @@ pub enum TransferState {
     Completed(Receipt),
 }
 
-/// A stream's hold of its transfer; the next one waits until it is dropped.
+/// Exclusive hold of a transfer by one stream; the next stream waits until it is dropped.
 #[derive(Debug)]
 pub struct TransferGuard {
     transfers: Transfers,
     id: TransferId,
-    leave: Arc<Notify>,
+    takeover: Arc<Notify>,
 }
 
 impl Transfers {
-    /// Waits until no other stream has it; that one is told to leave.
+    /// Takes the transfer. If another stream holds it, asks that stream to give it up and waits until it has.
     pub async fn begin(&self, id: TransferId) -> (TransferGuard, TransferState) {
         loop {
-            let left = self.0.left.notified();
-            if let Some(begun) = self.try_begin(id) {
-                return begun;
+            let released = self.0.released.notified();
+            if let Some(started) = self.try_begin(id) {
+                return started;
             }
-            left.await;
+            released.await;
         }
     }
 
     fn try_begin(&self, id: TransferId) -> Option<(TransferGuard, TransferState)> {
-        let mut held = self.held();
-        if let Some(other) = held.streams.get(&id) {
+        let mut table = self.lock();
+        if let Some(other) = table.streams.get(&id) {
             other.notify_one();
             return None;
         }
-        let leave = Arc::<Notify>::default();
-        held.streams.insert(id, leave.clone());
-        let place = held.half_done.iter().position(|kept| kept.id == id);
-        let begun = match place.and_then(|place| held.half_done.remove(place)) {
-            Some(kept) => TransferState::HalfDone(kept.what),
-            None => match held.completed.iter().find(|kept| kept.id == id) {
-                Some(kept) => TransferState::Completed(kept.what),
+        let takeover = Arc::<Notify>::default();
+        table.streams.insert(id, takeover.clone());
+        let index = table.half_done.iter().position(|kept| kept.id == id);
+        let state = match index.and_then(|index| table.half_done.remove(index)) {
+            Some(kept) => TransferState::HalfDone(kept.value),
+            None => match table.completed.iter().find(|kept| kept.id == id) {
+                Some(kept) => TransferState::Completed(kept.value),
                 None => TransferState::New,
             },
         };
         let transfers = self.clone();
-        Some((TransferGuard { transfers, id, leave }, begun))
+        let guard = TransferGuard {
+            transfers,
+            id,
+            takeover,
+        };
+        Some((guard, state))
     }
 
-    fn held(&self) -> MutexGuard<'_, Table> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what is older than it may be.
+    /// Removes what has reached the end of its lifetime.
     fn expire(&self) {
-        let mut gone = Vec::new();
+        let mut expired = Vec::new();
         {
-            let mut held = self.held();
+            let mut table = self.lock();
             let now = Instant::now();
-            while let Some(kept) = held.half_done.pop_front_if(|kept| kept.until <= now) {
-                gone.push(kept.what);
+            while let Some(kept) = table.half_done.pop_front_if(|kept| kept.expires <= now) {
+                expired.push(kept.value);
             }
-            while held.completed.pop_front_if(|kept| kept.until <= now).is_some() {}
+            while table.completed.pop_front_if(|kept| kept.expires <= now).is_some() {}
         }
-        remove(gone);
+        remove(expired);
     }
 
-    /// Forgets all; what was half-done is removed.
+    /// Forgets every transfer and removes the files of half-done ones. Blocks while it removes them.
     pub fn clear(&self) {
-        let held = std::mem::take(&mut *self.held());
-        drop(held);
+        let table = std::mem::take(&mut *self.lock());
+        drop(table);
     }
 }
 
 impl TransferGuard {
-    /// Ends when another stream wants to go on.
-    pub async fn over(&self) {
-        self.leave.notified().await;
+    /// Waits until another stream wants this transfer.
+    pub async fn taken_over(&self) {
+        self.takeover.notified().await;
     }
 
-    /// Keeps what has come until the sender goes on.
+    /// Keeps a half-done transfer for the next stream of its sender. If the limit is exceeded, removes the oldest one.
     pub fn keep(self, put: Put) {
-        let until = Instant::now() + KEEP_FOR;
+        let expires = Instant::now() + KEEP_FOR;
         let oldest = {
-            let mut held = self.transfers.held();
-            held.half_done.push_back(Expiring {
+            let mut table = self.transfers.lock();
+            table.half_done.push_back(Expiring {
                 id: self.id,
-                until,
-                what: put,
+                expires,
+                value: put,
             });
-            match held.half_done.len() > MAX_HALF_DONE {
-                true => held.half_done.pop_front(),
-                false => None,
+            if table.half_done.len() > MAX_HALF_DONE {
+                table.half_done.pop_front()
+            } else {
+                None
             }
         };
-        remove(oldest.into_iter().map(|kept| kept.what).collect());
+        remove(oldest.into_iter().map(|kept| kept.value).collect());
         let transfers = self.transfers.clone();
         tokio::spawn(async move {
             sleep(KEEP_FOR).await;
@@ -154,28 +164,29 @@ impl TransferGuard {
         });
     }
 
+    /// Records the transfer as completed. If the limit is reached, forgets the oldest receipt.
     pub fn complete(self, receipt: Receipt) {
         self.transfers.expire();
-        let mut held = self.transfers.held();
-        if held.completed.len() == MAX_COMPLETED {
-            held.completed.pop_front();
+        let mut table = self.transfers.lock();
+        if table.completed.len() == MAX_COMPLETED {
+            table.completed.pop_front();
         }
-        held.completed.push_back(Expiring {
+        table.completed.push_back(Expiring {
             id: self.id,
-            until: Instant::now() + KEEP_FOR,
-            what: receipt,
+            expires: Instant::now() + KEEP_FOR,
+            value: receipt,
         });
     }
 }
 
 impl Drop for TransferGuard {
     fn drop(&mut self) {
-        self.transfers.held().streams.remove(&self.id);
-        self.transfers.0.left.notify_waiters();
+        self.transfers.lock().streams.remove(&self.id);
+        self.transfers.0.released.notify_waiters();
     }
 }
 
-/// Removing a large file takes a while.
+/// Drops the files on a thread that may block, because removing a large file takes a while.
 fn remove(puts: Vec<Put>) {
     if !puts.is_empty() {
         spawn_blocking(move || drop(puts));
@@ -187,7 +198,6 @@ mod tests {
     use std::path::Path;
 
     use podbridge_proto::digest::Hasher;
-    use podbridge_proto::v1::Digest;
 
     use super::super::{Location, Target};
     use super::*;
@@ -201,7 +211,7 @@ mod tests {
             location,
             ..Target::default()
         };
-        let mut put = Put::create(target, Hasher::new(Digest::Blake3)).unwrap();
+        let mut put = Put::create(target, Hasher::Blake3(Box::default())).unwrap();
         put.write(content).unwrap();
         put
     }
@@ -210,22 +220,22 @@ mod tests {
         std::fs::read_dir(directory).unwrap().count()
     }
 
-    async fn until(count: usize, directory: &Path) {
+    async fn wait_for_files(count: usize, directory: &Path) {
         while files(directory) != count {
             sleep(Duration::from_millis(1)).await;
         }
     }
 
     #[tokio::test]
-    async fn what_was_kept_goes_on_once_and_what_was_completed_is_remembered() {
+    async fn a_half_done_transfer_continues_once_and_a_completed_one_is_remembered() {
         let dir = tempfile::tempdir().unwrap();
         let transfers = Transfers::default();
-        let (turn, begun) = transfers.begin([1; 16]).await;
-        assert!(matches!(begun, TransferState::New));
-        turn.keep(put(dir.path(), b"half"));
-        let (turn, begun) = transfers.begin([1; 16]).await;
-        let TransferState::HalfDone(put) = begun else {
-            panic!("{begun:?}")
+        let (guard, state) = transfers.begin([1; 16]).await;
+        assert!(matches!(state, TransferState::New));
+        guard.keep(put(dir.path(), b"half"));
+        let (guard, state) = transfers.begin([1; 16]).await;
+        let TransferState::HalfDone(put) = state else {
+            panic!("{state:?}")
         };
         assert_eq!(put.length(), 4);
         drop(put);
@@ -233,44 +243,44 @@ mod tests {
             length: 4,
             sum: [7; 32],
         };
-        turn.complete(receipt);
+        guard.complete(receipt);
         for _ in 0..2 {
-            let (_turn, begun) = transfers.begin([1; 16]).await;
-            assert!(matches!(begun, TransferState::Completed(found) if found == receipt));
+            let (_guard, state) = transfers.begin([1; 16]).await;
+            assert!(matches!(state, TransferState::Completed(found) if found == receipt));
         }
         assert_eq!(files(dir.path()), 0);
     }
 
     #[tokio::test]
-    async fn a_second_stream_ends_the_first() {
+    async fn a_second_stream_takes_the_transfer_from_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let transfers = Transfers::default();
-        let (turn, _) = transfers.begin([1; 16]).await;
+        let (guard, _) = transfers.begin([1; 16]).await;
         let put = put(dir.path(), b"half");
         let second = tokio::spawn({
             let transfers = transfers.clone();
             async move { transfers.begin([1; 16]).await.1 }
         });
-        turn.over().await;
+        guard.taken_over().await;
         assert!(!second.is_finished());
-        turn.keep(put);
+        guard.keep(put);
         assert!(matches!(second.await.unwrap(), TransferState::HalfDone(_)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_kept_for_ever_or_without_limit() {
+    async fn half_done_transfers_are_limited_in_number_and_lifetime() {
         let dir = tempfile::tempdir().unwrap();
         let transfers = Transfers::default();
         for id in 0..20 {
-            let (turn, _) = transfers.begin([id; 16]).await;
-            turn.keep(put(dir.path(), b"half"));
+            let (guard, _) = transfers.begin([id; 16]).await;
+            guard.keep(put(dir.path(), b"half"));
         }
-        until(MAX_HALF_DONE, dir.path()).await;
+        wait_for_files(MAX_HALF_DONE, dir.path()).await;
         assert!(matches!(transfers.begin([3; 16]).await.1, TransferState::New));
         sleep(KEEP_FOR - Duration::from_secs(5)).await;
         assert_eq!(files(dir.path()), MAX_HALF_DONE);
         sleep(Duration::from_secs(10)).await;
-        until(0, dir.path()).await;
+        wait_for_files(0, dir.path()).await;
         assert!(matches!(transfers.begin([19; 16]).await.1, TransferState::New));
     }
 }

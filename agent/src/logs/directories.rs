@@ -1,5 +1,5 @@
-//! Waits for a path to come into being: each directory on the way to it is watched for the next name, as far as there are
-//! directories. So it is noticed too when one of them appears, is replaced or is deleted. Blocking calls.
+//! Watches a path that does not exist yet: each existing directory on it is watched for the next name. So a directory that appears, is
+//! replaced or is deleted wakes the waiting task, too. Blocking calls; `follower` and `name_watcher` make them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use tokio::sync::Notify;
 
 use super::inotify::{Watch, Watches};
 
-/// `None` if not everything that matters can be watched.
+/// Watches every existing directory on the path. `None`: not every change that matters can be watched, so the caller must poll.
 pub(super) fn watch(watches: &Arc<Watches>, path: &Path, wake: &Arc<Notify>) -> Option<Vec<Watch>> {
     let mut directory = PathBuf::from("/");
-    let mut held = Vec::new();
+    let mut watched = Vec::new();
     for name in path.components().skip(1) {
         match open(
             &directory,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         ) {
-            Ok(opened) => held.push(watches.name(opened, name.as_os_str(), wake).ok()?),
-            // The one above is watched for its name; but where a link leads to nothing, something may appear elsewhere.
-            Err(Errno::NOENT | Errno::NOTDIR) => return (!directory.is_symlink()).then_some(held),
+            Ok(opened) => watched.push(watches.name(opened, name.as_os_str(), wake).ok()?),
+            // The parent is watched for this name. But the target of a dangling symbolic link appears elsewhere, unwatched.
+            Err(Errno::NOENT | Errno::NOTDIR) => return (!directory.is_symlink()).then_some(watched),
             Err(_) => return None,
         }
         directory.push(name);
     }
-    Some(held)
+    Some(watched)
 }

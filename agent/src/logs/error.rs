@@ -1,36 +1,20 @@
-//! Why a log cannot be followed or deleted: the operation, the path, and the system's reason.
+//! Errors of following or deleting a log.
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-use crate::files::reason;
+use crate::files::SystemError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{}: cannot {operation}: {}", path.display(), reason(source))]
-    System {
-        operation: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] SystemError),
     #[error("the agent failed while it handled the log; this is a bug in podbridge")]
     Panicked,
 }
 
 impl Error {
-    pub(super) fn system(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::System {
-            operation,
-            path,
-            source,
-        }
-    }
-
-    /// The system's errno, if it was the system that refused.
+    /// Returns the errno; `None` if no system call failed.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::System { source, .. } => source.raw_os_error(),
+            Self::System(error) => error.errno(),
             Self::Panicked => None,
         }
     }

@@ -1,56 +1,55 @@
-//! One follower of one path. It checks at the file on a thread that may block, says what it found, and then waits for
-//! inotify without a thread. A watch is always made first and the look taken after it, so that nothing falls between.
+//! One follower of one path. It checks the file on a thread that may block, reports what it found, and then waits for inotify without
+//! a thread. It always adds a watch before it checks, so that no change falls between. `rpc::logs` drives it.
 //!
-//! What it sees is what is there when it checks: a file that was truncated and is longer again by then goes on as if it had
-//! only grown. A file is watched itself, not the way to it: that a directory above it was renamed is noticed as soon as
-//! something happens to the file.
+//! It sees the state at the time of a check: a file that was truncated and is longer again by then seems only to have grown. The file is
+//! watched, not its path: the rename of a directory above it is noticed at the next event of the file.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::inotify::{Watch, Watches};
+use super::inotify::Watch;
 use super::open_log::{OpenLog, ReadOutcome};
-use super::{Error, Event, Logs, Position, directories, on_thread};
+use super::shared::Shared;
+use super::{Error, Event, Position, directories};
+use crate::files::SystemError;
 
-/// Between two checks at a file for which inotify cannot be had.
+/// Time between two checks of a file that inotify cannot watch.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub struct Follower {
-    watches: Arc<Watches>,
-    checks: Arc<Semaphore>,
-    gone: watch::Sender<u64>,
+    shared: Shared,
     path: PathBuf,
+    /// Limit of a chunk, in bytes.
     max: usize,
-    /// Where to go on, until the first log begins.
+    /// Position to continue at; taken by the first file that is opened.
     from: Option<Position>,
+    /// Notified by every watch of this follower.
     wake: Arc<Notify>,
+    /// The file that is being read; `None` while the path names no regular file.
     log: Option<OpenLog>,
-    /// While there is no file.
+    /// Watches on the directories of the path while `log` is `None`.
     waiting: Vec<Watch>,
     absence_reported: bool,
 }
 
-/// The outcome of a look.
 enum CheckOutcome {
     Event(Event),
-    /// Nothing new; whoever waits is woken.
+    /// Nothing new; inotify wakes the follower.
     Watched,
-    /// Nothing new, and nobody will say when there is.
+    /// Nothing new, and inotify cannot watch: the follower polls.
     Unwatched,
 }
 
 impl Follower {
-    pub(super) fn new(logs: &Logs, path: PathBuf, from: Option<Position>, max: usize) -> Self {
+    pub(super) fn new(shared: Shared, path: PathBuf, from: Option<Position>, max: usize) -> Self {
         Self {
-            watches: logs.watches.clone(),
-            checks: logs.checks.clone(),
-            gone: logs.gone.clone(),
+            shared,
             path,
             max,
             from,
@@ -61,17 +60,17 @@ impl Follower {
         }
     }
 
-    /// The next event, and the follower for the one after it. Whoever drops the future has dropped the follower.
+    /// Waits for the next event; returns it with the follower, which continues after it. Dropping the future drops the follower.
     pub async fn next(mut self) -> Result<(Self, Event), Error> {
         loop {
-            let checks = self.checks.clone();
-            let (follower, found) = on_thread(&checks, self, Self::check).await?;
+            let shared = self.shared.clone();
+            let (follower, outcome) = shared.on_thread(self, Self::check).await?;
             self = follower;
-            match found.map_err(Error::system("read it", &self.path))? {
+            match outcome.map_err(SystemError::during("read it", &self.path))? {
                 CheckOutcome::Event(event) => return Ok((self, event)),
                 CheckOutcome::Watched => self.wake.notified().await,
                 CheckOutcome::Unwatched => {
-                    // Woken or not, it checks again.
+                    // The next check follows in either case.
                     let _ = timeout(POLL_INTERVAL, self.wake.notified()).await;
                 }
             }
@@ -81,7 +80,7 @@ impl Follower {
     fn check(&mut self) -> io::Result<CheckOutcome> {
         if let Some(log) = &mut self.log {
             if log.watch.is_none() {
-                log.watch = self.watches.file(&log.file, &self.wake).ok();
+                log.watch = self.shared.watches.file(&log.file, &self.wake).ok();
             }
             if let Some(event) = read(log, self.max)? {
                 return Ok(CheckOutcome::Event(event));
@@ -92,32 +91,32 @@ impl Follower {
                     None => CheckOutcome::Unwatched,
                 });
             }
-            // It has gone. What was written between the last read and that moment is still in it.
+            // The path names another file or none. The old file still has what was written after the last read.
             if let Some(event) = read(log, self.max)? {
                 return Ok(CheckOutcome::Event(event));
             }
             self.log = None;
         }
-        if let Some(begins) = self.begin()? {
+        if let Some(begins) = self.open()? {
             return Ok(CheckOutcome::Event(begins));
         }
         if !self.absence_reported {
             self.absence_reported = true;
             return Ok(CheckOutcome::Event(Event::Absent));
         }
-        let watched = directories::watch(&self.watches, &self.path, &self.wake);
+        let watched = directories::watch(&self.shared.watches, &self.path, &self.wake);
         let outcome = if watched.is_some() {
             CheckOutcome::Watched
         } else {
             CheckOutcome::Unwatched
         };
-        // Those of before go last: a directory that is watched in both stays so.
+        // Drops the old watches only after the new ones exist, so that a directory in both stays watched.
         self.waiting = watched.unwrap_or_default();
-        Ok(self.begin()?.map_or(outcome, CheckOutcome::Event))
+        Ok(self.open()?.map_or(outcome, CheckOutcome::Event))
     }
 
-    /// Opens the file, if there is one by now.
-    fn begin(&mut self) -> io::Result<Option<Event>> {
+    /// Opens the file; `None` if there is still none.
+    fn open(&mut self) -> io::Result<Option<Event>> {
         let Some(mut log) = OpenLog::open(&self.path)? else {
             return Ok(None);
         };
@@ -134,10 +133,11 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.gone.send_modify(|gone| *gone += 1);
+        self.shared.ended_followers.send_modify(|count| *count += 1);
     }
 }
 
+/// Returns the next event of an open file; `None` at its end.
 fn read(log: &mut OpenLog, max: usize) -> io::Result<Option<Event>> {
     Ok(match log.read(max)? {
         ReadOutcome::Data(data) => Some(Event::Data(data)),

@@ -1,5 +1,6 @@
-//! Says which names of a certain form a directory has, and which come and go: whoever waits for many logs needs a follower
-//! only for those that are there. Lists the directory whenever such a name changes, and says what differs.
+//! Reports which names that match a pattern a directory has, and which appear and disappear: a client that waits for many logs needs
+//! followers only for those that exist. It lists the directory whenever such a name changes and reports the difference. `rpc::logs`
+//! drives it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,16 +12,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::inotify::{Pattern, Watch, Watches};
-use super::{Error, Logs, directories, on_thread};
+use super::inotify::{Pattern, Watch};
+use super::shared::Shared;
+use super::{Error, directories};
+use crate::files::SystemError;
 
-/// Between two checks at a directory for which inotify cannot be had.
+/// Time between two checks of a directory that inotify cannot watch.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is new since the last one.
+/// Differences to the previous list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct NameChanges {
     pub appeared: Vec<Bytes>,
@@ -29,21 +32,20 @@ pub struct NameChanges {
 
 #[derive(Debug)]
 pub struct NameWatcher {
-    watches: Arc<Watches>,
-    checks: Arc<Semaphore>,
+    shared: Shared,
     directory: PathBuf,
     pattern: Pattern,
+    /// Notified by every watch of this watcher.
     wake: Arc<Notify>,
     watched: Vec<Watch>,
-    /// `None` before the first look.
+    /// Names of the last list; `None` before the first one.
     known: Option<BTreeSet<Bytes>>,
 }
 
 impl NameWatcher {
-    pub(super) fn new(logs: &Logs, directory: PathBuf, pattern: Pattern) -> Self {
+    pub(super) fn new(shared: Shared, directory: PathBuf, pattern: Pattern) -> Self {
         Self {
-            watches: logs.watches.clone(),
-            checks: logs.checks.clone(),
+            shared,
             directory,
             pattern,
             wake: Arc::default(),
@@ -52,14 +54,14 @@ impl NameWatcher {
         }
     }
 
-    /// What is new, and the watcher for what will be; the first time all there are, which may be none.
+    /// Waits for changes; returns them with the watcher. The first call returns all names at once, even if there are none.
     pub async fn next(mut self) -> Result<(Self, NameChanges), Error> {
         loop {
-            let checks = self.checks.clone();
-            let (watcher, found) = on_thread(&checks, self, Self::check).await?;
+            let shared = self.shared.clone();
+            let (watcher, changes) = shared.on_thread(self, Self::check).await?;
             self = watcher;
-            if let Some(names) = found.map_err(Error::system("list it", &self.directory))? {
-                return Ok((self, names));
+            if let Some(changes) = changes.map_err(SystemError::during("list it", &self.directory))? {
+                return Ok((self, changes));
             }
             if self.watched.is_empty() {
                 let _ = timeout(POLL_INTERVAL, self.wake.notified()).await;
@@ -70,28 +72,28 @@ impl NameWatcher {
     }
 
     fn check(&mut self) -> io::Result<Option<NameChanges>> {
-        // Those of before go last: what is watched in both stays so.
+        // Drops the old watches only after the new ones exist, so that a directory in both stays watched.
         self.watched = self.watch()?;
         let present = self.list()?;
-        let first = self.known.is_none();
+        let is_first = self.known.is_none();
         let known = self.known.replace(present.clone()).unwrap_or_default();
-        let names = NameChanges {
+        let changes = NameChanges {
             appeared: present.difference(&known).cloned().collect(),
             gone: known.difference(&present).cloned().collect(),
         };
-        Ok((first || names != NameChanges::default()).then_some(names))
+        Ok((is_first || changes != NameChanges::default()).then_some(changes))
     }
 
-    /// Empty if not everything that matters can be watched.
+    /// Watches the directory, or the path to it. Empty: not every change that matters can be watched.
     fn watch(&self) -> io::Result<Vec<Watch>> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match open(&self.directory, flags, Mode::empty()) {
             Ok(directory) => {
-                let watch = self.watches.names(directory, &self.pattern, &self.wake);
+                let watch = self.shared.watches.names(directory, &self.pattern, &self.wake);
                 Ok(watch.into_iter().collect())
             }
             Err(Errno::NOENT | Errno::NOTDIR) => {
-                let watched = directories::watch(&self.watches, &self.directory, &self.wake);
+                let watched = directories::watch(&self.shared.watches, &self.directory, &self.wake);
                 Ok(watched.unwrap_or_default())
             }
             Err(errno) => Err(errno.into()),

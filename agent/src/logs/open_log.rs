@@ -1,5 +1,5 @@
-//! One log of a log: an open regular file and how much of it was read. The descriptor keeps the inode, so that nothing
-//! written is lost when the name goes away and no other file can be mistaken for this one. Blocking calls.
+//! One open file of a log, and how much of it was read. The file descriptor keeps the inode alive: no written byte is lost when the
+//! name disappears, and no other file can be mistaken for this one. Blocking calls; `follower` makes them.
 
 use std::fs::{File, Metadata, OpenOptions, symlink_metadata};
 use std::io;
@@ -14,28 +14,29 @@ use super::{FileId, Position};
 
 #[derive(Debug)]
 pub(super) struct OpenLog {
-    /// Missing if inotify cannot be had for it. Declared first: the watch goes before the inode does.
+    /// `None` if inotify cannot watch the file. Declared before `file`, because the watch must be dropped before the inode can vanish.
     pub(super) watch: Option<Watch>,
     pub(super) file: File,
+    /// Offset of the next byte to read.
     offset: u64,
 }
 
-/// What comes next in a file.
+/// Result of one read.
 #[derive(Debug)]
 pub(super) enum ReadOutcome {
     Data(Bytes),
-    /// It is shorter than what was read: it begins anew.
+    /// The file is shorter than what was read; reading starts again at offset 0.
     Truncated,
     End,
 }
 
 impl OpenLog {
-    /// `None` if there is no regular file that may be read.
+    /// Opens the file; `None` if the path names no regular file that the agent may read.
     pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
         let Some(meta) = unless_absent(symlink_metadata(path))? else {
             return Ok(None);
         };
-        // Looked at first, as opening a FIFO or a device may already do something to it.
+        // Checked before the open, because opening a FIFO or a device can already have an effect.
         if !meta.is_file() {
             return Ok(None);
         }
@@ -54,7 +55,7 @@ impl OpenLog {
         Ok(log.file.metadata()?.is_file().then_some(log))
     }
 
-    /// Goes on where an earlier follower was cut off, if this is the same file and as long as that.
+    /// Continues at the position of an earlier follower, if this is the same file and long enough.
     pub(super) fn resume(&mut self, from: &Position) -> io::Result<()> {
         let meta = self.file.metadata()?;
         if identity(&meta) == from.file && meta.len() >= from.offset {
@@ -70,7 +71,7 @@ impl OpenLog {
         })
     }
 
-    /// The next piece, in a buffer of its size: a line that was appended takes no more.
+    /// Reads the next chunk, at most `max` bytes. The buffer has the size of the unread data, so that a short line takes little memory.
     pub(super) fn read(&mut self, max: usize) -> io::Result<ReadOutcome> {
         let size = self.file.metadata()?.len();
         if size < self.offset {
@@ -78,26 +79,26 @@ impl OpenLog {
             return Ok(ReadOutcome::Truncated);
         }
         let unread = usize::try_from(size - self.offset).map_or(max, |unread| unread.min(max));
-        let mut piece = vec![0; unread];
-        let got = self.file.read_at(&mut piece, self.offset)?;
-        if got == 0 {
+        let mut chunk = vec![0; unread];
+        let count = self.file.read_at(&mut chunk, self.offset)?;
+        if count == 0 {
             return Ok(ReadOutcome::End);
         }
-        piece.truncate(got);
-        self.offset += got as u64;
-        Ok(ReadOutcome::Data(piece.into()))
+        chunk.truncate(count);
+        self.offset += count as u64;
+        Ok(ReadOutcome::Data(chunk.into()))
     }
 
-    /// Is this still the file of that name? Both are looked at now: on overlayfs an inode may get another number.
+    /// Returns whether the path still names this file. Reads both inode numbers now: on overlayfs the number of an open file can change.
     pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
         let own = self.file.metadata()?;
-        let there = unless_absent(symlink_metadata(path))?;
-        Ok(there.is_some_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())))
+        let named = unless_absent(symlink_metadata(path))?;
+        Ok(named.is_some_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())))
     }
 }
 
-/// What cannot be reached counts as absent: a file that only its owner may read may become readable later, like one that
-/// is not there yet.
+/// Returns `None` for a file that is absent or out of reach. A file without permission counts as absent, because it may become readable
+/// later.
 fn unless_absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
@@ -108,8 +109,8 @@ fn unless_absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// An inode number is given to the next file as soon as the last has gone; the time of birth tells them apart where the
-/// file system records it.
+/// Returns the identity of a file. File systems reuse inode numbers at once; the time of birth tells the files apart where the file
+/// system records it.
 fn identity(meta: &Metadata) -> FileId {
     let birth = meta.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let birth = birth.map_or(0, |at| at.as_nanos());

@@ -1,8 +1,13 @@
-//! Wire messages to domain values and back. Everything a client sends is checked here.
+//! Converts wire messages to domain values and back, and domain errors to statuses. Checks everything that a client sends: a domain
+//! gets valid values only. Pure functions; the services of this module call them.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
+use podbridge_proto::digest::Hasher;
 use podbridge_proto::limits::{CAPABILITIES, ERRNO_METADATA, KIND_METADATA, MAX_INLINE_STDIN};
 use podbridge_proto::v1 as wire;
 use tonic::Status;
@@ -11,13 +16,15 @@ use crate::exec::{
     self, Cause, Channel, Command, Digest, Event, ExecId, ExitRecord, Lengths, Offsets, OnDisconnect, Overflow, Scope,
     Size, StdinMode,
 };
-use crate::files::{self, Attributes};
+use crate::files::{self, Attributes, Location, Target, Trailer, Transfer};
 use crate::logs;
 
+/// Time between SIGTERM and SIGKILL if the request has none.
 const DEFAULT_GRACE: Duration = Duration::from_secs(2);
+/// Time that an exec outlives its bridge if the request has none.
 const DEFAULT_LEASE: Duration = Duration::from_secs(15 * 60);
 
-/// Refuses a request that needs what this agent does not have.
+/// Refuses a request that requires a capability that this agent does not have.
 pub(super) fn require(names: &[String]) -> Result<(), Status> {
     match names.iter().find(|name| !CAPABILITIES.contains(&name.as_str())) {
         None => Ok(()),
@@ -46,27 +53,28 @@ pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
     let argv = request.argv.into_iter().map(|arg| CString::new(Vec::from(arg)));
     let argv = argv
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| invalid("argv holds a NUL byte"))?;
+        .map_err(|_| invalid("argv contains a NUL byte"))?;
     if argv.is_empty() || argv[0].is_empty() {
-        return Err(invalid("argv names no program"));
+        return Err(invalid("argv is empty, or its first word is"));
     }
     let env = request.env.into_iter().map(|variable| {
         let bad = variable.name.is_empty()
             || variable.name.contains(&b'=')
             || [&variable.name, &variable.value].iter().any(|bytes| bytes.contains(&0));
-        match bad {
-            true => Err(invalid(
+        if bad {
+            Err(invalid(
                 "an environment variable has no name, '=' in its name, or a NUL byte",
-            )),
-            false => Ok((Vec::from(variable.name), Vec::from(variable.value))),
+            ))
+        } else {
+            Ok((Vec::from(variable.name), Vec::from(variable.value)))
         }
     });
-    let cwd = CString::new(Vec::from(request.cwd)).map_err(|_| invalid("cwd holds a NUL byte"))?;
+    let cwd = CString::new(Vec::from(request.cwd)).map_err(|_| invalid("cwd contains a NUL byte"))?;
     let stdin = match wire::StdinMode::try_from(request.stdin_mode) {
         Ok(wire::StdinMode::Unspecified) => StdinMode::Null,
         Ok(wire::StdinMode::Stream) => StdinMode::Stream,
         Ok(wire::StdinMode::Inline) if request.stdin.len() <= MAX_INLINE_STDIN => StdinMode::Inline(request.stdin),
-        Ok(wire::StdinMode::Inline) => return Err(invalid("stdin is too long to travel inside Start")),
+        Ok(wire::StdinMode::Inline) => return Err(invalid("stdin is too long for a Start message")),
         Err(_) => return Err(invalid("unknown stdin_mode")),
     };
     let on_disconnect = match wire::OnDisconnect::try_from(request.on_disconnect) {
@@ -81,7 +89,7 @@ pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
     };
     let or_default = |milliseconds: u64, default| match milliseconds {
         0 => default,
-        some => Duration::from_millis(some),
+        milliseconds => Duration::from_millis(milliseconds),
     };
     Ok(Command {
         id,
@@ -105,7 +113,7 @@ pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
 pub(super) fn size(pty: wire::Pty) -> Size {
     let characters = |wanted: u32, default| match u16::try_from(wanted).unwrap_or(u16::MAX) {
         0 => default,
-        some => some,
+        count => count,
     };
     Size {
         rows: characters(pty.rows, 24),
@@ -149,12 +157,12 @@ pub(super) fn event(event: Event) -> wire::ExecEvent {
             stdout,
             stderr,
             held_open,
-            refused,
+            file_error,
         }) => Wire::Closed(wire::Closed {
             stdout_length: stdout,
             stderr_length: stderr,
             held_open,
-            spool_error: refused.unwrap_or_default(),
+            spool_error: file_error.unwrap_or_default(),
         }),
     };
     wire::ExecEvent { event: Some(event) }
@@ -189,6 +197,77 @@ pub(super) fn exit_record(record: ExitRecord) -> wire::ExitRecord {
     }
 }
 
+/// Checks the path of a file, and the root that it must stay below.
+pub(super) fn location(path: &Bytes, root: Option<&Bytes>) -> Result<Location, Status> {
+    let checked = |bytes: &Bytes| {
+        if bytes.is_empty() || bytes.contains(&0) {
+            Err(Status::invalid_argument("the path is empty or contains a NUL byte"))
+        } else {
+            Ok(PathBuf::from(OsStr::from_bytes(bytes)))
+        }
+    };
+    let root = root.map(checked).transpose()?;
+    if root.as_ref().is_some_and(|root| !root.is_absolute()) {
+        return Err(Status::invalid_argument("the root must be an absolute path"));
+    }
+    let path = checked(path)?;
+    Ok(Location { root, path })
+}
+
+/// Returns the file that a put writes, and the empty hasher of its digest.
+pub(super) fn new_file(header: wire::PutHeader) -> Result<(Target, Hasher), Status> {
+    let hasher = Hasher::new(header.digest());
+    let target = Target {
+        location: location(&header.path, header.root.as_ref())?,
+        mode: header.mode,
+        mtime_ns: header.mtime_ns,
+        user: (!header.user.is_empty()).then_some(header.user),
+        sync: header.sync,
+    };
+    Ok((target, hasher))
+}
+
+pub(super) fn transfer(header: wire::PutHeader) -> Result<Transfer, Status> {
+    let id = header.transfer_id[..]
+        .try_into()
+        .map_err(|_| Status::invalid_argument("transfer_id must have 16 bytes"))?;
+    let (target, hasher) = new_file(header)?;
+    Ok(Transfer { id, target, hasher })
+}
+
+/// Returns the part of a transfer that a message after the header carries.
+pub(super) fn transfer_part(message: wire::PutRequest) -> Result<files::Part, files::Error> {
+    use wire::put_request::Part as Wire;
+    match message.part {
+        Some(Wire::Data(data)) => Ok(files::Part::Data(data)),
+        Some(Wire::Hole(count)) => Ok(files::Part::Hole(count)),
+        Some(Wire::Trailer(last)) => Ok(files::Part::Trailer(trailer(&last))),
+        Some(Wire::Abandon(_)) => Ok(files::Part::Abandon),
+        Some(Wire::Header(_)) | None => Err(files::Error::NotOneHeader),
+    }
+}
+
+/// A digest of another length becomes zeros: it differs from the content's digest, so that the put fails.
+pub(super) fn trailer(trailer: &wire::PutTrailer) -> Trailer {
+    Trailer {
+        length: trailer.length,
+        sum: trailer.digest[..].try_into().unwrap_or_default(),
+    }
+}
+
+pub(super) fn write_progress(progress: files::Progress) -> wire::WriteProgress {
+    match progress {
+        files::Progress::Written(length) => wire::WriteProgress { length, done: None },
+        files::Progress::Completed(receipt) => wire::WriteProgress {
+            length: receipt.length,
+            done: Some(wire::PutResponse {
+                length: receipt.length,
+                digest: receipt.sum.to_vec().into(),
+            }),
+        },
+    }
+}
+
 pub(super) fn attributes(attributes: Attributes) -> wire::FileStat {
     let Attributes {
         mode,
@@ -208,7 +287,7 @@ pub(super) fn attributes(attributes: Attributes) -> wire::FileStat {
     }
 }
 
-/// A domain error as a status: its code for programs, its text for people.
+/// Returns a domain error as a status: the code is for programs, the text for people.
 pub(super) fn exec_status(error: exec::Error) -> Status {
     use exec::Error as E;
     let text = match std::error::Error::source(&error) {
@@ -232,12 +311,14 @@ pub(super) fn files_status(error: files::Error) -> Status {
     use files::Error as E;
     let text = error.to_string();
     let mut status = match &error {
-        E::System { .. } => refused(text, error.errno()),
+        E::System(_) => system_status(text, error.errno()),
         E::UnknownUser(_) => Status::failed_precondition(text),
         E::NotBelowRoot(_) => Status::invalid_argument(text),
-        // Of the file, and not of what was asked for.
+        E::HoleTooLong(_) | E::NoTrailer | E::NotOneHeader | E::OtherTarget => Status::invalid_argument(text),
+        // The cause is the file, not the request.
         E::NotRegular(_) | E::SymbolicLink(_) | E::Changed(_) => Status::unknown(text),
         E::Length { .. } | E::Digest(_) => Status::data_loss(text),
+        E::Panicked => Status::internal(text),
     };
     if matches!(error, E::Length { .. } | E::Digest(_)) {
         status
@@ -247,8 +328,8 @@ pub(super) fn files_status(error: files::Error) -> Status {
     status
 }
 
-/// The system refused.
-fn refused(text: String, errno: Option<i32>) -> Status {
+/// Returns the status for a failed system call; its metadata has the errno.
+fn system_status(text: String, errno: Option<i32>) -> Status {
     let mut status = match errno {
         Some(libc::ENOENT) => Status::not_found(text),
         Some(libc::EACCES | libc::EPERM) => Status::permission_denied(text),
@@ -284,7 +365,7 @@ pub(super) fn follow_event(event: logs::Event) -> wire::FollowEvent {
 pub(super) fn logs_status(error: logs::Error) -> Status {
     let text = error.to_string();
     match error {
-        logs::Error::System { .. } => refused(text, error.errno()),
+        logs::Error::System(_) => system_status(text, error.errno()),
         logs::Error::Panicked => Status::internal(text),
     }
 }

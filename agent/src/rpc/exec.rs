@@ -1,4 +1,4 @@
-//! The `Exec` service.
+//! The `Exec` service: converts messages and passes them between the connection and `exec`. Execs belong to `exec::Registry`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use podbridge_proto::v1::put_and_exec_request::Part;
 use podbridge_proto::v1::put_request::Part as PutPart;
 use podbridge_proto::v1::{
     AttachRequest, CancelRequest, CancelResponse, ExecEvent, ExecSummary, ListRequest, ListResponse, PutAndExecRequest,
-    PutRequest, ReleaseRequest, ReleaseResponse, ResizeRequest, ResizeResponse, RunRequest, SignalRequest,
+    PutRequest, PutTrailer, ReleaseRequest, ReleaseResponse, ResizeRequest, ResizeResponse, RunRequest, SignalRequest,
     SignalResponse, StartRequest, StartResponse, StdinAck, StdinChunk, WaitRequest, WaitResponse,
 };
 use rustix::process::Signal;
@@ -21,21 +21,20 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
-use super::incoming::{self, Incoming};
-use crate::exec::{Reader, Registry, StdinWriter};
-use crate::files::Put;
+use crate::exec::{self, Reader, Registry, StdinWriter};
+use crate::files::{ContentWriter, Put, commit_all};
 
-/// Events on their way into the connection: enough to keep it busy, few enough to bound memory.
-const IN_FLIGHT: usize = 4;
+/// Capacity of the queue into the connection, in events: enough to keep the connection busy, few enough to bound memory.
+const MAX_QUEUED_EVENTS: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct ExecService(pub(crate) Arc<Registry>);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Sends a reader's events until its end, or until the client has gone.
-fn events(mut reader: Reader) -> Answers<ExecEvent> {
-    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+/// Returns the stream of a reader's events: until the last event, or until the client is gone.
+fn stream_events(mut reader: Reader) -> Answers<ExecEvent> {
+    let (sender, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
     tokio::spawn(async move {
         loop {
             let event = tokio::select! {
@@ -51,13 +50,13 @@ fn events(mut reader: Reader) -> Answers<ExecEvent> {
     Box::pin(ReceiverStream::new(receiver))
 }
 
-/// Stdin that is written and not acknowledged: each answer travels through everything between here and the client, and costs as
-/// much there as a chunk. Half of the smallest window that clients have.
+/// Bytes of stdin that are written before an acknowledgement is due. An acknowledgement costs as much as a chunk on the way to the
+/// client, so chunks share one. Half of the smallest flow-control window that a client has.
 const ACK_STEP: u64 = 512 << 10;
-/// The answer for less, when nothing more has come for so long.
+/// Pause in the input after which less than `ACK_STEP` is acknowledged.
 const ACK_DELAY: Duration = Duration::from_millis(10);
 
-/// Writes a client's stdin and acknowledges it, until its end.
+/// Writes a client's stdin and acknowledges it, until the end of the input.
 async fn write_stdin(
     mut writer: StdinWriter,
     first: StdinChunk,
@@ -65,11 +64,11 @@ async fn write_stdin(
     acks: mpsc::Sender<Result<StdinAck, Status>>,
 ) {
     let mut chunk = Some(first);
-    let mut told = None;
+    let mut acknowledged = None;
     while let Some(StdinChunk { offset, data, eof, .. }) = chunk.take() {
-        // Empty data without an end asks where to go on, whatever its offset.
+        // Empty data without `eof` asks for the current offset; its own offset has no meaning.
         let offset = (!data.is_empty() || eof).then_some(offset);
-        let asked = offset.is_none();
+        let is_query = offset.is_none();
         let progress = match writer.write(offset, &data, eof).await {
             Ok(progress) => progress,
             Err(error) => {
@@ -77,13 +76,16 @@ async fn write_stdin(
                 return;
             }
         };
-        let is_due = told.is_none_or(|told| progress.taken - told >= ACK_STEP) || asked || progress.closed;
-        let next = match is_due {
-            true => None,
-            false => timeout(ACK_DELAY, chunks.next()).await.ok(),
+        let is_due = acknowledged.is_none_or(|acknowledged| progress.taken - acknowledged >= ACK_STEP)
+            || is_query
+            || progress.closed;
+        let next = if is_due {
+            None
+        } else {
+            timeout(ACK_DELAY, chunks.next()).await.ok()
         };
         if !matches!(next, Some(Some(Ok(_)))) {
-            told = Some(progress.taken);
+            acknowledged = Some(progress.taken);
             let ack = StdinAck {
                 offset: progress.taken,
                 closed: progress.closed,
@@ -99,33 +101,52 @@ async fn write_stdin(
     }
 }
 
-/// Files, one after the other; verified, and none of them in its place yet.
-async fn receive(messages: &mut Streaming<PutAndExecRequest>) -> Result<Vec<Put>, Status> {
+/// Receives files, one after the other. They are verified and do not have their names yet.
+async fn receive_files(messages: &mut Streaming<PutAndExecRequest>) -> Result<Vec<Put>, Status> {
     let mut puts = Vec::new();
-    let mut open: Option<Incoming> = None;
+    let mut open: Option<ContentWriter> = None;
     while let Some(message) = messages.message().await? {
         let part = match message.part {
             Some(Part::Put(PutRequest { part: Some(part) })) => part,
-            _ => return Err(Status::invalid_argument("only files follow the run")),
+            _ => return Err(Status::invalid_argument("the messages after the run must be files")),
         };
         match (part, open.take()) {
             (PutPart::Header(_), None) if puts.len() == MAX_PUTS => {
                 return Err(Status::invalid_argument(format!(
-                    "at most {MAX_PUTS} files go with a command"
+                    "a command takes at most {MAX_PUTS} files"
                 )));
             }
-            (PutPart::Header(header), None) => open = Some(Incoming::begin(header)?),
-            (PutPart::Data(data), Some(file)) => match file.data(data).await {
-                true => open = Some(file),
-                false => puts.push(file.end(None).await?),
-            },
-            (PutPart::Trailer(trailer), Some(file)) => puts.push(file.end(Some(trailer)).await?),
+            (PutPart::Header(header), None) => {
+                let (target, hasher) = convert::new_file(header)?;
+                open = Some(ContentWriter::create(target, hasher));
+            }
+            (PutPart::Data(data), Some(file)) => {
+                if file.data(data).await {
+                    open = Some(file);
+                } else {
+                    puts.push(finish(file, None).await?);
+                }
+            }
+            (PutPart::Trailer(trailer), Some(file)) => puts.push(finish(file, Some(trailer)).await?),
             _ => return Err(Status::invalid_argument("a file is a header, data and a trailer")),
         }
     }
     match open {
         None => Ok(puts),
-        Some(file) => file.end(None).await.map(|_| puts),
+        Some(file) => finish(file, None).await.map(|_| puts),
+    }
+}
+
+async fn finish(file: ContentWriter, trailer: Option<PutTrailer>) -> Result<Put, Status> {
+    let put = file.finish(trailer.as_ref().map(convert::trailer)).await;
+    put.map_err(convert::files_status)
+}
+
+impl ExecService {
+    /// Returns the stream of an exec's events from the given offsets on.
+    fn follow(&self, exec: Arc<exec::Exec>, stdout_offset: u64, stderr_offset: u64) -> Response<Answers<ExecEvent>> {
+        let offsets = convert::offsets(stdout_offset, stderr_offset);
+        Response::new(stream_events(self.0.attach(exec, offsets, MAX_CHUNK)))
     }
 }
 
@@ -144,10 +165,7 @@ impl Exec for ExecService {
         } = request.into_inner();
         let start = start.ok_or_else(|| Status::invalid_argument("run needs a start"))?;
         let (exec, _) = self.0.start(convert::command(start)?).map_err(convert::exec_status)?;
-        let reader = self
-            .0
-            .attach(exec, convert::offsets(stdout_offset, stderr_offset), MAX_CHUNK);
-        Ok(Response::new(events(reader)))
+        Ok(self.follow(exec, stdout_offset, stderr_offset))
     }
 
     async fn put_and_exec(
@@ -164,17 +182,18 @@ impl Exec for ExecService {
                 })),
         }) = messages.message().await?
         else {
-            return Err(Status::invalid_argument("put_and_exec begins with a run"));
+            return Err(Status::invalid_argument("put_and_exec must begin with a run"));
         };
         let command = convert::command(start)?;
-        let puts = match self.0.knows(command.id) {
-            true => Vec::new(),
-            false => receive(&mut messages).await?,
+        let puts = if self.0.knows(command.id) {
+            Vec::new()
+        } else {
+            receive_files(&mut messages).await?
         };
-        let started = self.0.start_after(command, incoming::commit(puts)).await?;
+        let started = self.0.start_after(command, commit_all(puts)).await;
+        let started = started.map_err(convert::files_status)?;
         let (exec, _) = started.map_err(convert::exec_status)?;
-        let offsets = convert::offsets(stdout_offset, stderr_offset);
-        Ok(Response::new(events(self.0.attach(exec, offsets, MAX_CHUNK))))
+        Ok(self.follow(exec, stdout_offset, stderr_offset))
     }
 
     async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
@@ -193,10 +212,7 @@ impl Exec for ExecService {
             stderr_offset,
         } = request.into_inner();
         let exec = self.0.find(convert::exec_id(&exec_id)?).map_err(convert::exec_status)?;
-        let reader = self
-            .0
-            .attach(exec, convert::offsets(stdout_offset, stderr_offset), MAX_CHUNK);
-        Ok(Response::new(events(reader)))
+        Ok(self.follow(exec, stdout_offset, stderr_offset))
     }
 
     async fn write_stdin(
@@ -212,7 +228,7 @@ impl Exec for ExecService {
             .0
             .stdin(convert::exec_id(&first.exec_id)?)
             .map_err(convert::exec_status)?;
-        let (acks, receiver) = mpsc::channel(IN_FLIGHT);
+        let (acks, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
         tokio::spawn(write_stdin(writer, first, chunks, acks));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

@@ -1,4 +1,5 @@
-//! The `Files` service: moves chunks between the connection and threads that may block.
+//! The `Files` service: converts messages and passes them between the connection and `files`, whose blocking calls it runs on threads
+//! that may block.
 
 use std::pin::Pin;
 
@@ -8,40 +9,68 @@ use podbridge_proto::v1::files_server::Files;
 use podbridge_proto::v1::get_response::Part as GetPart;
 use podbridge_proto::v1::put_request::Part as PutPart;
 use podbridge_proto::v1::{
-    GetRequest, GetResponse, GetTrailer, PutRequest, PutResponse, PutTrailer, StatRequest, StatResponse, WriteProgress,
+    GetRequest, GetResponse, GetTrailer, PutHeader, PutRequest, PutResponse, PutTrailer, StatRequest, StatResponse,
+    WriteProgress,
 };
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
-use super::incoming::{self, IN_FLIGHT, Incoming, commit, location, outcome};
-use crate::files::{Chunk, Error, FileReader, Transfers, stat};
+use crate::files::{
+    Chunk, ContentWriter, Error, FileReader, Progress, Transfers, commit_all, receive, run_blocking, stat,
+};
+
+/// Capacity of the queue between `files` and the connection, in answers.
+const MAX_QUEUED_ANSWERS: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct FilesService(pub(crate) Transfers);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Sends a file until its end, or until nobody takes it any more.
-fn send(mut source: FileReader, answers: &mpsc::Sender<Result<GetResponse, Status>>) -> Result<(), Error> {
+/// Sends a file until its end, or until the client is gone. Blocks.
+fn send(mut reader: FileReader, answers: &mpsc::Sender<Result<GetResponse, Status>>) -> Result<(), Error> {
     let send = |part| answers.blocking_send(Ok(GetResponse { part: Some(part) })).is_ok();
-    let mut more = send(GetPart::Stat(convert::attributes(source.attributes())));
-    while more {
-        more = match source.read(MAX_CHUNK)? {
+    let mut is_wanted = send(GetPart::Stat(convert::attributes(reader.attributes())));
+    while is_wanted {
+        is_wanted = match reader.read(MAX_CHUNK)? {
             Chunk::Data(data) => send(GetPart::Data(data)),
             Chunk::Hole(count) => send(GetPart::Hole(count)),
             Chunk::End => break,
         };
     }
-    if more {
-        let (length, sum) = source.finish();
+    if is_wanted {
+        let (length, sum) = reader.finish();
         let digest = sum.to_vec().into();
         send(GetPart::Trailer(GetTrailer { length, digest }));
     }
     Ok(())
+}
+
+/// Receives the first message of a put.
+async fn header(messages: &mut Streaming<PutRequest>) -> Result<PutHeader, Status> {
+    match messages.message().await? {
+        Some(PutRequest {
+            part: Some(PutPart::Header(header)),
+        }) => Ok(header),
+        _ => Err(Status::invalid_argument("a put begins with a header")),
+    }
+}
+
+/// Passes one transfer from its header to its end to `files::receive`.
+async fn write(
+    mut messages: Streaming<PutRequest>,
+    answers: &mpsc::Sender<Result<Progress, Status>>,
+    transfers: &Transfers,
+) -> Result<(), Status> {
+    let transfer = convert::transfer(header(&mut messages).await?)?;
+    // A stream that fails is the same as one that ends without a trailer: the sender may come again.
+    let parts = messages.map_while(|message| message.ok().map(convert::transfer_part));
+    let received = receive(transfer, parts, answers, transfers).await;
+    received.map_err(convert::files_status)
 }
 
 #[tonic::async_trait]
@@ -51,50 +80,55 @@ impl Files for FilesService {
 
     async fn put(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<PutResponse>, Status> {
         let mut messages = request.into_inner();
-        let file = Incoming::begin(incoming::header(&mut messages).await?)?;
+        let (target, hasher) = convert::new_file(header(&mut messages).await?)?;
+        let file = ContentWriter::create(target, hasher);
         let mut trailer = None;
         while let Some(message) = messages.message().await? {
-            let more = match message.part {
+            let is_wanted = match message.part {
                 Some(PutPart::Data(data)) => file.data(data).await,
-                Some(PutPart::Hole(count)) => file.hole(count).await?,
+                Some(PutPart::Hole(count)) => file.hole(count).await.map_err(convert::files_status)?,
                 Some(PutPart::Trailer(last)) => {
                     trailer = Some(last);
                     false
                 }
                 Some(PutPart::Abandon(_)) => false,
-                Some(PutPart::Header(_)) | None => return Err(Status::invalid_argument("put has one header")),
+                Some(PutPart::Header(_)) | None => return Err(convert::files_status(Error::NotOneHeader)),
             };
-            if !more {
+            if !is_wanted {
                 break;
             }
         }
-        let PutTrailer { length, digest } = trailer.clone().unwrap_or_default();
-        commit(vec![file.end(trailer).await?]).await?;
+        let put = file.finish(trailer.as_ref().map(convert::trailer)).await;
+        let put = put.map_err(convert::files_status)?;
+        commit_all(vec![put]).await.map_err(convert::files_status)?;
+        let PutTrailer { length, digest } = trailer.unwrap_or_default();
         Ok(Response::new(PutResponse { length, digest }))
     }
 
     async fn write(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Self::WriteStream>, Status> {
         let transfers = self.0.clone();
-        let (answers, receiver) = mpsc::channel(IN_FLIGHT);
-        // In a task of its own: a file that is whole gets its name, whether or not the sender still listens.
+        let (answers, receiver) = mpsc::channel(MAX_QUEUED_ANSWERS);
+        // A task of its own: a complete file gets its name even if the sender is gone.
         tokio::spawn(async move {
-            if let Err(status) = incoming::write(request.into_inner(), &answers, &transfers).await {
+            if let Err(status) = write(request.into_inner(), &answers, &transfers).await {
                 let _ = answers.send(Err(status)).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let answers = ReceiverStream::new(receiver).map(|answer| answer.map(convert::write_progress));
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Self::GetStream>, Status> {
         let request = request.into_inner();
-        let location = location(&request.path, request.root.as_ref())?;
+        let location = convert::location(&request.path, request.root.as_ref())?;
         let hasher = Hasher::new(request.digest());
         let GetRequest { offset, sparse, .. } = request;
-        let source = outcome(spawn_blocking(move || FileReader::open(&location, offset, hasher, sparse)).await)?;
-        let (answers, receiver) = mpsc::channel(IN_FLIGHT);
+        let reader = run_blocking(move || FileReader::open(&location, offset, hasher, sparse)).await;
+        let reader = reader.map_err(convert::files_status)?;
+        let (answers, receiver) = mpsc::channel(MAX_QUEUED_ANSWERS);
         spawn_blocking(move || {
-            if let Err(error) = send(source, &answers) {
-                // The client sees the error, or has gone.
+            if let Err(error) = send(reader, &answers) {
+                // Fails if the client is gone.
                 let _ = answers.blocking_send(Err(convert::files_status(error)));
             }
         });
@@ -103,10 +137,10 @@ impl Files for FilesService {
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
         let StatRequest { path, no_follow, root } = request.into_inner();
-        let location = location(&path, root.as_ref())?;
-        let found = outcome(spawn_blocking(move || stat(&location, !no_follow)).await)?;
+        let location = convert::location(&path, root.as_ref())?;
+        let found = run_blocking(move || stat(&location, !no_follow)).await;
         Ok(Response::new(StatResponse {
-            stat: found.map(convert::attributes),
+            stat: found.map_err(convert::files_status)?.map(convert::attributes),
         }))
     }
 }

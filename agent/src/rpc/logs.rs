@@ -1,4 +1,4 @@
-//! The `Logs` service: forwards what followers find, no faster than their clients read.
+//! The `Logs` service: converts messages and forwards the events of followers and name watchers, no faster than their clients read.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -18,26 +18,27 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use crate::logs::{self, Error, Follower, Logs, NameChanges, NameWatcher, Pattern};
 
-/// Events on their way into the connection: a slow client holds so many chunks of its log in memory, and no more.
-const IN_FLIGHT: usize = 2;
+/// Capacity of the queue into the connection, in events: the limit of chunks that a slow client keeps in memory.
+const MAX_QUEUED_EVENTS: usize = 2;
 
-/// Of a name in a message, beside its bytes: tag and length.
-const NAME_COST: usize = 8;
+/// Protobuf overhead per name, in bytes: tag and length.
+const NAME_OVERHEAD: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct LogsService(pub(crate) Logs);
 
 fn path(bytes: &Bytes) -> Result<PathBuf, Status> {
-    match bytes.starts_with(b"/") && !bytes.contains(&0) {
-        true => Ok(PathBuf::from(OsStr::from_bytes(bytes))),
-        false => Err(Status::invalid_argument(
-            "the path of a log must be absolute and hold no NUL byte",
-        )),
+    if bytes.starts_with(b"/") && !bytes.contains(&0) {
+        Ok(PathBuf::from(OsStr::from_bytes(bytes)))
+    } else {
+        Err(Status::invalid_argument(
+            "the path of a log must be absolute and contain no NUL byte",
+        ))
     }
 }
 
-/// Until the client goes away, which an idle follower must notice too.
-async fn forward(mut follower: Follower, events: mpsc::Sender<Result<FollowEvent, Status>>) {
+/// Forwards events until the client is gone; notices that even while the follower is idle.
+async fn forward_events(mut follower: Follower, events: mpsc::Sender<Result<FollowEvent, Status>>) {
     loop {
         let found = tokio::select! {
             () = events.closed() => return,
@@ -51,7 +52,7 @@ async fn forward(mut follower: Follower, events: mpsc::Sender<Result<FollowEvent
                 }
             }
             Err(error) => {
-                // The client sees the error, or has gone.
+                // Fails if the client is gone.
                 let _ = events.send(Err(convert::logs_status(error))).await;
                 return;
             }
@@ -59,8 +60,8 @@ async fn forward(mut follower: Follower, events: mpsc::Sender<Result<FollowEvent
     }
 }
 
-/// As `forward`, for names.
-async fn tell(mut watcher: NameWatcher, events: mpsc::Sender<Result<WatchEvent, Status>>) {
+/// Forwards changes of names, like `forward_events`.
+async fn forward_names(mut watcher: NameWatcher, events: mpsc::Sender<Result<WatchEvent, Status>>) {
     let mut all = true;
     loop {
         let found = tokio::select! {
@@ -77,7 +78,7 @@ async fn tell(mut watcher: NameWatcher, events: mpsc::Sender<Result<WatchEvent, 
                 return;
             }
         };
-        for event in pieces(all, appeared, gone) {
+        for event in split(all, appeared, gone) {
             if events.send(Ok(event)).await.is_err() {
                 return;
             }
@@ -86,27 +87,28 @@ async fn tell(mut watcher: NameWatcher, events: mpsc::Sender<Result<WatchEvent, 
     }
 }
 
-/// A directory may have more names than a message holds.
-fn pieces(all: bool, appeared: Vec<Bytes>, gone: Vec<Bytes>) -> Vec<WatchEvent> {
-    let mut pieces = vec![WatchEvent {
+/// Splits changes into messages: a directory may have more names than one message can hold.
+fn split(all: bool, appeared: Vec<Bytes>, gone: Vec<Bytes>) -> Vec<WatchEvent> {
+    let mut messages = vec![WatchEvent {
         all,
         ..WatchEvent::default()
     }];
     let mut length = 0;
     let names = appeared.into_iter().map(|name| (name, true));
-    for (name, came) in names.chain(gone.into_iter().map(|name| (name, false))) {
-        length += name.len() + NAME_COST;
+    for (name, has_appeared) in names.chain(gone.into_iter().map(|name| (name, false))) {
+        length += name.len() + NAME_OVERHEAD;
         if length > MAX_CHUNK {
-            pieces.push(WatchEvent::default());
-            length = name.len() + NAME_COST;
+            messages.push(WatchEvent::default());
+            length = name.len() + NAME_OVERHEAD;
         }
-        let piece = pieces.last_mut().expect("there is one");
-        match came {
-            true => piece.appeared.push(name),
-            false => piece.gone.push(name),
+        let message = messages.last_mut().expect("it has at least one");
+        if has_appeared {
+            message.appeared.push(name);
+        } else {
+            message.gone.push(name);
         }
     }
-    pieces
+    messages
 }
 
 #[tonic::async_trait]
@@ -117,8 +119,8 @@ impl Service for LogsService {
         let FollowRequest { path: name, position } = request.into_inner();
         let from = position.map(convert::log_position);
         let follower = self.0.follow(path(&name)?, from, MAX_CHUNK);
-        let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-        tokio::spawn(forward(follower, sender));
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
+        tokio::spawn(forward_events(follower, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -134,9 +136,9 @@ impl Service for LogsService {
             prefix: prefix[..].into(),
             suffix: suffix[..].into(),
         };
-        let watcher = self.0.list(path(&directory)?, pattern);
-        let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-        tokio::spawn(tell(watcher, sender));
+        let watcher = self.0.watch_names(path(&directory)?, pattern);
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
+        tokio::spawn(forward_names(watcher, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 

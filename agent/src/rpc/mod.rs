@@ -1,10 +1,10 @@
-//! The gRPC face of the agent: translates messages to the domains and back. No state and no file system here.
+//! The gRPC services of the agent: they convert messages to domain values and back, and call the domains. They keep no state between
+//! calls and open no file: `exec`, `files`, `logs` and `transport` do. `app` puts the services into the server.
 
 mod agent;
 mod convert;
 mod exec;
 mod files;
-mod incoming;
 mod logs;
 
 pub(crate) use agent::{AgentService, Greeting};

@@ -1,5 +1,5 @@
-//! The one inotify instance of the agent, opened on first use: which follower waits for which file, or for which name in
-//! which directory. The kernel has one watch for each inode; followers share it, and the last to go removes it.
+//! The agent's only inotify instance, opened on first use: the table of files and names that followers and name watchers wait for, and
+//! the task that reads the events and wakes them. The kernel has one watch per inode; the waiters share it, and the last one removes it.
 
 #[cfg(test)]
 mod tests;
@@ -20,27 +20,28 @@ use tokio::sync::Notify;
 
 use crate::sys::descriptors;
 
-/// Written to, truncated (MODIFY), renamed, deleted, replaced (ATTRIB: it has a link less).
+/// Events of a file: written or truncated (MODIFY), renamed, deleted, replaced (ATTRIB, because the file has one link less).
 const FILE_EVENTS: WatchFlags = WatchFlags::MODIFY
     .union(WatchFlags::ATTRIB)
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::DELETE_SELF);
-/// A name comes or goes, or may be read from now on (ATTRIB).
+/// Events of a directory: a name appears or disappears, or its file becomes readable (ATTRIB).
 const DIRECTORY_EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVED_FROM)
     .union(WatchFlags::ATTRIB);
 
-/// A few hundred events.
+/// Size of the read buffer in bytes: a few hundred events.
 const EVENT_BUFFER_SIZE: usize = 8 << 10;
 
+/// Table of all waiters; opens the inotify instance on first use.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     table: Mutex<Table>,
 }
 
-/// The pattern of a name.
+/// Names with this prefix and this suffix.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     pub prefix: Box<[u8]>,
@@ -54,12 +55,12 @@ impl Pattern {
     }
 }
 
-/// Who waits for something in one watched directory or file.
+/// Tasks that wait for events of one watched directory or file; the keys `u64` are waiter numbers.
 #[derive(Debug, Default)]
 struct Waiters {
-    /// For a name in it, or without a name for itself.
+    /// Waiters for one name in the directory; the empty name stands for the watched file itself.
     by_name: HashMap<Box<[u8]>, BTreeMap<u64, Arc<Notify>>>,
-    /// For all names of a pattern.
+    /// Waiters for all names that match a pattern.
     by_pattern: BTreeMap<u64, (Pattern, Arc<Notify>)>,
 }
 
@@ -69,11 +70,11 @@ impl Waiters {
     }
 
     fn wake(&self, name: &[u8]) {
-        if let Some(by_name) = self.by_name.get(name) {
-            by_name.values().for_each(|wake| wake.notify_one());
+        if let Some(waiters) = self.by_name.get(name) {
+            waiters.values().for_each(|wake| wake.notify_one());
         }
-        let by_pattern = self.by_pattern.values().filter(|(pattern, _)| pattern.matches(name));
-        by_pattern.for_each(|(_, wake)| wake.notify_one());
+        let matching = self.by_pattern.values().filter(|(pattern, _)| pattern.matches(name));
+        matching.for_each(|(_, wake)| wake.notify_one());
     }
 
     fn wake_all(&self) {
@@ -84,16 +85,16 @@ impl Waiters {
 
     fn remove(&mut self, waiter: u64, name: &[u8]) {
         self.by_pattern.remove(&waiter);
-        if let Some(by_name) = self.by_name.get_mut(name) {
-            by_name.remove(&waiter);
-            if by_name.is_empty() {
+        if let Some(waiters) = self.by_name.get_mut(name) {
+            waiters.remove(&waiter);
+            if waiters.is_empty() {
                 self.by_name.remove(name);
             }
         }
     }
 }
 
-/// What a waiter waits for.
+/// Names that a waiter waits for.
 enum NameFilter<'a> {
     Exact(&'a [u8]),
     Pattern(&'a Pattern),
@@ -102,12 +103,12 @@ enum NameFilter<'a> {
 #[derive(Debug, Default)]
 struct Table {
     instance: Option<Arc<AsyncFd<OwnedFd>>>,
-    /// By watch descriptor, which the kernel does not give twice.
+    /// Waiters by watch descriptor, which the kernel never reuses.
     watched: HashMap<i32, Waiters>,
-    next: u64,
+    next_waiter: u64,
 }
 
-/// Wakes its follower until it is dropped.
+/// Guard of one waiter: its task is woken until the guard is dropped.
 #[derive(Debug)]
 pub(super) struct Watch {
     watches: Arc<Watches>,
@@ -117,17 +118,17 @@ pub(super) struct Watch {
 }
 
 impl Watches {
-    /// Wakes whenever something happens to an open file.
+    /// Notifies `wake` on every event of an open file.
     pub(super) fn file(self: &Arc<Self>, file: impl AsFd, wake: &Arc<Notify>) -> io::Result<Watch> {
         self.add(file, FILE_EVENTS, NameFilter::Exact(&[]), wake)
     }
 
-    /// Wakes whenever something happens to a name in an open directory.
+    /// Notifies `wake` on every event of one name in an open directory.
     pub(super) fn name(self: &Arc<Self>, directory: impl AsFd, name: &OsStr, wake: &Arc<Notify>) -> io::Result<Watch> {
         self.add(directory, DIRECTORY_EVENTS, NameFilter::Exact(name.as_bytes()), wake)
     }
 
-    /// Wakes whenever something happens to a name of that pattern in an open directory.
+    /// Notifies `wake` on every event of a matching name in an open directory.
     pub(super) fn names(
         self: &Arc<Self>,
         directory: impl AsFd,
@@ -141,13 +142,13 @@ impl Watches {
         self: &Arc<Self>,
         target: impl AsFd,
         events: WatchFlags,
-        what: NameFilter<'_>,
+        filter: NameFilter<'_>,
         wake: &Arc<Notify>,
     ) -> io::Result<Watch> {
-        // By its descriptor it is this inode, whatever has its path by now; and the look-up of a path could block, which
-        // must not happen under the lock.
+        // The path through /proc names this very inode, whatever the real path names by now. And the look-up of a real path could block,
+        // which must not happen under the lock.
         let target = format!("/proc/self/fd/{}", target.as_fd().as_raw_fd());
-        // The lock is held from here on: the last follower of the same inode may just be going.
+        // Locked from here on, because the last waiter of the same inode may remove its watch at this moment.
         let mut table = self.lock();
         let instance = match &table.instance {
             Some(instance) => instance.clone(),
@@ -159,13 +160,13 @@ impl Watches {
             }
         };
         let descriptor = inotify::add_watch(instance.get_ref(), target, events)?;
-        let waiter = table.next;
-        table.next += 1;
+        let waiter = table.next_waiter;
+        table.next_waiter += 1;
         let waiters = table.watched.entry(descriptor).or_default();
-        let name: Box<[u8]> = match what {
+        let name: Box<[u8]> = match filter {
             NameFilter::Exact(name) => {
-                let by_name = waiters.by_name.entry(name.into()).or_default();
-                by_name.insert(waiter, wake.clone());
+                let same_name = waiters.by_name.entry(name.into()).or_default();
+                same_name.insert(waiter, wake.clone());
                 name.into()
             }
             NameFilter::Pattern(pattern) => {
@@ -185,11 +186,11 @@ impl Watches {
         self.table.lock().expect("no panic while the table is locked")
     }
 
-    /// Wakes those whom an event concerns.
+    /// Wakes the tasks that wait for this event.
     fn wake(&self, event: &inotify::Event<'_>) {
         let mut table = self.lock();
         if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
-            // Any event may be among the lost ones.
+            // The kernel dropped events, so every waiter checks again.
             table.watched.values().for_each(Waiters::wake_all);
             return;
         }
@@ -197,7 +198,7 @@ impl Watches {
             return;
         };
         if event.events().contains(ReadFlags::IGNORED) {
-            // The inode has gone, and the watch with it.
+            // The kernel removed the inode and the watch with it.
             waiters.wake_all();
             table.watched.remove(&event.wd());
             return;
@@ -217,23 +218,25 @@ impl Drop for Watch {
         if waiters.get().is_empty() {
             waiters.remove();
             if let Some(instance) = &table.instance {
-                // It fails if the inode has gone, and the watch with it.
+                // Fails if the kernel has removed the inode and the watch with it.
                 let _ = inotify::remove_watch(instance.get_ref(), self.descriptor);
             }
         }
     }
 }
 
+/// Reads events and wakes their waiters; one task per agent. It sleeps while nothing happens to the watched files.
 async fn forward(instance: Arc<AsyncFd<OwnedFd>>, watches: Arc<Watches>) {
     let mut buffer = vec![MaybeUninit::uninit(); EVENT_BUFFER_SIZE];
-    // An error says that the runtime ends.
+    // An error means that the runtime ends.
     while let Ok(mut ready) = instance.readable().await {
-        // One buffer, then others have their turn. That there is nothing more is the only way in which this read fails.
-        let _ = ready.try_io(|instance| batch(instance.get_ref(), &mut buffer, &watches));
+        // One buffer at a time, so that other tasks run in between. The read fails only when no event is left.
+        let _ = ready.try_io(|instance| read_events(instance.get_ref(), &mut buffer, &watches));
     }
 }
 
-fn batch(instance: &OwnedFd, buffer: &mut [MaybeUninit<u8>], watches: &Watches) -> io::Result<()> {
+/// Reads one buffer of events.
+fn read_events(instance: &OwnedFd, buffer: &mut [MaybeUninit<u8>], watches: &Watches) -> io::Result<()> {
     let mut events = Reader::new(instance, buffer);
     loop {
         watches.wake(&events.next()?);

@@ -1,0 +1,136 @@
+//! The asynchronous side of a `Put`: content goes through a bounded queue to one thread that may block and writes it. It knows no
+//! connection. `receive` (for `Files.Write`), `rpc::files` (`Files.Put`) and `rpc::exec` (`Exec.PutAndExec`) feed it.
+
+use bytes::Bytes;
+use podbridge_proto::digest::{Hasher, Sum};
+use podbridge_proto::limits::MAX_HOLE;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::{Error, Put, Target, run_blocking};
+
+/// Capacity of the queue between the connection and the disk.
+const MAX_QUEUED_PARTS: usize = 8;
+/// Bytes between two reports of progress: half of the smallest flow-control window that a sender may have.
+const PROGRESS_STEP: u64 = 512 * 1024;
+
+/// Length and digest of the whole content, as its sender computed them.
+#[derive(Debug, Clone, Copy)]
+pub struct Trailer {
+    pub length: u64,
+    pub sum: Sum,
+}
+
+/// A part of a file's content, or its end.
+#[derive(Debug)]
+enum ContentPart {
+    Data(Bytes),
+    /// Number of zeros that take no space on the disk.
+    Hole(u64),
+    Trailer(Trailer),
+}
+
+/// Result of the writing thread.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The content has its trailer's length and digest; the file does not have its name yet.
+    Verified(Put),
+    /// The queue ended without a trailer.
+    HalfDone(Put),
+}
+
+/// Handle of one file that is being written. Dropping it stops the thread after the queued parts and removes the temporary file.
+#[derive(Debug)]
+pub struct ContentWriter {
+    parts: mpsc::Sender<ContentPart>,
+    thread: JoinHandle<Result<Outcome, Error>>,
+    /// Bytes that are written; changes once per `PROGRESS_STEP`.
+    written: watch::Receiver<u64>,
+}
+
+impl ContentWriter {
+    /// Starts a new file. An error of `Put::create` comes from `finish`.
+    pub fn create(target: Target, hasher: Hasher) -> Self {
+        Self::start(move || Put::create(target, hasher), 0)
+    }
+
+    /// Continues a half-done file at its length.
+    pub(super) fn resume(put: Put) -> Self {
+        let length = put.length();
+        Self::start(move || Ok(put), length)
+    }
+
+    fn start(open: impl FnOnce() -> Result<Put, Error> + Send + 'static, length: u64) -> Self {
+        let (parts, mut queue) = mpsc::channel(MAX_QUEUED_PARTS);
+        let (reported, written) = watch::channel(length);
+        let thread = spawn_blocking(move || {
+            let mut put = open()?;
+            while let Some(part) = queue.blocking_recv() {
+                match part {
+                    ContentPart::Data(data) => put.write(&data)?,
+                    ContentPart::Hole(count) => put.hole(count),
+                    ContentPart::Trailer(Trailer { length, sum }) => {
+                        put.verify(length, sum)?;
+                        return Ok(Outcome::Verified(put));
+                    }
+                }
+                reported.send_if_modified(|reported| {
+                    let is_due = put.length() - *reported >= PROGRESS_STEP;
+                    if is_due {
+                        *reported = put.length();
+                    }
+                    is_due
+                });
+            }
+            Ok(Outcome::HalfDone(put))
+        });
+        Self { parts, thread, written }
+    }
+
+    /// Queues data; waits for space in the queue. `false`: the thread has failed, and `finish` returns its error.
+    pub async fn data(&self, data: Bytes) -> bool {
+        self.parts.send(ContentPart::Data(data)).await.is_ok()
+    }
+
+    /// Queues a hole, like `data`.
+    pub async fn hole(&self, count: u64) -> Result<bool, Error> {
+        if count > MAX_HOLE {
+            return Err(Error::HoleTooLong(count));
+        }
+        Ok(self.parts.send(ContentPart::Hole(count)).await.is_ok())
+    }
+
+    /// Returns the verified file, which does not have its name yet.
+    pub async fn finish(self, trailer: Option<Trailer>) -> Result<Put, Error> {
+        if let Some(trailer) = trailer {
+            // A thread that has failed takes no more parts; its error follows below.
+            let _ = self.parts.send(ContentPart::Trailer(trailer)).await;
+        }
+        match self.stop().await? {
+            Outcome::Verified(put) => Ok(put),
+            // Dropping the `Put` removes its temporary file.
+            Outcome::HalfDone(_) => Err(Error::NoTrailer),
+        }
+    }
+
+    /// Ends the queue and waits for the thread.
+    pub(super) async fn stop(self) -> Result<Outcome, Error> {
+        drop(self.parts);
+        self.thread.await.unwrap_or(Err(Error::Panicked))
+    }
+
+    /// Returns the number of bytes reported as written.
+    pub(super) fn written(&mut self) -> u64 {
+        *self.written.borrow_and_update()
+    }
+
+    /// Waits until `written` has changed. `false`: the thread has ended.
+    pub(super) async fn has_progressed(&mut self) -> bool {
+        self.written.changed().await.is_ok()
+    }
+}
+
+/// Gives verified files their names, in order; stops at the first error.
+pub async fn commit_all(puts: Vec<Put>) -> Result<(), Error> {
+    run_blocking(move || puts.into_iter().try_for_each(Put::commit)).await
+}
