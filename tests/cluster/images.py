@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""This file owns the images of the test cluster: it builds one of them as an
-archive that `ctr images import` and `docker load` read.
+"""Builds an image of the test cluster, as an archive that `ctr images import` and `docker load` read.
 
 pause    localhost/podbridge-test/pause:1    holds a pod's namespaces
 busybox  localhost/podbridge-test/busybox:1  a shell and small tools, no Python
@@ -24,14 +23,14 @@ import tempfile
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-# Both kinds of `become`.
+# tester becomes another user without a password, pwuser with one.
 SUDOERS = "tester ALL=(ALL:ALL) NOPASSWD: ALL\npwuser ALL=(ALL:ALL) ALL"
-# A password for a container that only tests can reach.
+# Password of pwuser and root; only tests reach these containers.
 PASSWORD = "podbridge"
 
 
 class Layer:
-    """An uncompressed layer, written entry by entry."""
+    """Uncompressed layer of an image, as a tar file at `path`."""
 
     def __init__(self, path):
         self.tar = tarfile.open(path, "w")
@@ -52,9 +51,10 @@ class Layer:
 
 
 def busybox():
+    """Returns the path and the content of the static busybox of this machine."""
     path = shutil.which("busybox")
     if path is None:
-        raise SystemExit("images.py: busybox (busybox-static) is missing")
+        raise SystemExit("images.py: busybox is missing; install busybox-static")
     with open(path, "rb") as f:
         return path, f.read()
 
@@ -84,7 +84,7 @@ def busybox_layer(path, _options):
 
 
 def apt_proxy():
-    """The machine's apt proxy settings, as options for mmdebstrap."""
+    """Returns the apt proxy settings of this machine as options for mmdebstrap."""
     dump = subprocess.run(["apt-config", "dump"], check=True, text=True, stdout=subprocess.PIPE).stdout
     lines = [
         line.rstrip(";")
@@ -95,7 +95,7 @@ def apt_proxy():
 
 
 def debian_layer(path, options):
-    """Debian from the package sources that this machine itself uses."""
+    """Writes a Debian system, from the package sources of this machine."""
     sources = [
         p
         for pattern in ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*.sources", "/etc/apt/sources.list.d/*.list")
@@ -156,7 +156,7 @@ IMAGES = {
 
 
 def archive(name, layer, command, out):
-    """Write the image: a manifest, a configuration and one layer."""
+    """Writes the archive of an image: a manifest, a configuration and one layer."""
     digest = hashlib.sha256()
     with open(layer, "rb") as f:
         while block := f.read(1 << 20):
@@ -185,13 +185,13 @@ def archive(name, layer, command, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("image", choices=IMAGES)
-    parser.add_argument("out", help="the archive")
-    parser.add_argument("--suite", help="Debian suite of the image debian")
-    parser.add_argument("--binary", help="the agent for the image agent")
+    parser.add_argument("image", choices=IMAGES, help="name of the image")
+    parser.add_argument("out", help="path of the archive to write")
+    parser.add_argument("--suite", help="Debian suite of the image debian, for example bookworm")
+    parser.add_argument("--binary", help="path of podbridge-agent, for the image agent")
     options = parser.parse_args()
     build, command = IMAGES[options.image]
-    # The archive appears at once and complete, or not at all.
+    # The archive is written to a temporary directory and renamed, so that it is complete when it appears.
     with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(options.out))) as work:
         os.chmod(work, 0o755)
         layer, out = os.path.join(work, "layer.tar"), os.path.join(work, "image.tar")

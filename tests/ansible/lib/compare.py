@@ -1,24 +1,26 @@
 #!/usr/bin/env python3
-"""This file owns what `the same results` means: it compares the JSON callback's output of two runs of plays/compare.yml
-task by task. A difference is allowed only where DEFECTS names it, and a defect that no longer shows is an error too.
+"""Comparison of two runs of plays/compare.yml, task by task, from the output of the JSON callback. Only the differences
+in DEFECTS are allowed; one of them that no longer occurs is an error too. compare.sh runs this program:
+
+    compare.py STOCK.json PODBRIDGE.json
 """
 
 import json
 import re
 import sys
 
-# Known defects of kubernetes.core.kubectl: the task, the keys that differ, and what it does there.
-OWN_WORDS = "kubectl's own `command terminated with exit code N` is in the command's stderr"
+KUBECTL_MESSAGE = "kubectl adds its message `command terminated with exit code N` to the command's stderr"
+# Known defects of kubernetes.core.kubectl. Task: the keys of the result that differ, the defect.
 DEFECTS = {
-    "raw that fails": ({"stderr", "stderr_lines"}, OWN_WORDS),
-    "script that fails": ({"stderr", "stderr_lines"}, OWN_WORDS),
+    "raw that fails": ({"stderr", "stderr_lines"}, KUBECTL_MESSAGE),
+    "script that fails": ({"stderr", "stderr_lines"}, KUBECTL_MESSAGE),
     "fetch a name with a space": (
         {"changed", "checksum", "dest", "failed", "md5sum", "msg", "remote_checksum"},
-        "a remote name is not quoted",
+        "the plugin does not quote the remote name",
     ),
 }
 
-# Values that differ from run to run.
+# Keys whose values differ from run to run.
 VOLATILE = {
     "ansible_job_id",
     "atime",
@@ -38,6 +40,7 @@ VOLATILE = {
     "_original_basename",
     "started",
 }
+# Patterns in values that differ from run to run, and their replacements.
 RANDOM = [
     (re.compile(r"ansible-tmp-[0-9.]+-[0-9]+-[0-9]+"), "ansible-tmp"),
     (re.compile(r"/tmp/tmp\.\w+"), "WORK"),
@@ -47,20 +50,20 @@ RANDOM = [
 ]
 
 
-def settled(value):
-    """The value without what differs from run to run."""
+def normalize(value):
+    """Returns the value without the parts that differ from run to run."""
     if isinstance(value, dict):
-        return {key: settled(value[key]) for key in value if key not in VOLATILE}
+        return {key: normalize(value[key]) for key in value if key not in VOLATILE}
     if isinstance(value, list):
-        return [settled(item) for item in value]
+        return [normalize(item) for item in value]
     if isinstance(value, str):
         for pattern, replacement in RANDOM:
             value = pattern.sub(replacement, value)
     return value
 
 
-def results(path):
-    """Each task's name and result."""
+def read_results(path):
+    """Returns {name of the task: its result for the host testhost}."""
     with open(path, encoding="utf-8") as file:
         text = file.read()
     data = json.loads(text[text.index("{") :])
@@ -68,12 +71,12 @@ def results(path):
 
 
 def main():
-    stock, ours = (results(path) for path in sys.argv[1:3])
+    stock, ours = (read_results(path) for path in sys.argv[1:3])
     failures, seen = [], set()
     if list(stock) != list(ours):
-        failures.append(f"not the same tasks: {sorted(set(stock) ^ set(ours))}")
+        failures.append(f"the runs have different tasks: {sorted(set(stock) ^ set(ours))}")
     for task in stock.keys() & ours.keys():
-        before, after = settled(stock[task]), settled(ours[task])
+        before, after = normalize(stock[task]), normalize(ours[task])
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) == after.get(key):
                 continue

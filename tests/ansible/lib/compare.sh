@@ -1,9 +1,9 @@
-# This file owns the comparison: one play, once with kubernetes.core.kubectl as Zuul configures it and once with podbridge,
-# each in a fresh pod; and the way back: a host that opts out.
+# The command `compare`: runs one play with kubernetes.core.kubectl as Zuul configures it, and with podbridge, each in a fresh
+# pod, and compares the results; then checks a host that opts out. `../run` sources this file.
 
 run_compare() {
 	local side pod files=$WORK/files
-	[ "$PLACE" = cluster ] || die "compare needs the cluster"
+	[ "$PLACE" = cluster ] || die "compare needs the cluster; run it without PLACE=local"
 	mkdir -p "$files/tree/sub dir"
 	printf '#!/bin/sh\necho "$#:$1:$2"; cat\n' >"$files/script.sh"
 	printf '#!/bin/sh\necho bad >&2; exit 5\n' >"$files/fails.sh"
@@ -19,7 +19,7 @@ run_compare() {
 		mkdir "$WORK/fetched-$side"
 		(
 			export ANSIBLE_STDOUT_CALLBACK=ansible.posix.json ANSIBLE_COLLECTIONS_PATH=$COLLECTIONS
-			# As in Zuul: the plugin's name is `kubectl`, and only the path decides which one that is.
+			# As in Zuul, the connection is called `kubectl`, and only the plugin path decides which plugin that is.
 			[ $side = podbridge ] || { unset ANSIBLE_CONNECTION_PLUGINS && PATH=$(dirname "$KUBECTL"):$PATH; }
 			ansible-playbook -i "$WORK/$side.yaml" "$HERE/plays/compare.yml" -e "work=$WORK fetched=$WORK/fetched-$side" \
 				>"$WORK/$side.json" 2>"$WORK/$side.log" </dev/null || :
@@ -30,17 +30,17 @@ run_compare() {
 		die "the results differ"
 	fi
 	cmp "$WORK/fetched-podbridge/large" "$files/large" || die "the fetched file differs"
-	opted_out
+	check_opt_out
 }
 
-# With ansible_podbridge: false the stock plugin does the work, and no bridge is started.
-opted_out() {
+# Checks that a host with ansible_podbridge=false uses the stock plugin and starts no bridge.
+check_opt_out() {
 	local pod=opted-out-${CORE/./-}
 	new_pod "$pod"
 	inventory >"$WORK/opted-out.yaml" <<<"testhost $pod"
 	(
 		export ANSIBLE_COLLECTIONS_PATH=$COLLECTIONS PATH=$(dirname "$KUBECTL"):$PATH PODBRIDGE_DIR=$WORK/none
-		logged opted-out ansible-playbook -vvv -i "$WORK/opted-out.yaml" "$HERE/plays/ping.yml" -e ansible_podbridge=false
+		run_logged opted-out ansible-playbook -vvv -i "$WORK/opted-out.yaml" "$HERE/plays/ping.yml" -e ansible_podbridge=false
 	)
 	grep -qE "EXEC .*kubectl.*exec.*$pod" "$WORK/opted-out.log" || fail opted-out "the stock plugin was not used"
 	[ ! -e "$WORK/none" ] || fail opted-out "a bridge was started"

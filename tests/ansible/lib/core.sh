@@ -1,7 +1,7 @@
-# This file owns which ansible-core is tested: its virtual environment and its sdist, and the collections that are played beside
-# ours; all cached outside the clone.
+# Installation of the tested ansible-core: its virtual environment, its sdist, and the stock collections. All are cached outside the
+# clone. `../run` and tests/zuul/run source this file.
 
-# The Pythons that a core accepts, the one that most of its users have first.
+# pythons_for CORE: prints the Python versions that the core accepts; the most usual version comes first.
 pythons_for() {
 	case $1 in
 	2.16) echo 3.11 3.12 3.10 ;;
@@ -10,7 +10,7 @@ pythons_for() {
 	esac
 }
 
-# find_python VERSION…: the first that is in PATH or in pyenv.
+# find_python VERSION…: prints the path of the first of these versions that is in PATH or in pyenv.
 find_python() {
 	local version candidate
 	for version in "$@"; do
@@ -21,11 +21,11 @@ find_python() {
 			fi
 		done
 	done
-	die "needs one of Python $*, and none is in PATH or in pyenv"
+	die "none of the Python versions $* is in PATH or in pyenv; install one of them"
 }
 
-# Runs that start side by side want the same things: the first one makes them.
-locked() {
+# with_lock COMMAND…: runs COMMAND under a lock, because parallel runs install the same files.
+with_lock() {
 	mkdir -p "$CACHE/venv" "$CACHE/sdist"
 	(
 		flock 8
@@ -33,10 +33,10 @@ locked() {
 	) 8<"$CACHE/venv"
 }
 
-# Set VENV to the virtual environment of the core.
+# Installs the core; sets VENV (its virtual environment) and VERSION.
 ensure_core() {
 	VENV=$CACHE/venv/ansible-core-$CORE
-	locked make_venv
+	with_lock make_venv
 	VERSION=$("$VENV/bin/python" -c 'from ansible.release import __version__; print(__version__)')
 }
 
@@ -50,14 +50,14 @@ make_venv() {
 	touch "$VENV/.ready"
 }
 
-# Set SDIST, fetched before the run enters the cluster's network namespace, which has no way out.
+# Downloads the sdist and sets SDIST. This runs before the run enters the cluster's network namespace, which has no Internet.
 ensure_sdist() {
 	SDIST=$CACHE/sdist/ansible_core-$VERSION.tar.gz
-	locked fetch_sdist
-	locked install_passlib
+	with_lock fetch_sdist
+	with_lock install_passlib
 }
 
-# What some targets want on the controller.
+# Installs passlib, which some targets need on the controller.
 install_passlib() {
 	"$VENV/bin/python" -c 'import passlib' 2>/dev/null || "$VENV/bin/pip" install --quiet --disable-pip-version-check passlib
 }
@@ -70,19 +70,19 @@ fetch_sdist() {
 	mv "$CACHE/sdist/new"/* "$SDIST"
 }
 
-# Set TARGETS to a fresh copy of test/integration of the core's sdist.
+# Unpacks test/integration of the sdist and sets TARGETS to its directory of targets.
 unpack_targets() {
 	tar -xzf "$SDIST" -C "$WORK" "ansible_core-$VERSION/test/integration"
 	TARGETS=$WORK/ansible_core-$VERSION/test/integration/targets
 }
 
-# Releases of the package `ansible` carry the collections: kubernetes.core 5.x, community.okd and the callback ansible.posix.json.
+# Release of the package `ansible`, which contains kubernetes.core 5.x, community.okd and the callback ansible.posix.json.
 BUNDLE=11.13.0
 
-# Set COLLECTIONS to a directory with them, fetched before the run enters the cluster's network namespace.
+# Downloads those collections and sets COLLECTIONS to their directory, before the run enters the cluster's network namespace.
 ensure_collections() {
 	COLLECTIONS=$CACHE/collections-$BUNDLE
-	locked fetch_collections
+	with_lock fetch_collections
 }
 
 fetch_collections() {

@@ -1,21 +1,22 @@
-# This file owns the end of a run: its bridges and pods go, and what is left of them makes the run fail.
+# Cleanup at the end of a run: it ends the bridges and deletes the pods, and the run fails if a bridge is left. `../run` sources
+# this file.
 
 finish() {
 	local status=$? pid
 	trap - EXIT
 	for pid in $(bridge_pids); do kill "$pid"; done
 	remove_pods
-	if ! poll 10 no_bridges; then
-		say "bridges are left: $(bridge_pids)"
+	if ! poll 10 bridges_ended; then
+		say "these bridges did not end: $(bridge_pids)"
 		status=1
 	fi
 	[ -n "${KEEP:-}" ] || rm -rf "$WORK"
 	exit "$status"
 }
 
-no_bridges() { [ -z "$(bridge_pids)" ]; }
+bridges_ended() { [ -z "$(bridge_pids)" ]; }
 
-# Bridges of this run are the ones with its directory in their environment.
+# Prints the pids of this run's bridges: the processes with its directory in their environment.
 bridge_pids() {
 	local process
 	for process in /proc/[0-9]*; do
@@ -26,10 +27,10 @@ bridge_pids() {
 	done
 }
 
-# What runs in a pod and is not the pod's own: every process but its first one's tree of keepers, this look, and the agent.
-strangers() {
-	in_pod "$1" ps -e -o pid=,ppid=,args= |
+# other_processes POD: prints the processes that neither belong to the pod itself (its idle loop and the agent) nor to this check.
+other_processes() {
+	exec_in_pod "$1" ps -e -o pid=,ppid=,args= |
 		grep -vE '^ *1 |podbridge-agent|sleep 3600|ps -e -o|<defunct>|^ *[0-9]+ +[0-9]+ +/bin/sh -c trap' || :
 }
 
-no_strangers() { [ -z "$(strangers "$1")" ]; }
+no_other_processes() { [ -z "$(other_processes "$1")" ]; }

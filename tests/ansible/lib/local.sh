@@ -1,7 +1,7 @@
-# This file owns the tier's pods where there is no cluster: each is the test image `debian` in namespaces of its own, with
-# the agent as its first process, reached over the link *local*. It answers to the same names as pods.sh.
+# Pods for PLACE=local: each is the test image `debian` in Linux namespaces of its own, with the agent as its first process,
+# reached over the link `local`. The functions have the names of those in pods.sh, which `../run` sources first.
 
-# Set ROOTFS to the unpacked image.
+# Unpacks the image and sets ROOTFS to its directory.
 enter_local() {
 	local images archive
 	images=$(HERE=$ROOT/tests/cluster && . "$HERE/lib/prepare.sh" && ensure_packages && ensure_images && echo "$IMAGES")
@@ -17,17 +17,17 @@ enter_local() {
 
 declare -A POD_INIT=()
 
-# new_pod NAME [NAMESPACE]: a pod that answers; removed at the end.
+# new_pod NAME [NAMESPACE]: starts a pod and waits for its agent; the pod is removed at the end of the run.
 new_pod() {
 	local home=$WORK/pods/${2:-one}/$1
 	mkdir -p "$home/run"
-	ROOTFS=$ROOTFS HOME_OF_POD=$home AGENT=$ROOT/dist/bin/podbridge-agent \
+	ROOTFS=$ROOTFS POD_HOME=$home AGENT=$ROOT/dist/bin/podbridge-agent \
 		unshare --mount --pid --net --uts --ipc --fork --kill-child "$HERE/lib/pod-init" 2>"$home/log" >&2 </dev/null &
 	POD_INIT[${2:-one}/$1]=$!
-	poll 10 test -S "$home/run/agent.sock" || { cat "$home/log" >&2; die "pod $1 did not start"; }
+	poll 10 test -S "$home/run/agent.sock" || { cat "$home/log" >&2; die "pod $1 did not start; its log is above"; }
 }
 
-# kill_container NAME [NAMESPACE], delete_pod NAME [NAMESPACE]: without mercy; a pod here has one life.
+# kill_container NAME [NAMESPACE], delete_pod NAME [NAMESPACE]: both kill the pod with SIGKILL; a local pod does not restart.
 kill_container() { end_pod "${2:-one}/$1"; }
 delete_pod() { end_pod "${2:-one}/$1"; }
 
@@ -39,14 +39,14 @@ end_pod() {
 	wait "$init" 2>/dev/null || :
 }
 
-# in_pod NAME COMMAND…: not through podbridge.
-in_pod() {
+# exec_in_pod NAME COMMAND…: runs a command in the pod without podbridge.
+exec_in_pod() {
 	local child
 	child=$(cat "/proc/${POD_INIT[one/$1]}/task/${POD_INIT[one/$1]}/children")
 	nsenter --target "${child%% *}" --mount --pid --root --wd "${@:2}"
 }
 
-# The variables of a host that is this pod, for an inventory in YAML.
+# host_vars POD [NAMESPACE]: prints the inventory variables of a host that is this pod, as YAML.
 host_vars() {
 	printf '%s: %s\n' ansible_connection "${PLUGIN:-kubectl}" "ansible_${PREFIX:-kubectl}_pod" "$1" \
 		"ansible_${PREFIX:-kubectl}_namespace" "${2:-one}" ansible_podbridge_link local \

@@ -1,5 +1,5 @@
-# This file owns our own plays and what is asked of them from outside: who may become unreachable, how fast, with which
-# reason, and that nothing is left in the pod.
+# The command `plays`: runs our own plays and checks from outside which host becomes unreachable, how fast and with which message,
+# and that no process is left in the pod. `../run` sources this file.
 
 # run_plays PLAY…
 run_plays() {
@@ -10,7 +10,7 @@ run_plays() {
 	done
 }
 
-# inventory FILE: hosts from standard input, a line each: NAME POD [NAMESPACE].
+# inventory: prints an inventory in YAML; reads one host per line from stdin: NAME POD [NAMESPACE].
 inventory() {
 	local name pod
 	echo "all:"
@@ -22,10 +22,10 @@ inventory() {
 	done
 }
 
-# playbook LOG PLAY INVENTORY: to its end, which has to be a success.
-playbook() { logged "$1" ansible-playbook -i "$3" "$HERE/plays/$2.yml" -e "work=$WORK"; }
+# playbook LOG PLAY INVENTORY: runs a play, which has to succeed.
+playbook() { run_logged "$1" ansible-playbook -i "$3" "$HERE/plays/$2.yml" -e "work=$WORK"; }
 
-# start_playbook LOG PLAY INVENTORY: in the background, in a session of its own; $! is its leader.
+# start_playbook LOG PLAY INVENTORY: starts a play in the background, in its own session; $! is the leader of that session.
 start_playbook() {
 	setsid ansible-playbook -i "$3" "$HERE/plays/$2.yml" -e "work=$WORK" >"$WORK/$1.log" 2>&1 </dev/null &
 }
@@ -60,68 +60,69 @@ play_reset_dead() {
 	wait $! || status=$?
 	rm "$WORK/dead-is-dead"
 	[ $status = 4 ] || fail reset_dead "exit status $status instead of 4 (unreachable)"
-	grep -qE '^changed: \[alive\]' "$WORK/reset_dead.log" || fail reset_dead "the living host did not go on"
+	grep -qE '^changed: \[alive\]' "$WORK/reset_dead.log" || fail reset_dead "the host that is alive did not go on"
 	grep -qE '^fatal: \[dead\]: UNREACHABLE' "$WORK/reset_dead.log" || fail reset_dead "the dead host is not unreachable"
 }
 
-play_container_killed() { lose container_killed "$1" 'container|agent|pod' kill_container "$1"; }
-play_pod_deleted() { lose pod_deleted "$1" 'pod|agent' delete_pod "$1"; }
+play_container_killed() { expect_unreachable container_killed "$1" 'container|agent|pod' kill_container "$1"; }
+play_pod_deleted() { expect_unreachable pod_deleted "$1" 'pod|agent' delete_pod "$1"; }
 
-# The command goes on, and so does the task, over another bridge.
+# Kills the bridge during a command: the command and its task go on over another bridge.
 play_bridge_killed() {
 	local name=bridge_killed pod=$1
 	new_pod "$pod"
 	inventory >"$WORK/$name.yaml" <<<"testhost $pod"
 	start_playbook "$name" outlive "$WORK/$name.yaml"
-	poll 60 in_pod "$pod" test -e /tmp/counter || fail "$name" "the command did not start"
+	poll 60 exec_in_pod "$pod" test -e /tmp/counter || fail "$name" "the command did not start"
 	kill_bridges
-	poll 30 some_bridges || fail "$name" "no other bridge was started"
-	in_pod "$pod" touch /tmp/go
+	poll 30 bridges_running || fail "$name" "no other bridge was started"
+	exec_in_pod "$pod" touch /tmp/go
 	wait $! || fail "$name" "the task did not go on"
 }
 
-some_bridges() { ! no_bridges; }
+bridges_running() { ! bridges_ended; }
 
 kill_bridges() {
 	local pid
 	for pid in $(bridge_pids); do kill -KILL "$pid"; done
 }
 
-# lose NAME POD REASON COMMAND…: COMMAND in mid-module makes the host unreachable within seconds, and the message says why.
-lose() {
-	local name=$1 pod=$2 reason=$3 status=0 begun
+# expect_unreachable NAME POD REASON COMMAND…: runs COMMAND while a module runs, and checks that the host becomes unreachable within 15
+# seconds with a message that matches REASON.
+expect_unreachable() {
+	local name=$1 pod=$2 reason=$3 status=0 started
 	shift 3
 	new_pod "$pod"
 	inventory >"$WORK/$name.yaml" <<<"testhost $pod"
 	start_playbook "$name" loss "$WORK/$name.yaml"
-	poll 60 runs_in "$pod" 'sleep 86397' || fail "$name" "the module did not start"
-	begun=$(date +%s)
+	poll 60 process_runs "$pod" 'sleep 86397' || fail "$name" "the module did not start"
+	started=$(date +%s)
 	"$@"
 	wait $! || status=$?
 	[ $status = 4 ] || fail "$name" "exit status $status instead of 4 (unreachable)"
-	[ $(($(date +%s) - begun)) -le 15 ] || fail "$name" "it took $(($(date +%s) - begun)) s"
+	[ $(($(date +%s) - started)) -le 15 ] || fail "$name" "it took $(($(date +%s) - started)) s"
 	grep -E '^fatal: \[testhost\]: UNREACHABLE' "$WORK/$name.log" | grep -qE "\"msg\": \"[^\"]*($reason)" ||
-		fail "$name" "the message does not say why"
+		fail "$name" "the message does not match /$reason/"
 	say "$name: $(sed -n 's/^fatal: .*"msg": "\([^"]*\)".*/\1/p' "$WORK/$name.log")"
 }
 
-# family PID: itself and its descendants; a worker of newer cores has a session of its own.
-family() {
+# process_tree PID: prints the pid and those of its descendants; workers of newer cores are not in the session of their playbook.
+process_tree() {
 	local child
 	echo "$1"
-	for child in $(ps -o pid= --ppid "$1"); do family "$child"; done
+	for child in $(ps -o pid= --ppid "$1"); do process_tree "$child"; done
 }
 
-# An aborted playbook (SIGKILL for all of it, as Zuul does it) leaves nothing running in the pod.
+# Aborts a playbook as Zuul does, with SIGKILL for all its processes: nothing of it keeps running in the pod.
 play_playbook_killed() {
 	local leader
 	new_pod "$1"
 	inventory >"$WORK/playbook_killed.yaml" <<<"testhost $1"
 	start_playbook playbook_killed loss "$WORK/playbook_killed.yaml"
 	leader=$!
-	poll 60 runs_in "$1" 'sleep 86397' || fail playbook_killed "the module did not start"
+	poll 60 process_runs "$1" 'sleep 86397' || fail playbook_killed "the module did not start"
 	# shellcheck disable=SC2046
-	kill -KILL $(family "$leader")
+	kill -KILL $(process_tree "$leader")
 	wait "$leader" 2>/dev/null || :
 	expect_nothing_left "$1"
 }
@@ -133,17 +134,17 @@ play_no_python() {
 	playbook no_python no_python "$WORK/no_python.yaml"
 }
 
-# The same through oc.py and the variables of community.okd.oc.
+# Runs a play through oc.py, with the variables of community.okd.oc.
 play_oc() {
 	new_pod "$1"
 	PREFIX=oc PLUGIN=oc inventory >"$WORK/oc.yaml" <<<"testhost $1"
 	playbook oc ping "$WORK/oc.yaml"
 }
 
-runs_in() { in_pod "$1" ps -e -o args= | grep -qFx "$2"; }
+process_runs() { exec_in_pod "$1" ps -e -o args= | grep -qFx "$2"; }
 
 expect_nothing_left() {
-	poll 15 no_strangers "$1" || { strangers "$1" >&2; die "processes are left in pod $1"; }
+	poll 15 no_other_processes "$1" || { other_processes "$1" >&2; die "processes are left in pod $1"; }
 }
 
 fail() {

@@ -1,6 +1,6 @@
-# This file owns the cluster as the tier sees it: its settings and fresh pods. local.sh answers to the same names.
+# Pods of the test cluster. local.sh replaces these functions for PLACE=local. `../run` sources this file.
 
-# Run again inside the cluster's network namespace, and set KUBECTL, KUBE_CONFIG, NAMESPACE.
+# Sets KUBECTL, KUBE_CONFIG and NAMESPACE; runs the script again inside the cluster's network namespace if it is outside.
 enter_cluster() {
 	local key value netns=''
 	while IFS='=' read -r key value; do
@@ -21,8 +21,8 @@ kube() { "$KUBECTL" --kubeconfig "$KUBE_CONFIG" -n "$NAMESPACE" "$@"; }
 
 PODS=()
 
-# new_pod NAME [NAMESPACE]: a pod of the image debian, or of $IMAGE, ready; removed at the end. $SIDECAR is a second container, $SHARED a
-# directory of this machine.
+# new_pod NAME [NAMESPACE]: starts a pod and waits until it is ready; the pod is removed at the end of the run. Variables: IMAGE (default:
+# debian), SIDECAR (name of a second container), SHARED (a directory of this machine), LIMITS (memory), RESTART (policy).
 new_pod() {
 	local name=$1 namespace=${2:-$NAMESPACE} image=${IMAGE:-${PODBRIDGE_TEST_DEBIAN_IMAGE:-localhost/podbridge-test/debian:1}}
 	kube -n "$namespace" apply -f - >/dev/null <<-Y
@@ -48,21 +48,21 @@ new_pod() {
 	kube -n "$namespace" wait --for=condition=Ready "pod/$name" --timeout=60s >/dev/null
 }
 
-# The variables of a host that is this pod, for an inventory in YAML. LINK: how it is reached.
+# host_vars POD [NAMESPACE]: prints the inventory variables of a host that is this pod, as YAML. LINK is the link (default: auto).
 host_vars() {
 	local prefix=ansible_${PREFIX:-kubectl}
 	printf '%s: %s\n' ansible_connection "${PLUGIN:-kubectl}" "${prefix}_pod" "$1" "${prefix}_namespace" "${2:-$NAMESPACE}" \
 		"${prefix}_kubeconfig" "$KUBE_CONFIG" ansible_podbridge_link "${LINK:-auto}" ansible_python_interpreter /usr/bin/python3
 }
 
-# kill_container NAME [NAMESPACE]: its first process ends; the kubelet starts another container. Often kubectl dies with it.
+# kill_container NAME [NAMESPACE]: ends the container's first process; the kubelet starts a new container. Often kubectl fails then.
 kill_container() { kube -n "${2:-$NAMESPACE}" exec "$1" -- kill -TERM 1 2>/dev/null || :; }
 
-# delete_pod NAME [NAMESPACE]: at once, as an eviction does.
+# delete_pod NAME [NAMESPACE]: deletes the pod at once, as an eviction does.
 delete_pod() { kube -n "${2:-$NAMESPACE}" delete pod "$1" --force --grace-period=0 --wait=false >/dev/null 2>&1; }
 
-# in_pod NAME COMMAND…: not through podbridge.
-in_pod() { kube exec "$1" -- "${@:2}"; }
+# exec_in_pod NAME COMMAND…: runs a command in the pod without podbridge.
+exec_in_pod() { kube exec "$1" -- "${@:2}"; }
 
 remove_pods() {
 	local pod

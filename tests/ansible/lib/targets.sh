@@ -1,20 +1,20 @@
-# This file owns how ansible-core's integration targets are run: as ansible-test would, with pods for hosts.
+# The command `targets`: runs ansible-core's integration targets as ansible-test does, with pods as hosts. `../run` sources this file.
 
-# run_targets TARGET[:plain]…: with and without become, or only without.
+# run_targets TARGET[:plain]…: runs each target without become and, unless it is :plain, also with become.
 run_targets() {
 	local target pod=targets-${CORE/./-}-${1//[_:]/-} python=/usr/bin/python3
 	unpack_targets
-	as_test_container
+	prepare_test_home
 	SHARED=$([[ $1 != template* ]] || echo "$WORK") new_pod "$pod"
-	in_pod "$pod" install -D /dev/null /root/.ssh/authorized_keys
-	# The target template takes its host for the controller: its files, its output and its interpreter have one path for both.
+	exec_in_pod "$pod" install -D /dev/null /root/.ssh/authorized_keys
+	# The target template assumes that the host is the controller, so files, output and interpreter need the same path on both.
 	[[ $1 != template* ]] || python=$VENV/bin/python
 	{
 		echo "testgroup:"
 		echo "  hosts:"
 		echo "    testhost:"
 		host_vars "$pod" | sed "s/^/      /; s|/usr/bin/python3|$python|"
-		# The target fetch logs in as a user that it has made, and as one that there is not; ours is another variable.
+		# The target fetch sets ansible_user to a user that it has made, and to a missing one; podbridge has its own variable.
 		echo "      ansible_podbridge_user: \"{{ ansible_user | default('') }}\""
 	} >"$TARGETS/../inventory"
 	for target in "$@"; do
@@ -25,8 +25,8 @@ run_targets() {
 			run_connection "$pod" -b
 			;;
 		template:plain)
-			in_pod "$pod" mkdir -p "$VENV/bin"
-			in_pod "$pod" ln -s /usr/bin/python3 "$VENV/bin/python"
+			exec_in_pod "$pod" mkdir -p "$VENV/bin"
+			exec_in_pod "$pod" ln -s /usr/bin/python3 "$VENV/bin/python"
 			run_target template
 			;;
 		unarchive:plain) run_unarchive ;;
@@ -40,7 +40,7 @@ run_targets() {
 	done
 }
 
-# run_connection POD [OPTION…]: both ways of sending a module, under names that need quoting.
+# run_connection POD [OPTION…]: runs the target connection with and without pipelining, on hosts whose names need quoting.
 run_connection() {
 	local inventory=$WORK/connection.yaml name pod=$1
 	shift
@@ -54,11 +54,11 @@ run_connection() {
 		done
 	} >"$inventory"
 	local arguments=(-e target_hosts=kubectl -e action_prefix= -e "local_tmp=$WORK/ansible-local" -e remote_tmp=/tmp/ansible-remote)
-	logged "connection$*" env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh "${arguments[@]}" "$@"
+	run_logged "connection$*" env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh "${arguments[@]}" "$@"
 }
 
-# run_unarchive: the target but test_download, which is of the Internet, test_different_language_var, which installs a package of
-# Ubuntu, and what is done with packages, whose source is in the Internet, too.
+# run_unarchive: runs the target without the parts that need the Internet or Ubuntu: test_download, test_different_language_var and
+# the installation of packages.
 run_unarchive() {
 	local part arguments=(-i ../inventory -e ansible_pkg_mgr=none)
 	{
@@ -69,29 +69,30 @@ run_unarchive() {
 			echo "    - {include_role: {name: unarchive, tasks_from: $part}}"
 		done
 	} >"$TARGETS/unarchive.yaml"
-	logged unarchive env -C "$TARGETS" ANSIBLE_ROLES_PATH="$TARGETS" ansible-playbook "${arguments[@]}" unarchive.yaml
+	run_logged unarchive env -C "$TARGETS" ANSIBLE_ROLES_PATH="$TARGETS" ansible-playbook "${arguments[@]}" unarchive.yaml
 	arguments[1]=../../inventory
-	logged unarchive-relative env -C "$TARGETS/unarchive" ANSIBLE_ROLES_PATH="$TARGETS" ANSIBLE_REMOTE_TMP=./ansible \
+	run_logged unarchive-relative env -C "$TARGETS/unarchive" ANSIBLE_ROLES_PATH="$TARGETS" ANSIBLE_REMOTE_TMP=./ansible \
 		ansible-playbook "${arguments[@]}" test_relative_tmp_dir.yml
 }
 
-# A home of root that has authorized_keys, as in the test containers of ansible (the targets copy and fetch copy them).
-as_test_container() {
+# Makes a home of root with .ssh/authorized_keys, as the test containers of ansible have it: the targets copy and fetch copy that file.
+# IN_TEST_HOME is the prefix of commands that need it.
+prepare_test_home() {
 	mkdir -p "$WORK/root/.ssh"
 	touch "$WORK/root/.ssh/authorized_keys"
 	awk -F: -v OFS=: -v home="$WORK/root" '$1 == "root" { $6 = home } 1' /etc/passwd >"$WORK/passwd"
-	AS_TEST_CONTAINER=(unshare --mount sh -c 'mount --bind "$0" /etc/passwd && exec "$@"' "$WORK/passwd")
+	IN_TEST_HOME=(unshare --mount sh -c 'mount --bind "$0" /etc/passwd && exec "$@"' "$WORK/passwd")
 }
 
-# run_target NAME [OPTION…]
+# run_target NAME [OPTION…]: runs a target by its runme.sh, or as a role.
 run_target() {
 	local name=$1 directory=$TARGETS/$1
 	shift
 	mkdir -p "$WORK/output"
 	if [ -x "$directory/runme.sh" ]; then
-		logged "$name$*" "${AS_TEST_CONTAINER[@]}" env -C "$directory" ANSIBLE_ROLES_PATH="$TARGETS" OUTPUT_DIR="$WORK/output" \
+		run_logged "$name$*" "${IN_TEST_HOME[@]}" env -C "$directory" ANSIBLE_ROLES_PATH="$TARGETS" OUTPUT_DIR="$WORK/output" \
 			INVENTORY_PATH=../../inventory ./runme.sh "$@"
-		# It links a role, and does so only once.
+		# runme.sh links a role and fails if the link is there, so the next run needs it removed.
 		find "$directory" -type l -delete
 		return
 	fi
@@ -101,6 +102,6 @@ run_target() {
 		  roles:
 		    - role: $name
 	Y
-	logged "$name$*" env -C "$TARGETS" ANSIBLE_ROLES_PATH="$TARGETS" \
+	run_logged "$name$*" env -C "$TARGETS" ANSIBLE_ROLES_PATH="$TARGETS" \
 		ansible-playbook -i ../inventory "$name.yaml" -e "output_dir=$WORK/output" "$@"
 }

@@ -1,5 +1,8 @@
-"""This file owns what the plays compare: `make` fills a directory with what copies get wrong, `show` says what is
-there, a line each, `names` only how it is called. It runs on the controller and, from standard input, in the pod.
+"""Test data of the synchronize plays. It runs on the controller and, read from standard input, in the pod.
+
+tree.py make DIR    makes a tree of files that copies often get wrong
+tree.py show PATH   prints type, mode, time, size and digest of each file below PATH, one per line
+tree.py names DIR   prints the relative name of each file below DIR, one per line
 """
 
 import hashlib
@@ -25,7 +28,7 @@ NAMES = [
 
 
 def make(root):
-    # Another play of the same run may have made one.
+    # Another play of the same run may have made the directory.
     shutil.rmtree(root, ignore_errors=True)
     os.makedirs(os.path.join(root, b"deep", b"er", b"est"))
     os.makedirs(os.path.join(root, b"empty dir"))
@@ -35,7 +38,7 @@ def make(root):
             with open(path, "wb") as file:
                 file.write(name * number * 1000)
             os.chmod(path, [0o644, 0o600, 0o755, 0o444][number % 4])
-            # Whole seconds, and others; before 1970.
+            # Times with and without fractions of a second, and before 1970.
             os.utime(path, ns=(0, (number - 2) * 86400 * 10**9 + (number % 2) * 123456789))
     os.symlink(b"nowhere \xff", os.path.join(root, b"broken link"))
     os.symlink(b"deep", os.path.join(root, b"link"))

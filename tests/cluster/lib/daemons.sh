@@ -1,5 +1,5 @@
-# This file owns the daemons of the cluster. It runs in the cluster's network
-# namespace and in a mount namespace that lives as long as they do:
+# Starts the daemons of the cluster. up.sh runs it in the cluster's network namespace and in a mount namespace that lives as long as the
+# daemons:
 #   daemons.sh SOURCES STATE NAME BINARY IMAGES
 set -euo pipefail
 HERE=$1 STATE=$2 NAME=$3 K8S=$4 IMAGES=$5
@@ -8,7 +8,7 @@ D=$STATE/run NODE=podbridge NODE_IP=10.255.0.1
 mkdir -p "$D"/{bin,pki,logs,pid,cni,cni-state,etcd,kubelet,pods,plugins,certs,opt,machine,sysctl}
 cd "$D"
 
-# start NAME COMMAND…: in the background, pid in pid/NAME, output in logs/NAME.log.
+# start NAME COMMAND…: starts a daemon, with its pid in pid/NAME and its output in logs/NAME.log.
 start() {
 	local n=$1
 	shift
@@ -16,13 +16,14 @@ start() {
 	echo $! >"pid/$n"
 }
 
+# Moves this process, and so all daemons, into the cgroups of the cluster.
 enter_cgroups() {
 	local r
 	for r in $(cgroup_roots); do echo $$ >"$r/$NAME/daemons/cgroup.procs"; done
 }
 
-# Own directories and settings over the machine's.
-cover_machine() {
+# Mounts the cluster's own directories and files over MACHINE_DIRS and MACHINE_SYSCTLS.
+mount_private_paths() {
 	local d f
 	for d in $MACHINE_DIRS; do
 		mkdir -p "machine$d"
@@ -35,14 +36,14 @@ cover_machine() {
 	done
 }
 
-# certificate FILE SUBJECT
+# certificate FILE SUBJECT: makes pki/FILE.key and pki/FILE.crt, signed by the CA.
 certificate() {
 	openssl req -newkey rsa:2048 -nodes -keyout "pki/$1.key" -out "pki/$1.csr" -subj "$2"
 	openssl x509 -req -in "pki/$1.csr" -CA pki/ca.crt -CAkey pki/ca.key -CAcreateserial -out "pki/$1.crt" -days 30 \
 		-extfile <(echo "subjectAltName=IP:127.0.0.1,IP:10.96.0.1,IP:$NODE_IP,DNS:localhost,DNS:kubernetes,DNS:$NODE")
 }
 
-# kubeconfig FILE CERTIFICATE: everything inside the file.
+# kubeconfig FILE CERTIFICATE: writes a kubeconfig that contains the certificates.
 kubeconfig() {
 	(umask 077 && cat >"$1") <<-Y
 		apiVersion: v1
@@ -87,7 +88,7 @@ start_containerd() {
 		   "ipam": {"type": "host-local", "dataDir": "$D/cni-state",
 		            "ranges": [[{"subnet": "10.244.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
 	Y
-	# Without the capability to lower it, runc fails on a pod's oom_score_adj.
+	# restrict_oom_score_adj: without the capability to lower oom_score_adj, runc would fail to start a pod.
 	cat >containerd.toml <<-Y
 		version = 2
 		root = "$D/containerd/root"
@@ -143,19 +144,19 @@ start_kubelet() {
 kubectl() { bin/kubectl --kubeconfig admin.conf "$@"; }
 node_ready() { kubectl get node $NODE | grep -q ' Ready'; }
 
-failed() {
+die_with_log() {
 	tail -n 5 logs/"$1".log >&2
 	die "$1 failed"
 }
 
 enter_cgroups
-cover_machine
+mount_private_paths
 for c in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -s "$K8S" bin/$c; done
-(umask 077 && make_pki) >>logs/pki.log 2>&1 || failed pki
+(umask 077 && make_pki) >>logs/pki.log 2>&1 || die_with_log pki
 kubeconfig admin.conf admin
 kubeconfig kubelet.conf kubelet
 start_control_plane
-start_containerd || failed containerd
-wait_for 60 kubectl get --raw /readyz || failed kube-apiserver
+start_containerd || die_with_log containerd
+wait_for 60 kubectl get --raw /readyz || die_with_log kube-apiserver
 start_kubelet
-wait_for 60 node_ready || failed kubelet
+wait_for 60 node_ready || die_with_log kubelet

@@ -1,16 +1,15 @@
-# This file owns `cluster down`: it ends the processes of the cluster by pid,
-# removes what `up` made, and lists what is left.
+# `cluster down`: ends the processes of the cluster by pid, removes what `up` made, and lists what is left.
 
-# end SIGNAL PID…: and wait up to 10 seconds for them.
-end() {
+# end_and_wait SIGNAL PID…: sends the signal to those of the cluster's processes and waits up to 10 seconds for their end.
+end_and_wait() {
 	local s=$1 p i
 	shift
 	for p in "$@"; do
-		if is_ours "$p"; then kill "-$s" "$p" 2>/dev/null || :; fi
+		if is_cluster_process "$p"; then kill "-$s" "$p" 2>/dev/null || :; fi
 	done
 	for ((i = 0; i < 100; i++)); do
 		for p in "$@"; do
-			if is_ours "$p" && ! is_zombie "$p"; then
+			if is_cluster_process "$p" && ! is_zombie "$p"; then
 				sleep 0.1
 				continue 2
 			fi
@@ -20,10 +19,10 @@ end() {
 }
 
 end_daemon() {
-	[ ! -s "$STATE/run/pid/$1" ] || end TERM "$(cat "$STATE/run/pid/$1")"
+	[ ! -s "$STATE/run/pid/$1" ] || end_and_wait TERM "$(cat "$STATE/run/pid/$1")"
 }
 
-# The kubelet first, else it restarts what is being ended; shims leave with their tasks.
+# Ends the kubelet first, because it restarts containers that end. The shims of containerd end with their tasks.
 end_processes() {
 	local ctr="timeout 20 ctr -a $STATE/run/containerd.sock -n k8s.io" t
 	end_daemon kubelet
@@ -35,9 +34,9 @@ end_processes() {
 	fi
 	for t in kube-scheduler kube-controller-manager kube-apiserver etcd containerd; do end_daemon $t; done
 	# shellcheck disable=SC2046
-	end TERM $(cluster_pids)
+	end_and_wait TERM $(cluster_pids)
 	# shellcheck disable=SC2046
-	end KILL $(cluster_pids)
+	end_and_wait KILL $(cluster_pids)
 }
 
 remove_netns() {
@@ -55,8 +54,8 @@ remove_cgroups() {
 	done
 }
 
-# The directories that `up` created on the machine, when nobody else uses them: another cluster has laid its own ones over them, and
-# would lose those with them.
+# Removes the directories that `up` created on the machine, unless another cluster has mounted its own ones over them: the kernel
+# would remove those mounts with the directory.
 remove_machine_dirs() {
 	local d
 	[ -f "$STATE/made" ] || return 0
@@ -66,8 +65,8 @@ remove_machine_dirs() {
 	done
 }
 
-# Processes that should not be there any more, one a line; called while the namespace is held, as the kernel gives the number of one
-# that is gone to the next, which may be a pod's of another cluster.
+# Prints the processes of the cluster that are left, one per line. The network namespace must still be held then: after its end the
+# kernel may give its inode number to the namespace of another cluster's pod.
 left_processes() {
 	local p n=/run/netns/$NAME
 	for p in $(cluster_pids); do echo "process $p: $(tr '\0' ' ' <"/proc/$p/cmdline")"; done
@@ -77,7 +76,7 @@ left_processes() {
 	done
 }
 
-# Whatever else should not be there any more, one a line.
+# Prints everything else of the cluster that is left, one item per line.
 leftovers() {
 	awk -v n="/$NAME" -v d="$STATE/" '$2 ~ n "(/|$)" || index($2, d) == 1 {print "mount " $2}' /proc/self/mounts
 	[ ! -e "/run/netns/$NAME" ] || echo "network namespace $NAME"
@@ -93,7 +92,7 @@ down_external() {
 	read_env
 	say "removing the namespace $NAMESPACE"
 	kube delete namespace "$NAMESPACE" "$NAMESPACE-b" --ignore-not-found --wait --timeout=120s >&2 ||
-		die "the namespace $NAMESPACE or $NAMESPACE-b is left"
+		die "the namespaces $NAMESPACE and $NAMESPACE-b could not be deleted"
 	rm -rf "$STATE/run"
 }
 

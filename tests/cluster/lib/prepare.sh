@@ -1,13 +1,12 @@
-# This file owns what a cluster is made of and what outlives it: the Debian
-# packages, and in $CACHE the Kubernetes binary and the images, each in a
-# directory named by the hash of its inputs.
+# Preparation of a cluster: installs the Debian packages, and builds the Kubernetes binary and the images in $CACHE, each in a directory
+# named by the hash of its sources. `cluster` and tests/ansible/lib/local.sh source this file.
 
 K8S_VERSION=1.34.2
 
-# hash_of FILE…: contents only, not names.
+# hash_of FILE…: prints the hash of the contents; names do not matter.
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
 
-# Install the missing packages, without starting the services they bring.
+# Installs the missing packages, without starting their services.
 ensure_packages() {
 	local p missing='' policy=/usr/sbin/policy-rc.d rc=0
 	for p in etcd-server containerd runc containernetworking-plugins mmdebstrap busybox-static iproute2 openssl python3 rsync; do
@@ -25,7 +24,7 @@ ensure_packages() {
 	[ $rc = 0 ] || die "apt-get failed"
 }
 
-# Set K8S to the binary, building it when needed.
+# Builds the Kubernetes binary if it is missing and sets K8S to its path.
 ensure_binary() {
 	local src=$HERE/k8s v=k8s.io/component-base/version dir
 	local flags="-s -w -X $v.gitVersion=v$K8S_VERSION -X $v.gitMajor=1 -X $v.gitMinor=34"
@@ -38,7 +37,7 @@ ensure_binary() {
 	mv "$K8S.$$" "$K8S"
 }
 
-# Set IMAGES to the directory of the image archives, building them when needed.
+# Builds the missing image archives and sets IMAGES to their directory.
 ensure_images() {
 	local suite i
 	suite=$(. /etc/os-release && echo "${VERSION_CODENAME:?}")

@@ -1,12 +1,12 @@
-# This file owns `cluster restart-api`: the API server is killed and started again as it was.
+# `cluster restart-api`: kills the API server and starts it again with the same arguments.
 
 cluster_restart_api() {
 	local pid arguments r
-	[ -s "$STATE/run/pid/kube-apiserver" ] || die "this cluster's API server is not ours to restart"
+	[ -s "$STATE/run/pid/kube-apiserver" ] || die "the API server runs on an external cluster (PODBRIDGE_TEST_KUBECONFIG) and cannot be restarted"
 	NAME=$(cat "$STATE/name")
 	pid=$(cat "$STATE/run/pid/kube-apiserver")
 	mapfile -d '' arguments <"/proc/$pid/cmdline"
-	end KILL "$pid"
+	end_and_wait KILL "$pid"
 	# shellcheck disable=SC2016
 	nsenter --target "$(cat "$STATE/run/pid/etcd")" --mount --net bash -c '
 		for r in $1; do echo $$ >"$r/$2/daemons/cgroup.procs"; done
@@ -19,5 +19,5 @@ cluster_restart_api() {
 			get --raw /readyz >/dev/null 2>&1; then return; fi
 		sleep 0.1
 	done
-	die "the API server did not come back; its log is $STATE/run/logs/kube-apiserver.log"
+	die "the API server did not answer within 60 s; its log is $STATE/run/logs/kube-apiserver.log"
 }

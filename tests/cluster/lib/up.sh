@@ -1,10 +1,11 @@
-# This file owns `cluster up` outside the cluster's namespaces: the names, the
-# network namespace and the cgroups, the wait for the pods. What runs inside is lib/daemons.sh.
+# `cluster up` and `cluster agent`, as far as they run outside the cluster's namespaces: names, network namespace, cgroups, pods.
+# lib/daemons.sh runs inside.
 
 PODS="debian busybox readonly two-containers"
 
-# The API shows an old status for seconds after a restart: only an exec counts.
-healthy() {
+# Whether the cluster runs and every pod executes a command. The status of a pod does not count: it is out of date for seconds after a
+# restart.
+is_healthy() {
 	local p
 	[ -f "$STATE/env" ] || return 1
 	read_env
@@ -12,7 +13,7 @@ healthy() {
 	if [ -n "$NETNS" ]; then
 		NAME=$(cat "$STATE/name")
 		for p in "$STATE"/run/pid/*; do
-			is_ours "$(cat "$p")" || return 1
+			is_cluster_process "$(cat "$p")" || return 1
 		done
 	fi
 	for p in $PODS; do
@@ -20,7 +21,7 @@ healthy() {
 	done
 }
 
-# apply_pods FILE [OPTION…]: with the images that stand for ours on somebody else's cluster.
+# apply_pods FILE [OPTION…]: applies the pods, with the replacement images of an external cluster.
 apply_pods() {
 	local file=$1
 	shift
@@ -37,43 +38,43 @@ make_namespaces() {
 	done
 }
 
-# answers NAMESPACE POD COMMAND…
-answers() {
+# wait_for_exec NAMESPACE POD COMMAND…: waits until COMMAND succeeds in the pod; dies after 120 seconds.
+wait_for_exec() {
 	local n=$1 p=$2
 	shift 2
 	wait_for 120 kube -n "$n" exec "$p" -- "$@" || {
 		kube -n "$n" get pods,events -o wide >&2 || say "no pods are listed"
-		die "pod $p does not answer; logs are in $STATE/run/logs"
+		die "pod $p runs no command; the logs of the daemons are in $STATE/run/logs"
 	}
 }
 
 start_pods() {
 	local p
-	wait_for 30 apply_pods pods.yaml -n "$NAMESPACE" || apply_pods pods.yaml -n "$NAMESPACE" >&2 || die "the pods were refused"
-	# The pod of the same name in another namespace.
+	wait_for 30 apply_pods pods.yaml -n "$NAMESPACE" || apply_pods pods.yaml -n "$NAMESPACE" >&2 || die "the API server refused the pods"
+	# A pod of the same name in another namespace.
 	apply_pods pods.yaml -n "$NAMESPACE-b" -l pod=debian >/dev/null
-	for p in $PODS; do answers "$NAMESPACE" "$p" true; done
-	answers "$NAMESPACE-b" debian true
+	for p in $PODS; do wait_for_exec "$NAMESPACE" "$p" true; done
+	wait_for_exec "$NAMESPACE-b" debian true
 }
 
-# cluster agent BINARY: pods that have that agent of their own, anew.
+# cluster agent BINARY: makes the pods of pods-agent.yaml again, with that agent.
 cluster_agent() {
 	local archive
 	[ -f "$STATE/env" ] || die "no cluster in $STATE"
 	read_env
-	[ -n "$NETNS" ] || die "images can be brought only to a cluster of our own"
+	[ -n "$NETNS" ] || die "cluster agent needs a cluster that this command started; on an external one the image cannot be imported"
 	archive=$(mktemp "$STATE/run/agent.XXXXXX")
 	python3 "$HERE/images.py" agent "$archive" --binary "$1"
 	ctr -a "$STATE/run/containerd.sock" -n k8s.io images import "$archive" >/dev/null
 	rm -f "$archive"
 	kube -n "$NAMESPACE" delete pod baked brought --ignore-not-found --wait >/dev/null
 	apply_pods pods-agent.yaml -n "$NAMESPACE" >/dev/null
-	answers "$NAMESPACE" baked podbridge-agent version
-	answers "$NAMESPACE" brought podbridge-agent version
+	wait_for_exec "$NAMESPACE" baked podbridge-agent version
+	wait_for_exec "$NAMESPACE" brought podbridge-agent version
 }
 
-# The cgroup NAME in every hierarchy: one part for the daemons, the rest the kubelet's.
-# The cluster counts for many processes, not for one: what runs beside it must not starve the pods.
+# Makes the cgroup NAME in every hierarchy; the part `daemons` is for the daemons, the kubelet manages the rest. The weight is high, as
+# other processes of the machine must not starve the pods.
 make_cgroups() {
 	local r d f
 	for r in $(cgroup_roots); do
@@ -87,7 +88,7 @@ make_cgroups() {
 			done
 		done
 		if [ -s "$r/cgroup.controllers" ]; then
-			# What is in use by version 1 cannot be enabled here, and need not be.
+			# A controller that version 1 uses cannot be enabled here; the pods work without it.
 			sed 's/[^ ]*/+&/g' "$r/cgroup.controllers" >"$r/$NAME/cgroup.subtree_control" 2>/dev/null || :
 		fi
 	done
@@ -98,13 +99,14 @@ make_netns() {
 	touch "$NETNS"
 	unshare --net="$NETNS" true
 	$in ip link set lo up
-	# A bridge without ports is the node's interface: not every kernel has `dummy`.
+	# The node's interface is a network bridge without ports, because not every kernel has the type `dummy`.
 	$in ip link add node0 type bridge
 	$in ip addr add 10.255.0.1/24 dev node0
 	$in ip link set node0 up
 	$in ip route add default dev node0
 }
 
+# Makes the missing directories of the machine and lists them in $STATE/made.
 make_machine_dirs() {
 	local d p
 	for d in $MACHINE_DIRS /run/netns; do
@@ -131,9 +133,9 @@ up_external() {
 }
 
 up_own() {
-	[ "$(id -u)" = 0 ] || die "only root can start a cluster; or set PODBRIDGE_TEST_KUBECONFIG"
-	[ ${#STATE} -le 70 ] || die "PODBRIDGE_CLUSTER_DIR is too long for the sockets in it"
-	case $STATE$CACHE in *[!A-Za-z0-9_./+-]*) die "unusual characters in $STATE or $CACHE" ;; esac
+	[ "$(id -u)" = 0 ] || die "only root can start a cluster; run this as root or set PODBRIDGE_TEST_KUBECONFIG"
+	[ ${#STATE} -le 70 ] || die "PODBRIDGE_CLUSTER_DIR is longer than 70 characters, too long for the sockets in it; choose a shorter path"
+	case $STATE$CACHE in *[!A-Za-z0-9_./+-]*) die "$STATE or $CACHE contains characters other than A-Z a-z 0-9 _ . / + -; choose other paths" ;; esac
 	ensure_packages
 	ensure_binary
 	ensure_images
@@ -145,14 +147,14 @@ up_own() {
 	write_env
 	nsenter --net="$NETNS" unshare --mount --propagation private \
 		bash "$HERE/lib/daemons.sh" "$HERE" "$STATE" "$NAME" "$K8S" "$IMAGES" 9>&- >&2 ||
-		die "the daemons did not start; logs are in $STATE/run/logs"
+		die "the daemons did not start; their logs are in $STATE/run/logs"
 	make_namespaces
 	start_pods
 }
 
 cluster_up() {
 	if [ -f "$STATE/name" ]; then
-		if healthy; then
+		if is_healthy; then
 			cat "$STATE/env"
 			return
 		fi

@@ -10,7 +10,7 @@ ensure_bubblewrap() {
 		[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || :)" = installed ] || missing+=" $package"
 	done
 	[ -n "$missing" ] || return 0
-	locked install_packages "$missing"
+	with_lock install_packages "$missing"
 }
 
 install_packages() {
@@ -26,9 +26,9 @@ ensure_zuul() {
 	ZUUL=$CACHE/venv/zuul-$ZUUL_VERSION
 	ZUUL_ANSIBLE=$CACHE/venv/zuul-$ZUUL_VERSION-ansible
 	ZUUL_FIXTURES=$CACHE/sdist/zuul-$ZUUL_VERSION-tests
-	locked make_zuul
-	locked make_zuul_ansible
-	locked fetch_fixtures
+	with_lock make_zuul
+	with_lock make_zuul_ansible
+	with_lock fetch_fixtures
 }
 
 make_zuul() {

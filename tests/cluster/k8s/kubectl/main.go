@@ -1,4 +1,4 @@
-// This file owns kubectl alone, as it is released: what its memory is compared with.
+// Command kubectl is kubectl alone, as it is released: the stock peer of the benchmarks.
 package main
 
 import (
@@ -8,7 +8,7 @@ import (
 )
 
 func main() {
-	// It reports its errors itself.
+	// kubectl reports its errors itself.
 	if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 		kubectlutil.CheckErr(err)
 	}
