@@ -1,3 +1,3 @@
 #!/bin/sh
-# Sent to the pod and run there by the play.
+# The play copies this script to the pod and runs it there.
 cat "$1"

@@ -1,1 +1,1 @@
-"""The benchmarks of files, trees and repositories."""
+"""Benchmarks of files, trees and repositories; `../run` starts the package."""

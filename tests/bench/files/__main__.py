@@ -1,4 +1,4 @@
-"""Runs the named benchmarks, or all."""
+"""Entry point: runs the named benchmarks, or all of them."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ BENCHES = {"single": single.bench, "trees": trees.bench, "repositories": reposit
 def main(names):
     unknown = set(names) - set(BENCHES)
     if unknown:
-        raise SystemExit(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+        raise SystemExit(f"unknown benchmark {', '.join(sorted(unknown))}; the benchmarks are {', '.join(BENCHES)}")
     with testbed.pod() as address:
         for name in names or BENCHES:
             print(f"\n# {name} (load {os.getloadavg()[0]:.1f})")

@@ -1,13 +1,13 @@
-"""This file owns what a direct link carries without us: one TLS stream to the pod's address, a file at each end."""
+"""Upper bound for a direct link: one TLS stream to the pod's address that copies a file, without podbridge."""
 
 import socket
 import ssl
 import subprocess
 
-from files.testbed import POD, SETUP, WORK, in_pod, run
+from files.testbed import POD, SETUP, WORK, exec_in_pod, run
 
 PORT = 2223
-PIECE = 1 << 20
+CHUNK = 1 << 20
 
 SERVER = f"""
 import socket, ssl
@@ -15,19 +15,21 @@ context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain("/memory/raw.pem")
 listener = socket.create_server(("", {PORT}))
 print("ready", flush=True)
-piece = memoryview(bytearray({PIECE}))
+chunk = memoryview(bytearray({CHUNK}))
 while True:
     stream = context.wrap_socket(listener.accept()[0], server_side=True)
     direction, path = stream.recv(4096).decode().split()
     with open(path, "wb" if direction == "in" else "rb", buffering=0) as file:
         read, write = (stream.recv_into, file.write) if direction == "in" else (file.readinto, stream.sendall)
-        while count := read(piece):
-            write(piece[:count])
+        while count := read(chunk):
+            write(chunk[:count])
     stream.unwrap()
 """
 
 
-class Raw:
+class RawTls:
+    """TLS server in the pod and its client: `up` copies a file into the pod, `down` out of it."""
+
     def __init__(self, address):
         self.address = address
         pem = WORK / "raw.pem"
@@ -38,19 +40,19 @@ class Raw:
             [*SETUP, "exec", POD, "--", "python3", "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         if self.server.stdout.readline() != b"ready\n":
-            raise SystemExit("the server of the raw link did not start")
+            raise SystemExit("the TLS server in the pod did not start")
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
 
     def up(self, here, there):
         with open(here, "rb", buffering=0) as file, self.stream("in", there) as stream:
-            carry(file.readinto, stream.sendall)
-            # Answered when all was written.
+            copy_stream(file.readinto, stream.sendall)
+            # The server answers the close_notify after it has written everything.
             stream.unwrap()
 
     def down(self, there, here):
         with open(here, "wb", buffering=0) as file, self.stream("out", there) as stream:
-            carry(stream.recv_into, file.write)
+            copy_stream(stream.recv_into, file.write)
 
     def stream(self, direction, there):
         stream = self.context.wrap_socket(socket.create_connection((self.address, PORT)))
@@ -58,11 +60,12 @@ class Raw:
         return stream
 
     def close(self):
-        in_pod("pkill -f 'load_cert_chai[n]'; rm /memory/raw.pem")
+        exec_in_pod("pkill -f 'load_cert_chai[n]'; rm /memory/raw.pem")
         self.server.wait()
 
 
-def carry(read, write):
-    piece = memoryview(bytearray(PIECE))
-    while count := read(piece):
-        write(piece[:count])
+def copy_stream(read, write):
+    """Copies until `read` returns 0."""
+    chunk = memoryview(bytearray(CHUNK))
+    while count := read(chunk):
+        write(chunk[:count])

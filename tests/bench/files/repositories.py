@@ -1,4 +1,4 @@
-"""This file owns the benchmarks of git: many repositories at once while commands run, one that the image has cached."""
+"""Benchmarks of git: many repositories pushed at once while commands run, and one that the image has cached."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import threading
 import time
 
 from files import testbed, warm_clients
-from files.testbed import BIN, POD, SSH, TARGET, WORK, podbridge, run, shell, timed
+from files.testbed import BIN, POD, SSH, TARGET, WORK, measure_action, podbridge, run, shell
 
 REPOSITORIES = int(os.environ.get("REPOSITORIES") or 50)
 LARGE = 500
@@ -26,8 +26,8 @@ def commit(path, message):
 
 
 def bench(address):
-    many(address)
-    cached()
+    bench_many(address)
+    bench_cached()
 
 
 def environment(ssh):
@@ -45,37 +45,39 @@ def push_all(names, url, ssh):
         for name in names
     ]
     for push in pushes:
-        _, said = push.communicate()
+        _, stderr = push.communicate()
         if push.returncode:
-            raise SystemExit(said.decode())
+            raise SystemExit(stderr.decode())
 
 
-def many(address):
+def bench_many(address):
     names = [f"repository{number}" for number in range(REPOSITORIES)]
     for name in names:
         make_repository(WORK / name, 2)
-    over = f"{BIN}/podbridge {' '.join(TARGET)} ssh"
-    bridge_latencies = beside(
-        warm_clients.Bridge(), lambda: push_all(names, lambda name: f"{POD}:/disk/pushed/{name}", over)
+    ssh_command = f"{BIN}/podbridge {' '.join(TARGET)} ssh"
+    bridge_latencies = idle_and_busy_latencies(
+        warm_clients.Bridge(), lambda: push_all(names, lambda name: f"{POD}:/disk/pushed/{name}", ssh_command)
     )
-    bridge = timed(lambda: push_all(names, lambda name: f"{POD}:/disk/again/{name}", over))
+    bridge = measure_action(lambda: push_all(names, lambda name: f"{POD}:/disk/again/{name}", ssh_command))
     empty = f"for n in {' '.join(names)}; do git init -q --bare $n; done"
-    testbed.in_pod(f"mkdir -p /disk/ssh /disk/more; cd /disk/ssh; {empty}; cd /disk/more; {empty}")
-    # As many at once as sshd lets in without a key exchanged.
-    testbed.in_pod("sed -i 's/^#*MaxStartups.*/MaxStartups 200/' /etc/ssh/sshd_config; kill -HUP $(cat /run/sshd.pid)")
+    testbed.exec_in_pod(f"mkdir -p /disk/ssh /disk/more; cd /disk/ssh; {empty}; cd /disk/more; {empty}")
+    # sshd refuses connections above MaxStartups while their keys are being exchanged.
+    testbed.exec_in_pod(
+        "sed -i 's/^#*MaxStartups.*/MaxStartups 200/' /etc/ssh/sshd_config; kill -HUP $(cat /run/sshd.pid)"
+    )
     time.sleep(1)
-    ssh_latencies = beside(
+    ssh_latencies = idle_and_busy_latencies(
         warm_clients.Ssh(address),
         lambda: push_all(names, lambda name: f"root@{address}:/disk/more/{name}", " ".join(SSH)),
     )
-    ssh = timed(lambda: push_all(names, lambda name: f"root@{address}:/disk/ssh/{name}", " ".join(SSH)))
+    ssh = measure_action(lambda: push_all(names, lambda name: f"root@{address}:/disk/ssh/{name}", " ".join(SSH)))
     testbed.table(
         f"{REPOSITORIES} repositories of 2 MB pushed at once",
         ["seconds", "processor seconds, whole machine"],
         [(name, f"{s:.2f}", f"{cpu:.1f}") for name, (s, cpu) in (("podbridge ssh", bridge), ("ssh", ssh))],
     )
     testbed.table(
-        "`true` over a connection that is up, one after the other",
+        "`true` over an open connection, one after the other",
         ["p50", "p99", "during the pushes p50", "p99", "count"],
         [
             (name, *describe(calm)[:2], *describe(meanwhile))
@@ -85,12 +87,13 @@ def many(address):
 
 
 def describe(times):
+    """Returns p50, p99 and the count as texts."""
     ordered = sorted(times)
     return f"{ordered[len(ordered) // 2]:.1f} ms", f"{ordered[int(len(ordered) * 0.99)]:.1f} ms", str(len(ordered))
 
 
-def beside(client, push):
-    """Latencies while nothing happens, and during pushes."""
+def idle_and_busy_latencies(client, push):
+    """Returns the latencies of a client during 3 idle seconds, and during `push()`; in milliseconds."""
     try:
         return latencies(client, lambda: time.sleep(3)), latencies(client, push)
     finally:
@@ -98,13 +101,13 @@ def beside(client, push):
 
 
 def latencies(client, action):
-    """Of execs while the action runs, ms."""
-    times, over = [], threading.Event()
+    """Returns the latency of each exec while `action()` runs, in milliseconds."""
+    times, finished = [], threading.Event()
 
     def ask():
-        # This thread alone: what is measured is how long a command takes, not how long its caller waits for a core.
+        # Highest priority for this thread, so that the times do not contain its own waits for a core.
         os.setpriority(os.PRIO_PROCESS, 0, -20)
-        while not over.is_set():
+        while not finished.is_set():
             start = time.monotonic()
             client.true()
             times.append((time.monotonic() - start) * 1000)
@@ -114,27 +117,31 @@ def latencies(client, action):
     try:
         action()
     finally:
-        over.set()
+        finished.set()
         thread.join()
     return times
 
 
-def cached():
+def bench_cached():
     path = WORK / "large"
     make_repository(path, LARGE)
-    # What an image has in its cache.
-    testbed.in_pod("mkdir -p /opt/git/example.org")
+    # Put the repository into the cache that an image would have.
+    testbed.exec_in_pod("mkdir -p /opt/git/example.org")
     tar = f"tar -C {WORK} -cf - large/.git | {' '.join(map(str, podbridge('exec', '-i', POD, '--')))}"
     shell(f"{tar} sh -c 'mkdir -p /disk/cache/example.org && tar -C /disk/cache/example.org -xf -'")
     (path / "new").write_text("one line\n")
     commit(path, "second")
-    over = f"{BIN}/podbridge {' '.join(TARGET)} ssh --git-cache /disk/cache"
-    before = testbed.sent()
+    ssh_command = f"{BIN}/podbridge {' '.join(TARGET)} ssh --git-cache /disk/cache"
+    before = testbed.loopback_bytes()
     url = f"{POD}:/disk/src/example.org/large"
-    seconds, _ = timed(lambda: run(["git", "-C", path, "push", "-q", url, "main"], env=environment(over)))
-    moved = testbed.sent() - before
+    seconds, _ = measure_action(
+        lambda: run(["git", "-C", path, "push", "-q", url, "main"], env=environment(ssh_command))
+    )
+    moved = testbed.loopback_bytes() - before
     head = run(["git", "-C", path, "rev-parse", "main"]).decode().strip()
-    there = testbed.in_pod("git -C /disk/src/example.org/large -c safe.directory='*' rev-parse main").decode().strip()
+    there = (
+        testbed.exec_in_pod("git -C /disk/src/example.org/large -c safe.directory='*' rev-parse main").decode().strip()
+    )
     if head != there:
         raise SystemExit(f"the pod has {there}, not {head}")
     testbed.table(

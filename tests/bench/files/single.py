@@ -1,9 +1,9 @@
-"""This file owns the benchmark of one large file, beside what the link carries without us."""
+"""Benchmark of one large file, compared with plain streams over the same links."""
 
 import os
 
 from files import raw_tls, testbed
-from files.testbed import KUBECTL, NAMESPACE, POD, SSH, WORK, podbridge, run, shell, timed
+from files.testbed import KUBECTL, NAMESPACE, POD, SSH, WORK, measure_action, podbridge, run, shell
 
 SIZE = int(os.environ.get("SIZE") or 1 << 30)
 ROUNDS = 3
@@ -17,8 +17,8 @@ def bench(address):
     there, back = "/memory/file", WORK / "back"
     kubectl, bridge = " ".join(map(str, KUBECTL)), " ".join(map(str, podbridge("exec", "-i", POD, "--")))
     ssh, api = " ".join(SSH), podbridge("--link", "exec-proxy", "cp", "-q")
-    link = raw_tls.Raw(address)
-    # What a link carries is what a stream with nothing but a file at its ends does.
+    link = raw_tls.RawTls(address)
+    # The rows `link:` are the upper bounds: a stream with a file at each end.
     up = {
         "link: TLS over TCP": lambda: link.up(source, there),
         "link: kubectl exec cat": lambda: shell(f"{kubectl} exec -i {POD} -- sh -c 'cat >{there}' <{source}"),
@@ -37,36 +37,37 @@ def bench(address):
         "kubectl cp": lambda: run([*KUBECTL, "cp", f"{NAMESPACE}/{POD}:{there}", back]),
         "rsync over ssh": lambda: run(["rsync", "--whole-file", "-e", ssh, f"root@{address}:{there}", back]),
     }
-    for title, ways in (("into the pod", up), ("out of the pod", down)):
-        measure(title, ways, there, back)
+    for title, methods in (("into the pod", up), ("out of the pod", down)):
+        compare(title, methods, there, back)
     link.close()
 
 
-def measure(title, ways, there, back):
-    rows = {name: [] for name in ways}
+def compare(title, methods, there, back):
+    """Runs each of {name: action} ROUNDS times and prints the best times."""
+    rows = {name: [] for name in methods}
     peaks = (0.0, 0.0)
-    # In turns, so that a slow stretch of the machine meets everybody.
+    # The methods alternate, so that a slow phase of the machine affects all of them.
     for _ in range(ROUNDS):
-        for name, action in ways.items():
+        for name, action in methods.items():
             back.unlink(missing_ok=True)
             if title == "into the pod":
-                testbed.in_pod(f"rm -f {there}")
+                testbed.exec_in_pod(f"rm -f {there}")
             testbed.reset_peaks()
-            rows[name].append(timed(action))
+            rows[name].append(measure_action(action))
             if name == "podbridge cp":
                 peaks = testbed.peak("podbridge"), testbed.peak("podbridge-agent")
     best = {name: min(times) for name, times in rows.items()}
     megabytes = SIZE / 1e6
 
-    def of(link, seconds):
+    def relative_rate(link, seconds):
         return f"{best[link][0] / seconds:.2f}"
 
     lines = [
         (
             name,
             f"{megabytes / seconds:.0f} MB/s",
-            of("link: TLS over TCP", seconds),
-            of("link: kubectl exec cat", seconds),
+            relative_rate("link: TLS over TCP", seconds),
+            relative_rate("link: kubectl exec cat", seconds),
             f"{cpu / megabytes * 1000:.2f} ms",
         )
         for name, (seconds, cpu) in best.items()

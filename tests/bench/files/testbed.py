@@ -1,4 +1,6 @@
-"""This file owns where the benchmark runs: a pod with sshd, and how each peer is called."""
+"""Testbed of the benchmarks: a pod with sshd, the command lines of the peers, and measurements of processes. `../run`
+passes its settings in BENCH_* variables.
+"""
 
 import json
 import os
@@ -35,7 +37,7 @@ MANIFEST = {
                 "image": "localhost/podbridge-test/debian:1",
                 "imagePullPolicy": "IfNotPresent",
                 "command": ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"],
-                # Memory, so that no disk is measured; and what a workspace is on.
+                # A volume in memory, so that the disk does not limit the rate, and one on disk, as a workspace has.
                 "volumeMounts": [{"name": "memory", "mountPath": "/memory"}, {"name": "disk", "mountPath": "/disk"}],
             }
         ],
@@ -45,6 +47,7 @@ MANIFEST = {
 
 
 def run(command, **options):
+    """Runs a command and returns its stdout; raises SystemExit with its stderr if it fails."""
     done = subprocess.run([str(word) for word in command], capture_output=True, **options)
     if done.returncode:
         raise SystemExit(f"{shlex.join(map(str, command))}: {done.stderr.decode(errors='replace')}")
@@ -56,54 +59,58 @@ def shell(line, **options):
 
 
 def podbridge(*arguments):
+    """Returns the command line of podbridge for the test cluster."""
     return [BIN / "podbridge", *TARGET, *arguments]
 
 
-def in_pod(line):
+def exec_in_pod(line):
     return run([*SETUP, "exec", POD, "--", "sh", "-c", line])
 
 
-def timed(action):
-    """Seconds, and the processor's seconds of everything that ran meanwhile on this machine."""
-    before, start = busy(), time.monotonic()
+def measure_action(action):
+    """Runs `action()`; returns its wall clock seconds and the processor seconds of the whole machine meanwhile."""
+    before, start = cpu_seconds(), time.monotonic()
     action()
-    return time.monotonic() - start, busy() - before
+    return time.monotonic() - start, cpu_seconds() - before
 
 
-def busy():
+def cpu_seconds():
+    """Returns the processor seconds of this machine since its start."""
     with open("/proc/stat") as stat:
         user, nice, system, _idle, _wait, irq, softirq, *_ = map(int, stat.readline().split()[1:])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def processes(name):
-    """Those of the benchmark's bridge or of the pod's agent."""
+    """Yields the /proc directories of the benchmark's bridge (podbridge) or of the pod's agent (podbridge-agent)."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             program = os.path.basename(os.readlink(entry / "exe"))
-            # What was brought has a number in its name.
-            if (program == name or program.startswith(f"{name}-0")) and owned(entry, name):
+            # An injected agent has a number in its name.
+            if (program == name or program.startswith(f"{name}-0")) and belongs_to_bench(entry, name):
                 yield entry
         except OSError:
             continue
 
 
-def owned(entry, name):
+def belongs_to_bench(entry, name):
+    """Returns whether a process is this benchmark's bridge, or runs in its pod."""
     if name == "podbridge":
         return f"PODBRIDGE_DIR={WORK}/bridges".encode() in (entry / "environ").read_bytes().split(b"\0")
-    return in_pod("readlink /proc/self/ns/pid").decode().strip() == os.readlink(entry / "ns" / "pid")
+    return exec_in_pod("readlink /proc/self/ns/pid").decode().strip() == os.readlink(entry / "ns" / "pid")
 
 
 def reset_peaks():
+    """Resets the peak of the resident memory of bridge and agent."""
     for name in ("podbridge", "podbridge-agent"):
         for process in processes(name):
             (process / "clear_refs").write_text("5")
 
 
 def peak(name):
-    """The largest resident memory of one of its processes since `reset_peaks`, MB."""
+    """Returns the peak resident memory in MB of the largest of these processes, since `reset_peaks`."""
     peaks = [0.0]
     for process in processes(name):
         lines = (process / "status").read_text().splitlines()
@@ -111,8 +118,10 @@ def peak(name):
     return max(peaks)
 
 
-def sent():
-    """Bytes on the loopback of the cluster's network: those for the pod, at each hop, and the cluster's own."""
+def loopback_bytes():
+    """Returns the bytes on the loopback of the cluster's network namespace: traffic for the pod at each hop, and the
+    cluster's own traffic.
+    """
     with open("/proc/net/dev") as devices:
         (line,) = [line for line in devices if line.strip().startswith("lo:")]
     return int(line.split()[1])
@@ -124,16 +133,16 @@ def address():
 
 @contextmanager
 def pod():
-    """A fresh pod with sshd; its address."""
+    """Starts a new pod with sshd, yields its address, and deletes it."""
     os.environ["PODBRIDGE_DIR"] = str(WORK / "bridges")
     run([*SETUP, "apply", "-f", "-"], input=json.dumps(MANIFEST).encode())
     try:
         run([*SETUP, "wait", "--for=condition=Ready", f"pod/{POD}", "--timeout=90s"])
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", KEY])
         key = KEY.with_suffix(".pub").read_text().strip()
-        in_pod(f"mkdir -p /run/sshd /root/.ssh; ssh-keygen -A; echo '{key}' >/root/.ssh/authorized_keys")
-        in_pod(f"/usr/sbin/sshd -p {PORT}")
-        # Both are warm.
+        exec_in_pod(f"mkdir -p /run/sshd /root/.ssh; ssh-keygen -A; echo '{key}' >/root/.ssh/authorized_keys")
+        exec_in_pod(f"/usr/sbin/sshd -p {PORT}")
+        # Open the connections of both links and the one of ssh.
         for link in ("auto", "exec-proxy"):
             run(podbridge("--link", link, "exec", POD, "--", "true"))
         run([*SSH, f"root@{address()}", "true"])
@@ -144,6 +153,7 @@ def pod():
 
 
 def table(title, columns, rows):
+    """Prints a table in Markdown; each row is a list of texts."""
     print(f"\n{title}\n\n| | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     for row in rows:
         print(f"| {' | '.join(row)} |", flush=True)

@@ -1,11 +1,11 @@
-"""This file owns the benchmark of a tree of many small files: the first copy, and one more when nothing has changed."""
+"""Benchmark of a tree of many small files: the first copy, and a second one when nothing has changed."""
 
 import os
 import random
 from pathlib import Path
 
 from files import testbed
-from files.testbed import KUBECTL, POD, SSH, WORK, podbridge, run, shell, timed
+from files.testbed import KUBECTL, POD, SSH, WORK, measure_action, podbridge, run, shell
 
 FILES = int(os.environ.get("FILES") or 50_000)
 PER_DIRECTORY = 100
@@ -14,13 +14,13 @@ API = podbridge("--link", "exec-proxy")
 
 
 def sources():
-    """Text as workspaces have it: that of Python's standard library."""
+    """Returns source text, as workspaces contain it: the one of Python's standard library."""
     library = Path(os.__file__).parent
     return b"".join(file.read_bytes() for file in sorted(library.glob("[a-r]*/**/*.py")))
 
 
 def make_tree(root, content):
-    """`content`: what the files are cut from; random bytes without it."""
+    """Makes FILES files with parts of `content`, or with random bytes if it is empty."""
     rng = random.Random(7)
     for number in range(FILES):
         directory = root / f"d{number // PER_DIRECTORY // 25}" / f"e{number // PER_DIRECTORY}"
@@ -36,10 +36,11 @@ def bench(address):
     for name, content in (("source text", sources()), ("random bytes", b"")):
         root = WORK / "tree" / name.split()[0]
         make_tree(root, content)
-        measure(name, root, address)
+        compare(name, root, address)
 
 
-def into(root, there, address):
+def push_methods(root, there, address):
+    """Returns {name: action} for copies into the pod."""
     kubectl, ssh = " ".join(map(str, KUBECTL)), " ".join(SSH)
     extract = f"sh -c 'mkdir -p {there}/tar && tar -C {there}/tar -xf -'"
     return {
@@ -51,7 +52,8 @@ def into(root, there, address):
     }
 
 
-def out_of(there, back, address):
+def pull_methods(there, back, address):
+    """Returns {name: action} for copies out of the pod."""
     kubectl, ssh = " ".join(map(str, KUBECTL)), " ".join(SSH)
     pack = f"{kubectl} exec {POD} -- tar -C {there}/sync -cf - ."
     remote = f"root@{address}:{there}/sync/"
@@ -64,38 +66,41 @@ def out_of(there, back, address):
     }
 
 
-def measure(name, root, address):
+def compare(name, root, address):
+    """Runs each method ROUNDS times and prints the best times."""
     kind = root.name
     first, again, back = {}, {}, {}
     testbed.reset_peaks()
     for number in range(ROUNDS):
         there, here = f"/disk/{kind}-{number}", WORK / f"{kind}-{number}"
-        testbed.in_pod(f"mkdir {there}")
+        testbed.exec_in_pod(f"mkdir {there}")
         here.mkdir()
-        # Nothing is removed before the end: ext4 passes over inodes that were freed in the last minutes, one by one.
-        in_turn(number, into(root, there, address), first)
-        unchanged = into(root, there, address)
+        # Nothing is deleted between the rounds, because ext4 searches slowly past inodes that were freed minutes ago.
+        run_rotated(number, push_methods(root, there, address), first)
+        unchanged = push_methods(root, there, address)
         unchanged.pop("tar over kubectl exec")
-        in_turn(number, unchanged, again)
-        testbed.in_pod(f"diff -r {there}/sync {there}/rsync")
-        in_turn(number, out_of(there, here, address), back)
+        run_rotated(number, unchanged, again)
+        testbed.exec_in_pod(f"diff -r {there}/sync {there}/rsync")
+        run_rotated(number, pull_methods(there, here, address), back)
         run(["diff", "-r", root, here / "sync"])
     peaks = testbed.peak("podbridge"), testbed.peak("podbridge-agent")
 
-    def best(times, way):
-        return "{:.2f} s ({:.1f})".format(*min(times[way])) if way in times else ""
+    def best(times, method):
+        return "{:.2f} s ({:.1f})".format(*min(times[method])) if method in times else ""
 
     testbed.table(
         f"{FILES} files of 1 to 10 kB, {name}: seconds, the best of {ROUNDS} (and the machine's processor seconds); "
         f"largest process: bridge {peaks[0]:.0f} MB resident, agent {peaks[1]:.0f} MB",
         ["into the pod", "again, unchanged", "out of the pod"],
-        [(way, best(first, way), best(again, way), best(back, way)) for way in first],
+        [(method, best(first, method), best(again, method), best(back, method)) for method in first],
     )
 
 
-def in_turn(number, ways, times):
-    """Another begins in each round, so that a slow stretch of the machine, and a cold cache, meet everybody."""
-    names = list(ways)
+def run_rotated(number, methods, times):
+    """Runs all methods and adds their times; each round starts with another method, so that a slow phase of the machine
+    and a cold cache affect all of them.
+    """
+    names = list(methods)
     for name in names[number % len(names) :] + names[: number % len(names)]:
         os.sync()
-        times.setdefault(name, []).append(timed(ways[name]))
+        times.setdefault(name, []).append(measure_action(methods[name]))

@@ -1,4 +1,4 @@
-"""This file owns who runs `true` in the pod over a connection that is up: the smallest client of a bridge, and ssh."""
+"""Clients that run `true` in the pod over an open connection: a minimal client of a bridge, and a shell over ssh."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from files.testbed import NAMESPACE, POD, SSH, WORK, podbridge, run
 
 
 class Bridge:
-    """As the Ansible plugin does it: one connection, one exec."""
+    """Minimal client of a bridge: one connection per exec, as in the Ansible plugin."""
 
     def __init__(self):
         run(podbridge("exec", POD, "--", "true"))
-        # docs/client-protocol.md
+        # The key of the target: docs/client-protocol.md.
         target = {"kubeconfig": os.environ["BENCH_KUBECONFIG"], "namespace": NAMESPACE, "pod": POD}
         key = hashlib.sha256(json.dumps(target, separators=(",", ":")).encode()).hexdigest()[:16]
         self.socket = WORK / "bridges" / f"{key}.sock"
@@ -42,7 +42,7 @@ class Bridge:
 
 
 class Ssh:
-    """A shell that lasts as long as the connection: nothing is begun for each command but itself."""
+    """Shell over one ssh connection; it starts only the command itself for each `true`."""
 
     def __init__(self, address):
         self.shell = subprocess.Popen(
@@ -51,9 +51,9 @@ class Ssh:
 
     def true(self):
         self.shell.stdin.write(b"/bin/true; echo $?\n")
-        said = self.shell.stdout.readline()
-        if said != b"0\n":
-            raise SystemExit(f"true over ssh: {said!r}")
+        exit_code = self.shell.stdout.readline()
+        if exit_code != b"0\n":
+            raise SystemExit(f"true over ssh: {exit_code!r}")
 
     def close(self):
         self.shell.stdin.close()
