@@ -23,9 +23,10 @@ impl TryFrom<Vec<u8>> for PublicKey {
 
     fn try_from(der: Vec<u8>) -> Result<Self, InvalidKey> {
         let der = <[u8; LENGTH]>::try_from(der).map_err(|_| InvalidKey)?;
-        match der.starts_with(&PREFIX) {
-            true => Ok(Self(der)),
-            false => Err(InvalidKey),
+        if der.starts_with(&PREFIX) {
+            Ok(Self(der))
+        } else {
+            Err(InvalidKey)
         }
     }
 }

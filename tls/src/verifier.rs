@@ -20,9 +20,10 @@ impl KeyVerifier {
     }
 
     fn known(&self, key: &CertificateDer<'_>) -> Result<(), Error> {
-        match self.0.has(key) {
-            true => Ok(()),
-            false => Err(CertificateError::ApplicationVerificationFailure.into()),
+        if self.0.has(key) {
+            Ok(())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
         }
     }
 }

@@ -67,9 +67,10 @@ impl Attributes {
     /// What a new file is created with: most need no other mode afterwards. Nobody else reads it before it has its owner.
     pub(crate) fn creation_mode(&self) -> Mode {
         let own = (geteuid().as_raw(), getegid().as_raw());
-        match self.owner.is_none_or(|owner| owner == own) && self.xattrs.is_empty() {
-            true => Mode::from_raw_mode(self.mode & 0o777),
-            false => Mode::RUSR | Mode::WUSR,
+        if self.owner.is_none_or(|owner| owner == own) && self.xattrs.is_empty() {
+            Mode::from_raw_mode(self.mode & 0o777)
+        } else {
+            Mode::RUSR | Mode::WUSR
         }
     }
 
@@ -160,9 +161,10 @@ fn open_without_reading(directory: &OwnedFd, name: &[u8], is: FileType) -> Resul
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    match file_type(fstat(&found)?.st_mode) == is {
-        true => Ok(found),
-        false => Err(Errno::STALE),
+    if file_type(fstat(&found)?.st_mode) == is {
+        Ok(found)
+    } else {
+        Err(Errno::STALE)
     }
 }
 

@@ -88,9 +88,10 @@ impl Decompressor {
             }
             if plain.len() < plain.capacity() {
                 // It had room for more, and there was no more.
-                return match input.pos() == chunk.len() {
-                    true => Ok(plain),
-                    false => Err(unreadable_message(())),
+                return if input.pos() == chunk.len() {
+                    Ok(plain)
+                } else {
+                    Err(unreadable_message(()))
                 };
             }
             plain.reserve(USUAL_SIZE);

@@ -64,23 +64,25 @@ impl Filter {
             Some(rest) => (true, rest),
             None => (false, rest),
         };
-        match rest.is_empty() {
-            true => Err(format!(
+        if rest.is_empty() {
+            Err(format!(
                 "the pattern {:?} matches nothing",
                 crate::escape_for_terminal(pattern)
-            )),
-            false => Ok(Self {
+            ))
+        } else {
+            Ok(Self {
                 include: filter.include,
                 anchored,
                 directories_only,
                 starts_with_stars: pattern.starts_with(b"**"),
                 ends_with_three_stars: rest.ends_with(b"***"),
-                tokens: match rest.iter().any(|byte| b"*?[".contains(byte)) {
-                    true => parse_tokens(rest),
+                tokens: if rest.iter().any(|byte| b"*?[".contains(byte)) {
+                    parse_tokens(rest)
+                } else {
                     // Without a wildcard there is nothing to escape.
-                    false => rest.iter().copied().map(Token::Byte).collect(),
+                    rest.iter().copied().map(Token::Byte).collect()
                 },
-            }),
+            })
         }
     }
 
@@ -89,10 +91,12 @@ impl Filter {
             return false;
         }
         let (before, after) = (self.starts_with_stars, self.ends_with_three_stars && is_directory);
-        let path = &*match before || after {
-            true => Cow::from([&b"/"[..usize::from(before)], path, &b"/"[..usize::from(after)]].concat()),
-            false => Cow::from(path),
+        let padded = if before || after {
+            Cow::from([&b"/"[..usize::from(before)], path, &b"/"[..usize::from(after)]].concat())
+        } else {
+            Cow::from(path)
         };
+        let path = &*padded;
         if self.anchored {
             return matches(&self.tokens, path);
         }

@@ -40,9 +40,10 @@ pub fn call(
     let mut output = MessageWriter::new(output);
     output.send(open)?;
     let input = MessageReader::new(input);
-    match open.agent_sends {
-        true => receiver::receive(own, open, input, output, temporaries, report),
-        false => sender::send(own, open, input, output, report),
+    if open.agent_sends {
+        receiver::receive(own, open, input, output, temporaries, report)
+    } else {
+        sender::send(own, open, input, output, report)
     }
 }
 
@@ -58,9 +59,10 @@ pub fn serve(
     let root = Path::new(OsStr::from_bytes(&open.root)).to_owned();
     // The caller is told of each event by the stream.
     let report: Report<'_> = &mut |_| {};
-    match open.agent_sends {
-        true => sender::send(&root, &open, input, output, report),
-        false => receiver::receive(&root, &open, input, output, temporaries, report),
+    if open.agent_sends {
+        sender::send(&root, &open, input, output, report)
+    } else {
+        receiver::receive(&root, &open, input, output, temporaries, report)
     }
 }
 

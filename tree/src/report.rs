@@ -26,9 +26,10 @@ pub type Report<'a> = &'a mut dyn FnMut(Event);
 
 /// A path as it is told: of a very long one the end, so that a message holds several.
 pub(crate) fn truncate_path(path: Vec<u8>) -> Bytes {
-    match path.len() > MAX_PATH {
-        true => [b"...", &path[path.len() - MAX_PATH..]].concat().into(),
-        false => path.into(),
+    if path.len() > MAX_PATH {
+        [b"...", &path[path.len() - MAX_PATH..]].concat().into()
+    } else {
+        path.into()
     }
 }
 

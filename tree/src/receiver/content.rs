@@ -120,9 +120,10 @@ impl<W: Write> Receiver<'_, W> {
             },
         };
         if pending.has_links {
-            let link = match is_there {
-                true => LinkedFile::Present(directory.clone(), pending.name.clone()),
-                false => LinkedFile::Failed,
+            let link = if is_there {
+                LinkedFile::Present(directory.clone(), pending.name.clone())
+            } else {
+                LinkedFile::Failed
             };
             self.links.files.insert(number, link);
             let names = std::mem::take(&mut pending.links);

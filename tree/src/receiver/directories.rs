@@ -338,9 +338,10 @@ impl<W: Write> Receiver<'_, W> {
                 attributes.update(&descriptor, have)?;
             }
         }
-        match self.options.fsync {
-            true => fsync(&descriptor).map_err(|errno| ("sync it", errno)),
-            false => Ok(()),
+        if self.options.fsync {
+            fsync(&descriptor).map_err(|errno| ("sync it", errno))
+        } else {
+            Ok(())
         }
     }
 }

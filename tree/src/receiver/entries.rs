@@ -191,17 +191,19 @@ impl<W: Write> Receiver<'_, W> {
             return Ok(Difference::Content);
         }
         let descriptor = self.directories.open(directory)?;
-        let is_same = match self.options.checksum {
-            true => content_digest(&descriptor, &entry.name)?[..] == entry.digest,
-            false => mtime_ns(stat) == entry.mtime_ns,
+        let is_same = if self.options.checksum {
+            content_digest(&descriptor, &entry.name)?[..] == entry.digest
+        } else {
+            mtime_ns(stat) == entry.mtime_ns
         };
         if !is_same || (entry.has_links && !self.links.kept_inodes.insert((stat.st_dev, stat.st_ino))) {
             return Ok(Difference::Content);
         }
         let have = xattrs::read(&descriptor, &entry.name, self.is_root)?;
-        Ok(match attributes.differ_from(stat, &have) {
-            true => Difference::Attributes,
-            false => Difference::None,
+        Ok(if attributes.differ_from(stat, &have) {
+            Difference::Attributes
+        } else {
+            Difference::None
         })
     }
 

@@ -201,9 +201,10 @@ impl<W: Write> Receiver<'_, W> {
     /// Attributes that wait; until they are given.
     fn hold_attributes(&mut self, attributes: &Attributes) -> Result<(), Error> {
         self.held += attributes.memory_size();
-        match self.held > MAX_HELD_ATTRIBUTES {
-            true => Err(Error::Protocol("there are too many extended attributes")),
-            false => Ok(()),
+        if self.held > MAX_HELD_ATTRIBUTES {
+            Err(Error::Protocol("there are too many extended attributes"))
+        } else {
+            Ok(())
         }
     }
 }

@@ -94,9 +94,10 @@ impl<W: Write> Receiver<'_, W> {
             return Ok(RemovalStep::Stays);
         }
         if !is_directory {
-            return Ok(match self.unlink(above, name, AtFlags::empty())? {
-                true => RemovalStep::Gone,
-                false => RemovalStep::Stays,
+            return Ok(if self.unlink(above, name, AtFlags::empty())? {
+                RemovalStep::Gone
+            } else {
+                RemovalStep::Stays
             });
         }
         if !self.is_root && !self.options.dry_run {
@@ -121,12 +122,12 @@ impl<W: Write> Receiver<'_, W> {
 
     /// Whether it is gone, or would be.
     fn unlink(&mut self, above: &Rc<Directory>, name: &[u8], flags: AtFlags) -> Result<bool, Error> {
-        let unlinked = match self.options.dry_run {
-            true => Ok(()),
-            false => self
-                .directories
+        let unlinked = if self.options.dry_run {
+            Ok(())
+        } else {
+            self.directories
                 .open(above)
-                .and_then(|open| unlinkat(&open, name, flags)),
+                .and_then(|open| unlinkat(&open, name, flags))
         };
         match unlinked {
             Ok(()) => self

@@ -53,10 +53,7 @@ impl<W: Write> Batch<W> {
         let record = TreeRecord { record: Some(record) };
         self.size += record.encoded_len() + 4;
         self.sent.records.push(record);
-        match self.size >= BATCH_SIZE {
-            true => self.flush(),
-            false => Ok(()),
-        }
+        if self.size >= BATCH_SIZE { self.flush() } else { Ok(()) }
     }
 
     pub(super) fn flush(&mut self) -> Result<(), Error> {

@@ -204,9 +204,10 @@ impl<'a> ContentReader<'a> {
             break;
         }
         self.at += data.len() as u64;
-        let hole = match self.sparse && self.at >= self.data_end && self.at < self.size {
-            true => self.skip()?,
-            false => 0,
+        let hole = if self.sparse && self.at >= self.data_end && self.at < self.size {
+            self.skip()?
+        } else {
+            0
         };
         Ok(Some((data.into(), hole)))
     }

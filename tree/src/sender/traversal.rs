@@ -149,9 +149,10 @@ impl<W: Write> Sender<'_, W> {
             if !self.filters.is_empty() && self.filters.excludes(&join_path(&path, &name), is_directory) {
                 continue;
             }
-            match is_directory {
-                true => below.push(name),
-                false => self.send_file(number, &directory, &descriptor, &name, &path)?,
+            if is_directory {
+                below.push(name);
+            } else {
+                self.send_file(number, &directory, &descriptor, &name, &path)?;
             }
         }
         Ok(TraversalFrame {
@@ -281,9 +282,10 @@ impl<W: Write> Sender<'_, W> {
 }
 
 fn join_path(path: &[u8], name: &[u8]) -> Vec<u8> {
-    match path.is_empty() {
-        true => name.to_vec(),
-        false => [path, name].join(&b'/'),
+    if path.is_empty() {
+        name.to_vec()
+    } else {
+        [path, name].join(&b'/')
     }
 }
 

@@ -149,9 +149,10 @@ pub(crate) fn disturb(root: &Path, rng: &mut Rng) {
             0 | 1 => attributes(&path, rng),
             2 if meta.is_file() => content(&path, rng),
             _ => {
-                match meta.is_dir() {
-                    true => fs::remove_dir_all(&path).unwrap(),
-                    false => fs::remove_file(&path).unwrap(),
+                if meta.is_dir() {
+                    fs::remove_dir_all(&path).unwrap();
+                } else {
+                    fs::remove_file(&path).unwrap();
                 }
                 match rng.u8(..4) {
                     0 => fill(&path, rng, 6),
