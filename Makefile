@@ -43,6 +43,17 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 test: test-quick test-cluster ## everything
 test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
 
+.PHONY: fmt check
+fmt: $(RUFF)/.ready ## format Rust and Python
+	cargo fmt --all
+	$(RUFF)/bin/ruff format
+check: $(RUFF)/.ready ## before a commit, under two minutes when warm: format, clippy, the rules of tidy, unit tests
+	cargo fmt --all --check
+	$(RUFF)/bin/ruff check
+	$(RUFF)/bin/ruff format --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --quiet --locked --workspace --lib --test tidy
+
 .PHONY: lint
 lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python style
 	cargo fmt --all --check
