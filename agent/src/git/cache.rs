@@ -1,17 +1,20 @@
-//! Repositories that the image has already: whose objects a new repository need not be sent. Reads names only.
+//! Finds a repository of the image whose objects a new repository can borrow, so that a push sends less. Reads the file system and
+//! changes nothing. `git::serve` calls it.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+/// A repository in the image.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CachedRepository {
+    /// Its objects directory.
     pub(super) objects: PathBuf,
-    /// The branch of its HEAD.
+    /// Branch of its HEAD; `None` if HEAD is detached.
     pub(super) branch: Option<String>,
 }
 
-/// The repository of the longest end of `path` below one of the caches: for `/zuul/src/example.org/nova`, first
-/// `src/example.org/nova`, at last `nova`, each with and without `.git`.
+/// Returns the repository in the caches whose path is the longest suffix of `path`. For `/zuul/src/example.org/nova` it tries
+/// `zuul/src/example.org/nova` first and `nova` last, each with and without `.git`.
 pub(super) fn find(caches: &[PathBuf], path: &Path) -> Option<CachedRepository> {
     let names: PathBuf = path
         .components()
@@ -19,11 +22,11 @@ pub(super) fn find(caches: &[PathBuf], path: &Path) -> Option<CachedRepository> 
         .collect();
     let mut rest = names.components();
     loop {
-        let below = rest.as_path();
+        let suffix = rest.as_path();
         rest.next()?;
         let found = caches
             .iter()
-            .flat_map(|cache| spellings(cache, below))
+            .flat_map(|cache| with_and_without_suffix(cache, suffix))
             .find_map(|path| repository(&path));
         if found.is_some() {
             return found;
@@ -31,22 +34,22 @@ pub(super) fn find(caches: &[PathBuf], path: &Path) -> Option<CachedRepository> 
     }
 }
 
-fn spellings(cache: &Path, below: &Path) -> [PathBuf; 2] {
-    let given = cache.join(below);
-    let mut other = given.clone();
-    match given.extension().is_some_and(|extension| extension == "git") {
-        true => other.set_extension(""),
-        false => {
-            let mut name = given.file_name().unwrap_or_default().to_owned();
-            name.push(".git");
-            other.set_file_name(name);
-            true
-        }
-    };
-    [given, other]
+/// Returns the path as it is, and with `.git` added or removed.
+fn with_and_without_suffix(cache: &Path, path: &Path) -> [PathBuf; 2] {
+    let path = cache.join(path);
+    let mut other = path.clone();
+    if path.extension().is_some_and(|extension| extension == "git") {
+        other.set_extension("");
+    } else {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".git");
+        other.set_file_name(name);
+    }
+    [path, other]
 }
 
-/// Bare, or with a working copy. One that is shallow, or a partial clone, would promise git more than it has.
+/// Opens a repository, bare or with a working copy. `None` for a shallow repository or a partial clone, too: git would expect objects
+/// that are missing there.
 fn repository(path: &Path) -> Option<CachedRepository> {
     [path.join(".git"), path.to_owned()].into_iter().find_map(|directory| {
         let objects = directory.join("objects");
@@ -55,7 +58,7 @@ fn repository(path: &Path) -> Option<CachedRepository> {
         let branch = head
             .strip_prefix("ref: refs/heads/")
             .map(|name| name.trim_end().to_owned())
-            // Git would make no repository with such a name.
+            // Git refuses to make a repository with such a branch name.
             .filter(|name| !name.is_empty() && !name.contains("..") && !name.ends_with('/'));
         (!directory.join("shallow").exists() && !is_partial(&objects)).then_some(CachedRepository {
             objects: fs::canonicalize(objects).ok()?,
@@ -64,7 +67,7 @@ fn repository(path: &Path) -> Option<CachedRepository> {
     })
 }
 
-/// Whoever cloned it was promised what is missing (git's technical/partial-clone).
+/// Returns whether the repository is a partial clone: its packs have files named `.promisor` (git's technical/partial-clone).
 fn is_partial(objects: &Path) -> bool {
     let packs = fs::read_dir(objects.join("pack")).into_iter().flatten().flatten();
     packs
@@ -83,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_end_of_the_path_is_looked_for() {
+    fn the_longest_suffix_of_the_path_is_found() {
         let root = tempfile::tempdir().unwrap();
         let cache = fs::canonicalize(root.path()).unwrap();
         let short = make(&cache.join("nova"));

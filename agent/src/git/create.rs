@@ -1,4 +1,5 @@
-//! A new repository, whole or not at all, once for all who push to it at the same moment. Existing ones are never touched.
+//! Makes a new repository: completely or not at all, and once for all pushes that arrive at the same moment. Never changes an existing
+//! repository. `git::serve` calls it.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,61 +12,67 @@ use super::cache::CachedRepository;
 use super::layout::{self, UNBORN, UNFINISHED};
 use super::program::Git;
 
-/// HEAD until a branch is pushed, if no cache knows better.
+/// Branch of HEAD until a branch is pushed, unless a cached repository has another one.
 const FIRST_BRANCH: &str = "master";
 
-/// Makes the repository whose own files are to be `directory`.
+/// Makes a repository; `directory` is the directory of git's own files.
 pub(super) fn create_repository(git: &Git, directory: &Path, cached: Option<&CachedRepository>) -> Result<(), Error> {
     let failed = |source| Error::Create {
         path: directory.to_owned(),
         source,
     };
-    // An empty directory may be a mount point, or in one of somebody else's: it stays, and what it gets is moved into it.
-    let is_there = directory.is_dir();
-    let around = match is_there {
-        true => directory,
-        false => directory.parent().unwrap_or(Path::new("/")),
+    // An empty directory stays, and the files move into it: it may be a mount point, or its parent may belong to another user.
+    let exists = directory.is_dir();
+    let workspace = if exists {
+        directory
+    } else {
+        directory.parent().unwrap_or(Path::new("/"))
     };
-    let made = make_directories(around).map_err(failed)?;
-    let result = lock(around).map_err(failed).and_then(|_lock| {
+    let new_directories = make_directories(workspace).map_err(failed)?;
+    let result = lock(workspace).map_err(failed).and_then(|_lock| {
         if is_finished(directory) {
             return Ok(());
         }
-        let unfinished = around.join(UNFINISHED);
-        let finished = remove_all(&unfinished)
+        let unfinished = workspace.join(UNFINISHED);
+        let completed = remove_all(&unfinished)
             .map_err(failed)
             .and_then(|()| fill(git, &unfinished, directory, cached))
-            .and_then(|()| match is_there {
-                true => move_into(&unfinished, directory).map_err(failed),
-                false => fs::rename(&unfinished, directory).map_err(failed),
+            .and_then(|()| {
+                let moved = if exists {
+                    move_into(&unfinished, directory)
+                } else {
+                    fs::rename(&unfinished, directory)
+                };
+                moved.map_err(failed)
             });
-        if finished.is_err() {
-            // Whatever failed is what the user hears of.
+        if completed.is_err() {
+            // The first failure is the one that the user must read, so an error here is ignored.
             let _ = fs::remove_dir_all(&unfinished);
         }
-        finished
+        completed
     });
     if result.is_err() {
-        // Those that somebody else uses are not empty, and stay.
-        for directory in made.iter().rev() {
+        // Directories that another process uses by now are not empty: their removal fails.
+        for directory in new_directories.iter().rev() {
             let _ = fs::remove_dir(directory);
         }
     }
     result
 }
 
+/// Makes the complete repository in `unfinished`, which becomes `directory`.
 fn fill(git: &Git, unfinished: &Path, directory: &Path, cached: Option<&CachedRepository>) -> Result<(), Error> {
     let branch = cached
         .and_then(|cached| cached.branch.as_deref())
         .unwrap_or(FIRST_BRANCH);
-    // By a setting, as older ones know no option for it; without it, git explains branch names at length.
+    // A setting, because old versions of git have no option for it. Without the setting, git prints a long hint about branch names.
     let branch = format!("init.defaultBranch={branch}");
-    let message = git.output(unfinished, &["-c", &branch, "init", "--quiet", "--bare"]);
-    let message = message.and_then(|_| match layout::working_copy(directory) {
+    let made = git.output(unfinished, &["-c", &branch, "init", "--quiet", "--bare"]);
+    let made = made.and_then(|_| match layout::working_copy(directory) {
         Some(_) => enable_checkout_on_push(git, unfinished),
         None => Ok(()),
     });
-    message.map_err(|message| Error::Init {
+    made.map_err(|message| Error::Init {
         path: directory.to_owned(),
         message,
     })?;
@@ -81,7 +88,7 @@ fn fill(git: &Git, unfinished: &Path, directory: &Path, cached: Option<&CachedRe
     })
 }
 
-/// HEAD comes last: without it, it is no repository.
+/// Moves the files of a repository. HEAD comes last: without it, git sees no repository.
 fn move_into(unfinished: &Path, directory: &Path) -> io::Result<()> {
     let names = fs::read_dir(unfinished)?.map(|entry| Ok(entry?.file_name()));
     let mut names = names.collect::<io::Result<Vec<_>>>()?;
@@ -92,7 +99,7 @@ fn move_into(unfinished: &Path, directory: &Path) -> io::Result<()> {
     fs::remove_dir(unfinished)
 }
 
-/// Pushes reach the working copy, unless something in it was changed.
+/// Makes git check out every push to the current branch, unless a file in the working copy was changed.
 fn enable_checkout_on_push(git: &Git, unfinished: &Path) -> Result<(), String> {
     for [name, value] in [["core.bare", "false"], ["receive.denyCurrentBranch", "updateInstead"]] {
         git.output(unfinished, &["config", name, value])?;
@@ -100,7 +107,7 @@ fn enable_checkout_on_push(git: &Git, unfinished: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Those that were not there before.
+/// Makes the directory and its parents; returns those that did not exist before.
 fn make_directories(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let missing = directory.ancestors().take_while(|path| !path.exists());
     let mut missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
@@ -109,19 +116,20 @@ fn make_directories(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(missing)
 }
 
-/// Against others that make a repository there; it ends with the file, also by a kill.
+/// Locks the directory against other processes that make a repository there. The lock ends with the file, even after SIGKILL.
 fn lock(directory: &Path) -> io::Result<File> {
     let file = File::open(directory)?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
 }
 
+/// Returns whether the directory has a complete repository.
 fn is_finished(directory: &Path) -> bool {
-    let named = |entry: fs::DirEntry| entry.file_name() != UNFINISHED;
-    fs::read_dir(directory).is_ok_and(|entries| entries.flatten().any(named))
+    let is_other = |entry: fs::DirEntry| entry.file_name() != UNFINISHED;
+    fs::read_dir(directory).is_ok_and(|entries| entries.flatten().any(is_other))
 }
 
-/// What one that was killed has left.
+/// Removes what a killed process has left; success if nothing is there.
 fn remove_all(directory: &Path) -> io::Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,15 +1,15 @@
-//! What keeps git from running, in a sentence for people and the exit code of a shell or of git.
+//! Reasons why git cannot run: a sentence for people, and an exit code as a shell or git would use it.
 
 use std::io;
 use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("there is no git here; install it in the image, or put it beside the agent, in {}", beside.display())]
-    NoGit { beside: PathBuf },
+    #[error("there is no git here; install it in the image, or put it into the agent's own directory, {}", own_directory.display())]
+    NoGit { own_directory: PathBuf },
     #[error("{} cannot be run: {source}", program.display())]
     CannotRun { program: PathBuf, source: io::Error },
-    #[error("no user {0} here, whose home ~{0} would be")]
+    #[error("the path starts with ~{0}, but the container has no user {0}")]
     UnknownUser(String),
     #[error("the repository {} cannot be made: {source}", path.display())]
     Create { path: PathBuf, source: io::Error },
@@ -18,6 +18,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Returns the exit code: 126 and 127 as from a shell, 128 as from git.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Error::NoGit { .. } => 127,

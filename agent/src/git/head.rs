@@ -1,5 +1,5 @@
-//! HEAD of a repository that was made here: it follows the first branch that is pushed, as the HEAD of a clone would. Git itself
-//! leaves it at a name that may never be pushed, and then shows no files.
+//! HEAD of a repository that the agent made: the first pushed branch becomes HEAD, as in a clone. Git itself would leave HEAD at a
+//! branch that may never be pushed, and the working copy would stay empty. `git::serve` calls it after a push.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,28 +9,29 @@ use rustix::fs::{FlockOperation, flock};
 use super::layout::{self, UNBORN};
 use super::program::Git;
 
-/// Which of several; otherwise it stays to the user to output.
+/// Branches to choose from if several were pushed, in this order; if none of them was, HEAD stays for the user to set.
 const USUAL_BRANCHES: [&str; 2] = ["refs/heads/main", "refs/heads/master"];
 
+/// Opens the marker of a repository whose HEAD has no commit yet; `None` for every other repository.
 pub(super) fn open_unborn_marker(directory: &Path) -> Option<File> {
     File::open(directory.join(UNBORN)).ok()
 }
 
-/// What was pushed is there, whatever happens here: a failure is said and nothing more.
+/// Sets HEAD and checks it out, if a branch was pushed. The push has succeeded already, so a failure is only printed.
 pub(super) fn adopt_pushed_branch(git: &Git, directory: &Path, unborn: &File) {
-    // Of several pushes at once, one after the other; without the lock, git's own keep it right.
+    // Pushes at the same time take turns. If the lock fails, git's own locks keep the repository correct.
     let _ = flock(unborn, FlockOperation::LockExclusive);
     match set_head(git, directory) {
         Ok(true) => {
-            // Another push may have done it.
+            // Fails if another push has removed it.
             let _ = fs::remove_file(directory.join(UNBORN));
         }
         Ok(false) => {}
-        Err(message) => eprintln!("podbridge-agent: what was pushed is not checked out: {message}"),
+        Err(message) => eprintln!("podbridge-agent: the pushed branch is not checked out: {message}"),
     }
 }
 
-/// Whether HEAD has a commit now.
+/// Points HEAD to a pushed branch and checks it out. Returns whether HEAD has a commit now; `Err` is git's message.
 fn set_head(git: &Git, directory: &Path) -> Result<bool, String> {
     if git
         .output(directory, &["rev-parse", "--quiet", "--verify", "HEAD"])
@@ -46,29 +47,29 @@ fn set_head(git: &Git, directory: &Path) -> Result<bool, String> {
     };
     let Some(branch) = branch else { return Ok(false) };
     let commit = || git.output(directory, &["rev-parse", "--verify", branch]);
-    let mut shown = commit()?;
+    let mut checked_out = commit()?;
     let Some(copy) = layout::working_copy(directory) else {
         return git.output(directory, &["symbolic-ref", "HEAD", branch]).map(|_| true);
     };
-    // One that was cut short left files that are in the way of the next, though they are ours.
+    // An interrupted checkout left files of its own, which the second one may overwrite.
     let marker = directory.join(UNBORN);
-    let is_again = fs::metadata(&marker).is_ok_and(|found| found.len() > 0);
+    let is_second = fs::metadata(&marker).is_ok_and(|marker| marker.len() > 0);
     let _ = fs::write(&marker, "being checked out\n");
-    let how = if is_again { "--reset" } else { "-m" };
-    let checked_out = git.output_in_copy(Some(copy), directory, &["read-tree", how, "-u", &shown]);
-    if checked_out.is_err() && !is_again {
-        // Nothing was begun: what is in the way is somebody's.
+    let mode = if is_second { "--reset" } else { "-m" };
+    let result = git.output_in_copy(Some(copy), directory, &["read-tree", mode, "-u", &checked_out]);
+    if result.is_err() && !is_second {
+        // The checkout did not start: the files in its way are not ours.
         let _ = fs::write(&marker, "");
     }
-    checked_out?;
+    result?;
     git.output(directory, &["symbolic-ref", "HEAD", branch])?;
-    // A push that came meanwhile found another HEAD, and left the files to us.
+    // A push that arrived before HEAD was set did not update the files: update them here.
     loop {
-        let now = commit()?;
-        if now == shown {
+        let newest = commit()?;
+        if newest == checked_out {
             return Ok(true);
         }
-        git.output_in_copy(Some(copy), directory, &["read-tree", "-m", "-u", &shown, &now])?;
-        shown = now;
+        git.output_in_copy(Some(copy), directory, &["read-tree", "-m", "-u", &checked_out, &newest])?;
+        checked_out = newest;
     }
 }

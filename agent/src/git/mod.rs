@@ -1,5 +1,5 @@
-//! Git's own programs, run in the pod for a client that pushes or fetches: a repository that is pushed to is made first if it is
-//! not there. Knows no gRPC: its standard streams are git's. `commands::git` calls it.
+//! Runs git's own programs in the pod for a client that pushes or fetches; a push to an absent repository makes it first. This domain
+//! knows no gRPC: git talks on the standard streams. `commands::git` calls it, in a process of its own.
 
 mod cache;
 mod create;
@@ -15,7 +15,7 @@ use clap::ValueEnum;
 pub(crate) use error::Error;
 use program::Git;
 
-/// What a client may ask for, as git names it.
+/// Git programs that a client may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Service {
     ReceivePack,
@@ -33,7 +33,8 @@ impl Service {
     }
 }
 
-/// Becomes the service, or is its parent for the push that gives a new repository its first branch: then its exit code.
+/// Runs the service on a repository. Usually this process becomes the service, and the call returns only an error. If HEAD has no commit
+/// yet, the service runs as a child, HEAD is set afterwards, and the call returns the exit code.
 pub(crate) fn serve(service: Service, caches: &[PathBuf], path: &Path) -> Result<u8, Error> {
     let git = Git::find()?;
     let path = layout::absolute_path(path)?;

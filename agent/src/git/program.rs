@@ -1,5 +1,5 @@
-//! The pod's git: found, and run. The only place here that starts a process; it runs in a process of its own, not in the one
-//! that has the reaper.
+//! Finds the container's git and runs it. It starts processes by the standard library, which is safe here: `podbridge-agent git` is a
+//! process of its own, without the reaper. The other files of this module call it.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -13,27 +13,29 @@ use super::Error;
 use crate::env;
 use crate::sys::lookup;
 
+/// The git program of the container.
 #[derive(Debug)]
 pub(super) struct Git {
     program: PathBuf,
-    /// Git looks up itself when it runs its own helpers.
+    /// PATH for git, which looks up itself there when it runs its own helpers. Empty: PATH is not set.
     path: OsString,
 }
 
 impl Git {
+    /// Finds git in PATH or in the agent's own directory.
     pub(super) fn find() -> Result<Self, Error> {
-        let beside = lookup::own_directory().unwrap_or_default();
-        let candidates = lookup::candidates(c"git", &env::variables(), Some(&beside));
+        let own_directory = lookup::own_directory().unwrap_or_default();
+        let candidates = lookup::candidates(c"git", &env::variables(), Some(&own_directory));
         let mut paths = candidates
             .into_iter()
             .map(|path| PathBuf::from(OsString::from_vec(path.into_bytes())));
         let Some(program) = paths.find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok()) else {
-            return Err(Error::NoGit { beside });
+            return Err(Error::NoGit { own_directory });
         };
         let mut path = env::variable(env::PATH).unwrap_or_default();
-        if program.parent() == Some(&beside) && !path.is_empty() {
+        if program.parent() == Some(&own_directory) && !path.is_empty() {
             path.push(":");
-            path.push(&beside);
+            path.push(&own_directory);
         }
         Ok(Self { program, path })
     }
@@ -43,18 +45,18 @@ impl Git {
         if !self.path.is_empty() {
             command.env("PATH", &self.path);
         }
-        // Whoever may run commands here asked for this very repository, and a cache is often root's: that another user owns one
-        // is no reason to refuse it.
+        // Git refuses repositories of other users. But the client may run any command here and named this repository itself, and a cache
+        // often belongs to root.
         command.arg("-c").arg("safe.directory=*");
         command
     }
 
-    /// Becomes the service; returns only if that fails.
+    /// Replaces this process by the service; returns only if that fails.
     pub(super) fn replace(&self, service: &str, repository: &Path) -> Error {
         self.cannot_run(self.command().arg(service).arg(repository).exec())
     }
 
-    /// The service with our own streams, to its end: its exit code.
+    /// Runs the service on this process's standard streams until it ends; returns its exit code, 128 + N after signal N.
     pub(super) fn run(&self, service: &str, repository: &Path) -> Result<u8, Error> {
         let status = self.command().arg(service).arg(repository).status();
         let status = status.map_err(|source| self.cannot_run(source))?;
@@ -62,28 +64,29 @@ impl Git {
         Ok(status.code().or_else(signal).unwrap_or(1) as u8)
     }
 
-    /// What git prints about the repository in `directory`, or what it says is wrong.
-    pub(super) fn output(&self, directory: &Path, words: &[&str]) -> Result<String, String> {
-        self.output_in_copy(None, directory, words)
+    /// Runs git on the repository in `directory`; returns its output, or `Err` with its error message.
+    pub(super) fn output(&self, directory: &Path, arguments: &[&str]) -> Result<String, String> {
+        self.output_in_copy(None, directory, arguments)
     }
 
-    /// The same with a working copy, which is the current directory then.
+    /// Like `output`, with a working copy, which becomes the current directory.
     pub(super) fn output_in_copy(
         &self,
         copy: Option<&Path>,
         directory: &Path,
-        words: &[&str],
+        arguments: &[&str],
     ) -> Result<String, String> {
         let mut command = self.command();
-        command.env("GIT_DIR", directory).args(words).stdin(Stdio::null());
+        command.env("GIT_DIR", directory).args(arguments).stdin(Stdio::null());
         if let Some(copy) = copy {
             command.env("GIT_WORK_TREE", copy).current_dir(copy);
         }
         let output = command.output().map_err(|source| self.cannot_run(source).to_string())?;
         let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
-        match output.status.success() {
-            true => Ok(text(&output.stdout)),
-            false => Err(text(&output.stderr)),
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr))
         }
     }
 
