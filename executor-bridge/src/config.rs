@@ -8,17 +8,26 @@ use std::time::Duration;
 use clap::ValueEnum as _;
 
 use crate::cli::{BridgeOptions, TargetOptions};
-use crate::daemon;
 use crate::error::{Failure, Kind};
-use crate::protocol::target::{Identified, LinkChoice, Target};
+use crate::protocol::target::{KeyedTarget, LinkChoice, Target};
 
 const KUBECONFIG: &str = "KUBECONFIG";
 const AGENT_SOCKET: &str = "PODBRIDGE_AGENT_SOCKET";
 /// As long as agents keep a command whose bridge names no lease.
 const LEASE: u64 = 15 * 60;
 
-pub(crate) fn options(options: &BridgeOptions, environment: &impl Environment) -> Result<daemon::Options, Failure> {
-    Ok(daemon::Options {
+/// How a bridge lives: what is no part of its target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BridgeSettings {
+    /// `None`: never.
+    pub idle: Option<Duration>,
+    pub connect_timeout: Duration,
+    /// How long a command goes on in the pod when nobody is connected.
+    pub lease: Duration,
+}
+
+pub(crate) fn options(options: &BridgeOptions, environment: &impl Environment) -> Result<BridgeSettings, Failure> {
+    Ok(BridgeSettings {
         idle: Some(options.idle)
             .filter(|seconds| *seconds != 0)
             .map(Duration::from_secs),
@@ -61,7 +70,11 @@ impl Environment for Process {
 }
 
 /// The target that options and environment name.
-pub(crate) fn target(options: TargetOptions, pod: &str, environment: &impl Environment) -> Result<Identified, Failure> {
+pub(crate) fn target(
+    options: TargetOptions,
+    pod: &str,
+    environment: &impl Environment,
+) -> Result<KeyedTarget, Failure> {
     let absolute = |path: &Path| absolute(path, environment);
     let file = |path: Option<PathBuf>| path.map(|path| absolute(&path)).transpose();
     let text = |name| match environment.variable(name) {
@@ -86,7 +99,7 @@ pub(crate) fn target(options: TargetOptions, pod: &str, environment: &impl Envir
             .iter()
             .map(|group| format!("--as-group={group}")),
     );
-    Identified::new(Target {
+    KeyedTarget::new(Target {
         pod: Some(pod.to_owned()),
         namespace: options.namespace,
         context: options.context,

@@ -169,6 +169,14 @@ impl Failure {
         Self { on_the_way, ..self }
     }
 
+    /// A fault of podbridge itself.
+    pub(crate) fn bug(what: &str) -> Self {
+        Self::new(
+            Kind::Internal,
+            format!("{what}; this is a bug in podbridge, please report it"),
+        )
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Kind::Usage, message)
     }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-use super::{Conversation, connect, send};
-use crate::daemon;
+use crate::client::{Conversation, connect, send};
+use crate::config::BridgeSettings;
 use crate::error::{Failure, Kind};
-use crate::place::Directory;
+use crate::launch;
 use crate::protocol::request::Request;
-use crate::protocol::target::Identified;
+use crate::protocol::target::KeyedTarget;
+use crate::sockets::Directory;
 
 /// Bridges that die under a request before they have read it, until we give up.
 const ATTEMPTS: usize = 3;
@@ -23,17 +24,17 @@ const SLOT_FIRST_PAUSE: Duration = Duration::from_millis(10);
 const SLOT_LAST_PAUSE: Duration = Duration::from_millis(320);
 
 #[derive(Debug, Clone)]
-pub(crate) enum Bridge {
+pub(crate) enum BridgeAddress {
     /// The target's, started if there is none.
     OnDemand {
-        target: Identified,
-        options: daemon::Options,
+        target: KeyedTarget,
+        options: BridgeSettings,
     },
     /// The one on this socket. A rival would take a pod of the slot away from Zuul: it is waited for, never started.
     Slot(PathBuf),
 }
 
-impl Bridge {
+impl BridgeAddress {
     /// A connection to it, with the request sent.
     pub(crate) async fn begin(&self, request: &Request) -> Result<Conversation, Failure> {
         self.begin_with(request, &[]).await
@@ -46,15 +47,17 @@ impl Bridge {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Conversation, Failure> {
         match self {
-            Bridge::OnDemand { target, options } => begin_on_demand(target, *options, request, descriptors).await,
-            Bridge::Slot(socket) => begin_in_slot(socket, request, descriptors).await,
+            BridgeAddress::OnDemand { target, options } => {
+                begin_on_demand(target, *options, request, descriptors).await
+            }
+            BridgeAddress::Slot(socket) => begin_in_slot(socket, request, descriptors).await,
         }
     }
 }
 
 async fn begin_on_demand(
-    target: &Identified,
-    options: daemon::Options,
+    target: &KeyedTarget,
+    options: BridgeSettings,
     request: &Request,
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<Conversation, Failure> {
@@ -77,10 +80,10 @@ async fn begin_on_demand(
     }
 }
 
-async fn start(target: &Identified, options: daemon::Options) -> Result<UnixStream, Failure> {
+async fn start(target: &KeyedTarget, options: BridgeSettings) -> Result<UnixStream, Failure> {
     let json = serde_json::to_vec(&target.target)
         .map_err(|error| Failure::usage(format!("the target cannot be written as JSON: {error}")))?;
-    let socket = daemon::launch(target, &json, options)?;
+    let socket = launch::launch(target, &json, options)?;
     connect(&socket).await?.ok_or_else(|| {
         Failure::new(
             Kind::Bridge,
@@ -147,7 +150,7 @@ mod tests {
             operation: Operation::Status,
         };
         let begun = Instant::now();
-        let failure = Bridge::Slot(socket.clone()).begin(&request).await.unwrap_err();
+        let failure = BridgeAddress::Slot(socket.clone()).begin(&request).await.unwrap_err();
         assert!(begun.elapsed() >= SLOT_PATIENCE);
         assert_eq!(failure.kind, Kind::Bridge);
         assert!(failure.message.contains(socket.to_str().unwrap()), "{failure}");

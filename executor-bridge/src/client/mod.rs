@@ -1,6 +1,6 @@
 //! The client's side of the client protocol, for the command line: finds or starts the bridge and speaks with it.
 
-mod attend;
+mod attached;
 mod bridge;
 mod connection;
 mod signals;
@@ -13,11 +13,11 @@ use std::path::Path;
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
 
-pub(crate) use attend::{Ended, attend};
-pub(crate) use bridge::Bridge;
-pub(crate) use connection::{Incoming, Message, Outgoing};
-pub(crate) use signals::interrupted;
-pub(crate) use streams::Streams;
+pub(crate) use crate::client::attached::{Ended, attend};
+pub(crate) use crate::client::bridge::BridgeAddress;
+pub(crate) use crate::client::connection::{Incoming, Message, Outgoing};
+pub(crate) use crate::client::signals::interrupted;
+pub(crate) use crate::client::streams::Streams;
 
 use crate::error::{Failure, Kind};
 use crate::protocol::request::Request;

@@ -4,17 +4,18 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use crate::cli::DaemonOptions;
-use crate::daemon::{self, Options};
+use crate::config::BridgeSettings;
 use crate::error::Failure;
-use crate::protocol::target::Identified;
+use crate::protocol::target::KeyedTarget;
+use crate::{daemon, launch};
 
-pub(super) fn run(command: &DaemonOptions, options: Options) -> Result<u8, Failure> {
+pub(super) fn run(command: &DaemonOptions, options: BridgeSettings) -> Result<u8, Failure> {
     if command.detached {
         return daemon::run_detached(options).map(|()| 0);
     }
     let found = read().and_then(|(target, json)| match command.foreground {
         true => daemon::run_foreground(target, options, |socket| print(&answer(socket))).map(|()| None),
-        false => daemon::launch(&target, &json, options).map(Some),
+        false => launch::launch(&target, &json, options).map(Some),
     });
     match found {
         Ok(Some(socket)) => {
@@ -40,11 +41,11 @@ fn print(answer: &serde_json::Value) {
     let _ = writeln!(stdout, "{answer}").and_then(|()| stdout.flush());
 }
 
-fn read() -> Result<(Identified, Vec<u8>), Failure> {
+fn read() -> Result<(KeyedTarget, Vec<u8>), Failure> {
     let mut json = Vec::new();
     std::io::stdin()
         .lock()
         .read_to_end(&mut json)
         .map_err(|error| Failure::usage(format!("the target on standard input cannot be read: {error}")))?;
-    Ok((Identified::parse(&json)?, json))
+    Ok((KeyedTarget::parse(&json)?, json))
 }

@@ -5,16 +5,17 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
-use super::{bridge, conclude, say};
 use crate::cli::{DockerOptions, TargetOptions};
 use crate::client::{self, Ended, Streams};
-use crate::daemon;
+use crate::commands::bridge;
+use crate::config::BridgeSettings;
 use crate::error::Failure;
-use crate::protocol::octets::Octets;
+use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
 use crate::protocol::target::hex;
 use crate::random;
+use crate::report::{conclude, say};
 
 /// The exit code of a program that is not there.
 const NOT_FOUND: u8 = 127;
@@ -31,14 +32,14 @@ struct Call {
     argv: Vec<OsString>,
 }
 
-pub(super) fn run(target: TargetOptions, options: daemon::Options, command: DockerOptions) -> Result<u8, Failure> {
+pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: DockerOptions) -> Result<u8, Failure> {
     let Call { user, pod, argv } = parse(command.words)?;
     // Ansible's name of the host need not be the pod's.
     let pod = command.pod.unwrap_or(pod);
     let rsync = argv[0] == "rsync";
     let (argv, shell) = match plain(&argv) {
         Some(argv) => (Some(argv), None),
-        None => (None, Some(Octets(argv.join(OsStr::new(" ")).into_vec()))),
+        None => (None, Some(ByteString(argv.join(OsStr::new(" ")).into_vec()))),
     };
     let exec = Exec {
         exec_id: Some(hex(&random::bytes::<16>())),
@@ -67,10 +68,10 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Dock
 }
 
 /// The words as the program gets them; `None` if that takes a shell.
-fn plain(words: &[OsString]) -> Option<Vec<Octets>> {
+fn plain(words: &[OsString]) -> Option<Vec<ByteString>> {
     words
         .iter()
-        .map(|word| unescaped(word.as_bytes()).map(Octets))
+        .map(|word| unescaped(word.as_bytes()).map(ByteString))
         .collect()
 }
 

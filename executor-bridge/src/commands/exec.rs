@@ -3,19 +3,19 @@
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::time::Duration;
 
-use super::{bridge, conclude, say};
 use crate::cli::{ExecOptions, TargetOptions};
 use crate::client::{self, Ended, Streams};
-use crate::daemon;
+use crate::commands::bridge;
+use crate::config::BridgeSettings;
 use crate::error::Failure;
-use crate::protocol::octets::Octets;
+use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
 use crate::protocol::target::hex;
-use crate::random;
-use crate::terminal;
+use crate::report::{conclude, say};
+use crate::{random, terminal};
 
-pub(super) fn run(target: TargetOptions, options: daemon::Options, command: ExecOptions) -> Result<u8, Failure> {
+pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: ExecOptions) -> Result<u8, Failure> {
     let container = target.container.clone();
     let bridge = bridge(target, &command.pod, options)?;
     let takes_stdin = command.stdin || command.tty || !terminal::stdin_is_terminal();
@@ -34,11 +34,11 @@ pub(super) fn run(target: TargetOptions, options: daemon::Options, command: Exec
 }
 
 fn exec(command: ExecOptions, takes_stdin: bool) -> Result<Exec, Failure> {
-    let octets = |text: std::ffi::OsString| Octets(text.into_vec());
+    let octets = |text: std::ffi::OsString| ByteString(text.into_vec());
     let env = command.env.into_iter().map(|pair| {
         let bytes = pair.as_bytes();
         match bytes.iter().position(|byte| *byte == b'=') {
-            Some(at) if at > 0 => Ok((Octets(bytes[..at].to_vec()), Octets(bytes[at + 1..].to_vec()))),
+            Some(at) if at > 0 => Ok((ByteString(bytes[..at].to_vec()), ByteString(bytes[at + 1..].to_vec()))),
             _ => Err(Failure::usage("--env takes NAME=VALUE")),
         }
     });

@@ -10,13 +10,12 @@ use std::process::Command;
 use clap::ValueEnum as _;
 
 use crate::cli::{GitOptions, TargetOptions};
-use crate::config::{self, Process};
-use crate::daemon;
+use crate::config::{self, BridgeSettings, Process};
 use crate::error::{Failure, Kind};
 use crate::program;
 
 /// Returns only if git cannot be run.
-pub(super) fn run(target: TargetOptions, options: daemon::Options, command: &GitOptions) -> Result<u8, Failure> {
+pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: &GitOptions) -> Result<u8, Failure> {
     let own = program::path()
         .map_err(|error| Failure::new(Kind::Internal, format!("cannot find my own program: {error}")))?;
     let mut words = vec![own.into_os_string(), "ssh".into()];

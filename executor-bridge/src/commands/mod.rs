@@ -5,14 +5,13 @@ mod cp;
 mod docker;
 mod exec;
 mod git;
+mod location;
 mod progress;
-mod side;
 mod ssh;
 mod status;
 mod stop;
 mod sync;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,12 +20,14 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command, TargetOptions};
-use crate::client::{self, Bridge, Conversation, Message};
-use crate::config::Process;
+use crate::client::{self, BridgeAddress, Conversation, Message};
+use crate::config::{self, BridgeSettings, Process};
 use crate::error::{Failure, Kind};
 use crate::protocol::request::Request;
 use crate::protocol::result::Outcome;
-use crate::{config, daemon, exit, kubectl_shim, telemetry};
+use crate::report::say;
+use crate::sockets::PodReference;
+use crate::{kubectl_shim, telemetry};
 
 /// A bridge that is well answers at once.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -101,37 +102,21 @@ fn no_command(error: &clap::Error) -> ExitCode {
 }
 
 /// The bridge of a pod: the one in Zuul's slot, which knows itself how to reach it, unless another server is named.
-fn bridge(target: TargetOptions, pod: &str, options: daemon::Options) -> Result<Bridge, Failure> {
-    let named = target.kubeconfig.clone().map(PathBuf::from);
-    let (context, namespace) = (target.context.clone(), target.namespace.clone());
-    let elsewhere = target.server.is_some();
-    match kubectl_shim::bridge(named, context, namespace, pod).filter(|_| !elsewhere) {
-        Some(socket) => Ok(Bridge::Slot(socket)),
-        None => Ok(Bridge::OnDemand {
+fn bridge(target: TargetOptions, pod: &str, options: BridgeSettings) -> Result<BridgeAddress, Failure> {
+    let reference = PodReference {
+        kubeconfig: target.kubeconfig.clone().map(PathBuf::from),
+        context: target.context.clone(),
+        namespace: target.namespace.clone(),
+        name: pod.to_owned(),
+    };
+    let other_server = target.server.is_some();
+    match reference.served_slot(&Process).filter(|_| !other_server) {
+        Some(slot) => Ok(BridgeAddress::Slot(slot.socket)),
+        None => Ok(BridgeAddress::OnDemand {
             target: config::target(target, pod, &Process)?,
             options,
         }),
     }
-}
-
-/// One sentence for people.
-pub(crate) fn say(sentence: &str) {
-    let _ = writeln!(std::io::stderr(), "podbridge: {sentence}");
-}
-
-/// Says what the outcome has to say to people; its exit code.
-fn conclude(outcome: &Outcome) -> u8 {
-    let sentence = match outcome {
-        Outcome::Ok(_) | Outcome::Exited { .. } | Outcome::Signaled { .. } => None,
-        Outcome::TimedOut(ended) | Outcome::Cancelled(ended) => Some(&ended.message),
-        Outcome::OomKilled { message, .. } | Outcome::StartFailed { message, .. } => Some(message),
-        Outcome::Failed { message, .. } => Some(message),
-        Outcome::Unreachable(failure) | Outcome::Lost(failure) => Some(&failure.message),
-    };
-    if let Some(sentence) = sentence.filter(|sentence| !sentence.is_empty()) {
-        say(sentence);
-    }
-    exit::code(outcome)
 }
 
 /// What a bridge that runs answers to that: `None` if none runs. One that says nothing is not waited for long.

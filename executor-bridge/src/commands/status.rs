@@ -3,14 +3,15 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::{ask, said, say};
 use crate::cli::{StatusOptions, TargetOptions};
 use crate::client;
+use crate::commands::{ask, said};
 use crate::config::{self, Process};
 use crate::error::{Failure, Kind};
-use crate::place::Directory;
 use crate::protocol::request::{Operation, Request};
 use crate::protocol::result::{Done, Outcome};
+use crate::report::say;
+use crate::sockets::Directory;
 
 pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, Failure> {
     let directory = Directory::open()?;

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{ask, conclude, said, say};
 use crate::cli::{StopOptions, TargetOptions};
 use crate::client;
+use crate::commands::{ask, said};
 use crate::config::{self, Process};
 use crate::error::{Failure, Kind};
-use crate::place::Directory;
 use crate::protocol::request::{Operation, Request};
+use crate::report::{conclude, say};
+use crate::sockets::Directory;
 
 pub(super) fn run(target: TargetOptions, command: StopOptions) -> Result<u8, Failure> {
     let directory = Directory::open()?;

@@ -1,10 +1,10 @@
 //! Zuul's console stream, protocol version 1 (zuul 14.3.0: zuul_console, zuul_stream): what a task writes in the pod, line by
 //! line, on a TCP port of this host. Knows what Zuul's callback expects, byte for byte; where logs are is `session`'s.
 
-mod conversation;
+mod connection;
 mod last_line;
+mod not_found_timer;
 mod request;
-mod rhythm;
 mod siblings;
 mod source;
 
@@ -16,8 +16,8 @@ use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::console::siblings::Siblings;
 use crate::session::Session;
-use siblings::Siblings;
 
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -62,7 +62,7 @@ impl Console {
             tokio::spawn(async move {
                 // Lines are to arrive as they are written. An error concerns that connection only, which has gone.
                 let _ = stream.set_nodelay(true);
-                let _ = conversation::hold(stream, &console).await;
+                let _ = connection::hold(stream, &console).await;
                 drop(place);
             });
         }

@@ -2,13 +2,12 @@
 //! was idle for long enough. What the clients want done is `session`'s; this module owns socket, frames and life.
 
 mod build_end;
-mod client;
+mod dispatch;
 mod hangup;
-mod launch;
-mod operations;
+mod peer;
+mod run;
 mod serve;
-mod slot;
-mod socket;
+mod zuul_slot;
 
-pub(crate) use launch::{Options, launch, run_detached, run_foreground};
-pub(crate) use slot::{Slot, run_in_slot};
+pub(crate) use run::{run_detached, run_foreground};
+pub(crate) use zuul_slot::{SlotBridge, run_in_slot};

@@ -10,14 +10,13 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::launch::Options;
-use super::operations::{self, Shared};
-use super::slot::Streams;
-use super::socket::Bound;
+use crate::config::BridgeSettings;
+use crate::daemon::dispatch::{self, Shared};
 use crate::error::{Failure, Kind};
-use crate::protocol::target::Identified;
+use crate::protocol::target::{KeyedTarget, Target};
 use crate::session::Session;
 use crate::shutdown::{Shutdown, Why};
+use crate::sockets::BoundSocket;
 use crate::sys;
 
 /// From the wish to end until the process ends, whatever still runs.
@@ -27,12 +26,16 @@ const BLOCKING_THREADS: usize = 8;
 /// After an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// `streams`: what it does for Zuul, if it is in a slot of Zuul's.
+/// Makes the session of a bridge from target, connect timeout and lease.
+pub(super) type NewSession = fn(Arc<Target>, Duration, Duration) -> Session;
+
+/// Serves with the session that `new_session` makes; `on_start` runs once, before the first client.
 pub(super) fn run(
-    target: Identified,
-    bound: Bound,
-    options: Options,
-    streams: Option<Streams>,
+    target: KeyedTarget,
+    bound: BoundSocket,
+    options: BridgeSettings,
+    new_session: NewSession,
+    on_start: impl FnOnce(&Arc<Session>, &Shutdown) -> io::Result<()>,
 ) -> Result<Why, Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("the bridge cannot run: {error}"));
     sys::set_up_heap();
@@ -43,26 +46,27 @@ pub(super) fn run(
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(failed)?;
-    let served = runtime.block_on(serve(target, bound, options, streams));
+    let served = runtime.block_on(serve(target, bound, options, new_session, on_start));
     // A thread that still hangs in a file system must not keep the process.
     runtime.shutdown_background();
     served.map_err(failed)
 }
 
-async fn serve(target: Identified, bound: Bound, options: Options, streams: Option<Streams>) -> io::Result<Why> {
+async fn serve(
+    target: KeyedTarget,
+    bound: BoundSocket,
+    options: BridgeSettings,
+    new_session: NewSession,
+    on_start: impl FnOnce(&Arc<Session>, &Shutdown) -> io::Result<()>,
+) -> io::Result<Why> {
     let listener = UnixListener::from_std(bound.listener.try_clone()?)?;
     let shutdown = Shutdown::default();
     watch_signals(shutdown.clone())?;
     let target_of = Arc::new(target.target);
-    let in_slot = streams.is_some();
-    let begin = if in_slot { Session::kept } else { Session::new };
-    let session = Arc::new(begin(target_of.clone(), options.connect_timeout, options.lease));
-    if let Some(streams) = streams {
-        streams.begin(&session, &shutdown)?;
-    }
+    let session = Arc::new(new_session(target_of.clone(), options.connect_timeout, options.lease));
+    on_start(&session, &shutdown)?;
     let shared = Arc::new(Shared {
         session,
-        in_slot,
         target: target_of,
         shutdown: shutdown.clone(),
         idle: options.idle,
@@ -121,7 +125,7 @@ async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, shared: &Arc
 
 fn welcome(stream: tokio::net::UnixStream, clients: &mut JoinSet<()>, shared: &Arc<Shared>) {
     let shared = shared.clone();
-    clients.spawn(async move { operations::serve(stream, &shared).await });
+    clients.spawn(async move { dispatch::serve(stream, &shared).await });
 }
 
 /// A client that is in the queue already.

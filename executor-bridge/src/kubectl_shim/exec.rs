@@ -4,20 +4,19 @@
 use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 
-use super::slot::Slot;
-use super::{FAILED, arguments, say};
-use crate::client::{self, Bridge, Ended, Streams};
+use crate::client::{self, BridgeAddress, Ended, Streams};
 use crate::error::{Failure, Kind};
-use crate::exit;
-use crate::protocol::octets::Octets;
+use crate::kubectl_shim::{FAILED, arguments};
+use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
 use crate::protocol::target::hex;
-use crate::random;
-use crate::terminal;
+use crate::report::say;
+use crate::sockets::ZuulSlot;
+use crate::{exit, random, terminal};
 
 /// `None`: nothing ran, and the pod is the next kubectl's.
-pub(super) fn run(slot: Slot, wanted: arguments::Exec) -> Result<Option<u8>, Failure> {
+pub(super) fn run(slot: ZuulSlot, wanted: arguments::Exec) -> Result<Option<u8>, Failure> {
     let arguments::Exec {
         container,
         stdin,
@@ -33,7 +32,7 @@ pub(super) fn run(slot: Slot, wanted: arguments::Exec) -> Result<Option<u8>, Fai
     }
     let exec = Exec {
         exec_id: Some(hex(&random::bytes::<16>())),
-        argv: Some(command.into_iter().map(|word| Octets(word.into_vec())).collect()),
+        argv: Some(command.into_iter().map(|word| ByteString(word.into_vec())).collect()),
         pty: terminal.then(terminal::size),
         stdin: match stdin {
             true => Input::Stream,
@@ -41,7 +40,7 @@ pub(super) fn run(slot: Slot, wanted: arguments::Exec) -> Result<Option<u8>, Fai
         },
         ..Exec::default()
     };
-    let ended = client::attend(Bridge::Slot(slot.socket), container, exec, Streams::standard())?;
+    let ended = client::attend(BridgeAddress::Slot(slot.socket), container, exec, Streams::standard())?;
     Ok(match ended {
         // Standard input was not touched: it is read only when a command has started.
         Ended::Outcome(Outcome::Unreachable(failure)) if failure.kind == Kind::Windows => None,

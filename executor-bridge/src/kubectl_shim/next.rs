@@ -16,8 +16,9 @@ use std::process::{Command, ExitCode};
 
 use rustix::fs::{Access, access};
 
-use super::{Called, say};
 use crate::config::{Environment as _, Process};
+use crate::kubectl_shim::Invocation;
+use crate::report::say;
 
 const DEPTH: &str = "PODBRIDGE_KUBECTL_DEPTH";
 /// kubectl's plugins run kubectl, hardly ever deeper than this.
@@ -28,8 +29,8 @@ const NOT_FOUND: u8 = 127;
 const CANNOT_RUN: u8 = 126;
 
 /// Becomes the next program; returns only if that fails.
-pub(super) fn pass_on(called: &Called) -> ExitCode {
-    let name = called.name;
+pub(super) fn pass_on(invocation: &Invocation) -> ExitCode {
+    let name = invocation.name;
     let Ok(own) = fs::metadata("/proc/self/exe") else {
         say(&format!("no {name} can be told from this one without /proc; mount it"));
         return ExitCode::from(NOT_FOUND);
@@ -43,7 +44,7 @@ pub(super) fn pass_on(called: &Called) -> ExitCode {
         return ExitCode::from(NOT_FOUND);
     };
     let mut command = Command::new(&next);
-    command.arg0(&called.zeroth).args(&called.arguments);
+    command.arg0(&invocation.argv0).args(&invocation.arguments);
     if !is_program(&next) {
         let depth = std::env::var(DEPTH).ok().and_then(|depth| depth.parse().ok());
         let depth: u32 = depth.unwrap_or(0);

@@ -4,24 +4,25 @@ use std::io::Write as _;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::arguments::Ports;
-use super::slot::Slot;
-use super::{FAILED, say};
 use crate::config::{self, Process};
 use crate::daemon;
 use crate::error::Failure;
+use crate::kubectl_shim::FAILED;
+use crate::kubectl_shim::arguments::Ports;
+use crate::report::say;
 use crate::shutdown::Why;
+use crate::sockets::ZuulSlot;
 
 /// Zuul tries again for ever, and at once.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Exit code 0 only when the build is over: Zuul starts it again after any other.
-pub(super) fn run(slot: Slot, ports: Ports) -> Result<u8, Failure> {
+pub(super) fn run(slot: ZuulSlot, ports: Ports) -> Result<u8, Failure> {
     let lease = match config::lease(&Process) {
         Ok(lease) => lease,
         Err(failure) => return Ok(fail(&failure)),
     };
-    let slot = daemon::Slot {
+    let slot = daemon::SlotBridge {
         target: slot.target,
         socket: slot.socket,
         kubeconfig: slot.kubeconfig,

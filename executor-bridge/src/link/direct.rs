@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Dialed, Handle, LinkName, Monitored};
 use crate::error::{Failure, Kind, chain};
+use crate::link::{Dialed, Handle, LinkName, Monitored};
 use crate::pod::Place;
 
 /// What waits in the kernel for so long, not acknowledged or without room at the other end: that is out of reach (DESIGN §6).
@@ -45,7 +45,7 @@ pub(crate) async fn dial(identity: &Identity, door: &Door) -> Result<Dialed, Fai
 }
 
 async fn connect(identity: &Identity, door: &Door) -> io::Result<(TlsStream<TcpStream>, OwnedFd)> {
-    let config = identity.client(door.key.clone()).map_err(io::Error::other)?;
+    let config = identity.client_config(door.key.clone()).map_err(io::Error::other)?;
     let socket = TcpStream::connect(door.address).await?;
     socket.set_nodelay(true)?;
     set_tcp_user_timeout(&socket, STUCK.as_millis() as u32)?;

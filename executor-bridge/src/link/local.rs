@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use super::{Dialed, Handle, LinkName, Monitored};
 use crate::error::{Failure, Kind};
+use crate::link::{Dialed, Handle, LinkName, Monitored};
 use crate::protocol::target::Target;
 
 pub(super) async fn dial(target: &Target, timeout: Duration) -> Result<Dialed, Failure> {

@@ -1,12 +1,9 @@
 //! Byte pipes to an agent. Owns how one is dialled and when it is dead; knows nothing of what travels on it. `session`
 //! dials, one pipe per container.
 
-mod agent_binary;
 mod direct;
 mod exec_proxy;
-mod exec_stream;
 mod handle;
-mod inject;
 mod local;
 
 use std::sync::Arc;
@@ -14,9 +11,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use agent_binary::Agents;
-pub(crate) use direct::{Door, dial as dial_direct};
-pub(crate) use handle::{Handle, Monitored};
+pub(crate) use crate::link::direct::{Door, dial as dial_direct};
+use crate::link::exec_proxy::Agents;
+pub(crate) use crate::link::handle::{Handle, Monitored};
 
 use crate::error::Failure;
 use crate::pod::{Fate, Place};

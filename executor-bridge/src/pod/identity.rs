@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use super::flags::Flags;
-use super::kubeconfig;
-use super::settings::Chosen;
 use crate::error::Failure;
+use crate::pod::flags::Flags;
+use crate::pod::kubeconfig;
+use crate::pod::settings::Chosen;
 use crate::protocol::target::Target;
 
 const DEFAULT_NAMESPACE: &str = "default";

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use kube::config::{Kubeconfig, KubeconfigError};
 
-use super::flags::Flags;
 use crate::error::{Failure, Kind, chain};
+use crate::pod::flags::Flags;
 use crate::protocol::target::Target;
 
 pub(super) enum Source {

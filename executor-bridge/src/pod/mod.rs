@@ -20,10 +20,10 @@ use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 
 use crate::error::{Failure, Kind};
+use crate::pod::failure::{Doing, classify};
+pub(crate) use crate::pod::identity::{Identity, identity};
+use crate::pod::view::View;
 use crate::protocol::target::Target;
-use failure::{Doing, classify};
-pub(crate) use identity::{Identity, identity};
-use view::View;
 
 /// Refuses options that could never be used, before anything is started for them.
 pub(crate) fn check(target: &Target) -> Result<(), Failure> {

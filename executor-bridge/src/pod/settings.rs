@@ -12,9 +12,9 @@ use kube::config::{
     AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
 };
 
-use super::flags::Flags;
-use super::kubeconfig::{self, Source};
 use crate::error::{Failure, Kind, chain};
+use crate::pod::flags::Flags;
+use crate::pod::kubeconfig::{self, Source};
 use crate::protocol::target::Target;
 
 pub(super) struct Settings {

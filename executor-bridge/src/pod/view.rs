@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
-use super::{Fate, Place};
 use crate::error::{Failure, Kind};
+use crate::pod::{Fate, Place};
 
 /// Where a pod does not say its system itself.
 const OS_LABEL: &str = "kubernetes.io/os";

@@ -1,8 +1,8 @@
 //! The client protocol (docs/client-protocol.md) as types: targets and their keys, frames, requests, results. Shared by
 //! `client` and `daemon`; no I/O here.
 
+pub(crate) mod byte_string;
 pub(crate) mod frame;
-pub(crate) mod octets;
 pub(crate) mod request;
 pub(crate) mod result;
 pub(crate) mod target;

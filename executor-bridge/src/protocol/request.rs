@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use podbridge_proto::limits::MAX_PUTS;
 
-use super::VERSION;
-use super::octets::Octets;
+use crate::protocol::VERSION;
+use crate::protocol::byte_string::ByteString;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
@@ -63,9 +63,9 @@ struct Envelope {
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Exec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub argv: Option<Vec<Octets>>,
+    pub argv: Option<Vec<ByteString>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shell: Option<Octets>,
+    pub shell: Option<ByteString>,
     /// The agent's own executable is the program; the first of `argv` is only its name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub agent_program: bool,
@@ -73,9 +73,9 @@ pub(crate) struct Exec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec_id: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub env: Vec<(Octets, Octets)>,
+    pub env: Vec<(ByteString, ByteString)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cwd: Option<Octets>,
+    pub cwd: Option<ByteString>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,7 +140,7 @@ pub(crate) enum Output {
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Put {
-    pub path: Octets,
+    pub path: ByteString,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,7 +152,7 @@ pub(crate) struct Put {
     pub sync: bool,
     /// `path` leads from here, not out of it, and through no symbolic link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root: Option<Octets>,
+    pub root: Option<ByteString>,
     /// STDIN_ACK frames for content from a descriptor too.
     #[serde(default, skip_serializing_if = "is_false")]
     pub progress: bool,
@@ -160,18 +160,18 @@ pub(crate) struct Put {
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Get {
-    pub path: Octets,
+    pub path: ByteString,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root: Option<Octets>,
+    pub root: Option<ByteString>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Stat {
-    pub path: Octets,
+    pub path: ByteString,
     #[serde(default)]
     pub no_follow: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root: Option<Octets>,
+    pub root: Option<ByteString>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -398,7 +398,7 @@ mod tests {
         let Operation::Exec(exec) = request.operation else {
             panic!("not an exec")
         };
-        assert_eq!(exec.argv.as_ref().unwrap()[1], Octets(vec![0xff]));
+        assert_eq!(exec.argv.as_ref().unwrap()[1], ByteString(vec![0xff]));
         assert_eq!((exec.stdin, exec.stdout), (Input::None, Output::Stream));
         assert_eq!(request.container, None);
     }

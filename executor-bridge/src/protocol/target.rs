@@ -74,12 +74,12 @@ impl fmt::Display for Key {
 
 /// A target and the object it came from, whose key it has even if a newer client wrote it another way.
 #[derive(Debug, Clone)]
-pub(crate) struct Identified {
+pub(crate) struct KeyedTarget {
     pub target: Target,
     pub key: Key,
 }
 
-impl Identified {
+impl KeyedTarget {
     /// From a client's JSON.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, Failure> {
         let value: Value = serde_json::from_slice(json)
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     fn key_of(json: &str) -> String {
-        Identified::parse(json.as_bytes()).unwrap().key.to_string()
+        KeyedTarget::parse(json.as_bytes()).unwrap().key.to_string()
     }
 
     /// The vector that the Python plugin asserts too: sha256('{"namespace":"ci","pod":"web"}')[:16].
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(plain, spaced);
         // json.dumps(t, sort_keys=True, separators=(",", ":"), ensure_ascii=False) of the same.
         assert_eq!(plain, "d9b806a18f419811");
-        let written = Identified::new(Target {
+        let written = KeyedTarget::new(Target {
             pod: Some("web".into()),
             namespace: Some("ci".into()),
             ..Target::default()
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn targets_that_cannot_work_are_refused_by_name() {
-        let refused = |json: &str| Identified::parse(json.as_bytes()).unwrap_err().message;
+        let refused = |json: &str| KeyedTarget::parse(json.as_bytes()).unwrap_err().message;
         assert!(refused("{}").contains("no pod"));
         assert!(refused(r#"{"pod":"../x"}"#).contains("\"../x\""));
         assert!(refused(r#"{"pod":"web","namespcae":"ci"}"#).contains("namespcae"));
@@ -253,7 +253,7 @@ mod tests {
     fn secrets_are_not_shown() {
         let json = r#"{"pod":"web","token":"SECRET","password":"SECRET","kubeconfig_data":{"x":"SECRET"},
             "extra_args":["--token=SECRET"],"env":{"X":"SECRET"}}"#;
-        let target = Identified::parse(json.as_bytes()).unwrap();
+        let target = KeyedTarget::parse(json.as_bytes()).unwrap();
         assert!(!format!("{target:?}").contains("SECRET"));
         assert!(format!("{target:?}").contains("web"));
     }

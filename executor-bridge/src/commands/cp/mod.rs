@@ -14,18 +14,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::progress::Progress;
-use super::side::Side;
-use super::{bridge, conclude};
 use crate::cli::{CpOptions, TargetOptions};
-use crate::client::{self, Bridge, Incoming, Message};
-use crate::daemon;
+use crate::client::{self, BridgeAddress, Incoming, Message};
+use crate::commands::bridge;
+use crate::commands::cp::sink::Sink;
+use crate::commands::location::Side;
+use crate::commands::progress::Progress;
+use crate::config::BridgeSettings;
 use crate::error::{Failure, Kind};
 use crate::exit;
-use crate::protocol::octets::Octets;
+use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Get, Operation, Put, Request, Stat};
 use crate::protocol::result::{FileStat, Outcome};
-use sink::Sink;
+use crate::report::conclude;
 
 const CHUNK: usize = 128 * 1024;
 /// How often progress is looked at.
@@ -37,7 +38,7 @@ const TYPE: u32 = 0o170_000;
 const DIRECTORY: u32 = 0o040_000;
 const PERMISSIONS: u32 = 0o7777;
 
-pub(super) fn run(target: TargetOptions, options: daemon::Options, command: CpOptions) -> Result<u8, Failure> {
+pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: CpOptions) -> Result<u8, Failure> {
     let (source, destination) = (Side::parse(&command.source)?, Side::parse(&command.destination)?);
     let container = target.container.clone();
     let copy = |bridge| Copy {
@@ -72,7 +73,7 @@ async fn unless_interrupted(copying: impl Future<Output = Result<u8, Failure>>) 
 }
 
 struct Copy {
-    bridge: Bridge,
+    bridge: BridgeAddress,
     container: Option<String>,
     quiet: bool,
     sync: bool,
@@ -124,7 +125,7 @@ impl Copy {
     /// `Err`: an outcome that ends the copy.
     async fn stat(&self, path: &[u8]) -> Result<Result<Option<FileStat>, Outcome>, Failure> {
         let stat = Stat {
-            path: Octets(path.to_vec()),
+            path: ByteString(path.to_vec()),
             no_follow: false,
             root: None,
         };
@@ -156,7 +157,7 @@ impl Copy {
             Err(outcome) => return Ok(conclude(&outcome)),
         }
         let put = Put {
-            path: Octets(path),
+            path: ByteString(path),
             mode: metadata.as_ref().map(|metadata| metadata.mode() & PERMISSIONS),
             mtime_ns: metadata.as_ref().map(|metadata| {
                 metadata
@@ -239,7 +240,7 @@ impl Copy {
             _ => Sink::Standard,
         };
         let get = Operation::Get(Get {
-            path: Octets(path),
+            path: ByteString(path),
             root: None,
         });
         let progress = Progress::start(&shown(name.as_deref()), stat.map(|stat| stat.size), self.quiet);
@@ -280,7 +281,10 @@ impl Copy {
 }
 
 fn shown(name: Option<&OsStr>) -> String {
-    name.map_or_else(|| "-".into(), |name| podbridge_tree::shown(name.as_bytes()))
+    name.map_or_else(
+        || "-".into(),
+        |name| podbridge_tree::escape_for_terminal(name.as_bytes()),
+    )
 }
 
 fn open(path: &Path) -> Result<(File, fs::Metadata), Failure> {

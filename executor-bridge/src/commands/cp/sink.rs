@@ -9,7 +9,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::PERMISSIONS;
+use crate::commands::cp::PERMISSIONS;
 use crate::error::{Failure, Kind};
 use crate::protocol::result::FileStat;
 use crate::protocol::target::hex;

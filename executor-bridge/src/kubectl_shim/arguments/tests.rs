@@ -2,14 +2,14 @@
 
 use std::os::unix::ffi::OsStringExt as _;
 
-use super::*;
+use crate::kubectl_shim::arguments::*;
 
-fn parsed(line: &str) -> Invocation {
+fn parsed(line: &str) -> ParsedCommand {
     parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
 }
 
 /// Kubeconfig, context, namespace and name, `-` where absent.
-fn shown(pod: &Pod) -> String {
+fn shown(pod: &PodReference) -> String {
     let text = |value: &Option<String>| value.clone().unwrap_or("-".into());
     let kubeconfig = pod.kubeconfig.as_ref().map(|path| path.display().to_string());
     format!(
@@ -23,7 +23,7 @@ fn shown(pod: &Pod) -> String {
 
 fn exec(line: &str) -> (String, Exec) {
     match parsed(line) {
-        Invocation::Exec { pod, exec } => (shown(&pod), exec),
+        ParsedCommand::Exec { pod, exec } => (shown(&pod), exec),
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -47,7 +47,7 @@ fn zuuls_port_forward_is_understood() {
         ),
     ] {
         match parsed(line) {
-            Invocation::PortForward { pod, ports: found } => {
+            ParsedCommand::PortForward { pod, ports: found } => {
                 assert_eq!((shown(&pod).as_str(), found), (expected, ports), "{line}");
             }
             other => panic!("{line}: {other:?}"),
@@ -129,7 +129,7 @@ fn the_command_is_taken_as_it_stands() {
     for form in [&["exec", "web", "--"][..], &["exec", "web"]] {
         let mut arguments: Vec<OsString> = form.iter().map(OsString::from).collect();
         arguments.extend([bytes.clone(), OsString::new()]);
-        let Invocation::Exec { exec, .. } = parse(&arguments) else {
+        let ParsedCommand::Exec { exec, .. } = parse(&arguments) else {
             panic!("{form:?}");
         };
         assert_eq!(exec.command, [bytes.clone(), OsString::new()]);
@@ -187,7 +187,7 @@ fn what_is_not_understood_is_left_to_kubectl() {
         "port-forward pod/web 1:19885 2:19886 --",
         "port-forward -- pod/web 1:19885 2:19886",
     ] {
-        assert_eq!(parsed(line), Invocation::Other, "{line}");
+        assert_eq!(parsed(line), ParsedCommand::Other, "{line}");
     }
     let bytes = OsString::from_vec(b"\xff".to_vec());
     let flag = OsString::from_vec(b"-n\xff".to_vec());
@@ -197,6 +197,6 @@ fn what_is_not_understood_is_left_to_kubectl() {
         vec![bytes, "web".into()],
         vec![],
     ] {
-        assert_eq!(parse(&arguments), Invocation::Other, "{arguments:?}");
+        assert_eq!(parse(&arguments), ParsedCommand::Other, "{arguments:?}");
     }
 }

@@ -1,7 +1,10 @@
 //! The exec-proxy link: `pods/exec` of `podbridge-agent proxy`, whose standard streams are the pipe. Finds the agent in the
 //! container, or brings it there (`bring`), in as few execs as it takes: one when it is there, three when it is not.
 
-mod bring;
+mod agent_binary;
+mod exec_stream;
+mod inject;
+mod scripts;
 
 use std::io;
 use std::sync::Arc;
@@ -16,11 +19,12 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
 
-use super::agent_binary::{self, Agents, Binary};
-use super::exec_stream::{self, Reader, Writer};
-use super::inject::{self, Report};
-use super::{Dialed, Handle, LinkName, Monitored, Start};
 use crate::error::{Failure, Kind};
+pub(super) use crate::link::exec_proxy::agent_binary::Agents;
+use crate::link::exec_proxy::agent_binary::Binary;
+use crate::link::exec_proxy::exec_stream::{Reader, Writer};
+use crate::link::exec_proxy::scripts::Report;
+use crate::link::{Dialed, Handle, LinkName, Monitored, Start};
 use crate::pod::{Access, Fate, Place};
 use crate::protocol::target::{Target, hex};
 use crate::random;
@@ -90,7 +94,7 @@ impl Dial {
         let random = hex(&random::bytes::<8>());
         let mut skip = ":".to_owned();
         loop {
-            let mut find = vec!["sh", "-c", inject::FIND, "sh", option, &random, &skip];
+            let mut find = vec!["sh", "-c", scripts::FIND, "sh", option, &random, &skip];
             find.extend(tags.iter().map(String::as_str));
             let report = match self.begin(&find).await? {
                 Greeting::Proxy(proxy) => return Ok(proxy),
@@ -216,7 +220,7 @@ impl Dial {
                     }
                 };
                 let _ = timeout(self.limit, whole).await;
-                let text = String::from_utf8_lossy(&seen[inject::REPORT.len()..]).into_owned();
+                let text = String::from_utf8_lossy(&seen[scripts::REPORT.len()..]).into_owned();
                 Ok(Greeting::Report(Report::parse(&text)))
             }
             None if seen.is_empty() && reader.status().is_some_and(exec_stream::Status::no_such_program) => {
@@ -273,7 +277,7 @@ enum First {
 
 /// Which of the first lines it is; `None` while it may become one of them.
 fn recognise(seen: &[u8]) -> Option<First> {
-    for (line, first) in [(PROXY_MAGIC.as_bytes(), First::Magic), (inject::REPORT, First::Report)] {
+    for (line, first) in [(PROXY_MAGIC.as_bytes(), First::Magic), (scripts::REPORT, First::Report)] {
         if seen.starts_with(line) {
             return Some(first);
         }

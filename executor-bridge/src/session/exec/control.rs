@@ -7,21 +7,22 @@ use podbridge_proto::v1::{ResizeRequest, SignalRequest};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-use super::super::{Charge, Connection, diagnosis};
-use super::prepare::size;
+use crate::connections::{Connection, provably_not_sent};
 use crate::protocol::request::Size;
+use crate::session::client::InputCredit;
+use crate::session::exec::prepare::size;
 
-pub(super) enum Control {
+pub(crate) enum Control {
     Signal(u8),
     Resize(Size),
 }
 
 /// Sends what is queued, each once: what may have arrived before its link broke is not repeated, what provably did not
 /// waits for the next link.
-pub(super) async fn send(
+pub(crate) async fn send(
     id: [u8; 16],
     mut links: watch::Receiver<Option<Arc<Connection>>>,
-    mut controls: mpsc::UnboundedReceiver<(Control, Charge)>,
+    mut controls: mpsc::UnboundedReceiver<(Control, InputCredit)>,
 ) {
     while let Some((control, _charge)) = controls.recv().await {
         loop {
@@ -33,7 +34,7 @@ pub(super) async fn send(
             };
             match call(&connection, id, &control).await {
                 Ok(()) => break,
-                Err(status) if diagnosis::provably_not_sent(&status) => {
+                Err(status) if provably_not_sent(&status) => {
                     if links.changed().await.is_err() {
                         return;
                     }

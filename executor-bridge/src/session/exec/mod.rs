@@ -1,9 +1,10 @@
 //! One exec: started once, its output carried to the client as it comes, over as many links as it takes; its end told
 //! only from the agent's exit record. A client that goes away has it cancelled.
 
+mod bulk_limit;
+mod choose_lane;
 mod control;
-mod ended;
-mod lane;
+mod outcome;
 mod prepare;
 mod puts;
 mod running;
@@ -21,27 +22,29 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status, Streaming};
 
-use super::connection::Lane;
-use super::container::Container;
-use super::descriptor::LocalFile;
-use super::diagnosis::{self, Home, Patience, Recovery};
-use super::turns::Turns;
-use super::{Client, Connection, Errands, Logs, status};
+use crate::backoff::Backoff;
+use crate::connections::recovery::{self, LostAgent, Recovery};
+use crate::connections::{Connection, Container, Lane, is_broken_link, provably_not_sent, status};
 use crate::error::{Failure, Kind};
 use crate::protocol::request;
 use crate::protocol::result::{Ended, Outcome};
-use prepare::Prepared;
-use running::{End, Running, Sink, Wires};
+use crate::session::background::BackgroundCalls;
+use crate::session::client::Client;
+use crate::session::exec::prepare::Prepared;
+use crate::session::exec::running::{End, Running, Sink, Wires};
+use crate::session::files::passed_file::LocalFile;
+use crate::session::logs::Logs;
+pub(crate) use bulk_limit::BulkLimiter;
 
 /// How long the agent's answer to a cancel is sought, and then the command's end.
 const CANCEL: Duration = Duration::from_secs(60);
 /// Between two looks whether it has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) async fn run(
+pub(crate) async fn run(
     container: &Arc<Container>,
-    errands: &Errands,
-    turns: &Arc<Turns>,
+    background_calls: &BackgroundCalls,
+    bulk_limiter: &Arc<BulkLimiter>,
     logs: Option<&Arc<Logs>>,
     request: request::Exec,
     mut client: Client,
@@ -94,12 +97,12 @@ pub(super) async fn run(
         outbox: None,
         exit: None,
     };
-    let lane = lane::of(&start);
-    let home = (!progress.instance.is_empty()).then(|| Home::of_another_bridge(progress.instance, lane));
+    let lane = choose_lane::of(&start);
+    let lost_agent = (!progress.instance.is_empty()).then(|| LostAgent::of_another_bridge(progress.instance, lane));
     // Who comes from another bridge has had it.
-    let _turn = match lane == Lane::Bulk && home.is_none() {
-        true => match running.meanwhile(turns.take()).await {
-            Ok(turn) => Some(turn),
+    let _permit = match lane == Lane::Bulk && lost_agent.is_none() {
+        true => match running.meanwhile(bulk_limiter.take()).await {
+            Ok(permit) => Some(permit),
             Err(outcome) => return outcome,
         },
         false => None,
@@ -111,24 +114,26 @@ pub(super) async fn run(
         puts,
         running,
         links,
-        home,
+        lost_agent,
     };
     let over = carrier.carry().await;
-    let Carrier { home, running, .. } = carrier;
+    let Carrier {
+        lost_agent, running, ..
+    } = carrier;
     match over {
         Over::Closed(connection, outcome) => {
-            let told = running.client.told;
-            errands.send(async move {
+            let result_delivered = running.client.result_delivered;
+            background_calls.send(async move {
                 // Not earlier: a client without its result asks the next bridge for it. The error says "told".
-                let _ = told.await;
+                let _ = result_delivered.await;
                 release(connection, id).await;
             });
             outcome
         }
         // Sent or not, started or not: the agent fences the id.
         Over::Cancel(outcome) => {
-            if let Some(home) = home {
-                errands.send(cancel(container.clone(), home, id));
+            if let Some(lost_agent) = lost_agent {
+                background_calls.send(cancel(container.clone(), lost_agent, id));
             }
             outcome
         }
@@ -153,20 +158,22 @@ struct Carrier<'a> {
     running: Running,
     links: watch::Sender<Option<Arc<Connection>>>,
     /// Where the start may have arrived: this agent and no other has the exec.
-    home: Option<Home>,
+    lost_agent: Option<LostAgent>,
 }
 
 impl Carrier<'_> {
     async fn carry(&mut self) -> Over {
         let mut hint = String::new();
         let lease = self.container.linker().lease();
-        let mut patience = Patience::new(lease);
+        let mut backoff = Backoff::new(lease);
         loop {
-            let connection = match self.link(&hint, &mut patience).await {
+            let connection = match self.link(&hint, &mut backoff).await {
                 Ok(connection) => connection,
                 Err(over) => return over,
             };
-            let before = self.home.replace(Home::behind(&connection, "the client went away"));
+            let before = self
+                .lost_agent
+                .replace(LostAgent::of_connection(&connection, "the client went away"));
             if before.is_none() && self.running.tell_agent(&connection.agent.instance).await.is_err() {
                 return Over::Cancel(Outcome::Cancelled(Ended::default()));
             }
@@ -183,7 +190,7 @@ impl Carrier<'_> {
                 Ok(Err(status)) => status,
                 Err(outcome) => return Over::Cancel(outcome),
             };
-            if !diagnosis::is_broken_link(&status, &connection) {
+            if !is_broken_link(&status, &connection) {
                 return Over::Lost(self.refused(&status, before.is_some()));
             }
             hint = status::reason(&status);
@@ -193,28 +200,28 @@ impl Carrier<'_> {
                 "the link of an exec broke"
             );
             if moved {
-                patience = Patience::new(lease);
+                backoff = Backoff::new(lease);
             }
-            if !moved && diagnosis::provably_not_sent(&status) {
+            if !moved && provably_not_sent(&status) {
                 connection
                     .handle
                     .end("the connection had ended before the request was sent");
-                self.home = before;
+                self.lost_agent = before;
             } else {
-                self.home = Some(Home::behind(&connection, &hint));
+                self.lost_agent = Some(LostAgent::of_connection(&connection, &hint));
             }
         }
     }
 
     /// A link to the agent that has the exec; to any, as long as none has.
-    async fn link(&mut self, hint: &str, patience: &mut Patience) -> Result<Arc<Connection>, Over> {
-        let Some(home) = &self.home else {
+    async fn link(&mut self, hint: &str, backoff: &mut Backoff) -> Result<Arc<Connection>, Over> {
+        let Some(lost_agent) = &self.lost_agent else {
             let linked = async {
-                patience.pause().await;
+                backoff.pause().await;
                 self.container.connection(self.lane).await
             };
             return match self.running.meanwhile(linked).await {
-                Ok(Ok(_)) if patience.is_over() => Err(Over::Lost(Outcome::Unreachable(Failure::new(
+                Ok(Ok(_)) if backoff.is_over() => Err(Over::Lost(Outcome::Unreachable(Failure::new(
                     Kind::Timeout,
                     format!("every link broke before the command was sent: {hint}"),
                 )))),
@@ -223,10 +230,10 @@ impl Carrier<'_> {
                 Err(outcome) => Err(Over::Lost(outcome)),
             };
         };
-        let recovered = diagnosis::recover(self.container, home, patience);
+        let recovered = recovery::recover(self.container, lost_agent, backoff);
         match self.running.meanwhile(recovered).await {
-            Ok(Recovery::Again(connection)) => Ok(connection),
-            Ok(Recovery::Over(outcome)) => Err(Over::Lost(outcome)),
+            Ok(Recovery::Reconnected(connection)) => Ok(connection),
+            Ok(Recovery::GivenUp(outcome)) => Err(Over::Lost(outcome)),
             Err(outcome) => Err(Over::Cancel(outcome)),
         }
     }
@@ -292,13 +299,13 @@ async fn release_when_ended(connection: Arc<Connection>, id: [u8; 16]) {
 }
 
 /// Over another link too, if the exec's own has just broken.
-async fn cancel(container: Arc<Container>, home: Home, id: [u8; 16]) {
-    let mut patience = Patience::new(CANCEL);
+async fn cancel(container: Arc<Container>, lost_agent: LostAgent, id: [u8; 16]) {
+    let mut backoff = Backoff::new(CANCEL);
     let reason = loop {
-        let connection = match diagnosis::recover(&container, &home, &mut patience).await {
-            Recovery::Again(connection) => connection,
+        let connection = match recovery::recover(&container, &lost_agent, &mut backoff).await {
+            Recovery::Reconnected(connection) => connection,
             // Who is gone has ended it.
-            Recovery::Over(_) => break "there is no link to it any more".to_owned(),
+            Recovery::GivenUp(_) => break "there is no link to it any more".to_owned(),
         };
         let request = CancelRequest {
             exec_id: Bytes::copy_from_slice(&id),
@@ -306,7 +313,7 @@ async fn cancel(container: Arc<Container>, home: Home, id: [u8; 16]) {
         };
         match connection.exec().cancel(request).await {
             Ok(_) => return release_when_ended(connection, id).await,
-            Err(status) if diagnosis::is_broken_link(&status, &connection) => {}
+            Err(status) if is_broken_link(&status, &connection) => {}
             Err(status) => break status::reason(&status),
         }
     };

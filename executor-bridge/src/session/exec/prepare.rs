@@ -6,38 +6,39 @@ use podbridge_proto::v1::{EnvVar, Pty, PutHeader, StartRequest, StdinMode};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use super::super::descriptor::{self, Access, LocalFile};
-use super::super::{Client, bad_request, put};
 use crate::protocol::request::{self, Resume, Size};
 use crate::protocol::result::Outcome;
 use crate::random;
+use crate::session::client::{Client, bad_request};
+use crate::session::files::passed_file::{self, Access, LocalFile};
+use crate::session::files::put;
 
-pub(super) struct Prepared {
-    pub(super) start: StartRequest,
-    pub(super) id: [u8; 16],
+pub(crate) struct Prepared {
+    pub(crate) start: StartRequest,
+    pub(crate) id: [u8; 16],
     /// Too long to travel inside Start.
-    pub(super) stdin_file: Option<LocalFile>,
-    pub(super) stdout: Option<LocalFile>,
-    pub(super) stderr: Option<LocalFile>,
+    pub(crate) stdin_file: Option<LocalFile>,
+    pub(crate) stdout: Option<LocalFile>,
+    pub(crate) stderr: Option<LocalFile>,
     /// Put before the command starts.
-    pub(super) puts: Vec<(PutHeader, LocalFile)>,
-    pub(super) resume: Option<Resume>,
+    pub(crate) puts: Vec<(PutHeader, LocalFile)>,
+    pub(crate) resume: Option<Resume>,
 }
 
-pub(super) async fn prepare(mut request: request::Exec, client: &mut Client) -> Result<Prepared, Outcome> {
+pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> Result<Prepared, Outcome> {
     let descriptors = &mut client.descriptors;
     let input = match request.stdin {
-        request::Input::Fd => Some(descriptor::take(descriptors, "stdin", Access::Read)?),
+        request::Input::Fd => Some(passed_file::take(descriptors, "stdin", Access::Read)?),
         request::Input::None | request::Input::Stream => None,
     };
     let mut output = |what, mode| match mode {
-        request::Output::Fd => descriptor::take(descriptors, what, Access::Write).map(Some),
+        request::Output::Fd => passed_file::take(descriptors, what, Access::Write).map(Some),
         request::Output::Stream => Ok(None),
     };
     let stdout = output("stdout", request.stdout)?;
     let stderr = output("stderr", request.stderr)?;
     let puts = std::mem::take(&mut request.puts).into_iter().map(|put| {
-        let file = descriptor::take(descriptors, "the content of a file", Access::Read)?;
+        let file = passed_file::take(descriptors, "the content of a file", Access::Read)?;
         Ok((put::header(put), file))
     });
     let puts = puts.collect::<Result<Vec<_>, Outcome>>()?;
@@ -97,7 +98,7 @@ pub(super) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
     })
 }
 
-pub(super) fn size(size: Size) -> Pty {
+pub(crate) fn size(size: Size) -> Pty {
     Pty {
         rows: size.rows.into(),
         cols: size.cols.into(),

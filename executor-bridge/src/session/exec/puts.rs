@@ -12,14 +12,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
-use super::super::descriptor::LocalFile;
 use crate::protocol::result::Outcome;
+use crate::session::files::passed_file::LocalFile;
 
 /// Chunks handed to HTTP/2 and not yet taken by it.
 const IN_FLIGHT: usize = 4;
 
 /// The outer error: a file cannot be read.
-pub(super) async fn run(
+pub(crate) async fn run(
     exec: &mut ExecClient<Channel>,
     run: RunRequest,
     puts: &[(PutHeader, LocalFile)],

@@ -9,21 +9,22 @@ use podbridge_proto::v1::{Closed, ExecEvent, ExitRecord, Output, Stream};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::super::descriptor::LocalFile;
-use super::super::pending::Piece;
-use super::super::{Charge, Client, Input, bad_request, internal};
-use super::control::Control;
-use super::ended::ended;
-use super::stdin;
+use crate::error::Failure;
 use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request::Size;
 use crate::protocol::result::{Ended, Outcome};
 use crate::protocol::target::hex;
+use crate::session::client::{Client, Input, InputCredit, bad_request};
+use crate::session::exec::control::Control;
+use crate::session::exec::outcome::ended;
+use crate::session::exec::stdin;
+use crate::session::files::passed_file::LocalFile;
+use crate::session::unacknowledged::Piece;
 
 /// Where the client's inputs go; filled also before the command runs.
-pub(super) struct Wires {
-    pub(super) pieces: mpsc::UnboundedSender<Piece>,
-    pub(super) controls: mpsc::UnboundedSender<(Control, Charge)>,
+pub(crate) struct Wires {
+    pub(crate) pieces: mpsc::UnboundedSender<Piece>,
+    pub(crate) controls: mpsc::UnboundedSender<(Control, InputCredit)>,
 }
 
 impl Wires {
@@ -44,49 +45,49 @@ impl Wires {
 }
 
 /// Where one output stream goes, and how far it is.
-pub(super) struct Sink {
+pub(crate) struct Sink {
     file: Option<LocalFile>,
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
 }
 
 impl Sink {
-    pub(super) fn new(file: Option<LocalFile>, offset: u64) -> Self {
+    pub(crate) fn new(file: Option<LocalFile>, offset: u64) -> Self {
         Self { file, offset }
     }
 }
 
 /// How one link ended.
-pub(super) enum End {
+pub(crate) enum End {
     Closed(Outcome),
     /// Ended by the client, or by what cannot go on.
     Cancel(Outcome),
     Broken(Status),
 }
 
-pub(super) struct Running {
-    pub(super) id: [u8; 16],
-    pub(super) client: Client,
-    pub(super) wires: Wires,
-    pub(super) acks: mpsc::UnboundedReceiver<stdin::Ack>,
+pub(crate) struct Running {
+    pub(crate) id: [u8; 16],
+    pub(crate) client: Client,
+    pub(crate) wires: Wires,
+    pub(crate) acks: mpsc::UnboundedReceiver<stdin::Ack>,
     /// The file that is its stdin cannot be read.
-    pub(super) broken_stdin: mpsc::Receiver<Outcome>,
-    pub(super) stdout: Sink,
-    pub(super) stderr: Sink,
-    pub(super) started: bool,
+    pub(crate) broken_stdin: mpsc::Receiver<Outcome>,
+    pub(crate) stdout: Sink,
+    pub(crate) stderr: Sink,
+    pub(crate) started: bool,
     /// A frame that the client has no room for yet: while it waits, no event is read, and HTTP/2 holds the agent back.
-    pub(super) outbox: Option<Frame>,
-    pub(super) exit: Option<ExitRecord>,
+    pub(crate) outbox: Option<Frame>,
+    pub(crate) exit: Option<ExitRecord>,
 }
 
 impl Running {
     /// Tells the client, before anything is sent, which agent may have the exec from now on. An error: it has gone.
-    pub(super) async fn tell_agent(&self, instance: &str) -> Result<(), mpsc::error::SendError<Frame>> {
+    pub(crate) async fn tell_agent(&self, instance: &str) -> Result<(), mpsc::error::SendError<Frame>> {
         let json = serde_json::json!({ "instance": instance }).to_string();
         self.client.replies.send(Frame::Agent(json.into())).await
     }
 
     /// Waits for something else while the client is heard; its outcome if it ends the exec.
-    pub(super) async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Result<T, Outcome> {
+    pub(crate) async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Result<T, Outcome> {
         tokio::pin!(something);
         loop {
             tokio::select! {
@@ -100,7 +101,7 @@ impl Running {
     }
 
     /// Carries events to the client as long as the link lives. True in `moved` if any came.
-    pub(super) async fn follow(&mut self, mut events: Streaming<ExecEvent>, moved: &mut bool) -> End {
+    pub(crate) async fn follow(&mut self, mut events: Streaming<ExecEvent>, moved: &mut bool) -> End {
         let replies = self.client.replies.clone();
         loop {
             let free = self.outbox.is_none();
@@ -146,7 +147,7 @@ impl Running {
             }
             Event::Output(output) => self.output(output).await?,
             Event::Gap(gap) => {
-                return Err(Outcome::Lost(internal(&format!(
+                return Err(Outcome::Lost(Failure::bug(&format!(
                     "the agent dropped {} bytes of output",
                     gap.length
                 ))));
@@ -161,13 +162,17 @@ impl Running {
         let (sink, frame): (_, fn(Bytes) -> Frame) = match output.stream() {
             Stream::Stdout => (&mut self.stdout, Frame::Stdout),
             Stream::Stderr => (&mut self.stderr, Frame::Stderr),
-            Stream::Unspecified => return Err(Outcome::Lost(internal("the agent sent output of an unknown stream"))),
+            Stream::Unspecified => {
+                return Err(Outcome::Lost(Failure::bug(
+                    "the agent sent output of an unknown stream",
+                )));
+            }
         };
         if output.offset != sink.offset {
-            return Err(Outcome::Lost(internal("the agent's output has a hole")));
+            return Err(Outcome::Lost(Failure::bug("the agent's output has a hole")));
         }
         if output.data.len() >= MAX_LENGTH {
-            return Err(Outcome::Lost(internal("the agent sent more at once than it may")));
+            return Err(Outcome::Lost(Failure::bug("the agent sent more at once than it may")));
         }
         sink.offset += output.data.len() as u64;
         match &sink.file {
@@ -179,12 +184,14 @@ impl Running {
 
     fn closed(&mut self, closed: &Closed) -> Result<Outcome, Outcome> {
         let Some(record) = self.exit.take() else {
-            return Err(Outcome::Lost(internal(
+            return Err(Outcome::Lost(Failure::bug(
                 "the agent closed an exec without an exit record",
             )));
         };
         if (closed.stdout_length, closed.stderr_length) != (self.stdout.offset, self.stderr.offset) {
-            return Err(Outcome::Lost(internal("the agent's output is shorter than it says")));
+            return Err(Outcome::Lost(Failure::bug(
+                "the agent's output is shorter than it says",
+            )));
         }
         if !closed.spool_error.is_empty() {
             tracing::warn!(
@@ -192,7 +199,7 @@ impl Running {
                 "the agent could not put output into a file"
             );
         }
-        ended(record, closed.held_open).ok_or_else(|| Outcome::Lost(internal("the exit record has no cause")))
+        ended(record, closed.held_open).ok_or_else(|| Outcome::Lost(Failure::bug("the exit record has no cause")))
     }
 }
 

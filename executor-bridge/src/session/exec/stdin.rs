@@ -12,10 +12,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-use super::super::descriptor::LocalFile;
-use super::super::pending::{Pending, Piece};
-use super::super::{Charge, Connection, diagnosis};
+use crate::connections::{Connection, is_broken_link};
 use crate::protocol::result::Outcome;
+use crate::session::client::InputCredit;
+use crate::session::files::passed_file::LocalFile;
+use crate::session::unacknowledged::{Pending, Piece};
 
 /// Chunks handed to HTTP/2 and not yet taken by it.
 const IN_FLIGHT: usize = 8;
@@ -23,15 +24,15 @@ const IN_FLIGHT: usize = 8;
 const FILE_WINDOW: usize = 2 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ack {
-    pub(super) offset: u64,
+pub(crate) struct Ack {
+    pub(crate) offset: u64,
     /// Nothing more is wanted.
-    pub(super) closed: bool,
+    pub(crate) closed: bool,
 }
 
 /// Sends what is queued until its end, until the command wants no more, or until the exec is over; what a broken link
 /// means is for the output's side to judge. Opens a call only when there is something to send. `from`: offset of the first piece.
-pub(super) async fn pump(
+pub(crate) async fn pump(
     id: [u8; 16],
     from: u64,
     mut links: watch::Receiver<Option<Arc<Connection>>>,
@@ -117,7 +118,7 @@ async fn write(
                     let _ = acks.send(Ack { offset, closed });
                 }
                 Ok(None) => return Over::Broken,
-                Err(status) if diagnosis::is_broken_link(&status, connection) => return Over::Broken,
+                Err(status) if is_broken_link(&status, connection) => return Over::Broken,
                 // The exec has ended, or another writer took over.
                 Err(_) => return Over::Closed,
             },
@@ -145,7 +146,7 @@ async fn next(
 }
 
 /// Queues a file's content. A file that cannot be read to its end must not look like a shorter one: no end is queued then.
-pub(super) async fn read_file(file: LocalFile, pieces: mpsc::UnboundedSender<Piece>) -> Result<(), Outcome> {
+pub(crate) async fn read_file(file: LocalFile, pieces: mpsc::UnboundedSender<Piece>) -> Result<(), Outcome> {
     let window = Arc::new(Semaphore::new(FILE_WINDOW));
     let mut offset = 0;
     loop {
@@ -157,7 +158,11 @@ pub(super) async fn read_file(file: LocalFile, pieces: mpsc::UnboundedSender<Pie
                     return Ok(());
                 };
                 let data = file.read_at(offset, wanted as usize).await?;
-                if !data.is_empty() && pieces.send(Piece::Data(data.clone(), Charge::new(charge))).is_err() {
+                if !data.is_empty()
+                    && pieces
+                        .send(Piece::Data(data.clone(), InputCredit::new(charge)))
+                        .is_err()
+                {
                     return Ok(());
                 }
                 data

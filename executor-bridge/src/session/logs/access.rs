@@ -6,16 +6,18 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::watch;
+use tokio::sync::watch::{Receiver, channel};
 use tokio::time::timeout;
 
-use super::super::{Client, Session, gone, status};
-use super::{Event, Follow, LogId, Logs, Position, Reach, STALL, keeper};
+use crate::connections::{Reachability, status};
 use crate::error::{FailedKind, Failure, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request;
 use crate::protocol::result::{Ended, Outcome};
 use crate::protocol::target::{hex, unhex};
+use crate::session::Session;
+use crate::session::client::{Client, gone};
+use crate::session::logs::{Event, Follow, LogId, Logs, Position, STALL, watch};
 
 /// For an agent's answer that somebody waits for, who is told meanwhile that there is nothing.
 const QUESTION: Duration = Duration::from_secs(2);
@@ -34,14 +36,14 @@ fn unsupported() -> Outcome {
 
 impl Session {
     pub(crate) fn logs(&self) -> Option<&Arc<Logs>> {
-        self.kept.as_ref().map(|kept| &kept.logs)
+        self.build_pod.as_ref().map(|pod| &pod.logs)
     }
 
     /// Whether a container can be reached; from now on it is kept so.
-    pub(crate) fn reach(&self, container: Option<&str>) -> watch::Receiver<Reach> {
+    pub(crate) fn reach(&self, container: Option<&str>) -> Receiver<Reachability> {
         self.container(container);
-        let kept = self.kept.as_ref().map(|kept| kept.reach(container));
-        kept.unwrap_or_else(|| watch::channel(Reach::Sought).1)
+        let reachability = self.build_pod.as_ref().map(|pod| pod.reach(container));
+        reachability.unwrap_or_else(|| channel(Reachability::Connecting).1)
     }
 
     pub(crate) fn follow(&self, container: Option<&str>, id: &LogId, position: Option<Position>) -> Follow {
@@ -51,10 +53,10 @@ impl Session {
     /// Whether there is such a log this moment; `None` if nobody can say.
     pub(crate) async fn log_exists(&self, container: Option<&str>, id: &LogId) -> Option<bool> {
         let connection = match &*self.reach(container).borrow() {
-            Reach::Up(connection) => connection.clone(),
-            Reach::Sought | Reach::Lost(_) => return None,
+            Reachability::Up(connection) => connection.clone(),
+            Reachability::Connecting | Reachability::Lost(_) => return None,
         };
-        timeout(QUESTION, keeper::exists(&connection, id)).await.ok()?.ok()
+        timeout(QUESTION, watch::log_exists(&connection, id)).await.ok()?.ok()
     }
 
     /// Deletes a log wherever it is in this pod, and waits for a link to do so.
@@ -66,11 +68,11 @@ impl Session {
         let removals = containers.iter().map(|container| {
             let mut reach = self.reach(container.as_deref());
             timeout(REMOVAL, async move {
-                let reached = reach.wait_for(|reach| !matches!(reach, Reach::Sought)).await;
-                let Ok(Reach::Up(connection)) = reached.map(|reach| reach.clone()) else {
+                let reached = reach.wait_for(|reach| !matches!(reach, Reachability::Connecting)).await;
+                let Ok(Reachability::Up(connection)) = reached.map(|reach| reach.clone()) else {
                     return;
                 };
-                if let Err(status) = keeper::remove(&connection, id).await {
+                if let Err(status) = watch::remove_log(&connection, id).await {
                     tracing::info!(reason = status::reason(&status), "a log was not deleted");
                 }
             })
@@ -100,12 +102,12 @@ impl Session {
     /// One log as it is written, until it is deleted.
     pub(crate) async fn send_log(&self, id: &LogId, from: Option<request::Position>, mut client: Client) -> Outcome {
         let Some(logs) = self.logs() else { return unsupported() };
-        let patience = match &from {
+        let backoff = match &from {
             // What was there before this bridge is there as soon as it has looked.
             Some(_) => RETURN,
             None => Duration::ZERO,
         };
-        let Ok(container) = timeout(patience, logs.appears(id)).await else {
+        let Ok(container) = timeout(backoff, logs.appears(id)).await else {
             return Outcome::done();
         };
         let from = from.and_then(|request::Position { file, offset }| {
@@ -142,7 +144,7 @@ impl Session {
     }
 
     pub(crate) async fn delete_log(&self, id: &LogId) -> Outcome {
-        match self.kept {
+        match self.build_pod {
             Some(_) => {
                 self.remove_log(id).await;
                 Outcome::done()

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic::{Status, Streaming};
 
-use super::super::{Connection, diagnosis, status};
-use super::{LogId, Reach};
+use crate::connections::{Connection, Reachability, is_broken_link, status};
+use crate::session::logs::LogId;
 
 /// After an error that would come again at once.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -39,7 +39,7 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Follow {
     path: String,
-    reach: watch::Receiver<Reach>,
+    reach: watch::Receiver<Reachability>,
     /// Where the next byte belongs; `None` before the first.
     position: Option<Position>,
     open: Option<(Arc<Connection>, Streaming<FollowEvent>)>,
@@ -47,7 +47,7 @@ pub(crate) struct Follow {
 
 impl Follow {
     /// `position`: where it was followed to before.
-    pub(in crate::session) fn new(id: &LogId, position: Option<Position>, reach: watch::Receiver<Reach>) -> Self {
+    pub(crate) fn new(id: &LogId, position: Option<Position>, reach: watch::Receiver<Reachability>) -> Self {
         Self {
             path: id.path(),
             reach,
@@ -117,11 +117,11 @@ impl Follow {
     async fn begin(&mut self) -> Result<(), Event> {
         let connection = loop {
             match &*self.reach.borrow_and_update() {
-                Reach::Up(connection) if connection.alive() && !connection.superseded.is_cancelled() => {
+                Reachability::Up(connection) if connection.alive() && !connection.superseded.is_cancelled() => {
                     break connection.clone();
                 }
-                Reach::Up(_) | Reach::Sought => {}
-                Reach::Lost(why) => return Err(Event::Lost(why.clone())),
+                Reachability::Up(_) | Reachability::Connecting => {}
+                Reachability::Lost(why) => return Err(Event::Lost(why.clone())),
             }
             if self.reach.changed().await.is_err() {
                 return Err(Event::Lost("the bridge ends".into()));
@@ -139,7 +139,7 @@ impl Follow {
                 self.open = Some((connection, events.into_inner()));
                 Ok(())
             }
-            Err(status) if diagnosis::is_broken_link(&status, &connection) => {
+            Err(status) if is_broken_link(&status, &connection) => {
                 // Its keeper seeks another one; a call that only this end refused is made again.
                 let _ = timeout(PAUSE, connection.handle.wait()).await;
                 Ok(())
@@ -150,7 +150,7 @@ impl Follow {
 
     async fn broken(&mut self, status: &Status) -> Option<Event> {
         let (connection, _) = self.open.take()?;
-        match diagnosis::is_broken_link(status, &connection) {
+        match is_broken_link(status, &connection) {
             true => None,
             false => Some(self.refused(status).await),
         }

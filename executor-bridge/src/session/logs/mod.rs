@@ -3,25 +3,25 @@
 
 mod access;
 mod follow;
-mod keeper;
-mod runs;
+mod watch;
+mod writers;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+use tokio::sync::watch::{Receiver, Sender};
 
-pub(crate) use access::Lists;
-pub(crate) use follow::{Event, Follow, Position};
-pub(super) use keeper::Keeper;
-pub(crate) use keeper::Reach;
-pub(crate) use runs::Run;
+pub(crate) use crate::session::logs::access::Lists;
+pub(crate) use crate::session::logs::follow::{Event, Follow, Position};
+pub(crate) use crate::session::logs::watch::watch_logs;
+pub(crate) use crate::session::logs::writers::Run;
 
 /// Zuul's `command` module writes here (its LOG_STREAM_FILE).
-pub(super) const DIRECTORY: &str = "/tmp";
-pub(super) const PREFIX: &str = "console-";
-pub(super) const SUFFIX: &str = ".log";
+pub(crate) const DIRECTORY: &str = "/tmp";
+pub(crate) const PREFIX: &str = "console-";
+pub(crate) const SUFFIX: &str = ".log";
 /// A reader that takes nothing for so long holds nothing of the link until it does.
 pub(crate) const STALL: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -42,7 +42,7 @@ impl LogId {
         Self::new(name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?)
     }
 
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("{DIRECTORY}/{PREFIX}{}{SUFFIX}", self.0)
     }
 
@@ -65,9 +65,9 @@ pub(crate) enum Source {
 pub(crate) struct Logs {
     state: Mutex<State>,
     /// Counts execs that have ended.
-    ended: watch::Sender<u64>,
+    ended: Sender<u64>,
     /// Counts changes of what this pod has.
-    changes: watch::Sender<u64>,
+    changes: Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ struct State {
     present: HashMap<LogId, HashSet<Source>>,
     /// Told whenever something about this log changes.
     interested: HashMap<LogId, Arc<Notify>>,
-    runs: runs::Runs,
+    runs: writers::Runs,
 }
 
 impl State {
@@ -157,7 +157,7 @@ impl Logs {
     }
 
     /// Changes when this pod's logs do.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> Receiver<u64> {
         self.changes.subscribe()
     }
 
@@ -180,22 +180,22 @@ impl Logs {
     }
 
     /// Changes when an exec has ended.
-    pub(crate) fn ended(&self) -> watch::Receiver<u64> {
+    pub(crate) fn ended(&self) -> Receiver<u64> {
         self.ended.subscribe()
     }
 
     /// A module was put into a file.
-    pub(super) fn put(&self, path: &[u8], content: &[u8]) {
-        let ids = runs::ids(content);
+    pub(crate) fn put(&self, path: &[u8], content: &[u8]) {
+        let ids = writers::ids(content);
         if !ids.is_empty() {
             self.lock().runs.remember(path, ids);
         }
     }
 
     /// An exec begins with that payload as its standard input; it has ended when the answer is dropped.
-    pub(super) fn begin(self: &Arc<Self>, container: Option<&str>, argv: &[Bytes], payload: &[u8]) -> Running {
+    pub(crate) fn begin(self: &Arc<Self>, container: Option<&str>, argv: &[Bytes], payload: &[u8]) -> Running {
         let source = Source::Container(container.map(str::to_owned));
-        let mut ids = runs::ids(payload);
+        let mut ids = writers::ids(payload);
         let mut state = self.lock();
         if ids.is_empty() {
             ids = state.runs.of_command(argv);
@@ -216,7 +216,7 @@ impl Logs {
 
 /// An exec as long as it runs.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     logs: Arc<Logs>,
     ids: Vec<LogId>,
 }

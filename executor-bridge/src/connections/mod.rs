@@ -1,0 +1,18 @@
+//! gRPC connections to the agents of one pod: one for each container and lane, dialled on first use, shared, moved to a direct link,
+//! recovered after a break, and kept alive for Zuul. Knows no operation: `session` asks for a connection and calls the agent on it.
+
+mod bulk_runtime;
+mod connection;
+mod container;
+mod direct_route;
+mod endpoint;
+mod keep_alive;
+mod lane_connection;
+pub(crate) mod recovery;
+pub(crate) mod status;
+mod upgrade;
+
+pub(crate) use bulk_runtime::BulkRuntime;
+pub(crate) use connection::{Connection, Lane, is_broken_link, provably_not_sent};
+pub(crate) use container::Container;
+pub(crate) use keep_alive::{KeepAlive, Reachability};

@@ -1,0 +1,73 @@
+//! The agent's error answers as outcomes: which kind a status is, and the sentence it carries.
+
+use podbridge_proto::limits::{ERRNO_METADATA, KIND_METADATA};
+use rustix::io::Errno;
+use tonic::{Code, Status};
+
+use crate::error::{FailedKind, Failure, Kind, chain};
+use crate::protocol::result::Outcome;
+
+/// An answer of the agent, not a broken link.
+pub(crate) fn outcome(status: &Status) -> Outcome {
+    let message = status.message();
+    if let Some(kind) = file_kind(status) {
+        return Outcome::failed(kind, message);
+    }
+    match status.code() {
+        Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange => {
+            Outcome::failed(FailedKind::BadRequest, message)
+        }
+        Code::FailedPrecondition | Code::Unimplemented => Outcome::failed(FailedKind::Unsupported, message),
+        // Nothing was begun: the agent has no room for it.
+        Code::ResourceExhausted | Code::Unavailable => Outcome::Unreachable(Failure::new(Kind::Agent, message)),
+        Code::NotFound => Outcome::failed(FailedKind::NotFound, message),
+        Code::PermissionDenied => Outcome::failed(FailedKind::Permission, message),
+        _ => Outcome::failed(FailedKind::Io, message),
+    }
+}
+
+/// Why a call failed, as a phrase; `Status` itself would say it as code.
+pub(crate) fn reason(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        // tonic's own level says "transport error".
+        Some(source) => chain(source.source().unwrap_or(source)),
+        None => status.message().to_owned(),
+    }
+}
+
+fn file_kind(status: &Status) -> Option<FailedKind> {
+    let text = |key| status.metadata().get(key).and_then(|value| value.to_str().ok());
+    if text(KIND_METADATA) == Some("digest") {
+        return Some(FailedKind::Digest);
+    }
+    let errno = text(ERRNO_METADATA)?.parse().ok()?;
+    Some(match Errno::from_raw_os_error(errno) {
+        Errno::NOENT => FailedKind::NotFound,
+        Errno::ACCESS | Errno::PERM => FailedKind::Permission,
+        Errno::ISDIR => FailedKind::IsDirectory,
+        Errno::NOTDIR => FailedKind::NotDirectory,
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => FailedKind::NoSpace,
+        Errno::ROFS => FailedKind::ReadOnly,
+        _ => FailedKind::Io,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_tells_more_than_a_code() {
+        let mut status = Status::failed_precondition("x is read-only");
+        assert!(matches!(
+            outcome(&status),
+            Outcome::Failed {
+                kind: FailedKind::Unsupported,
+                ..
+            }
+        ));
+        status.metadata_mut().insert(ERRNO_METADATA, 30.into());
+        let expected = Outcome::failed(FailedKind::ReadOnly, "x is read-only");
+        assert_eq!(outcome(&status), expected);
+    }
+}

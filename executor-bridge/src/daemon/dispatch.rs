@@ -1,0 +1,226 @@
+//! One connection from its request to its result: who asks, what for, and one log line when it ends. `serve` runs one of
+//! these per client.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::process::geteuid;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::daemon::peer::{self, ClientError, Writer};
+use crate::error::{FailedKind, Failure, Kind};
+use crate::protocol::frame::Frame;
+use crate::protocol::request::{Operation, Request, RequestError};
+use crate::protocol::result::{Bridge, Done, Outcome};
+use crate::protocol::target::Target;
+use crate::session::{Client, LogId, Session};
+use crate::shutdown::{Shutdown, Why};
+
+/// A client that connects and says nothing is not kept for longer.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
+/// For a result that nobody reads.
+const RESULT_PATIENCE: Duration = Duration::from_secs(5);
+/// Replies that the client has no room for: one is being written, one waits.
+const REPLIES: usize = 1;
+
+/// What all connections of one bridge share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) target: Arc<Target>,
+    pub(super) session: Arc<Session>,
+    pub(super) shutdown: Shutdown,
+    pub(super) idle: Option<Duration>,
+    pub(super) begun: Instant,
+    pub(super) operations: AtomicUsize,
+}
+
+pub(super) async fn serve(stream: UnixStream, shared: &Shared) {
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == geteuid().as_raw() => {}
+        // The directory keeps others out; a descriptor may still be handed over.
+        other => {
+            tracing::warn!(peer = ?other.map(|peer| peer.uid()), "connection of another user refused");
+            return;
+        }
+    }
+    let (mut reader, mut writer) = peer::split(stream);
+    let request = tokio::select! {
+        request = tokio::time::timeout(REQUEST_PATIENCE, reader.request()) => request,
+        reason = shared.shutdown.wait() => {
+            // Closing with the request unread resets the connection, and the client tries the next bridge.
+            if !reader.is_unread() {
+                refuse_to_begin(&mut writer, reason).await;
+            }
+            return;
+        }
+    };
+    let (json, descriptors) = match request {
+        Ok(Ok(request)) => request,
+        Ok(Err(ClientError::Io(_) | ClientError::Gone)) => return,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "client broke the protocol");
+            send_result(&mut writer, &Outcome::failed(FailedKind::BadRequest, error.to_string())).await;
+            return;
+        }
+        Err(_) => {
+            let silent = "no request came; the connection is closed";
+            send_result(&mut writer, &Outcome::failed(FailedKind::BadRequest, silent)).await;
+            return;
+        }
+    };
+    let request = match Request::parse(&json) {
+        Ok(request) => request,
+        Err(error) => {
+            send_result(&mut writer, &refused(&error)).await;
+            return;
+        }
+    };
+    drop(json);
+    if shared.shutdown.begun() {
+        refuse_to_begin(&mut writer, shared.shutdown.wait().await).await;
+        return;
+    }
+    shared.operations.fetch_add(1, Ordering::Relaxed);
+    perform(request, descriptors, reader, writer, shared).await;
+    shared.operations.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn perform(
+    request: Request,
+    descriptors: VecDeque<OwnedFd>,
+    reader: peer::Reader,
+    mut writer: Writer,
+    shared: &Shared,
+) {
+    let begun = Instant::now();
+    let name = request.operation.name();
+    let stops = matches!(request.operation, Operation::Stop) && !shared.session.serves_build();
+    let (forward, inputs) = mpsc::unbounded_channel();
+    let (replies, mut outgoing) = mpsc::channel(REPLIES);
+    let (telling, result_delivered) = oneshot::channel();
+    let client = Client {
+        inputs,
+        replies,
+        descriptors,
+        result_delivered,
+    };
+    let container = request.container.clone();
+    let reading = tokio::spawn(reader.forward(forward));
+    let writing = async move {
+        while let Some(frame) = outgoing.recv().await {
+            if writer.send(frame).await.is_err() {
+                break;
+            }
+        }
+        // Tells the operation, if it still runs, that the client has gone.
+        drop(outgoing);
+        writer
+    };
+    let operating = async {
+        tokio::select! {
+            outcome = operate(request, client, shared) => Some(outcome),
+            reason = shared.shutdown.wait() => match reason {
+                // Without a result the client goes on with the next bridge.
+                Why::Signal(_) => None,
+                Why::Asked | Why::Idle | Why::BuildOver => Some(stopped(reason)),
+            },
+        }
+    };
+    let (mut writer, outcome) = tokio::join!(writing, operating);
+    if let Some(outcome) = &outcome {
+        send_result(&mut writer, outcome).await;
+    }
+    drop(telling);
+    reading.abort();
+    let milliseconds = begun.elapsed().as_millis() as u64;
+    let container = container.as_deref().unwrap_or("-");
+    let outcome = outcome.map_or("handed over", |outcome| outcome.name());
+    tracing::info!(operation = name, container, outcome, milliseconds, "operation ended");
+    if stops {
+        shared.shutdown.begin(Why::Asked);
+    }
+}
+
+async fn operate(request: Request, client: Client, shared: &Shared) -> Outcome {
+    let container = request.container.as_deref();
+    let session = &shared.session;
+    if !session.admits(container) {
+        return Outcome::failed(
+            FailedKind::BadRequest,
+            "this bridge has been asked for more containers than a pod has; name one that there is",
+        );
+    }
+    match request.operation {
+        Operation::Exec(exec) => session.exec(container, *exec, client).await,
+        Operation::Put(put) => session.put(container, put, client).await,
+        Operation::Get(get) => session.get(container, get, client).await,
+        Operation::Stat(stat) => session.stat(container, stat, client).await,
+        Operation::Connect => session.connect(container, client).await,
+        Operation::Relink => session.relink(container, client).await,
+        Operation::Logs => session.list_logs(client).await,
+        Operation::Log(log) => match LogId::new(&log.id) {
+            Some(id) => session.send_log(&id, log.position, client).await,
+            None => Outcome::failed(FailedKind::BadRequest, "no log can have that id"),
+        },
+        Operation::DeleteLog(log) => match LogId::new(&log.id) {
+            Some(id) => session.delete_log(&id).await,
+            None => Outcome::done(),
+        },
+        Operation::Status => Outcome::Ok(Done {
+            bridge: Some(Bridge {
+                version: env!("CARGO_PKG_VERSION").into(),
+                pid: std::process::id(),
+                target: shared.target.public(),
+                uptime_s: shared.begun.elapsed().as_secs(),
+                operations: shared.operations.load(Ordering::Relaxed).saturating_sub(1),
+                idle_s: shared.idle.unwrap_or_default().as_secs(),
+            }),
+            links: Some(session.links()),
+            ..Done::default()
+        }),
+        Operation::Stop if shared.session.serves_build() => Outcome::failed(
+            FailedKind::Unsupported,
+            "this bridge belongs to a Zuul build and ends with it",
+        ),
+        // The bridge ends after the answer.
+        Operation::Stop => Outcome::done(),
+    }
+}
+
+fn refused(error: &RequestError) -> Outcome {
+    let kind = match error {
+        RequestError::Version(_) | RequestError::Requires(_) | RequestError::Operation(_) => FailedKind::Unsupported,
+        RequestError::Json(_) | RequestError::Invalid(_) => FailedKind::BadRequest,
+    };
+    Outcome::failed(kind, error.to_string())
+}
+
+async fn refuse_to_begin(writer: &mut Writer, reason: Why) {
+    // Without a result the client goes to the next bridge.
+    if let Why::Signal(_) = reason {
+        return;
+    }
+    let outcome = Outcome::Unreachable(Failure::new(
+        Kind::Bridge,
+        format!("the bridge ended before the operation began ({reason}); try again"),
+    ));
+    send_result(writer, &outcome).await;
+}
+
+fn stopped(reason: Why) -> Outcome {
+    Outcome::lost(
+        Kind::BridgeLost,
+        format!("the bridge ended while the operation ran: {reason}"),
+    )
+}
+
+async fn send_result(writer: &mut Writer, outcome: &Outcome) {
+    let frame = Frame::Result(Bytes::from(outcome.encode()));
+    // A client that has gone, or that does not read, wants no result.
+    let _ = tokio::time::timeout(RESULT_PATIENCE, writer.send(frame)).await;
+}

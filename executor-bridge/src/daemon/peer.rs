@@ -1,0 +1,183 @@
+//! One client's connection: frames in and out, descriptors with the first byte, end of file told from hangup. Bounds what
+//! a client can make the bridge hold. `serve` makes one per connection.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use podbridge_proto::limits::MAX_PUTS;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::daemon::hangup::Hangup;
+use crate::protocol::STDIN_WINDOW;
+use crate::protocol::frame::{Frame, FrameError};
+use crate::session::{Input, InputCredit};
+
+/// A client that obeys the window never fills this; another one is no longer read until its stdin was taken.
+const PENDING_MAX: usize = 2 * STDIN_WINDOW;
+/// What a frame costs at least, so that empty ones cannot pile up either.
+const FRAME_COST: usize = 256;
+/// Most descriptors with one request: stdin, stdout, stderr, and files that go with a command.
+const DESCRIPTORS: usize = 3 + MAX_PUTS;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error("the client's connection failed")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the first frame must be a request")]
+    NoRequest,
+    #[error("the client went away")]
+    Gone,
+}
+
+/// The writing end; one task owns it.
+#[derive(Debug)]
+pub(super) struct Writer(Arc<UnixStream>);
+
+impl Writer {
+    pub(super) async fn send(&mut self, frame: Frame) -> io::Result<()> {
+        let (header, mut payload) = frame.encode();
+        let mut header = &header[..];
+        while header.has_remaining() || payload.has_remaining() {
+            self.0.writable().await?;
+            let parts = [IoSlice::new(header), IoSlice::new(&payload)];
+            match self.0.try_write_vectored(&parts) {
+                Ok(written) => {
+                    let of_header = written.min(header.len());
+                    header.advance(of_header);
+                    payload.advance(written - of_header);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The reading end.
+#[derive(Debug)]
+pub(super) struct Reader {
+    stream: Arc<UnixStream>,
+    read: BytesMut,
+}
+
+pub(super) fn split(stream: UnixStream) -> (Reader, Writer) {
+    let stream = Arc::new(stream);
+    let reader = Reader {
+        stream: stream.clone(),
+        read: BytesMut::new(),
+    };
+    (reader, Writer(stream))
+}
+
+impl Reader {
+    /// Whether nothing of the client's was taken from the socket yet.
+    pub(super) fn is_unread(&self) -> bool {
+        self.read.is_empty()
+    }
+
+    /// The request and the descriptors that came with it.
+    pub(super) async fn request(&mut self) -> Result<(Bytes, VecDeque<OwnedFd>), ClientError> {
+        let mut descriptors = VecDeque::new();
+        loop {
+            if let Some(frame) = Frame::decode(&mut self.read)? {
+                return match frame {
+                    Frame::Request(json) => Ok((json, descriptors)),
+                    _ => Err(ClientError::NoRequest),
+                };
+            }
+            let stream = &self.stream;
+            let mut buffer = [0u8; 16 * 1024];
+            let count = stream
+                .async_io(Interest::READABLE, || receive(stream, &mut buffer, &mut descriptors))
+                .await?;
+            if count == 0 {
+                return Err(ClientError::Gone);
+            }
+            self.read.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    /// Reads what follows the request until the client has gone, and hands it over.
+    pub(super) async fn forward(mut self, inputs: mpsc::UnboundedSender<Input>) {
+        let last = match self.forward_frames(&inputs).await {
+            Ok(()) => Input::Gone,
+            Err(ClientError::Frame(error)) => Input::Bad(error.to_string()),
+            Err(error @ ClientError::NoRequest) => Input::Bad(error.to_string()),
+            Err(ClientError::Io(_) | ClientError::Gone) => Input::Gone,
+        };
+        // An operation that has ended no longer listens.
+        let _ = inputs.send(last);
+    }
+
+    async fn forward_frames(&mut self, inputs: &mpsc::UnboundedSender<Input>) -> Result<(), ClientError> {
+        let pending = Arc::new(Semaphore::new(PENDING_MAX));
+        let hangup = Hangup::of(&self.stream)?;
+        let mut ended = false;
+        loop {
+            while let Some(frame) = Frame::decode(&mut self.read)? {
+                let cost = match &frame {
+                    Frame::Stdin(data) => data.len().max(FRAME_COST),
+                    _ => FRAME_COST,
+                };
+                let charge = tokio::select! {
+                    biased;
+                    charge = pending.clone().acquire_many_owned(cost as u32) => charge.map_err(|_| ClientError::Gone)?,
+                    // Somebody who fills the window and then dies must still be noticed.
+                    () = hangup.wait() => return Ok(()),
+                };
+                let charge = InputCredit::new(charge);
+                let input = match frame {
+                    Frame::Stdin(data) => Input::Stdin(data, charge),
+                    Frame::StdinEof => Input::StdinEof(charge),
+                    Frame::Signal(number) => Input::Signal(number, charge),
+                    Frame::Resize { rows, cols } => Input::Resize { rows, cols, charge },
+                    _ => return Err(ClientError::NoRequest),
+                };
+                if inputs.send(input).is_err() {
+                    return Ok(());
+                }
+            }
+            if ended {
+                hangup.wait().await;
+                return Ok(());
+            }
+            self.stream.readable().await?;
+            self.read.reserve(64 * 1024);
+            match self.stream.try_read_buf(&mut self.read) {
+                Ok(0) => ended = true,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn receive(stream: &UnixStream, buffer: &mut [u8], descriptors: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(
+        stream,
+        &mut [IoSliceMut::new(buffer)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    // Only what one request may carry; the rest is closed here.
+    descriptors.truncate(DESCRIPTORS);
+    Ok(received.bytes)
+}

@@ -1,0 +1,110 @@
+//! The bridge in Zuul's slot: what Zuul starts as `kubectl port-forward` for each pod of a build. It listens beside the
+//! kubeconfig and on the ports that Zuul reserved, belongs to one pod, never idles out, and ends with the build.
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::BridgeSettings;
+use crate::console::Console;
+use crate::daemon::{build_end, serve};
+use crate::error::{Failure, Kind};
+use crate::protocol::target::{KeyedTarget, Target};
+use crate::session::Session;
+use crate::shutdown::{Shutdown, Why};
+use crate::{sockets, telemetry};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the bridge of one pod belongs.
+#[derive(Debug)]
+pub(crate) struct SlotBridge {
+    pub(crate) target: Target,
+    pub(crate) socket: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
+    /// On 127.0.0.1.
+    pub(crate) ports: [u16; 2],
+    pub(crate) lease: Duration,
+}
+
+/// What a bridge does for Zuul beside serving clients.
+#[derive(Debug)]
+pub(super) struct Streams {
+    listeners: [TcpListener; 2],
+    kubeconfig: PathBuf,
+    socket: PathBuf,
+}
+
+impl Streams {
+    pub(super) fn begin(self, session: &Arc<Session>, shutdown: &Shutdown) -> io::Result<()> {
+        let console = Console::new(session.clone(), self.socket);
+        for listener in self.listeners {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::spawn(console.clone().serve(listener));
+        }
+        // Dials at once: Zuul's first playbook does not wait for long.
+        drop(session.reach(None));
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            build_end::wait(&self.kubeconfig).await;
+            shutdown.begin(Why::BuildOver);
+        });
+        Ok(())
+    }
+}
+
+/// Serves until the build is over. An error that `listening` was not called before is Zuul's to read.
+pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<Why, Failure> {
+    let target = KeyedTarget::new(slot.target)?;
+    raise_descriptors();
+    let listeners = [listen(slot.ports[0])?, listen(slot.ports[1])?];
+    let bound = sockets::bind_in_slot(&slot.socket)?;
+    listening();
+    telemetry::start_in_slot();
+    // Nobody drains Zuul's pipe, and whoever still had it open would keep Zuul waiting for its end.
+    let_go().map_err(|error| Failure::new(Kind::Bridge, format!("cannot let go of the caller's pipe: {error}")))?;
+    let streams = Streams {
+        listeners,
+        kubeconfig: slot.kubeconfig,
+        socket: slot.socket,
+    };
+    let options = BridgeSettings {
+        idle: None,
+        connect_timeout: CONNECT_TIMEOUT,
+        lease: slot.lease,
+    };
+    serve::run(target, bound, options, Session::of_build, |session, shutdown| {
+        streams.begin(session, shutdown)
+    })
+}
+
+/// With SO_REUSEADDR, as std does it: Zuul holds the ports reserved.
+fn listen(port: u16) -> Result<TcpListener, Failure> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .map_err(|error| Failure::new(Kind::Bridge, format!("cannot listen on 127.0.0.1:{port}: {error}")))
+}
+
+/// Zuul keeps a connection per task.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // As many as there are will do.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
+fn let_go() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
+}

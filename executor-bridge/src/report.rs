@@ -1,0 +1,26 @@
+//! Sentences for people, on stderr. The commands and the kubectl shim call it.
+
+use std::io::Write as _;
+
+use crate::exit;
+use crate::protocol::result::Outcome;
+
+/// One sentence for people.
+pub(crate) fn say(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "podbridge: {sentence}");
+}
+
+/// Says what the outcome has to say to people; its exit code.
+pub(crate) fn conclude(outcome: &Outcome) -> u8 {
+    let sentence = match outcome {
+        Outcome::Ok(_) | Outcome::Exited { .. } | Outcome::Signaled { .. } => None,
+        Outcome::TimedOut(ended) | Outcome::Cancelled(ended) => Some(&ended.message),
+        Outcome::OomKilled { message, .. } | Outcome::StartFailed { message, .. } => Some(message),
+        Outcome::Failed { message, .. } => Some(message),
+        Outcome::Unreachable(failure) | Outcome::Lost(failure) => Some(&failure.message),
+    };
+    if let Some(sentence) = sentence.filter(|sentence| !sentence.is_empty()) {
+        say(sentence);
+    }
+    exit::code(outcome)
+}

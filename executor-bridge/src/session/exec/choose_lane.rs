@@ -1,0 +1,62 @@
+//! Which connection a command's streams travel on: what is known to move much must not delay the others.
+
+use bytes::Bytes;
+use podbridge_proto::v1::StartRequest;
+
+use crate::connections::Lane;
+
+/// Programs that are run through a pipe to move files and repositories.
+const MOVERS: &[&[u8]] = &[
+    b"cpio",
+    b"git-receive-pack",
+    b"git-upload-archive",
+    b"git-upload-pack",
+    b"rsync",
+    b"tar",
+];
+
+pub(crate) fn of(start: &StartRequest) -> Lane {
+    let moves = start.agent_program || MOVERS.contains(&program(&start.argv));
+    match moves && start.pty.is_none() {
+        true => Lane::Bulk,
+        false => Lane::Control,
+    }
+}
+
+/// The name of the program, also of one that a shell is to run.
+fn program(argv: &[Bytes]) -> &[u8] {
+    let base = |word: &'_ [u8]| word.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let word = match argv {
+        [shell, option, script] if shell[base(shell)..] == *b"sh" && option == "-c" => {
+            script.split(|byte| *byte == b' ').next().unwrap_or_default()
+        }
+        [program, ..] => program,
+        [] => &[],
+    };
+    &word[base(word)..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_much_is_known_by_its_program() {
+        let lane = |words: &[&str]| {
+            of(&StartRequest {
+                argv: words.iter().map(|word| word.to_string().into()).collect(),
+                ..StartRequest::default()
+            })
+        };
+        assert_eq!(lane(&["/usr/bin/git-receive-pack", "/zuul/glance"]), Lane::Bulk);
+        assert_eq!(lane(&["rsync", "--server"]), Lane::Bulk);
+        assert_eq!(lane(&["/bin/sh", "-c", "/usr/bin/rsync --server . /"]), Lane::Bulk);
+        assert_eq!(lane(&["/bin/sh", "-c", "cd / && tar c ."]), Lane::Control);
+        assert_eq!(lane(&["git", "status"]), Lane::Control);
+        let own = StartRequest {
+            agent_program: true,
+            ..StartRequest::default()
+        };
+        assert_eq!(of(&own), Lane::Bulk);
+    }
+}

@@ -1,0 +1,51 @@
+//! An exit record as an outcome.
+
+use podbridge_proto::v1::ExitRecord;
+use podbridge_proto::v1::exit_record::Cause;
+
+use crate::protocol::result::{Ended, Outcome};
+
+/// `None`: a record without a cause, which no agent makes.
+pub(crate) fn ended(record: ExitRecord, held_open: bool) -> Option<Outcome> {
+    let survivors = record.survivors;
+    let tree = |what: &str, reason: String| {
+        let mut message = match reason.as_str() {
+            "" => format!("the command was {what}"),
+            reason => format!("the command was {what}: {reason}"),
+        };
+        if !survivors.is_empty() {
+            message.push_str("; some of its processes belong to another user and still run");
+        }
+        Ended {
+            survivors: survivors.clone(),
+            message,
+            held_open,
+        }
+    };
+    Some(match record.cause? {
+        Cause::Exited(code) => Outcome::Exited {
+            code: u8::try_from(code).unwrap_or(u8::MAX),
+            held_open,
+        },
+        Cause::Signaled(signal) => Outcome::Signaled {
+            signal: u8::try_from(signal).unwrap_or(u8::MAX),
+            held_open,
+            message: format!("the command was ended by signal {signal}"),
+        },
+        Cause::TimedOut(ended) => Outcome::TimedOut(tree("ended by its timeout", ended.reason)),
+        Cause::Cancelled(ended) => Outcome::Cancelled(tree("cancelled", ended.reason)),
+        Cause::OomKilled(ended) => Outcome::OomKilled {
+            message: match ended.reason.as_str() {
+                "" => "the command was ended because the container reached its memory limit; raise the limit".into(),
+                reason => format!("the command was ended because the container reached its memory limit: {reason}"),
+            },
+            held_open,
+        },
+        Cause::StartFailed(failed) => Outcome::StartFailed {
+            code: u8::try_from(failed.exit_code).unwrap_or(126),
+            step: failed.step,
+            errno: failed.errno,
+            message: failed.message,
+        },
+    })
+}

@@ -1,0 +1,253 @@
+//! Descriptors that clients pass: regular files and memfds only, because a pipe or a device could block the bridge. Read
+//! and written by offset on threads that may wait for a disk.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use podbridge_proto::limits::MAX_HOLE;
+use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek};
+use rustix::io::Errno;
+use tokio::task::spawn_blocking;
+
+use crate::error::FailedKind;
+use crate::protocol::result::Outcome;
+use crate::session::client::bad_request;
+
+/// st_blocks counts these.
+const BLOCK: u64 = 512;
+
+/// A file that stays usable from several threads.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalFile {
+    file: Arc<File>,
+    /// Size and modification time when it was passed.
+    passed: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    size: u64,
+    mtime: (i64, i64),
+}
+
+impl State {
+    fn of(file: impl AsFd) -> io::Result<Self> {
+        let stat = fstat(file)?;
+        Ok(Self {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        })
+    }
+}
+
+/// What a file has at some offset.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Data, as far as this offset at least.
+    Data(u64),
+    /// So many zeros that take no room, at most MAX_HOLE.
+    Hole(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// The next descriptor that came with the request. `what` is its role, for the message.
+pub(crate) fn take(
+    descriptors: &mut VecDeque<OwnedFd>,
+    what: &'static str,
+    access: Access,
+) -> Result<LocalFile, Outcome> {
+    let Some(descriptor) = descriptors.pop_front() else {
+        return Err(bad_request(format!("no descriptor was passed for {what}")));
+    };
+    check(&descriptor, access).map_err(|why| bad_request(format!("the descriptor for {what} {why}")))?;
+    Ok(LocalFile {
+        passed: State::of(&descriptor).map_err(|error| failed("examined", &error))?,
+        file: Arc::new(File::from(descriptor)),
+    })
+}
+
+fn check(descriptor: &OwnedFd, access: Access) -> Result<(), &'static str> {
+    let stat = fstat(descriptor).map_err(|_| "cannot be examined")?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err("is no regular file or memfd");
+    }
+    let flags = fcntl_getfl(descriptor).map_err(|_| "cannot be examined")?;
+    if flags.contains(OFlags::PATH) {
+        return Err("was opened with O_PATH");
+    }
+    let mode = flags & OFlags::RWMODE;
+    match access {
+        Access::Read if mode == OFlags::WRONLY => Err("is not open for reading"),
+        Access::Write if mode == OFlags::RDONLY => Err("is not open for writing"),
+        Access::Read | Access::Write => Ok(()),
+    }
+}
+
+fn failed(what: &str, error: &io::Error) -> Outcome {
+    Outcome::failed(
+        FailedKind::LocalFile,
+        format!("the local file cannot be {what}: {error}"),
+    )
+}
+
+fn joined<T>(result: Result<io::Result<T>, tokio::task::JoinError>, what: &str) -> Result<T, Outcome> {
+    let result = result.unwrap_or_else(|error| Err(io::Error::other(error)));
+    result.map_err(|error| failed(what, &error))
+}
+
+impl LocalFile {
+    /// When it was passed.
+    pub(crate) fn size(&self) -> u64 {
+        self.passed.size
+    }
+
+    /// An error if it is no longer as it was passed: what was read of it may be of both.
+    pub(crate) fn check_unchanged(&self) -> Result<(), Outcome> {
+        match State::of(&*self.file).map_err(|error| failed("examined", &error))? == self.passed {
+            true => Ok(()),
+            false => Err(Outcome::failed(
+                FailedKind::LocalFile,
+                "the local file changed while it was read; try again when it is at rest",
+            )),
+        }
+    }
+
+    /// At most `limit` bytes; fewer, or none, only at the end.
+    pub(crate) async fn read_at(&self, offset: u64, limit: usize) -> Result<Bytes, Outcome> {
+        let file = self.clone();
+        let read = spawn_blocking(move || file.read_now(offset, limit)).await;
+        read.unwrap_or_else(|error| Err(failed("read", &io::Error::other(error))))
+    }
+
+    /// The same, on a thread that may block.
+    pub(crate) fn read_now(&self, offset: u64, limit: usize) -> Result<Bytes, Outcome> {
+        let mut buffer = vec![0; limit];
+        let mut filled = 0;
+        while filled < limit {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed("read", &error)),
+            }
+        }
+        buffer.truncate(filled);
+        Ok(Bytes::from(buffer))
+    }
+
+    /// What is at `offset`. Blocks, and moves the descriptor's own position, which nobody reads by.
+    pub(crate) fn extent(&self, offset: u64) -> Result<Extent, Outcome> {
+        let stat = fstat(&*self.file).map_err(|errno| failed("examined", &errno.into()))?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        // A file without holes, and the end of one.
+        if u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK) >= size || offset >= size {
+            return Ok(Extent::Data(u64::MAX));
+        }
+        let data = match seek(&*self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            // Nothing but a hole.
+            Err(Errno::NXIO) => size,
+            // There are file systems that do not tell.
+            Err(_) => return Ok(Extent::Data(u64::MAX)),
+        };
+        match data.saturating_sub(offset).min(MAX_HOLE) {
+            0 => {
+                let until = seek(&*self.file, SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
+                Ok(Extent::Data(until.max(offset + 1)))
+            }
+            hole => Ok(Extent::Hole(hole)),
+        }
+    }
+
+    /// On a thread that may block.
+    pub(crate) fn write_now(&self, offset: u64, data: &[u8]) -> Result<(), Outcome> {
+        let written = self.file.write_all_at(data, offset);
+        written.map_err(|error| failed("written", &error))
+    }
+
+    /// The same.
+    pub(crate) fn truncate_now(&self, length: u64) -> Result<(), Outcome> {
+        self.file.set_len(length).map_err(|error| failed("truncated", &error))
+    }
+
+    pub(crate) async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), Outcome> {
+        let file = self.file.clone();
+        joined(
+            spawn_blocking(move || file.write_all_at(&data, offset)).await,
+            "written",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_taken() {
+        let refused =
+            |descriptor: OwnedFd, access| take(&mut VecDeque::from([descriptor]), "stdin", access).unwrap_err();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let message = |outcome| match outcome {
+            Outcome::Failed { kind, message } => {
+                assert_eq!(kind, FailedKind::BadRequest);
+                message
+            }
+            other => panic!("{other:?}"),
+        };
+        assert!(message(refused(reader.into(), Access::Read)).contains("no regular file"));
+        assert!(message(refused(writer.into(), Access::Write)).contains("no regular file"));
+        let null = File::open("/dev/null").unwrap();
+        assert!(message(refused(null.into(), Access::Read)).contains("no regular file"));
+        let file = File::open("/proc/self/exe").unwrap();
+        assert!(message(refused(file.into(), Access::Write)).contains("writing"));
+        assert!(take(&mut VecDeque::new(), "stdin", Access::Read).is_err());
+    }
+
+    #[test]
+    fn holes_are_told_from_data() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(3 << 20).unwrap();
+        file.write_all_at(&[1; 4096], 1 << 20).unwrap();
+        let file = take(&mut VecDeque::from([OwnedFd::from(file)]), "x", Access::Read).unwrap();
+        assert_eq!(file.extent(0), Ok(Extent::Hole(1 << 20)));
+        assert_eq!(file.extent(1 << 20), Ok(Extent::Data((1 << 20) + 4096)));
+        assert_eq!(file.extent((1 << 20) + 4096), Ok(Extent::Hole((2 << 20) - 4096)));
+        assert_eq!(file.extent(3 << 20), Ok(Extent::Data(u64::MAX)));
+    }
+
+    #[test]
+    fn what_changes_after_it_was_passed_is_noticed() {
+        let mut descriptors = VecDeque::from([OwnedFd::from(tempfile::tempfile().unwrap())]);
+        let file = take(&mut descriptors, "x", Access::Read).unwrap();
+        file.check_unchanged().unwrap();
+        file.file.write_all_at(b"more", 0).unwrap();
+        assert!(matches!(
+            file.check_unchanged(),
+            Err(Outcome::Failed { kind: FailedKind::LocalFile, message }) if message.contains("changed while it was read")
+        ));
+    }
+
+    #[tokio::test]
+    async fn bytes_are_read_and_written_by_offset() {
+        let file = tempfile::tempfile().unwrap();
+        let mut descriptors = VecDeque::from([OwnedFd::from(file)]);
+        let file = take(&mut descriptors, "stdout", Access::Write).unwrap();
+        file.write_at(3, "def".into()).await.unwrap();
+        file.write_at(0, "abc".into()).await.unwrap();
+        assert_eq!(file.read_at(1, 3).await.unwrap(), "bcd");
+        assert_eq!(file.read_at(4, 100).await.unwrap(), "ef");
+        file.truncate_now(2).unwrap();
+        assert_eq!(file.read_at(2, 1).await.unwrap(), "");
+    }
+}

@@ -1,0 +1,86 @@
+//! Passes on which logs the agents of a Zuul build's containers have, and asks about one log. `build_pod` starts a watch for each
+//! container.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use podbridge_proto::v1::{RemoveRequest, StatRequest, WatchRequest};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tonic::{Code, Status};
+
+use crate::connections::{Connection, Reachability, status};
+use crate::session::logs::{DIRECTORY, LogId, Logs, PREFIX, SUFFIX, Source};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Watches the logs of one container over each connection that it gets.
+pub(crate) async fn watch_logs(source: Source, logs: Arc<Logs>, mut reachability: watch::Receiver<Reachability>) {
+    loop {
+        let connection = match &*reachability.borrow_and_update() {
+            Reachability::Up(connection) => Some(connection.clone()),
+            Reachability::Connecting | Reachability::Lost(_) => None,
+        };
+        let watched = async {
+            match connection {
+                Some(connection) => watch_connection(&source, &logs, &connection).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = watched => {}
+            changed = reachability.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+/// Never returns; an agent that is too old to be watched has no live logs, but runs tasks.
+async fn watch_connection(source: &Source, logs: &Logs, connection: &Connection) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match watch_once(source, logs, connection).await {
+            Err(status) if status.code() == Code::Unimplemented => return std::future::pending().await,
+            Err(status) => tracing::info!(reason = status::reason(&status), "logs are not watched"),
+            Ok(()) => {}
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn watch_once(source: &Source, logs: &Logs, connection: &Connection) -> Result<(), Status> {
+    let request = WatchRequest {
+        directory: DIRECTORY.into(),
+        prefix: PREFIX.into(),
+        suffix: SUFFIX.into(),
+    };
+    let mut events = connection.logs().watch(request).await?.into_inner();
+    while let Some(event) = events.message().await? {
+        let ids = |names: &[bytes::Bytes]| names.iter().filter_map(|name| LogId::of_file(name)).collect::<Vec<_>>();
+        logs.update(source, event.all, ids(&event.appeared), &ids(&event.gone));
+    }
+    Ok(())
+}
+
+/// Whether a log is there now; a broken link is no answer.
+pub(crate) async fn log_exists(connection: &Connection, id: &LogId) -> Result<bool, Status> {
+    let request = StatRequest {
+        path: id.path().into(),
+        no_follow: true,
+        root: None,
+    };
+    let answer = connection.files().stat(request).await?;
+    Ok(answer.into_inner().stat.is_some())
+}
+
+pub(crate) async fn remove_log(connection: &Connection, id: &LogId) -> Result<(), Status> {
+    let request = RemoveRequest { path: id.path().into() };
+    match connection.logs().remove(request).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.code() == Code::NotFound => Ok(()),
+        Err(status) => Err(status),
+    }
+}

@@ -1,0 +1,150 @@
+//! The daemon's socket: bound and removed under the key's lock, stale ones replaced. `launch` and `serve` call it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::geteuid;
+
+use crate::error::{Failure, Kind};
+use crate::sockets::directory::BridgeFiles;
+
+/// The key's lock; dropping it lets go.
+#[derive(Debug)]
+pub(crate) struct KeyLock(#[allow(dead_code)] File);
+
+/// Another starter holds it for as long as a bridge needs to listen: far below this.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
+
+pub(crate) fn lock(files: &BridgeFiles) -> Result<KeyLock, Failure> {
+    let failed = |error: io::Error| {
+        Failure::new(
+            Kind::Bridge,
+            format!("cannot lock {}: {error}", files.socket.with_extension("lock").display()),
+        )
+    };
+    let file = files.lock_file().map_err(failed)?;
+    let begun = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(KeyLock(file)),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_INTERVAL),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+}
+
+/// Whether a bridge of this user listens.
+pub(crate) fn is_served(files: &BridgeFiles) -> Result<bool, Failure> {
+    match UnixStream::connect(&files.socket) {
+        Ok(stream) => check_peer(&stream, &files.socket).map(|()| true),
+        Err(_) => Ok(false),
+    }
+}
+
+fn check_peer(stream: &UnixStream, socket: &Path) -> Result<(), Failure> {
+    let own = geteuid();
+    match socket_peercred(stream) {
+        Ok(peer) if peer.uid == own => Ok(()),
+        other => Err(Failure::new(
+            Kind::Bridge,
+            format!(
+                "{} is served by another user ({}); remove it",
+                socket.display(),
+                other.map_or_else(|errno| errno.to_string(), |peer| format!("uid {}", peer.uid.as_raw()))
+            ),
+        )),
+    }
+}
+
+/// Listens, mode 0600. The caller holds the lock and knows that nobody listens. Before any thread: it sets the umask.
+pub(crate) fn bind(files: &BridgeFiles, _lock: &KeyLock) -> Result<BoundSocket, Failure> {
+    bind_locked(files)
+}
+
+/// As `bind`, for a daemon whose launcher holds the lock until the daemon says that it listens.
+pub(crate) fn bind_locked(files: &BridgeFiles) -> Result<BoundSocket, Failure> {
+    let failed = failed_on(&files.socket);
+    match fs::remove_file(&files.socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = listen(&files.socket).map_err(&failed)?;
+    let found = fs::symlink_metadata(&files.socket).map_err(&failed)?;
+    Ok(BoundSocket {
+        listener,
+        removable: Some((files.clone(), (found.dev(), found.ino()))),
+    })
+}
+
+/// In the directory of a Zuul build, which is removed as a whole: no lock, no log, and the socket stays when the bridge
+/// ends, so that clients know that another one will come. A client finds the old socket or the new one, never none.
+pub(crate) fn bind_in_slot(socket: &Path) -> Result<BoundSocket, Failure> {
+    let failed = failed_on(socket);
+    if let Ok(stream) = UnixStream::connect(socket) {
+        check_peer(&stream, socket)?;
+        return Err(Failure::new(
+            Kind::Bridge,
+            format!("a bridge serves {} already", socket.display()),
+        ));
+    }
+    let name = socket.file_name().unwrap_or_default().to_string_lossy();
+    // As long as the other: longer may be too long.
+    let new = socket.with_file_name(format!(".{}", name.get(1..).unwrap_or_default()));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = listen(&new).map_err(&failed)?;
+    fs::rename(&new, socket).map_err(&failed)?;
+    Ok(BoundSocket {
+        listener,
+        removable: None,
+    })
+}
+
+fn failed_on(socket: &Path) -> impl Fn(io::Error) -> Failure + '_ {
+    move |error| Failure::new(Kind::Bridge, format!("cannot listen on {}: {error}", socket.display()))
+}
+
+/// Mode 0600.
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(socket);
+    rustix::process::umask(before);
+    let listener = listener?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(crate) struct BoundSocket {
+    pub(crate) listener: UnixListener,
+    /// And which file it is, if it is to be removed.
+    removable: Option<(BridgeFiles, (u64, u64))>,
+}
+
+impl BoundSocket {
+    /// Removes the socket file if it is still ours. A client that comes later starts another bridge.
+    pub(crate) fn remove(&self) {
+        let Some((files, identity)) = &self.removable else {
+            return;
+        };
+        // A lock that cannot be had means that somebody starts a bridge this moment; they replace the file themselves.
+        let Ok(_lock) = lock(files) else { return };
+        let found = fs::symlink_metadata(&files.socket);
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == *identity) {
+            // Gone already is as good.
+            let _ = fs::remove_file(&files.socket);
+        }
+    }
+}
