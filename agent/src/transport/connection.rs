@@ -1,4 +1,5 @@
-//! One accepted connection, with streams of its own, a proxy's, or TLS's; guard while it lives. `listener` and `direct` make them.
+//! One accepted connection: a Unix socket, the streams of a proxy, or a TLS stream; counted while it is open. `listener` and `direct`
+//! make connections, tonic's server reads and writes them.
 
 use std::io;
 use std::pin::Pin;
@@ -13,14 +14,15 @@ use tonic::transport::server::Connected;
 
 use super::handover::{self, ProxyStreams};
 
-/// Where accepted connections go. Nobody takes them any more when the agent ends.
+/// Sender of accepted connections to the server. When the agent ends, the receiver is gone.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionQueue {
     pub(super) connections: mpsc::Sender<Connection>,
-    /// How many there are.
+    /// Number of open connections.
     pub(super) count: watch::Sender<usize>,
 }
 
+/// Counts one connection while it exists.
 #[derive(Debug)]
 pub(super) struct ConnectionGuard(watch::Sender<usize>);
 
@@ -47,7 +49,8 @@ pub(crate) struct Connection {
 pub(super) enum Transport {
     Socket(UnixStream),
     Direct(Box<TlsStream<TcpStream>>),
-    /// Fields are dropped in this order: the proxy ends when all has been written.
+    /// The standard streams of a proxy, and the socket to it. Fields are dropped in their order: the proxy ends when its socket closes,
+    /// after the output.
     ProxyStreams {
         input: pipe::Receiver,
         output: pipe::Sender,
@@ -56,6 +59,7 @@ pub(super) enum Transport {
 }
 
 impl Transport {
+    /// Waits for the first byte. If it is a proxy's offer, takes the proxy's streams.
     pub(super) async fn negotiate(mut socket: UnixStream) -> io::Result<Self> {
         let offered = socket
             .async_io(Interest::READABLE, || handover::take(&socket).map_err(io::Error::from))
@@ -76,7 +80,7 @@ impl Transport {
     }
 }
 
-/// Once its proxy has gone, nobody will end the exec that its streams belong to.
+/// Is ready when the proxy is gone. The connection must end then: without the proxy, the streams would stay open for ever.
 fn poll_gone(proxy: &UnixStream, cx: &mut Context<'_>) -> Poll<()> {
     loop {
         if ready!(proxy.poll_read_ready(cx)).is_err() {
@@ -84,7 +88,7 @@ fn poll_gone(proxy: &UnixStream, cx: &mut Context<'_>) -> Poll<()> {
         }
         match proxy.try_read(&mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // It has nothing to say.
+            // End of the stream or an error; a proxy sends nothing after its offer.
             _ => return Poll::Ready(()),
         }
     }
@@ -133,7 +137,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Direct(stream) => Pin::new(stream).poll_flush(cx),
-            // Neither keeps anything back.
+            // Sockets and pipes have no buffer of their own.
             Transport::Socket(_) | Transport::ProxyStreams { .. } => Poll::Ready(Ok(())),
         }
     }
@@ -141,7 +145,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
             Transport::Direct(stream) => Pin::new(stream).poll_shutdown(cx),
-            // A pipe ends when it is dropped, and its proxy after it.
+            // A pipe is closed when it is dropped, and the proxy's socket after it.
             Transport::ProxyStreams { .. } => Poll::Ready(Ok(())),
         }
     }

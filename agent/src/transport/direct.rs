@@ -1,5 +1,5 @@
-//! The way to the agent over the pod's own address: TCP with TLS, open from the first bridge on that enrolls, for the keys of
-//! bridges that did (podbridge-tls, ADR 13). `rpc` enrolls; what comes goes where `listener`'s connections go.
+//! Listens on the pod's own address for direct links: TCP with TLS for the keys of enrolled bridges (podbridge-tls, ADR 13). It listens
+//! from the first enrolment on. `rpc::agent` enrols bridges; accepted connections join those of `listener`.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,14 +17,16 @@ use tokio_rustls::{TlsAcceptor, rustls};
 use super::connection::{Connection, ConnectionGuard, ConnectionQueue, Transport};
 use super::listener::ACCEPT_RETRY_PAUSE;
 
-/// A pod has one or two of them.
+/// Limit of addresses; a pod has one or two.
 const MAX_ADDRESSES: usize = 4;
-/// Everybody who reaches the pod can begin a handshake: so many at once, each no longer than this.
+/// Limit of handshakes at once. Any process that reaches the pod can start one.
 const MAX_HANDSHAKES: usize = 16;
+/// Limit of the duration of one handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Whoever failed keeps his place so long: what a handshake costs before anything is proven, strangers cannot ask for without end.
+/// Time that a failed handshake keeps its permit: it limits the CPU time that clients without an enrolled key can use.
 const FAILED_HANDSHAKE_PAUSE: Duration = Duration::from_millis(100);
-/// What waits in the kernel for so long, not acknowledged or without room at the other end: that is out of reach (DESIGN §6).
+/// Limit of the time that sent data stays unacknowledged, or unsent because the receiver has no space. After it the kernel ends the
+/// connection (TCP_USER_TIMEOUT).
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -39,25 +41,28 @@ pub(crate) enum Error {
     TooManyAddresses,
 }
 
-/// Where a bridge finds the agent, and by which key it knows it.
+/// What a bridge needs for a direct link: the agent's key and port.
 #[derive(Debug)]
 pub(crate) struct Enrolment {
     pub(crate) key: PublicKey,
     pub(crate) port: u16,
 }
 
+/// Listener for direct links; closed until a bridge enrols.
 #[derive(Debug)]
 pub(crate) struct DirectListener {
     queue: ConnectionQueue,
-    /// `None` until a bridge enrolls.
-    open: Mutex<Option<ListenerState>>,
+    /// `None` until the first enrolment.
+    state: Mutex<Option<ListenerState>>,
 }
 
+/// State of a listener that is open.
 struct ListenerState {
     identity: Identity,
     allowed_keys: Arc<AllowedKeys>,
     acceptor: TlsAcceptor,
     handshakes: Arc<Semaphore>,
+    /// Port of each address that the agent listens on.
     ports: HashMap<IpAddr, u16>,
 }
 
@@ -73,23 +78,24 @@ impl DirectListener {
     pub(crate) fn new(queue: ConnectionQueue) -> Self {
         Self {
             queue,
-            open: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
+    /// Accepts direct links of this bridge on the address; starts to listen there if the agent does not yet.
     pub(crate) async fn enroll(&self, bridge: PublicKey, address: IpAddr) -> Result<Enrolment, Error> {
-        let mut open = self.open.lock().await;
-        let open = match &mut *open {
-            Some(open) => open,
+        let mut state = self.state.lock().await;
+        let state = match &mut *state {
+            Some(state) => state,
             closed => closed.insert(ListenerState::new()?),
         };
-        let port = match open.ports.get(&address) {
+        let port = match state.ports.get(&address) {
             Some(port) => *port,
-            None => open.listen(address, &self.queue).await?,
+            None => state.listen(address, &self.queue).await?,
         };
-        open.allowed_keys.add(bridge);
+        state.allowed_keys.add(bridge);
         Ok(Enrolment {
-            key: open.identity.public_key().clone(),
+            key: state.identity.public_key().clone(),
             port,
         })
     }
@@ -124,7 +130,7 @@ impl ListenerState {
     }
 }
 
-/// Ends with the agent.
+/// Accepts connections until the agent ends.
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Semaphore>, queue: ConnectionQueue) {
     loop {
         let socket = match listener.accept().await {
@@ -135,24 +141,24 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Se
                 continue;
             }
         };
-        // A bridge that finds no place has its other link.
-        let Ok(turn) = handshakes.clone().try_acquire_owned() else {
+        // Without a permit the connection is closed: its bridge keeps its other link.
+        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
             continue;
         };
         let (acceptor, queue) = (acceptor.clone(), queue.clone());
         tokio::spawn(async move {
-            let shaken = timeout(HANDSHAKE_TIMEOUT, shake_hands(socket, &acceptor)).await;
-            let Ok(Ok(stream)) = shaken else {
-                // Whoever scans the network must not fill the log.
+            let handshake = timeout(HANDSHAKE_TIMEOUT, shake_hands(socket, &acceptor)).await;
+            let Ok(Ok(stream)) = handshake else {
+                // Debug level: a port scan must not fill the log.
                 tracing::debug!("direct connection refused");
                 return sleep(FAILED_HANDSHAKE_PAUSE).await;
             };
-            drop(turn);
+            drop(permit);
             let connection = Connection {
                 transport: Transport::Direct(Box::new(stream)),
                 _guard: ConnectionGuard::new(queue.count.clone()),
             };
-            // Nobody takes it when the agent ends.
+            // Fails if the agent ends.
             let _ = queue.connections.send(connection).await;
         });
     }

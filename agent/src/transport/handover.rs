@@ -1,5 +1,5 @@
-//! A proxy's standard streams, given to the agent, so that between the container runtime and the agent nobody copies bytes. The
-//! proxy's end of the socket then only says that it lives. `commands::proxy` offers, `connection` takes.
+//! Hands a proxy's standard streams over to the agent (ADR 11), so that no process copies bytes between the container runtime and the
+//! agent. Afterwards the proxy's socket only shows that the proxy lives. `commands::proxy` offers the streams, `connection` takes them.
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
@@ -14,21 +14,22 @@ use rustix::net::{
 };
 use rustix::pipe::fcntl_setpipe_size;
 
-/// What the descriptors ride on: HTTP/2 begins with another byte.
+/// Byte that carries the file descriptors. HTTP/2 begins with another byte.
 const OFFER: u8 = 0;
-/// The answer; an agent that knows no offers begins HTTP/2, or ends the connection.
+/// Byte of the answer. An agent that knows no offers begins HTTP/2 or closes the connection.
 const ACCEPTED: u8 = 1;
-/// As much as Linux grants without a privilege: the runtime and the agent then take turns less often.
+/// Size of the pipes in bytes: the most that Linux grants without a privilege. With large pipes, the runtime and the agent switch less
+/// often.
 const PIPE_SIZE: usize = 1 << 20;
 
-/// The proxy's streams.
+/// Standard input and output of a proxy.
 #[derive(Debug)]
 pub(crate) struct ProxyStreams {
     pub(crate) input: OwnedFd,
     pub(crate) output: OwnedFd,
 }
 
-/// Whether the agent took them. If not, the connection is of no more use.
+/// Offers the streams to the agent and returns whether it took them. If it did not, the connection is useless.
 pub(crate) fn offer(mut agent: &UnixStream, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<bool> {
     let descriptors = [input, output];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
@@ -37,7 +38,7 @@ pub(crate) fn offer(mut agent: &UnixStream, input: BorrowedFd<'_>, output: Borro
         return Ok(false);
     }
     for descriptor in descriptors {
-        // Where the system grants less, it works as well.
+        // May fail; smaller pipes work, too.
         let _ = fcntl_setpipe_size(descriptor, PIPE_SIZE);
     }
     sendmsg(agent, &[IoSlice::new(&[OFFER])], &mut control, SendFlags::NOSIGNAL)?;
@@ -45,14 +46,14 @@ pub(crate) fn offer(mut agent: &UnixStream, input: BorrowedFd<'_>, output: Borro
     Ok(agent.read(&mut answer)? == 1 && answer[0] == ACCEPTED)
 }
 
-/// Whether both are pipes, which the agent can wait for.
+/// Returns whether both are pipes: of all streams, the agent can wait for pipes only.
 pub(crate) fn are_pipes(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> bool {
     let is_pipe =
         |descriptor| fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
     is_pipe(input) && is_pipe(output)
 }
 
-/// What was offered with the first byte, if that is an offer; for a socket that does not block.
+/// Takes the streams of an offer from a non-blocking socket. `None`: the first byte is no offer, and it stays unread.
 pub(crate) fn take(socket: impl std::os::fd::AsFd) -> Result<Option<ProxyStreams>, Errno> {
     let mut first = [0];
     let (_, length) = recv(&socket, &mut first[..], RecvFlags::PEEK)?;
@@ -78,5 +79,5 @@ pub(crate) fn take(socket: impl std::os::fd::AsFd) -> Result<Option<ProxyStreams
     }
 }
 
-/// The answer to an offer, as bytes.
+/// Answer to an offer.
 pub(crate) const ANSWER: &[u8] = &[ACCEPTED];

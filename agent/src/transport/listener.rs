@@ -1,4 +1,5 @@
-//! Connections accepted on the agent's socket, of this user only, and with them those that come directly.
+//! Accepts connections of this user on the agent's Unix socket. Its stream also delivers the connections that `direct` accepts. `app`
+//! gives the stream to the server.
 
 use std::io;
 use std::pin::Pin;
@@ -14,22 +15,22 @@ use tokio_stream::Stream;
 
 use super::connection::{Connection, ConnectionGuard, ConnectionQueue, Transport};
 
-/// After an accept that failed, for want of descriptors, say.
+/// Pause after an accept that failed, for example because no file descriptor was free.
 pub(super) const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// Accepts until it is dropped.
+/// Stream of accepted connections; accepts until it is dropped.
 pub(crate) struct Listener {
-    ready: mpsc::Receiver<Connection>,
+    accepted: mpsc::Receiver<Connection>,
     task: JoinHandle<()>,
 }
 
 impl Listener {
-    /// `count`: how many connections there are. The queue takes those that come another way.
+    /// Starts to accept. `count` is kept at the number of open connections. The returned queue takes connections from other listeners.
     pub(crate) fn start(listener: UnixListener, count: watch::Sender<usize>) -> (Self, ConnectionQueue) {
-        let (connections, ready) = mpsc::channel(1);
+        let (connections, accepted) = mpsc::channel(1);
         let queue = ConnectionQueue { connections, count };
         let task = tokio::spawn(accept(listener, queue.clone()));
-        (Self { ready, task }, queue)
+        (Self { accepted, task }, queue)
     }
 }
 
@@ -43,7 +44,7 @@ impl Stream for Listener {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.ready.poll_recv(cx).map(|connection| connection.map(Ok))
+        self.accepted.poll_recv(cx).map(|connection| connection.map(Ok))
     }
 }
 
@@ -58,7 +59,7 @@ async fn accept(listener: UnixListener, queue: ConnectionQueue) {
                 continue;
             }
         };
-        // The socket's mode says the same, but a mode can be changed.
+        // The socket's mode 0600 has the same effect, but another process can change a mode.
         match socket.peer_cred().map(|peer| peer.uid()) {
             Ok(uid) if uid == own || uid == 0 => {}
             other => {
@@ -68,18 +69,18 @@ async fn accept(listener: UnixListener, queue: ConnectionQueue) {
         }
         let guard = ConnectionGuard::new(queue.count.clone());
         let queue = queue.connections.clone();
-        // One that says nothing keeps nobody waiting.
+        // A task per connection: a client that sends nothing must not delay others.
         tokio::spawn(async move {
             match Transport::negotiate(socket).await {
-                Ok(transport) => drop(
-                    queue
-                        .send(Connection {
-                            transport,
-                            _guard: guard,
-                        })
-                        .await,
-                ),
-                Err(error) => tracing::warn!(%error, "connection broken before it began"),
+                Ok(transport) => {
+                    let connection = Connection {
+                        transport,
+                        _guard: guard,
+                    };
+                    // Fails if the agent ends.
+                    let _ = queue.send(connection).await;
+                }
+                Err(error) => tracing::warn!(%error, "connection broken before its first byte was handled"),
             }
         });
     }

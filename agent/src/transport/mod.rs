@@ -1,5 +1,5 @@
-//! How a connection comes to the agent: its Unix socket, the connections accepted there, the streams that a proxy hands over, and the
-//! pod's own address. It knows nothing of gRPC.
+//! Connections to the agent: its Unix socket, the listener on it, the streams that a proxy hands over, and the listener on the pod's own
+//! address. It moves bytes and knows no message of the API; of tonic, it uses the trait `Connected` only, which the server asks for.
 
 pub(crate) mod connection;
 pub(crate) mod direct;

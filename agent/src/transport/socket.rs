@@ -1,5 +1,5 @@
-//! The agent's Unix socket as a path: where it is, whether somebody listens, and how it is bound so that only this user
-//! can connect. `commands` and `app` call it.
+//! The agent's Unix socket as a path: its location, a check whether an agent listens, and a bind that lets only this user connect.
+//! `commands` calls it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -12,30 +12,34 @@ use rustix::process::{geteuid, umask};
 
 use crate::env;
 
-/// For agents that are part of the pod: an emptyDir or a root file system that can be written.
+/// Socket of an agent that is part of the pod; its directory is an emptyDir or on a writable root file system.
 const WELL_KNOWN: &str = "/run/podbridge/agent.sock";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("cannot make the directory {}: {source}; choose another place with --socket", path.display())]
+    #[error("cannot make the directory {}: {source}; choose another path with --socket", path.display())]
     Directory { path: PathBuf, source: io::Error },
-    #[error("the directory {} belongs to uid {owner}, not to this agent's uid; choose another place with --socket", path.display())]
+    #[error("the directory {} belongs to uid {owner}, not to this agent's uid; choose another path with --socket", path.display())]
     Owner { path: PathBuf, owner: u32 },
     #[error("an agent already serves on {}", .0.display())]
     InUse(PathBuf),
-    #[error("cannot listen on {}: {source}; choose another place with --socket", path.display())]
+    #[error("cannot listen on {}: {source}; choose another path with --socket", path.display())]
     Bind { path: PathBuf, source: io::Error },
 }
 
-/// Where to look for an agent.
+/// Returns the path of a serving agent: `wanted`, else the environment's, else the well-known one if it exists, else the private one.
 pub(crate) fn path_to_connect(wanted: Option<PathBuf>) -> PathBuf {
-    explicit_path(wanted).unwrap_or_else(|| match Path::new(WELL_KNOWN).exists() {
-        true => WELL_KNOWN.into(),
-        false => private_path(),
+    explicit_path(wanted).unwrap_or_else(|| {
+        if Path::new(WELL_KNOWN).exists() {
+            WELL_KNOWN.into()
+        } else {
+            private_path()
+        }
     })
 }
 
-/// Where to serve.
+/// Returns the path to serve on: `wanted`, else the environment's, else the well-known one if its directory is writable, else the
+/// private one.
 pub(crate) fn path_to_serve(wanted: Option<PathBuf>) -> PathBuf {
     explicit_path(wanted).unwrap_or_else(|| {
         let directory = Path::new(WELL_KNOWN)
@@ -43,7 +47,7 @@ pub(crate) fn path_to_serve(wanted: Option<PathBuf>) -> PathBuf {
             .expect("the well-known socket is in a directory");
         match make_directory(directory) {
             Ok(()) if File::create(directory.join(".probe")).is_ok() => {
-                // It was made a moment ago by us.
+                // The file is ours: it was made a moment ago.
                 let _ = fs::remove_file(directory.join(".probe"));
                 WELL_KNOWN.into()
             }
@@ -60,6 +64,7 @@ fn explicit_path(wanted: Option<PathBuf>) -> Option<PathBuf> {
     })
 }
 
+/// Returns a path in /tmp that only this user has.
 fn private_path() -> PathBuf {
     format!("/tmp/.podbridge-{}/agent.sock", geteuid().as_raw()).into()
 }
@@ -72,11 +77,12 @@ fn make_directory(directory: &Path) -> Result<(), Error> {
     })
 }
 
+/// Connects; an error means that no agent listens.
 pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path)
 }
 
-/// Makes sure that the directory is there and nobody else's, and locks it against other agents that start. The lock
+/// Makes the socket's directory, checks that it belongs to this user or root, and locks it against other agents that start. The lock
 /// ends with the file.
 pub(crate) fn lock(socket: &Path) -> Result<File, Error> {
     let directory = socket
@@ -89,7 +95,7 @@ pub(crate) fn lock(socket: &Path) -> Result<File, Error> {
         source,
     };
     let owner = fs::symlink_metadata(directory).map_err(failed)?.uid();
-    // Root's directories are root's word; anybody else's may be a trap in /tmp.
+    // Root is trusted. A directory of another user may be a trap in /tmp.
     if owner != geteuid().as_raw() && owner != 0 {
         return Err(Error::Owner {
             path: directory.to_owned(),
@@ -109,8 +115,8 @@ pub(crate) fn lock(socket: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
-/// Listens, mode 0600; replaces a socket that nobody listens on. The caller holds the lock. Before any thread is
-/// started: it sets the umask.
+/// Listens with mode 0600; replaces a socket that no process listens on. The caller holds the lock, and has started no thread: the umask
+/// belongs to the whole process.
 pub(crate) fn bind(socket: &Path) -> Result<UnixListener, Error> {
     if connect(socket).is_ok() {
         return Err(Error::InUse(socket.to_owned()));
@@ -123,7 +129,7 @@ pub(crate) fn bind(socket: &Path) -> Result<UnixListener, Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    // Under another name until it listens: whoever sees the socket can connect to it.
+    // Another name until it listens, so that a client never sees a socket that refuses it.
     let mut unready = socket.as_os_str().to_owned();
     unready.push(".new");
     let unready = PathBuf::from(unready);
