@@ -1,8 +1,10 @@
 # Copyright: podbridge contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The action `synchronize` for pods: ansible.posix's where rsync can do it, else the same options as `podbridge sync`.
-What that cannot do is an error, never left out. Documented in modules/synchronize.py.
+"""Action plugin `synchronize`: runs ansible.posix.synchronize where rsync can do the task, else `podbridge sync`.
+
+An option that `podbridge sync` does not support is an error; the action ignores none silently. modules/synchronize.py
+documents the options. The action uses `podbridge_command`, `pod` and `is_directory` of the connection plugin.
 """
 
 from __future__ import annotations
@@ -28,20 +30,21 @@ ARGUMENTS = {
         name: {"type": "bool", "default": False}
         for name in ("delete", "checksum", "existing_only", "copy_links", "dirs")
     },
-    # Their default is `archive`.
+    # The default of these is the value of `archive`.
     **{name: {"type": "bool"} for name in ("recursive", "links", "perms", "times", "owner", "group")},
     "rsync_path": {"type": "str"},
     "link_dest": {"type": "list", "elements": "str"},
     "rsync_opts": {"type": "list", "elements": "str", "default": []},
-    # Without a meaning here: there is no ssh, a dead connection is found out, and a file is replaced when it is whole.
+    # Accepted and ignored: there is no ssh, the bridge detects dead connections, and files are replaced when complete.
     **{
         name: {"type": "raw"} for name in ("dest_port", "private_key", "verify_host", "set_remote_user", "use_ssh_args")
     },
     **{name: {"type": "raw"} for name in ("ssh_connection_multiplexing", "rsync_timeout", "partial", "delay_updates")},
 }
 
-# Of rsync_opts: what each sets, one letter or a word; None for what says how rsync works or what it prints.
-SETS = {
+# Flags in rsync_opts, by letter or word: the option and value that each sets, or None if a flag only changes how rsync
+# works or what it prints.
+RSYNC_FLAGS = {
     **dict.fromkeys(["v", "q", "h", "i", "P", "S", "W", "H", "X", "D"]),
     **dict.fromkeys(
         ["verbose", "quiet", "human-readable", "itemize-changes", "progress", "stats", "partial", "sparse"]
@@ -58,50 +61,50 @@ SETS = {
     **dict.fromkeys(["a", "archive"], ("archive", True)),
 }
 for letter, word in {"r": "recursive", "l": "links", "p": "perms", "t": "times", "o": "owner", "g": "group"}.items():
-    SETS.update(dict.fromkeys([letter, word], (word, True)))
-    SETS.update(dict.fromkeys([f"no-{letter}", f"no-{word}"], (word, False)))
+    RSYNC_FLAGS.update(dict.fromkeys([letter, word], (word, True)))
+    RSYNC_FLAGS.update(dict.fromkeys([f"no-{letter}", f"no-{word}"], (word, False)))
 
-# Exit codes of `podbridge` (docs/client-protocol.md) that mean that the pod cannot be reached.
+# Exit codes of podbridge (docs/client-protocol.md) which mean that the pod cannot be reached.
 UNREACHABLE = {*range(223, 236), 237, *range(240, 250)}
 
 
 class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         task_vars = task_vars or {}
-        remote, origin = self._ends(task_vars)
+        remote, delegate = self._find_pods(task_vars)
         self._remote = remote
         paths = [str(self._task.args.get(name, "")) for name in ("src", "dest")]
         if remote is None or any(":" in path.split("/")[0] or path.startswith("rsync://") for path in paths):
-            return self._upstream(task_vars)
-        if not self._task.delegate_to and self._have_rsync(remote, task_vars):
-            return self._upstream(task_vars)
+            return self._run_stock(task_vars)
+        if not self._task.delegate_to and self._has_rsync(remote, task_vars):
+            return self._run_stock(task_vars)
         result = super().run(tmp, task_vars)
         _spec, arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)
-        if remote is origin:
+        if remote is delegate:
             raise AnsibleActionFail("podbridge cannot synchronize two paths of one pod; use copy with remote_src")
         options = self._options(arguments)
-        sides = [(origin, arguments["src"]), (remote, arguments["dest"])]
+        ends = [(delegate, arguments["src"]), (remote, arguments["dest"])]
         if arguments["mode"] == "pull":
-            sides = [(remote, arguments["src"]), (origin, arguments["dest"])]
-        (source, src), (sink, dest) = [(pod, self._path(pod, path)) for pod, path in sides]
+            ends = [(remote, arguments["src"]), (delegate, arguments["dest"])]
+        (source, src), (sink, dest) = [(pod, self._path(pod, path)) for pod, path in ends]
         if not src.endswith("/") and (
             source.is_directory(src) if source else os.path.isdir(src) and not os.path.islink(src)
         ):
-            # The directory itself is copied, and patterns begin above it.
+            # rsync copies the directory itself, and anchors patterns at its parent.
             name = os.path.basename(src)
             dest = os.path.join(dest, name)
-            options["filters"] = [each for one in options["filters"] for each in below(name, *one)]
+            options["filters"] = [inside for rule in options["filters"] for inside in pattern_inside(name, *rule)]
         elif options["delete"] and not src.endswith("/"):
-            options["delete"] = False  # of a file rsync does not, either
+            options["delete"] = False  # rsync ignores `delete` for a single file, too
         if source is None and not os.path.lexists(to_bytes(src)):
             raise AnsibleActionFail(f"synchronize: {src} does not exist")
         if source is None or sink is None:
             result.update(self._sync(source, src, sink, dest, options))
             return result
-        return {**result, **self._through_here(source, src, sink, dest, options)}
+        return {**result, **self._sync_between_pods(source, src, sink, dest, options)}
 
-    def _upstream(self, task_vars):
-        """The action of ansible.posix, as if this one were not there."""
+    def _run_stock(self, task_vars):
+        """Runs the action of ansible.posix for this task, unchanged."""
         action = self._shared_loader_obj.action_loader.get(
             "ansible.posix.synchronize",
             task=self._task,
@@ -112,21 +115,24 @@ class ActionModule(ActionBase):
             shared_loader_obj=self._shared_loader_obj,
         )
         if action is None:
-            raise AnsibleActionFail("this needs ansible.posix.synchronize, whose collection is not installed")
+            raise AnsibleActionFail("this task needs ansible.posix.synchronize; install the collection ansible.posix")
         return action.run(task_vars=task_vars)
 
-    def _ends(self, task_vars):
-        """The pod of the host and the pod that the task is delegated to, None for what is none."""
-        here = self._connection if ours(self._connection) else None
+    def _find_pods(self, task_vars):
+        """Returns the connections to the pod of the host and to the pod that the task is delegated to.
+
+        None stands for the controller. (None, None) means that the task is not for podbridge.
+        """
+        current = self._connection if uses_podbridge(self._connection) else None
         delegate = self._task.delegate_to
         if not delegate:
-            return here, None
-        if here is None and self._connection.transport != "local":
+            return current, None
+        if current is None and self._connection.transport != "local":
             return None, None
         host = task_vars["inventory_hostname"]
         variables = task_vars["hostvars"][host]
         if delegate in (host, variables.get("ansible_host")):
-            return here, here
+            return current, current
         context = self._play_context.copy()
         context.remote_addr = variables.get("ansible_host", host)
         connection = connection_loader.get(
@@ -135,25 +141,28 @@ class ActionModule(ActionBase):
         if not hasattr(type(connection), "podbridge_command"):
             return None, None
         connection.set_options(var_options=variables)
-        return (connection, here) if ours(connection) else (None, None)
+        return (connection, current) if uses_podbridge(connection) else (None, None)
 
-    def _have_rsync(self, pod, task_vars):
+    def _has_rsync(self, pod, task_vars):
+        """Returns whether controller and pod have rsync; runs `rsync --version` in the pod."""
         if not shutil.which(task_vars.get("ansible_rsync_path") or "rsync"):
             return False
-        if self._task.args.get("rsync_path"):  # the task knows where it is
+        if self._task.args.get("rsync_path"):  # the task names the program
             return True
-        asked = self._podbridge([*pod.podbridge_command, "exec", *self._user(pod), pod.pod, "--", "rsync", "--version"])
-        unreachable(asked)
-        return asked.returncode == 0
+        process = self._podbridge(
+            [*pod.podbridge_command, "exec", *self._user(pod), pod.pod, "--", "rsync", "--version"]
+        )
+        raise_if_unreachable(process)
+        return process.returncode == 0
 
     def _user(self, pod):
-        """As in docker_cmd: the user that the task became, else the one of the session."""
+        """Returns the option --user of podbridge: the become_user of the task, else the user of the connection."""
         became = pod is self._remote and self._play_context.become
         user = self._play_context.become_user if became else pod.get_option("remote_user")
         return [f"--user={user}"] * bool(user)
 
     def _path(self, pod, path):
-        """A path as rsync and the module would have it."""
+        """Returns the absolute path that rsync and the stock module would use."""
         if pod is not None:
             return to_text(self._remote_expand_user(path, sudoable=False)) if path.startswith("~") else path
         path = os.path.expandvars(os.path.expanduser(path))
@@ -164,40 +173,40 @@ class ActionModule(ActionBase):
         return found + "/" * (path.endswith("/") and not found.endswith("/"))
 
     def _options(self, arguments):
-        """What `podbridge sync` is asked for. Raises for what it cannot do."""
+        """Returns the options for `podbridge sync`; raises AnsibleActionFail for an option that it does not support."""
         chosen = {**arguments, "dry_run": self._task.check_mode}
         filters = []
-        # As the module and rsync take them apart.
+        # The stock module joins the options, and a shell splits them into words.
         words = iter(shlex.split(" ".join(arguments["rsync_opts"])))
         for word in words:
             name, _equals, value = word.removeprefix("--").partition("=")
             if word.startswith("--") and name in ("exclude", "include"):
                 pattern = value or next(words, "")
-                # `***` is the directory and all that is in it.
+                # `dir/***` means the directory and everything in it.
                 patterns = [pattern[:-3], pattern[:-1]] if pattern.endswith("/***") else [pattern]
                 filters += [(name, pattern) for pattern in patterns]
                 continue
             letters = list(word[1:]) if word.startswith("-") and not word.startswith("--") else [name]
             for letter in letters:
-                if letter not in SETS or value or not word.startswith("-"):
-                    cannot(f"rsync_opts {word}")
-                if SETS[letter]:
-                    chosen.update([SETS[letter]])
+                if letter not in RSYNC_FLAGS or value or not word.startswith("-"):
+                    raise_unsupported(f"rsync_opts {word}")
+                if RSYNC_FLAGS[letter]:
+                    chosen.update([RSYNC_FLAGS[letter]])
         for name in ("existing_only", "copy_links", "rsync_path", "link_dest"):
             if chosen[name]:
-                cannot(name)
+                raise_unsupported(name)
         for name in ("recursive", "links", "perms", "times", "owner", "group"):
             if chosen[name] is None:
                 chosen[name] = chosen["archive"]
         for name in ("recursive", "links", "perms", "times"):
             if not chosen[name]:
-                cannot(f"{name}: false")
+                raise_unsupported(f"{name}: false")
         if chosen["owner"] != chosen["group"]:
-            cannot("owner without group, or group without owner")
+            raise_unsupported("owner without group, or group without owner")
         return {**chosen, "filters": filters}
 
     def _sync(self, source, src, sink, dest, options):
-        """One run of `podbridge sync` and the module's results of it."""
+        """Runs `podbridge sync` once and returns the result of the module."""
         pod = source or sink
         command = [*pod.podbridge_command, "sync", "--quiet", "--verbose", *self._user(pod)]
         flags = {"delete": options["delete"], "checksum": options["checksum"], "dry-run": options["dry_run"]}
@@ -205,27 +214,28 @@ class ActionModule(ActionBase):
         command += ["--compress=never"] * (not options["compress"])
         command += [f"--{kind}={pattern}" for kind, pattern in options["filters"]]
         command += [f"{pod.pod}:{path}" if end is pod else path for end, path in ((source, src), (sink, dest))]
-        done = self._podbridge(command)
-        unreachable(done)
-        out = to_text(done.stdout)
-        result = {"rc": done.returncode, "cmd": shlex.join(command), "stdout_lines": out.splitlines()}
-        if done.returncode:
-            return {**result, "failed": True, "msg": reason(done)}
+        process = self._podbridge(command)
+        raise_if_unreachable(process)
+        out = to_text(process.stdout)
+        result = {"rc": process.returncode, "cmd": shlex.join(command), "stdout_lines": out.splitlines()}
+        if process.returncode:
+            return {**result, "failed": True, "msg": failure_reason(process)}
         result.update(changed=bool(out), msg=out)
         if self._task.diff:
             result["diff"] = {"prepared": out}
         return result
 
-    def _through_here(self, source, src, sink, dest, options):
-        """Between two pods, which cannot reach each other: by way of the controller."""
-        with tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as here:
-            # A trailing slash changes nothing for `podbridge sync`, but for a single file.
-            between = os.path.join(here, os.path.basename(src.rstrip("/")) or "root")
-            first = self._sync(source, src, None, between, {**options, "dry_run": False, "delete": False})
-            return first if first.get("failed") else self._sync(None, between, sink, dest, options)
+    def _sync_between_pods(self, source, src, sink, dest, options):
+        """Copies from pod to pod through a temporary directory of the controller; pods cannot reach each other."""
+        with tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as temporary:
+            # For a directory `podbridge sync` ignores a slash at the end; for a single file the name matters.
+            local = os.path.join(temporary, os.path.basename(src.rstrip("/")) or "root")
+            first = self._sync(source, src, None, local, {**options, "dry_run": False, "delete": False})
+            return first if first.get("failed") else self._sync(None, local, sink, dest, options)
 
     @staticmethod
     def _podbridge(command):
+        """Runs podbridge and returns the completed process; raises AnsibleActionFail if it cannot be started."""
         try:
             return subprocess.run(
                 [to_bytes(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, check=False
@@ -236,37 +246,45 @@ class ActionModule(ActionBase):
             ) from None
 
 
-def ours(connection):
-    """Whether tasks on it go through podbridge: it is our plugin, and the host has not opted out."""
+def uses_podbridge(connection):
+    """Returns whether a connection is our plugin, on a host that has not opted out."""
     kind = type(connection)
     return hasattr(kind, "podbridge_command") and connection.transport == kind.transport
 
 
-def below(name, kind, pattern):
-    """A pattern that is anchored above the directory `name`, seen from inside of it."""
+def pattern_inside(name, kind, pattern):
+    """Translates a pattern that is anchored at the parent of the directory `name` into patterns anchored in it.
+
+    Returns a list of (kind, pattern); it is empty if the pattern does not concern the directory.
+    """
     if not pattern.startswith("/"):
         return [(kind, pattern)]
     first, _slash, rest = pattern[1:].partition("/")
     if first in (name, "*", "**"):
         if rest.strip("*/"):
             return [(kind, f"/{rest}")]
-        return [(kind, "*")]  # all of it
+        return [(kind, "*")]  # everything in the directory
     if any(char in first for char in "*?["):
-        cannot(f"the pattern {pattern}, with src without a slash at its end,")
-    return []  # of another directory
+        raise_unsupported(f"the pattern {pattern} with a src that has no slash at its end")
+    return []  # the pattern names another directory
 
 
-def cannot(what):
+def raise_unsupported(what):
+    """Raises AnsibleActionFail for an option."""
     raise AnsibleActionFail(
-        f"synchronize: podbridge cannot do {what} without rsync; put rsync into the image or beside the agent"
+        f"synchronize: podbridge does not support {what} without rsync; put rsync into the image or beside the agent"
     )
 
 
-def reason(done):
-    text = to_text(done.stderr).strip() or f"podbridge ended with {done.returncode} and gave no reason"
+def failure_reason(process):
+    """Returns the error message of podbridge, without its prefix."""
+    text = (
+        to_text(process.stderr).strip() or f"podbridge ended with exit code {process.returncode} and printed no reason"
+    )
     return text.removeprefix("podbridge: ")
 
 
-def unreachable(done):
-    if done.returncode in UNREACHABLE:
-        raise AnsibleConnectionFailure(reason(done))
+def raise_if_unreachable(process):
+    """Raises AnsibleConnectionFailure if podbridge could not reach the pod."""
+    if process.returncode in UNREACHABLE:
+        raise AnsibleConnectionFailure(failure_reason(process))

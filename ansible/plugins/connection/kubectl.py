@@ -1,8 +1,12 @@
 # Copyright: podbridge contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible's connection to a pod through podbridge: glue, and the client protocol (docs/client-protocol.md) on the
-standard library. It knows nothing of Kubernetes: the options go to the bridge as they are.
+"""Connection plugin `kubectl`: runs Ansible tasks in a pod through a podbridge bridge.
+
+It speaks the client protocol (docs/client-protocol.md) and never talks to the API server: the options go to the bridge.
+It reads a kubeconfig only to find the bridge that Zuul keeps for a pod. The file is self-contained, so that it can be
+installed alone: it imports only Ansible, PyYAML and the standard library. `oc.py` derives from it, and the action
+`synchronize` uses its `podbridge_command`, `docker_cmd`, `pod` and `is_directory`.
 """
 
 from __future__ import annotations
@@ -12,17 +16,18 @@ author: podbridge contributors (!UNKNOWN)
 name: kubectl
 short_description: Execute tasks in pods running on Kubernetes, over one warm connection
 description:
-  - Runs tasks in, and puts and fetches files to and from, pods of a Kubernetes cluster, through a I(podbridge) bridge,
-    which is started on demand and keeps one connection to the pod.
-  - Takes the options, variables and environment variables of P(kubernetes.core.kubectl#connection), with the
-    same meaning.
+  - Runs tasks in pods of a Kubernetes cluster and copies files to and from them, through a I(podbridge) bridge.
+  - The bridge is a process on the controller that keeps one connection to the pod open for all tasks. The plugin starts
+    it on demand.
+  - Takes the options, variables and environment variables of P(kubernetes.core.kubectl#connection), with the same
+    meaning.
 version_added: 0.1.0
 requirements:
-  - podbridge (binary) on the controller
+  - podbridge (the program) on the controller
 options:
   kubectl_pod:
     description:
-      - Pod name. Required when the host name does not match the pod name.
+      - Name of the pod. The default is the host's C(ansible_host), else its name in the inventory.
     default: ''
     type: str
     vars:
@@ -31,8 +36,8 @@ options:
       - name: K8S_AUTH_POD
   kubectl_container:
     description:
-      - Container name. Without it the pod's default container (annotation C(kubectl.kubernetes.io/default-container))
-        is used, else its first one.
+      - Name of the container. The default is the container in the pod's annotation
+        C(kubectl.kubernetes.io/default-container), else the pod's first container.
     default: ''
     type: str
     vars:
@@ -41,7 +46,7 @@ options:
       - name: K8S_AUTH_CONTAINER
   kubectl_namespace:
     description:
-      - The namespace of the pod. Without it, that of the context.
+      - Namespace of the pod. The default is the namespace of the context, else C(default).
     default: ''
     type: str
     vars:
@@ -50,7 +55,8 @@ options:
       - name: K8S_AUTH_NAMESPACE
   kubectl_extra_args:
     description:
-      - Further global options of kubectl, for example C(--as=ci). They are never put on a command line.
+      - Further global options of kubectl, for example C(--as=ci). The bridge gets them through a pipe. Only
+        C(synchronize) puts them on a command line.
     default: ''
     type: str
     vars:
@@ -59,15 +65,15 @@ options:
       - name: K8S_AUTH_EXTRA_ARGS
   kubectl_local_env_vars:
     description:
-      - Environment variables for the bridge on the controller, for example C(HTTPS_PROXY).
+      - Environment variables for the bridge, which runs on the controller; for example C(HTTPS_PROXY).
     default: {}
     type: dict
     vars:
       - name: ansible_kubectl_local_env_vars
   kubectl_kubeconfig:
     description:
-      - Path to a kubectl config file, or its content as a dictionary. Defaults to C(KUBECONFIG), else
-        I(~/.kube/config).
+      - Path of a kubeconfig file, or its content as a dictionary. The default is the environment variable
+        C(KUBECONFIG), else I(~/.kube/config).
     default: ''
     type: raw
     vars:
@@ -77,7 +83,7 @@ options:
       - name: K8S_AUTH_KUBECONFIG
   kubectl_context:
     description:
-      - The name of a context found in the config file.
+      - Name of a context in the kubeconfig file. The default is the current context of that file.
     default: ''
     type: str
     vars:
@@ -86,7 +92,7 @@ options:
       - name: K8S_AUTH_CONTEXT
   kubectl_host:
     description:
-      - URL for accessing the API.
+      - URL of the API server. The default is the server of the context.
     default: ''
     type: str
     vars:
@@ -97,7 +103,7 @@ options:
       - name: K8S_AUTH_SERVER
   kubectl_username:
     description:
-      - User name for authenticating with the API.
+      - User name for the API server.
     default: ''
     type: str
     vars:
@@ -107,7 +113,7 @@ options:
       - name: K8S_AUTH_USERNAME
   kubectl_password:
     description:
-      - Password for authenticating with the API.
+      - Password for the API server.
     default: ''
     type: str
     vars:
@@ -116,7 +122,7 @@ options:
       - name: K8S_AUTH_PASSWORD
   kubectl_token:
     description:
-      - Bearer token for authenticating with the API.
+      - Bearer token for the API server.
     type: str
     vars:
       - name: ansible_kubectl_token
@@ -126,7 +132,7 @@ options:
       - name: K8S_AUTH_API_KEY
   client_cert:
     description:
-      - Path to a certificate used to authenticate with the API.
+      - Path of the client certificate for the API server.
     default: ''
     type: str
     vars:
@@ -137,7 +143,7 @@ options:
     aliases: [ kubectl_cert_file ]
   client_key:
     description:
-      - Path to a key file used to authenticate with the API.
+      - Path of the key that belongs to the client certificate.
     default: ''
     type: str
     vars:
@@ -148,7 +154,7 @@ options:
     aliases: [ kubectl_key_file ]
   ca_cert:
     description:
-      - Path to a CA certificate used to authenticate with the API.
+      - Path of the CA certificate that verifies the certificate of the API server.
     default: ''
     type: str
     vars:
@@ -159,7 +165,8 @@ options:
     aliases: [ kubectl_ssl_ca_cert ]
   validate_certs:
     description:
-      - Whether to verify the API server's certificate. Defaults to what the config file says, else V(true).
+      - Whether to verify the certificate of the API server. The default is the setting of the kubeconfig file, else
+        V(true).
     default: ''
     type: raw
     vars:
@@ -170,15 +177,16 @@ options:
     aliases: [ kubectl_verify_ssl ]
   remote_user:
     description:
-      - The user in the pod that tasks run as, a name or number; needs an agent that runs as root. A user
-        that the container does not have makes the host unreachable, as with ssh. Without it
-        tasks run as the container's user. C(ansible_user) has no influence, as many images have no such user.
+      - Name or number of the user in the pod that tasks run as. The default is the user of the container.
+      - Only an agent that runs as root can change the user. A user that the container does not have makes the host
+        unreachable, as with ssh.
+      - C(ansible_user) has no influence, because many images do not have that user.
     type: str
     vars:
       - name: ansible_podbridge_user
   pipelining:
     description:
-      - Send modules through the connection instead of copying them to the pod first.
+      - Whether to send modules through the connection instead of copying them to the pod first.
     default: true
     type: bool
     vars:
@@ -192,15 +200,16 @@ options:
         key: pipelining
   podbridge:
     description:
-      - V(false) uses P(kubernetes.core.kubectl#connection) for this host instead.
+      - Whether this host uses podbridge. V(false) means P(kubernetes.core.kubectl#connection) instead.
+      - The environment variable C(PODBRIDGE_DISABLE) with a value other than C(0) does the same for all hosts.
     default: true
     type: bool
     vars:
       - name: ansible_podbridge
   podbridge_oom:
     description:
-      - What a container that exceeded its memory limit under a task is. A retry would only repeat it,
-        so it is V(failed).
+      - Result of a task whose container exceeds its memory limit, a failed task or an unreachable host.
+      - The default is V(failed), because a retry on an unreachable host would exceed the limit again.
     default: failed
     choices: [ failed, unreachable ]
     type: str
@@ -208,7 +217,7 @@ options:
       - name: ansible_podbridge_oom
   podbridge_executable:
     description:
-      - Path of the binary that starts a bridge, or its name in C(PATH).
+      - Path of the program podbridge, or its name in C(PATH). The plugin starts bridges with it.
     default: podbridge
     type: str
     vars:
@@ -217,7 +226,11 @@ options:
       - name: PODBRIDGE_EXECUTABLE
   podbridge_link:
     description:
-      - How the bridge reaches the agent.
+      - Link that the bridge uses to reach the agent in the pod.
+      - V(auto) starts with V(exec-proxy) and changes to V(direct) if the address of the pod can be reached.
+      - V(exec-proxy) goes through the API server, with an exec call in the pod.
+      - V(direct) is a TLS connection to the address of the pod.
+      - V(local) is a Unix socket on the controller, without Kubernetes.
     default: auto
     choices: [ auto, exec-proxy, direct, local ]
     type: str
@@ -227,7 +240,7 @@ options:
       - name: PODBRIDGE_LINK
   podbridge_agent_socket:
     description:
-      - The agent's Unix socket, for the link V(local).
+      - Path of the agent's Unix socket, for the link V(local).
     default: ''
     type: str
     vars:
@@ -236,7 +249,7 @@ options:
       - name: PODBRIDGE_AGENT_SOCKET
   podbridge_connect_timeout:
     description:
-      - Seconds until a pod that does not answer is unreachable.
+      - Seconds after which a pod that does not answer is unreachable.
     default: 30
     type: int
     vars:
@@ -245,7 +258,7 @@ options:
       - name: PODBRIDGE_CONNECT_TIMEOUT
   podbridge_idle:
     description:
-      - Seconds without a task after which a bridge started by this plugin ends; V(0) is never.
+      - Seconds without a task after which a bridge that this plugin started ends. V(0) means never.
     default: 600
     type: int
     vars:
@@ -293,15 +306,15 @@ from ansible.plugins.connection import ConnectionBase
 
 display = Display()
 
-LOCAL_TIMEOUT = 10  # seconds, for answers that need no pod
+LOCAL_TIMEOUT = 10  # seconds that an answer may take which does not depend on the pod
 
 
-class Lost(Exception):
-    """A bridge does not answer, or no longer."""
+class BridgeLost(Exception):
+    """The bridge does not answer, or the connection to it has ended before the result."""
 
 
-def octets(value):
-    """A byte string as JSON carries it: text, or base64 where it is not UTF-8."""
+def byte_string(value):
+    """Returns a byte string of the protocol as a JSON value: a string, or {"b64": …} if it is not UTF-8."""
     data = to_bytes(value, errors="surrogate_or_strict")
     try:
         return data.decode("utf-8")
@@ -310,20 +323,20 @@ def octets(value):
 
 
 def target_key(target):
-    """The name that a target's bridge is found by."""
+    """Returns the key of a target, 16 hexadecimal digits: the name of its bridge's socket without `.sock`."""
     text = json.dumps(target, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def socket_directory(environ):
-    """Where this user's bridges listen."""
+    """Returns the directory of the sockets of this user's bridges; it need not exist."""
     runtime = environ.get("XDG_RUNTIME_DIR")
     default = os.path.join(runtime, "podbridge") if runtime else f"/tmp/podbridge-{os.geteuid()}"
     return environ.get("PODBRIDGE_DIR") or default
 
 
-def slot(target):
-    """The socket of the bridge that Zuul keeps for this pod, beside its kubeconfig; None if there is none."""
+def zuul_slot_socket(target):
+    """Returns the path of the socket beside the kubeconfig on which Zuul's bridge for this pod listens, else None."""
     path = target.get("kubeconfig", "")
     directory = os.path.dirname(path)
     try:
@@ -346,53 +359,63 @@ def slot(target):
     return path if os.path.exists(path) else None
 
 
-def login_path(path):
-    """As the stock plugin: a relative path begins at the root, as a container need not have a home."""
+def path_from_root(path):
+    """Returns an absolute path. A relative one starts at the root, as in the stock plugin: a user may have no home."""
     return os.path.normpath(path if path.startswith("/") else "/" + path)
 
 
 def connect(path, timeout=None):
-    """A socket to the bridge on `path`."""
+    """Returns a socket connected to the bridge at `path`; `timeout` is in seconds. Raises BridgeLost."""
     bridge = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         bridge.settimeout(timeout)
         bridge.connect(path)
         credentials = bridge.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", credentials)[1] != os.geteuid():
-            raise PermissionError(errno.EPERM, "it is another user's")
+            raise PermissionError(errno.EPERM, "the socket belongs to another user")
     except OSError as error:
         bridge.close()
-        raise Lost(f"the bridge does not answer on {path}: {error.strerror or error}") from error
+        raise BridgeLost(f"the bridge does not answer on {path}: {error.strerror or error}") from error
     return bridge
 
 
 class Exchange:
-    """One operation: a request to a bridge, frames, a result. If the bridge dies, the next one that `dial(timeout)`
-    finds goes on where it was: an exec starts once, by its id, and files begin again. Closing it early cancels."""
+    """One operation: it sends a request to a bridge and receives frames up to the result.
 
-    REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03  # types of frames, to the bridge and (below) from it
+    `dial(timeout)` returns a socket to a bridge. If the bridge dies, the operation goes on over the next one: an exec
+    is started once, because agents know its id, and a file transfer starts again. `descriptors` are the files that go
+    with the request. `started` is true after a command has started. Closing the exchange early cancels the operation.
+    """
+
+    # Types of frames: first those to the bridge, then those from it.
+    REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03
     STARTED, STDOUT, STDERR, STDIN_ACK, AGENT, RESULT = 0x10, 0x11, 0x12, 0x13, 0x14, 0x1F
-    WINDOW, CHUNK = 1 << 20, 1 << 16  # bytes of stdin that may be on their way, and in one frame
-    DYING, LIVED = 30, 1  # seconds: bridges may die in a row; one that lived so long begins another row
+    # Bytes of stdin that may be unacknowledged, and bytes in one frame.
+    WINDOW, CHUNK = 1 << 20, 1 << 16
+    # Seconds from the first death of a bridge after which no further bridge is tried. A connection that lasted
+    # STABLE_AFTER seconds ends that period.
+    BRIDGE_DEATHS_WITHIN, STABLE_AFTER = 30, 1
 
     def __init__(self, dial, request, descriptors=(), timeout=None):
         self._dial, self._request, self._descriptors, self._timeout = dial, request, list(descriptors), timeout
-        self._agent, self.started, self._dying = None, False, None
+        self._agent, self.started, self._first_death = None, False, None
         self._received = {self.STDOUT: 0, self.STDERR: 0}
-        self._stdin, self._taken, self._end = bytearray(), 0, False  # not acknowledged, acknowledged, complete
-        self._begin()
+        # Bytes that the agent has not acknowledged, number of acknowledged bytes, whether stdin ends after `_stdin`.
+        self._stdin, self._acknowledged, self._stdin_complete = bytearray(), 0, False
+        self._send_request()
 
-    def _begin(self):
-        self._buffer, self._sent, self._end_sent = bytearray(), 0, False
+    def _send_request(self):
+        """Connects to a bridge and sends the request, with the progress so far if an agent has it."""
+        self._buffer, self._sent, self._eof_sent = bytearray(), 0, False
         request = {"v": 1, **self._request}
         if self._agent:
             out, err = self._received.values()
-            progress = {"started": self.started, "stdout": out, "stderr": err, "stdin": self._taken}
+            progress = {"started": self.started, "stdout": out, "stderr": err, "stdin": self._acknowledged}
             request.update(requires=["resume"], resume={"instance": self._agent, **progress})
         payload = json.dumps(request).encode()
         frame = struct.pack(">IB", len(payload) + 1, self.REQUEST) + payload
-        self._socket, self._dialed = self._dial(self._timeout), time.monotonic()
-        # A failure shows as the end of the stream when the answer is read.
+        self._socket, self._connected_at = self._dial(self._timeout), time.monotonic()
+        # If the bridge closes the connection here, the next read raises BridgeLost.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             rest = frame[socket.send_fds(self._socket, [frame], self._descriptors) :]
             if rest:
@@ -406,12 +429,12 @@ class Exchange:
         self._socket.settimeout(timeout)
 
     def write(self, data, end=False):
-        """Queues stdin; `receive` sends it."""
+        """Queues stdin, which `receive` sends; `end` means that no more follows."""
         self._stdin += data
-        self._end |= end
+        self._stdin_complete |= end
 
     def _send(self, kind, payload=b""):
-        # After a failure the result that the bridge sent before it closed is still to be read.
+        # The bridge may have closed the connection after its result, which can still be read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(struct.pack(">IB", len(payload) + 1, kind) + payload)
 
@@ -420,8 +443,8 @@ class Exchange:
             chunk = self._stdin[self._sent : self._sent + self.CHUNK]
             self._send(self.STDIN, chunk)
             self._sent += len(chunk)
-        if self._end and not self._end_sent and self._sent == len(self._stdin):
-            self._end_sent = True
+        if self._stdin_complete and not self._eof_sent and self._sent == len(self._stdin):
+            self._eof_sent = True
             self._send(self.STDIN_EOF)
 
     def _read(self, count):
@@ -429,37 +452,41 @@ class Exchange:
             try:
                 data = self._socket.recv(1 << 18)
             except ConnectionError as error:
-                raise Lost(f"the bridge was lost: {error.strerror}") from error
+                raise BridgeLost(f"the bridge was lost: {error.strerror}") from error
             if not data:
-                raise Lost("the bridge ended")
+                raise BridgeLost("the bridge ended")
             self._buffer += data
         data = bytes(self._buffer[:count])
         del self._buffer[:count]
         return data
 
     def receive(self):
-        """The next frame: its type, and its payload or, for JSON, its object."""
+        """Returns the type and the payload of the next frame; a JSON payload as its object.
+
+        Sends queued stdin, and goes on over another bridge if this one dies. Raises BridgeLost when bridges die again
+        and again, and TimeoutError after the timeout.
+        """
         while True:
             try:
                 self._send_stdin()
                 length, kind = struct.unpack(">IB", self._read(5))
                 payload = self._read(length - 1)
                 break
-            except Lost:
+            except BridgeLost:
                 self.close()
                 now = time.monotonic()
-                if self._dying is None or now - self._dialed > self.LIVED:
-                    self._dying = now
-                if now - self._dying > self.DYING:
+                if self._first_death is None or now - self._connected_at > self.STABLE_AFTER:
+                    self._first_death = now
+                if now - self._first_death > self.BRIDGE_DEATHS_WITHIN:
                     raise
-                time.sleep(0.02)  # a dying one still accepts connections for a moment
-                self._begin()
+                time.sleep(0.02)  # a bridge that is ending still accepts connections for a moment
+                self._send_request()
         if kind in self._received:
             self._received[kind] += len(payload)
         elif kind == self.STDIN_ACK:
             offset, closed = struct.unpack(">QB", payload)
-            newly = max(offset - self._taken, 0)
-            self._taken += newly
+            newly = max(offset - self._acknowledged, 0)
+            self._acknowledged += newly
             self._sent -= newly
             del self._stdin[: None if closed else newly]
         else:
@@ -469,46 +496,57 @@ class Exchange:
         return kind, payload
 
     def result(self):
-        """Skips to the result, for operations whose data goes through descriptors."""
+        """Returns the result and drops the frames before it: the data of these operations goes through descriptors."""
         frames = iter(self.receive, None)
         return next(payload for kind, payload in frames if kind == self.RESULT)
 
 
 class Connection(ConnectionBase):
-    """Tasks in one container of one pod."""
+    """Connection to one container of one pod; its options have the prefix `prefix`."""
 
-    transport = "docker"  # to `synchronize`, which knows no other way to a container than docker's: see docker_cmd
+    # ansible.posix.synchronize supports containers only through this transport: it runs rsync with `docker_cmd`.
+    transport = "docker"
     has_pipelining = True
-    prefix = "kubectl"  # of the options; oc.py has another
-    # Of every plugin.
-    METHODS = ("get_option", "update_vars", "_connect", "exec_command", "put_file", "fetch_file", "close", "reset")
+    prefix = "kubectl"
+    # Methods that are redirected to the stock plugin on hosts that opt out.
+    STOCK_METHODS = (
+        "get_option",
+        "update_vars",
+        "_connect",
+        "exec_command",
+        "put_file",
+        "fetch_file",
+        "close",
+        "reset",
+    )
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
-        for method in self.METHODS:
+        for method in self.STOCK_METHODS:
             vars(self).pop(method, None)
-        # There is no agent for Windows.
+        # There is no agent for Windows, so its pods use the stock plugin, too.
         windows = getattr(self._shell, "SHELL_FAMILY", None) == "powershell"
         disabled = os.environ.get("PODBRIDGE_DISABLE", "0") not in ("", "0")
         if windows or disabled or not self.get_option("podbridge"):
             name = {"kubectl": "kubernetes.core.kubectl", "oc": "community.okd.oc"}[self.prefix]
             stock = connection_loader.get(name, self._play_context, os.devnull)
             if stock is None:
-                raise AnsibleError(f"this host needs {name}, whose collection is not installed")
+                raise AnsibleError(f"this host needs the connection plugin {name}; install its collection")
             stock.set_options(task_keys=task_keys, var_options=var_options, direct=direct)
             self.transport = stock.transport
-            for method in self.METHODS:
-                setattr(self, method, functools.partial(self._through, stock, method))
+            for method in self.STOCK_METHODS:
+                setattr(self, method, functools.partial(self._call_stock, stock, method))
 
-    def _through(self, stock, method, *args, **kwargs):
-        """The stock plugin's method, with what core has given to this one."""
+    def _call_stock(self, stock, method, *args, **kwargs):
+        """Calls a method of the stock plugin, with the become plugin that core has set here."""
         stock.set_become_plugin(self.become)
         return getattr(stock, method)(*args, **kwargs)
 
     def _option(self, name):
+        """Returns the option `name` with the prefix of the plugin; None if it is empty or the plugin lacks it."""
         try:
             value = self.get_option(f"{self.prefix}_{name}")
-        except KeyError:  # oc has no user name and password
+        except KeyError:  # the plugin oc has no user name and no password
             return None
         return value or None
 
@@ -517,7 +555,7 @@ class Connection(ConnectionBase):
         return str(self._option("pod") or self._play_context.remote_addr)
 
     def _target(self):
-        """What the bridge is asked for, and found by."""
+        """Returns the target: the options that name the pod and its cluster, without empty ones."""
         env = self._option("local_env_vars") or {}
         env = {str(name): str(value) for name, value in (json.loads(env) if isinstance(env, str) else env).items()}
         target = {"pod": self.pod, "env": env, "server": self._option("host")}
@@ -540,43 +578,50 @@ class Connection(ConnectionBase):
             target["link"] = link
         if link == "local" and agent:
             target["agent_socket"] = os.path.abspath(agent)
-        # Through JSON: core tags the strings of templates.
+        # The round trip through JSON turns the tagged strings of core into plain ones.
         return json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
 
     @property
     def podbridge_command(self):
-        """`podbridge` and the options that name this container to it; `synchronize` puts a subcommand after them."""
+        """Program and options, as a list, that name this container to the command line; a subcommand follows them.
+
+        Raises AnsibleError if an option must not appear on a command line.
+        """
         flags = {"ca_cert": "certificate-authority", "client_cert": "client-certificate"}
         keys = ("server", *flags, "client_key", "kubeconfig", "context", "namespace", "link", "agent_socket")
         target = self._target()
         secret = [name for name in ("kubeconfig_data", "token", "username", "password", "env") if name in target]
         if secret:
             raise AnsibleError(
-                "synchronize runs podbridge by its command line, which cannot carry "
-                f"{', '.join(secret)}: give this host a kubeconfig"
+                f"synchronize puts the options of this host on a command line, which must not contain "
+                f"{', '.join(secret)}; give this host a kubeconfig instead"
             )
-        given = [(flags.get(key, key.replace("_", "-")), target[key]) for key in keys if key in target]
-        words = [f"--{flag}={value}" for flag, value in given] + target.get("extra_args", [])
+        options = [(flags.get(key, key.replace("_", "-")), target[key]) for key in keys if key in target]
+        words = [f"--{flag}={value}" for flag, value in options] + target.get("extra_args", [])
         words += [f"--container={self._option('container')}"] * bool(self._option("container"))
         words += ["--insecure-skip-tls-verify"] * (target.get("verify_ssl") is False)
         return [self.get_option("podbridge_executable"), *words]
 
     @property
     def docker_cmd(self):
-        """What `synchronize` puts before `exec -u USER -i HOST rsync …`; USER counts if it was become, HOST never."""
+        """Command that ansible.posix.synchronize runs as `docker_cmd exec -u USER -i HOST rsync …`.
+
+        HOST is ignored. USER counts only with `become`; else it is ansible_user, and the option remote_user counts.
+        """
         words = [*self.podbridge_command, "docker", f"--pod={self.pod}"]
         user = self.get_option("remote_user")
         words += ["--become"] if self.become else [f"--user={user}"] * bool(user)
         return shlex.join(words)
 
     def is_directory(self, path):
-        """Whether it is one in the pod, and not a link to one; `synchronize` asks."""
-        with self._exchange({"op": "stat", "path": octets(path), "no_follow": True}) as exchange:
+        """Returns whether `path` is a directory in the pod; a link to a directory is none."""
+        with self._exchange({"op": "stat", "path": byte_string(path), "no_follow": True}) as exchange:
             result = exchange.result()
-        self._require(result)
+        self._raise_for_outcome(result)
         return stat.S_ISDIR((result.get("stat") or {"mode": 0})["mode"])
 
     def _bridge_socket(self, target):
+        """Returns the path of the target's socket, or None if the directory is missing; raises if others may use it."""
         directory = socket_directory({**os.environ, **target.get("env", {})})
         try:
             status = os.lstat(directory)
@@ -584,12 +629,16 @@ class Connection(ConnectionBase):
             return None
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != 0o700:
             raise AnsibleConnectionFailure(
-                f"{directory} is not a directory of this user alone; remove it, or set PODBRIDGE_DIR to another place"
+                f"{directory} is not a directory that only this user can access (mode 0700); "
+                "remove it, or set PODBRIDGE_DIR"
             )
         return os.path.join(directory, target_key(target) + ".sock")
 
     def _start_bridge(self, target):
-        """Starts a bridge, or finds one that another client has just started. Secrets go through the pipe only."""
+        """Starts a bridge, or finds one that another client has just started, and returns the path of its socket.
+
+        The target goes through a pipe, so that its secrets appear on no command line.
+        """
         executable, timeout = (self.get_option(f"podbridge_{name}") for name in ("executable", "connect_timeout"))
         idle = self.get_option("podbridge_idle")
         command = [executable, "bridge", "--connect-timeout", str(timeout), "--idle", str(idle)]
@@ -608,37 +657,42 @@ class Connection(ConnectionBase):
             raise AnsibleConnectionFailure(f"{executable} could not start a bridge: {error}") from error
         if "socket" in answer:
             return answer["socket"]
-        message = answer.get("error", {}).get("message") or to_text(started.stderr).strip() or "it gave no reason"
+        message = (
+            answer.get("error", {}).get("message") or to_text(started.stderr).strip() or "podbridge printed no reason"
+        )
         raise AnsibleConnectionFailure(f"no bridge for pod {self.pod}: {message}")
 
     def _dial(self, timeout):
-        """A socket to the bridge of this target, which is started if there is none."""
+        """Returns a socket to the bridge of this target; starts the bridge if it does not run."""
         target = self._target()
-        path = slot(target)
+        path = zuul_slot_socket(target)
         if path:
-            return self._dial_slot(path, timeout)
+            return self._dial_zuul_slot(path, timeout)
         path = self._bridge_socket(target)
         try:
             if path:
                 return connect(path, timeout)
-        except Lost as reason:
+        except BridgeLost as reason:
             display.vvv(f"PODBRIDGE {reason}", host=self.pod)
         return connect(self._start_bridge(target), timeout)
 
-    def _dial_slot(self, path, timeout):
-        """A socket to the bridge that Zuul keeps, and starts again when it died: it gets no rival."""
+    def _dial_zuul_slot(self, path, timeout):
+        """Returns a socket to the bridge that Zuul keeps for this pod.
+
+        If that bridge has died, waits until Zuul has started it again; the plugin never starts a second one.
+        """
         deadline = time.monotonic() + self.get_option("podbridge_connect_timeout")
         while True:
             try:
                 return connect(path, timeout)
-            except Lost:
+            except BridgeLost:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(0.1)
 
     @contextlib.contextmanager
     def _exchange(self, request, descriptors=()):
-        """An operation on this container; a lost bridge is a lost host."""
+        """Context manager of an operation on this container; a lost bridge makes the host unreachable."""
         if self._option("container"):
             request["container"] = self._option("container")
         state = "nothing was run"
@@ -648,11 +702,14 @@ class Connection(ConnectionBase):
                     yield exchange
                 finally:
                     state = "a command was running" if exchange.started else state
-        except Lost as reason:
+        except BridgeLost as reason:
             raise AnsibleConnectionFailure(f"pod {self.pod}: {reason}; {state}") from reason
 
-    def _require(self, result):
-        """Raises what a result other than an exit or `ok` means to Ansible; a user that cannot log in: as with ssh."""
+    def _raise_for_outcome(self, result):
+        """Raises Ansible's error for a result, unless it is `ok`, or a command has ended or could not start.
+
+        A user that does not exist makes the host unreachable, as with ssh.
+        """
         outcome, message = result["outcome"], result.get("message") or f"the command was {result['outcome']}"
         if outcome == "oom_killed" and self.get_option("podbridge_oom") == "failed":
             raise AnsibleError(message)
@@ -662,7 +719,7 @@ class Connection(ConnectionBase):
             raise AnsibleError(message)
 
     def _connect(self):
-        # Every operation is a connection of its own to the bridge, which keeps the one to the pod.
+        # Each operation opens its own connection to the bridge; the bridge keeps the connection to the pod.
         self._connected = True
         return self
 
@@ -672,7 +729,7 @@ class Connection(ConnectionBase):
         request = {
             "op": "exec",
             "exec_id": uuid.uuid4().hex,
-            "argv": [octets(self._play_context.executable or "/bin/sh"), "-c", octets(cmd)],
+            "argv": [byte_string(self._play_context.executable or "/bin/sh"), "-c", byte_string(cmd)],
         }
         user = self.get_option("remote_user")
         if user:
@@ -685,10 +742,10 @@ class Connection(ConnectionBase):
                 memory.flush()
                 request["stdin"] = "fd"
             with self._exchange(request, [memory.fileno()] if in_data else ()) as exchange:
-                return self._finish(exchange)
+                return self._collect_output(exchange)
 
-    def _finish(self, exchange, output=b""):
-        """Collects exit code, stdout and stderr."""
+    def _collect_output(self, exchange, output=b""):
+        """Returns exit code, stdout and stderr of a command; `output` is the start of stdout."""
         stdout, stderr = [output], []
         exchange.settimeout(None)
         while True:
@@ -698,10 +755,11 @@ class Connection(ConnectionBase):
             elif kind == Exchange.STDERR:
                 stderr.append(payload)
             elif kind == Exchange.RESULT:
-                return self._exited(payload, b"".join(stdout), b"".join(stderr))
+                return self._exit_result(payload, b"".join(stdout), b"".join(stderr))
 
-    def _exited(self, result, stdout, stderr):
-        self._require(result)
+    def _exit_result(self, result, stdout, stderr):
+        """Returns exit code (128 + n for signal n), stdout and stderr for the result of an exec; raises for others."""
+        self._raise_for_outcome(result)
         outcome = result["outcome"]
         if outcome == "start_failed":
             if result.get("step") not in ("exec", "interpreter"):
@@ -710,7 +768,7 @@ class Connection(ConnectionBase):
         return (128 + result["signal"] if outcome == "signaled" else result["code"]), stdout, stderr
 
     def _exec_with_prompt(self, request, in_data):
-        """Answers the prompt of sudo, su and the like; stdin follows only when the user has been changed."""
+        """Runs a command that asks for a password (sudo, su) and answers the prompt; sends stdin only after that."""
         request["stdin"] = "stream"
         seen, answered = b"", None
         with self._exchange(request) as exchange:
@@ -727,15 +785,16 @@ class Connection(ConnectionBase):
                     if kind in (Exchange.STDOUT, Exchange.STDERR):
                         seen += payload
                     elif kind == Exchange.RESULT:
-                        # It ended without changing the user, and says why.
-                        return self._exited(payload, b"", seen)
+                        # The become program ended without changing the user; its output has the reason.
+                        return self._exit_result(payload, b"", seen)
             except TimeoutError as error:
                 raise AnsibleError(f"timeout waiting for the {self.become.name} prompt: {to_text(seen)}") from error
             rest = seen.split(to_bytes(self.become.success), 1)[1].lstrip(b"\r").removeprefix(b"\n")
             exchange.write(to_bytes(in_data or b""), end=True)
-            return self._finish(exchange, rest)
+            return self._collect_output(exchange, rest)
 
     def _transfer(self, request, descriptor):
+        """Copies a file; raises AnsibleFileNotFound if the remote file of a `get` is missing."""
         user = self.get_option("remote_user")
         if user and request["op"] == "put":
             request["user"] = str(user)
@@ -743,11 +802,11 @@ class Connection(ConnectionBase):
             result = exchange.result()
         if result["outcome"] == "failed" and result.get("kind") == "not_found" and request["op"] == "get":
             raise AnsibleFileNotFound(result["message"])
-        self._require(result)
+        self._raise_for_outcome(result)
 
     def put_file(self, in_path, out_path):
         super().put_file(in_path, out_path)
-        out_path = login_path(out_path)
+        out_path = path_from_root(out_path)
         display.vvv(f"PUT {in_path} TO {out_path}", host=self.pod)
         try:
             source = open(to_bytes(in_path, errors="surrogate_or_strict"), "rb")
@@ -755,18 +814,18 @@ class Connection(ConnectionBase):
             kind = AnsibleFileNotFound if error.errno == errno.ENOENT else AnsibleError
             raise kind(f"cannot read the local file {in_path}: {error.strerror}") from error
         with source:
-            self._transfer({"op": "put", "path": octets(out_path)}, source.fileno())
+            self._transfer({"op": "put", "path": byte_string(out_path)}, source.fileno())
 
     def fetch_file(self, in_path, out_path):
         super().fetch_file(in_path, out_path)
-        in_path = login_path(in_path)
+        in_path = path_from_root(in_path)
         display.vvv(f"FETCH {in_path} TO {out_path}", host=self.pod)
         destination = to_bytes(out_path, errors="surrogate_or_strict")
         temporary = os.path.join(os.path.dirname(destination), b".podbridge-" + uuid.uuid4().hex.encode())
         try:
-            # Read and write: the bridge may compare what it wrote.
+            # Open for reading, too: the bridge may read back what it wrote to compare it.
             with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "rb") as sink:
-                self._transfer({"op": "get", "path": octets(in_path)}, sink.fileno())
+                self._transfer({"op": "get", "path": byte_string(in_path)}, sink.fileno())
             os.replace(temporary, destination)
         except OSError as error:
             raise AnsibleError(f"cannot write {out_path}: {error.strerror}") from error
@@ -778,14 +837,14 @@ class Connection(ConnectionBase):
         self._connected = False
 
     def reset(self):
-        """Lets the bridge dial again. An error here would end the play for every host, so there is none."""
+        """Makes the bridge connect to the pod again. Raises nothing: an error would end the play for every host."""
         try:
             target = self._target()
-            path = slot(target) or self._bridge_socket(target)
+            path = zuul_slot_socket(target) or self._bridge_socket(target)
             if path:
                 dial = functools.partial(connect, path)
                 with contextlib.closing(Exchange(dial, {"op": "relink"}, timeout=LOCAL_TIMEOUT)) as exchange:
-                    exchange.DYING = 0
+                    exchange.BRIDGE_DEATHS_WITHIN = 0
                     display.vvv(f"RESET {exchange.result()['outcome']}", host=self.pod)
         except Exception as reason:
             display.vvv(f"RESET without a bridge: {reason}", host=self.pod)

@@ -1,7 +1,11 @@
 # Copyright: podbridge contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The connection plugin kubectl under the variable names of community.okd.oc; nothing else is different."""
+"""Connection plugin `oc`: the plugin `kubectl` with the names of options and variables of community.okd.oc.
+
+Only those names and the stock plugin for hosts that opt out differ. Ansible reads the documentation without running the
+code, so the options stand here again; the unit test `test_oc_documents_the_options_of_kubectl` keeps both equal.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,17 @@ author: podbridge contributors (!UNKNOWN)
 name: oc
 short_description: Execute tasks in pods running on OpenShift, over one warm connection
 description:
-  - Runs tasks in, and puts and fetches files to and from, pods of an OpenShift cluster, through a I(podbridge) bridge,
-    which is started on demand and keeps one connection to the pod.
+  - Runs tasks in pods of an OpenShift cluster and copies files to and from them, through a I(podbridge) bridge.
+  - The bridge is a process on the controller that keeps one connection to the pod open for all tasks. The plugin starts
+    it on demand.
   - Takes the options, variables and environment variables of P(community.okd.oc#connection), with the same meaning.
 version_added: 0.1.0
 requirements:
-  - podbridge (binary) on the controller
+  - podbridge (the program) on the controller
 options:
   oc_pod:
     description:
-      - Pod name. Required when the host name does not match the pod name.
+      - Name of the pod. The default is the host's C(ansible_host), else its name in the inventory.
     default: ''
     type: str
     vars:
@@ -28,8 +33,8 @@ options:
       - name: K8S_AUTH_POD
   oc_container:
     description:
-      - Container name. Without it the pod's default container (annotation C(kubectl.kubernetes.io/default-container))
-        is used, else its first one.
+      - Name of the container. The default is the container in the pod's annotation
+        C(kubectl.kubernetes.io/default-container), else the pod's first container.
     default: ''
     type: str
     vars:
@@ -38,7 +43,7 @@ options:
       - name: K8S_AUTH_CONTAINER
   oc_namespace:
     description:
-      - The namespace of the pod. Without it, that of the context.
+      - Namespace of the pod. The default is the namespace of the context, else C(default).
     default: ''
     type: str
     vars:
@@ -47,7 +52,8 @@ options:
       - name: K8S_AUTH_NAMESPACE
   oc_extra_args:
     description:
-      - Further global options of oc, for example C(--as=ci). They are never put on a command line.
+      - Further global options of oc, for example C(--as=ci). The bridge gets them through a pipe. Only C(synchronize)
+        puts them on a command line.
     default: ''
     type: str
     vars:
@@ -56,14 +62,15 @@ options:
       - name: K8S_AUTH_EXTRA_ARGS
   oc_local_env_vars:
     description:
-      - Environment variables for the bridge on the controller, for example C(HTTPS_PROXY).
+      - Environment variables for the bridge, which runs on the controller; for example C(HTTPS_PROXY).
     default: {}
     type: dict
     vars:
       - name: ansible_oc_local_env_vars
   oc_kubeconfig:
     description:
-      - Path to an oc config file, or its content as a dictionary. Defaults to C(KUBECONFIG), else I(~/.kube/config).
+      - Path of a kubeconfig file, or its content as a dictionary. The default is the environment variable
+        C(KUBECONFIG), else I(~/.kube/config).
     default: ''
     type: raw
     vars:
@@ -73,7 +80,7 @@ options:
       - name: K8S_AUTH_KUBECONFIG
   oc_context:
     description:
-      - The name of a context found in the config file.
+      - Name of a context in the kubeconfig file. The default is the current context of that file.
     default: ''
     type: str
     vars:
@@ -82,7 +89,7 @@ options:
       - name: K8S_AUTH_CONTEXT
   oc_host:
     description:
-      - URL for accessing the API.
+      - URL of the API server. The default is the server of the context.
     default: ''
     type: str
     vars:
@@ -93,7 +100,7 @@ options:
       - name: K8S_AUTH_SERVER
   oc_token:
     description:
-      - Bearer token for authenticating with the API.
+      - Bearer token for the API server.
     type: str
     vars:
       - name: ansible_oc_token
@@ -103,7 +110,7 @@ options:
       - name: K8S_AUTH_API_KEY
   client_cert:
     description:
-      - Path to a certificate used to authenticate with the API.
+      - Path of the client certificate for the API server.
     default: ''
     type: str
     vars:
@@ -114,7 +121,7 @@ options:
     aliases: [ oc_cert_file ]
   client_key:
     description:
-      - Path to a key file used to authenticate with the API.
+      - Path of the key that belongs to the client certificate.
     default: ''
     type: str
     vars:
@@ -125,7 +132,7 @@ options:
     aliases: [ oc_key_file ]
   ca_cert:
     description:
-      - Path to a CA certificate used to authenticate with the API.
+      - Path of the CA certificate that verifies the certificate of the API server.
     default: ''
     type: str
     vars:
@@ -136,7 +143,8 @@ options:
     aliases: [ oc_ssl_ca_cert ]
   validate_certs:
     description:
-      - Whether to verify the API server's certificate. Defaults to what the config file says, else V(true).
+      - Whether to verify the certificate of the API server. The default is the setting of the kubeconfig file, else
+        V(true).
     default: ''
     type: raw
     vars:
@@ -147,14 +155,16 @@ options:
     aliases: [ oc_verify_ssl ]
   remote_user:
     description:
-      - The user in the pod that tasks run as, a name or number; needs an agent that runs as root. Without it
-        tasks run as the container's user. C(ansible_user) has no influence, as many images have no such user.
+      - Name or number of the user in the pod that tasks run as. The default is the user of the container.
+      - Only an agent that runs as root can change the user. A user that the container does not have makes the host
+        unreachable, as with ssh.
+      - C(ansible_user) has no influence, because many images do not have that user.
     type: str
     vars:
       - name: ansible_podbridge_user
   pipelining:
     description:
-      - Send modules through the connection instead of copying them to the pod first.
+      - Whether to send modules through the connection instead of copying them to the pod first.
     default: true
     type: bool
     vars:
@@ -168,15 +178,16 @@ options:
         key: pipelining
   podbridge:
     description:
-      - V(false) uses P(community.okd.oc#connection) for this host instead.
+      - Whether this host uses podbridge. V(false) means P(community.okd.oc#connection) instead.
+      - The environment variable C(PODBRIDGE_DISABLE) with a value other than C(0) does the same for all hosts.
     default: true
     type: bool
     vars:
       - name: ansible_podbridge
   podbridge_oom:
     description:
-      - What a container that exceeded its memory limit under a task is. A retry would only repeat it,
-        so it is V(failed).
+      - Result of a task whose container exceeds its memory limit, a failed task or an unreachable host.
+      - The default is V(failed), because a retry on an unreachable host would exceed the limit again.
     default: failed
     choices: [ failed, unreachable ]
     type: str
@@ -184,7 +195,7 @@ options:
       - name: ansible_podbridge_oom
   podbridge_executable:
     description:
-      - Path of the binary that starts a bridge, or its name in C(PATH).
+      - Path of the program podbridge, or its name in C(PATH). The plugin starts bridges with it.
     default: podbridge
     type: str
     vars:
@@ -193,7 +204,11 @@ options:
       - name: PODBRIDGE_EXECUTABLE
   podbridge_link:
     description:
-      - How the bridge reaches the agent.
+      - Link that the bridge uses to reach the agent in the pod.
+      - V(auto) starts with V(exec-proxy) and changes to V(direct) if the address of the pod can be reached.
+      - V(exec-proxy) goes through the API server, with an exec call in the pod.
+      - V(direct) is a TLS connection to the address of the pod.
+      - V(local) is a Unix socket on the controller, without Kubernetes.
     default: auto
     choices: [ auto, exec-proxy, direct, local ]
     type: str
@@ -203,7 +218,7 @@ options:
       - name: PODBRIDGE_LINK
   podbridge_agent_socket:
     description:
-      - The agent's Unix socket, for the link V(local).
+      - Path of the agent's Unix socket, for the link V(local).
     default: ''
     type: str
     vars:
@@ -212,7 +227,7 @@ options:
       - name: PODBRIDGE_AGENT_SOCKET
   podbridge_connect_timeout:
     description:
-      - Seconds until a pod that does not answer is unreachable.
+      - Seconds after which a pod that does not answer is unreachable.
     default: 30
     type: int
     vars:
@@ -221,7 +236,7 @@ options:
       - name: PODBRIDGE_CONNECT_TIMEOUT
   podbridge_idle:
     description:
-      - Seconds without a task after which a bridge started by this plugin ends; V(0) is never.
+      - Seconds without a task after which a bridge that this plugin started ends. V(0) means never.
     default: 600
     type: int
     vars:
@@ -245,12 +260,12 @@ EXAMPLES = r"""
 
 from ansible.plugins.loader import connection_loader
 
-# From the collection by its name; from a plain plugin path it is the plugin beside this one.
+# In the collection the plugin has its full name; on a plain plugin path it is the file kubectl.py beside this one.
 collection = __name__.startswith("ansible_collections.")
 KubectlConnection = connection_loader.get("podbridge.zuul.kubectl" if collection else "kubectl", class_only=True)
 
 
 class Connection(KubectlConnection):
-    """Tasks in one container of one pod."""
+    """Connection to one container of one pod; its options have the prefix `oc`."""
 
     prefix = "oc"

@@ -1,7 +1,7 @@
 # Copyright: podbridge contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Documentation of the action of this name, which does all the work on the controller."""
+"""Documentation of the action plugin `synchronize`, which runs on the controller; this module has no code."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ module: synchronize
 author: podbridge contributors (!UNKNOWN)
 short_description: Copy trees to and from pods, with rsync or without
 description:
-  - Where the pod and the controller have C(rsync), and on hosts of other connections, this is
-    M(ansible.posix.synchronize), unchanged. Where the pod has none, the same options are done by C(podbridge sync).
-  - An option that C(podbridge sync) cannot do is an error. Extended attributes and hard links are kept also where rsync
-    was not asked to. Files appear one after the other, each when it is whole.
-  - Files named C(.rsync-filter) are not read.
-  - With C(delegate_to) another pod the tree goes from that pod through the controller to the host's pod, which
-    M(ansible.posix.synchronize) cannot do for pods. With C(delegate_to=localhost) it goes from the controller.
-  - Placed in a directory of C(ANSIBLE_ACTION_PLUGINS) it takes the place of the short name C(synchronize).
+  - If the pod and the controller have C(rsync), this runs M(ansible.posix.synchronize), unchanged. So it does on hosts
+    with another connection. Otherwise it runs C(podbridge sync) with the same options.
+  - An option that C(podbridge sync) does not support is an error.
+  - C(podbridge sync) always keeps extended attributes and hard links. Each file appears when it is complete. It does
+    not read files named C(.rsync-filter).
+  - If C(delegate_to) names another pod, the files are copied from that pod through the controller to the host's pod.
+    M(ansible.posix.synchronize) cannot do this for pods. With C(delegate_to=localhost) they are copied from the
+    controller.
+  - To use this action under the short name C(synchronize), add its directory to C(ANSIBLE_ACTION_PLUGINS).
 version_added: 0.1.0
 options:
   src:
-    description: Path on the source host. With a slash at its end what is in it is copied, else it itself.
+    description:
+      - Path on the source host. With a slash at its end, the content of the directory is copied. Without it, the
+        directory itself is copied.
     type: path
     required: true
   dest:
@@ -29,34 +32,34 @@ options:
     type: path
     required: true
   mode:
-    description: V(push) is towards the pod, V(pull) from it.
+    description: Direction of the copy. V(push) copies to the pod, V(pull) from the pod.
     type: str
     choices: [push, pull]
     default: push
   archive:
-    description: The default of O(recursive), O(links), O(perms), O(times), O(owner) and O(group).
+    description: Default of O(recursive), O(links), O(perms), O(times), O(owner) and O(group).
     type: bool
     default: true
   recursive:
-    description: Only V(true) without rsync.
+    description: Copy directories with their content. Without rsync it must be V(true).
     type: bool
   links:
-    description: Only V(true) without rsync.
+    description: Copy symbolic links as links. Without rsync it must be V(true).
     type: bool
   perms:
-    description: Only V(true) without rsync.
+    description: Keep permissions. Without rsync it must be V(true).
     type: bool
   times:
-    description: Only V(true) without rsync.
+    description: Keep modification times. Without rsync it must be V(true).
     type: bool
   owner:
-    description: Keep owners where the receiver is root. Without rsync it has to be the same as O(group).
+    description: Keep owners, if the receiver runs as root. Without rsync it must have the value of O(group).
     type: bool
   group:
     description: Keep groups.
     type: bool
   delete:
-    description: Remove from O(dest) what O(src) does not have, less what is excluded.
+    description: Delete files in O(dest) that O(src) does not have. Excluded files stay.
     type: bool
     default: false
   checksum:
@@ -64,68 +67,70 @@ options:
     type: bool
     default: false
   compress:
-    description: Compress what is sent; without rsync only while the connection is slow and the data shrinks.
+    description:
+      - Compress the data. Without rsync this happens only while the connection is slow and the data is compressible.
     type: bool
     default: true
   dirs:
-    description: Means nothing beside O(recursive).
+    description: Has no effect together with O(recursive).
     type: bool
     default: false
   existing_only:
-    description: Create nothing. Only with rsync.
+    description: Create no new files in O(dest). Supported only with rsync.
     type: bool
     default: false
   copy_links:
-    description: Copy what links point to. Only with rsync.
+    description: Copy the targets of symbolic links instead of the links. Supported only with rsync.
     type: bool
     default: false
   link_dest:
-    description: Directories to make hard links from. Only with rsync.
+    description: Directories whose unchanged files are linked instead of copied. Supported only with rsync.
     type: list
     elements: path
   rsync_path:
-    description: The rsync of the pod. Only with rsync.
+    description: Path of rsync in the pod. Supported only with rsync.
     type: str
   rsync_opts:
     description:
-      - Further options of rsync. Without rsync C(--exclude), C(--include), C(--delete) with its times, C(--checksum),
-        C(--compress), C(--dry-run), those of archive and their opposites, and what only changes how rsync works or what
-        it prints.
+      - Further options of rsync.
+      - Without rsync these are supported; C(--exclude), C(--include), C(--delete) and its variants such as
+        C(--delete-after), C(--checksum), C(--compress), C(--dry-run), C(--archive) and the options that it stands for,
+        their opposites such as C(--no-owner), and options that only change how rsync works or what it prints.
     type: list
     elements: str
     default: []
   dest_port:
-    description: Of ssh, as the four below; without a meaning for pods.
+    description: Option of ssh. It has no effect for pods.
     type: int
   private_key:
-    description: See O(dest_port).
+    description: Option of ssh. It has no effect for pods.
     type: path
   verify_host:
-    description: See O(dest_port).
+    description: Option of ssh. It has no effect for pods.
     type: bool
     default: false
   use_ssh_args:
-    description: See O(dest_port).
+    description: Option of ssh. It has no effect for pods.
     type: bool
     default: false
   ssh_connection_multiplexing:
-    description: See O(dest_port).
+    description: Option of ssh. It has no effect for pods.
     type: bool
     default: false
   set_remote_user:
-    description: Without a meaning for pods, where only C(become) and C(ansible_podbridge_user) choose a user.
+    description: Has no effect for pods. Only C(become) and C(ansible_podbridge_user) choose the user there.
     type: bool
     default: true
   rsync_timeout:
-    description: Only with rsync; podbridge finds out by itself that a connection is dead.
+    description: Has an effect only with rsync. podbridge detects dead connections itself.
     type: int
     default: 0
   partial:
-    description: Only with rsync; podbridge keeps no part of a file.
+    description: Has an effect only with rsync. podbridge never keeps a partial file.
     type: bool
     default: false
   delay_updates:
-    description: Only with rsync.
+    description: Has an effect only with rsync.
     type: bool
     default: true
 seealso:
@@ -133,7 +138,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Bring the repositories of a build to a pod
+- name: Copy the repositories of a build to a pod
   podbridge.zuul.synchronize:
     src: "{{ zuul.executor.src_root }}/"
     dest: "{{ ansible_user_dir }}/src/"
@@ -141,7 +146,7 @@ EXAMPLES = r"""
     owner: false
     group: false
 
-- name: Fetch what a pod made, less its caches
+- name: Fetch the output of a pod without its caches
   podbridge.zuul.synchronize:
     mode: pull
     src: /root/output/
@@ -156,15 +161,15 @@ cmd:
   returned: always
   type: str
 rc:
-  description: Its exit code.
+  description: Exit code of that command.
   returned: always
   type: int
 msg:
-  description: What changed, a line for each path; or why it failed.
+  description: Changed paths, one per line; after a failure, its reason.
   returned: always
   type: str
 stdout_lines:
-  description: The lines of what changed.
+  description: Lines of the output, one for each changed path.
   returned: always
   type: list
 """

@@ -1,7 +1,9 @@
 # Copyright: podbridge contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tests of the action's translation, against a program that says how it was called; the plays have the real one."""
+"""Tests of how the action translates its options, with a stand-in for podbridge that records its arguments. The plays
+of tests/ansible run the real program.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ PLUGINS = Path(__file__).resolve().parents[4] / "plugins"
 connection_loader.add_directory(str(PLUGINS / "connection"))
 action_loader.add_directory(str(PLUGINS / "action"))
 
-# Notes its arguments; `exec` is the question for rsync, which this pod lacks.
+# Stand-in for podbridge: it records its arguments. `exec` fails, because this pod has no rsync.
 PROGRAM = """#!/bin/sh
 for word; do printf '%s\\n' "$word"; done >>"$0.words"
 case " $* " in *" exec "*) exit 127 ;; esac
@@ -33,6 +35,8 @@ case " $* " in *" exec "*) exit 127 ;; esac
 
 
 class Pod:
+    """Pod without rsync, and a task that runs for it; `words` returns the arguments of `podbridge sync`."""
+
     def __init__(self, tmp_path):
         self.program = tmp_path / "podbridge"
         self.program.write_text(PROGRAM)
@@ -42,12 +46,13 @@ class Pod:
         self.loader = DataLoader()
         self.loader.set_basedir(str(tmp_path))
 
-    def says(self, **files):
+    def set_output(self, **files):
+        """Sets stdout, or stderr and the exit code (code), of the stand-in."""
         for kind, text in files.items():
             (self.program.parent / f"podbridge.{kind}").write_text(text)
 
     def words(self):
-        """Of `sync`."""
+        """Returns the arguments after `sync`."""
         words = (self.program.parent / "podbridge.words").read_text().splitlines()
         return words[words.index("sync") + 1 :]
 
@@ -78,8 +83,8 @@ def pod(tmp_path):
     return Pod(tmp_path)
 
 
-def test_what_zuul_jobs_ask_for(pod, tmp_path):
-    pod.says(stdout="new a\nchanged b\n")
+def test_push_with_the_options_of_zuul_jobs(pod, tmp_path):
+    pod.set_output(stdout="new a\nchanged b\n")
     result = pod.run(delete=True, recursive=True, owner=False, group=False)
     assert pod.words() == ["--quiet", "--verbose", "--delete", "--no-owner", f"{tmp_path}/tree/", "web:/there"]
     assert (result["changed"], result["rc"], result["stdout_lines"]) == (True, 0, ["new a", "changed b"])
@@ -87,7 +92,7 @@ def test_what_zuul_jobs_ask_for(pod, tmp_path):
     json.dumps(result)
 
 
-def test_pull_with_what_is_without_a_meaning(pod, tmp_path):
+def test_pull_accepts_options_that_have_no_effect(pod, tmp_path):
     result = pod.run(
         mode="pull", src="/logs/", dest="back/", verify_host=True, private_key="k", rsync_timeout=9, compress=False
     )
@@ -96,7 +101,7 @@ def test_pull_with_what_is_without_a_meaning(pod, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("src", "dest", "opts", "wanted"),
+    ("src", "dest", "opts", "expected"),
     [
         ("tree", "/there", ["--exclude=/tree/a", "--exclude=b/"], ["--exclude=/a", "--exclude=b/", "/there/tree"]),
         ("tree", "/there", ["--include=/tree/", "--exclude=/other/a"], ["--include=*", "/there/tree"]),
@@ -116,13 +121,13 @@ def test_pull_with_what_is_without_a_meaning(pod, tmp_path):
         ("file", "/there/", ["--delete"], ["/there/"]),
     ],
 )
-def test_slashes_and_patterns_mean_what_they_mean_to_rsync(pod, src, dest, opts, wanted):
+def test_slashes_and_patterns_have_the_meaning_of_rsync(pod, src, dest, opts, expected):
     pod.run(src=src, dest=dest, rsync_opts=opts)
     flags = [word for word in pod.words()[2:] if word.startswith("--")]
-    assert [*flags, pod.words()[-1].removeprefix("web:")] == wanted
+    assert [*flags, pod.words()[-1].removeprefix("web:")] == expected
 
 
-def test_a_directory_in_the_pod_without_a_slash(pod, tmp_path):
+def test_a_directory_in_the_pod_without_a_slash_is_copied_itself(pod, tmp_path):
     pod.run(mode="pull", src="/a/directory", dest="/back")
     assert pod.words()[-2:] == ["web:/a/directory", "/back/directory"]
     pod.run(mode="pull", src="/a/file", dest="/back")
@@ -130,7 +135,7 @@ def test_a_directory_in_the_pod_without_a_slash(pod, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "name"),
     [
         ({"existing_only": True}, "existing_only"),
         ({"copy_links": True}, "copy_links"),
@@ -145,13 +150,13 @@ def test_a_directory_in_the_pod_without_a_slash(pod, tmp_path):
         ({"src": "tree", "rsync_opts": ["--exclude=/t*/a"]}, "/t*/a"),
     ],
 )
-def test_what_cannot_be_done_is_named(pod, arguments, named):
+def test_an_unsupported_option_is_named(pod, arguments, name):
     with pytest.raises(AnsibleActionFail, match="without rsync") as failed:
         pod.run(**arguments)
-    assert named in str(failed.value)
+    assert name in str(failed.value)
 
 
-def test_users_and_check_mode(pod):
+def test_become_user_and_check_mode_are_passed_on(pod):
     context = PlayContext()
     context.become, context.become_user = True, "tester"
     pod.run(context=context, variables={"ansible_podbridge_user": "ci"}, check=True)
@@ -161,17 +166,17 @@ def test_users_and_check_mode(pod):
     assert pod.words()[2] == "--user=ci"
 
 
-def test_failures_are_told_from_lost_pods(pod):
-    pod.says(stderr="podbridge: no space\n", code="236")
+def test_a_failure_is_not_an_unreachable_pod(pod):
+    pod.set_output(stderr="podbridge: no space\n", code="236")
     result = pod.run()
     assert (result["failed"], result["rc"], result["msg"]) == (True, 236, "no space")
-    pod.says(stderr="podbridge: pod ci/web was deleted\n", code="241")
+    pod.set_output(stderr="podbridge: pod ci/web was deleted\n", code="241")
     with pytest.raises(AnsibleConnectionFailure, match="^pod ci/web was deleted$"):
         pod.run()
     with pytest.raises(AnsibleActionFail, match="nothing does not exist"):
         pod.run(src="nothing")
 
 
-def test_a_token_is_put_on_no_command_line(pod):
-    with pytest.raises(Exception, match="cannot carry token: give this host a kubeconfig"):
+def test_a_token_appears_on_no_command_line(pod):
+    with pytest.raises(Exception, match="must not contain token; give this host a kubeconfig"):
         pod.run(variables={"ansible_kubectl_token": "secret"})

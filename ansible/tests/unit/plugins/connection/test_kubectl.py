@@ -1,7 +1,7 @@
 # Copyright: podbridge contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The client protocol as the plugin speaks it, against a bridge that the test plays itself."""
+"""Tests of the connection plugins against a bridge that the test itself plays, and of their option documentation."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ PLUGINS = Path(__file__).parents[4] / "plugins" / "connection"
 connection_loader.add_directory(str(PLUGINS))
 Connection = connection_loader.get("kubectl", class_only=True)
 plugin = __import__("sys").modules[Connection.__module__]
-Frame = plugin.Exchange  # which names the types
+Frame = plugin.Exchange  # it has the types of frames
 
 
 def frame(kind, payload=b""):
+    """Returns a frame of the client protocol; a dictionary is sent as JSON."""
     if isinstance(payload, dict):
         payload = json.dumps(payload).encode()
     return struct.pack(">IB", len(payload) + 1, kind) + payload
@@ -36,7 +37,7 @@ def result(**keys):
 
 
 class Bridge:
-    """Answers every connection with `answer(request, receive, send, descriptors)`."""
+    """Bridge that calls `answer(request, receive, send, descriptors)` for each connection and records the requests."""
 
     def __init__(self, path, answer):
         self.requests, self.answer = [], answer
@@ -46,7 +47,7 @@ class Bridge:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self):
-        # A failed assertion closes everything, so that the test fails and does not wait.
+        # A failed assertion closes the sockets, so that the test fails instead of waiting.
         with self.listener, contextlib.suppress(OSError):
             while True:
                 client, _address = self.listener.accept()
@@ -69,7 +70,7 @@ class Bridge:
 
 @pytest.fixture
 def connect(tmp_path, monkeypatch):
-    """A connection with options, and the bridge that it finds."""
+    """Returns a function that makes a connection with these variables, and the bridge that it finds."""
     directory = tmp_path / "bridges"
     directory.mkdir(mode=0o700)
     monkeypatch.setenv("PODBRIDGE_DIR", str(directory))
@@ -95,6 +96,8 @@ def connect(tmp_path, monkeypatch):
 
 
 def answering(*frames):
+    """Returns an `answer` for Bridge that sends these frames."""
+
     def answer(request, receive, send, descriptors):
         for data in frames:
             send(data)
@@ -103,7 +106,7 @@ def answering(*frames):
 
 
 def test_the_key_of_a_known_target():
-    # The bridge asserts the same vectors.
+    # The Rust tests of the bridge assert the same vectors.
     assert plugin.target_key({"pod": "web", "namespace": "ci"}) == "655b32a8db20b679"
     environment = {"B": "ż\x7f", "A": "\n"}
     assert plugin.target_key({"pod": "web", "namespace": "ci", "env": environment}) == "d9b806a18f419811"
@@ -132,24 +135,28 @@ def listen(path):
     return listener
 
 
-def test_the_bridge_of_zuuls_slot_is_found_by_what_the_options_resolve_to(kube):
-    # The shim asserts the same vectors.
+def test_the_bridge_of_zuuls_slot_is_found_by_namespace_pod_and_server(kube):
+    # The Rust tests of the shim assert the same vectors.
     target = {"pod": "web", "kubeconfig": str(kube / "config")}
-    assert plugin.slot(target) is None
+    assert plugin.zuul_slot_socket(target) is None
     with listen(kube / "0199756f54f43fe8"), listen(kube / "1a11d5bf9e2cc476"):
         found = str(kube / "0199756f54f43fe8")
-        assert plugin.slot(target) == plugin.slot({**target, "context": "x", "namespace": "ci"}) == found
+        assert (
+            plugin.zuul_slot_socket(target)
+            == plugin.zuul_slot_socket({**target, "context": "x", "namespace": "ci"})
+            == found
+        )
         for other in ({"pod": "db"}, {"namespace": "prod"}, {"server": "https://two:2"}, {"extra_args": ["-nprod"]}):
-            assert plugin.slot({**target, **other}) is None, other
-        # Without a cluster, as with the local link.
+            assert plugin.zuul_slot_socket({**target, **other}) is None, other
+        # A kubeconfig without a cluster, as with the local link.
         (kube / "config").write_text("")
-        assert plugin.slot(target) == str(kube / "1a11d5bf9e2cc476")
-        assert plugin.slot({**target, "namespace": "ci"}) is None
+        assert plugin.zuul_slot_socket(target) == str(kube / "1a11d5bf9e2cc476")
+        assert plugin.zuul_slot_socket({**target, "namespace": "ci"}) is None
 
 
-def test_the_bridge_of_zuuls_slot_is_waited_for_and_gets_no_rival(kube, connect):
+def test_the_plugin_waits_for_the_bridge_of_zuuls_slot_and_starts_none(kube, connect):
     path, new = kube / "0199756f54f43fe8", kube / "new"
-    listen(path).close()  # a bridge that died, and leaves its socket
+    listen(path).close()  # a bridge that has died and left its socket
 
     def start():
         Bridge(str(new), answering(result(outcome="exited", code=7)))
@@ -166,7 +173,7 @@ def test_the_bridge_of_zuuls_slot_is_waited_for_and_gets_no_rival(kube, connect)
         connection.exec_command("x")
 
 
-def test_what_synchronize_calls(connect):
+def test_synchronize_gets_a_command_that_names_the_container(connect):
     assert connect().transport == "docker"
     assert connect().docker_cmd == "/nowhere/podbridge --namespace=ci docker --pod=web"
     variables = {"ansible_kubectl_context": "a b", "ansible_kubectl_container": "main", "ansible_podbridge_user": "ci"}
@@ -177,7 +184,7 @@ def test_what_synchronize_calls(connect):
     assert become.docker_cmd == command.replace("--user=ci", "--become")
 
 
-def test_a_disabled_podbridge_is_the_stock_plugin(connect, monkeypatch):
+def test_a_disabled_podbridge_uses_the_stock_plugin(connect, monkeypatch):
     monkeypatch.setenv("PODBRIDGE_DISABLE", "0")
     connect()
     monkeypatch.setenv("PODBRIDGE_DISABLE", "1")
@@ -185,7 +192,7 @@ def test_a_disabled_podbridge_is_the_stock_plugin(connect, monkeypatch):
         connect()
 
 
-def test_a_pod_of_windows_is_the_stock_plugins():
+def test_a_pod_with_windows_uses_the_stock_plugin():
     context = PlayContext()
     context.remote_addr, context.shell = "web", "powershell"
     connection = connection_loader.get("kubectl", context, os.devnull)
@@ -193,7 +200,7 @@ def test_a_pod_of_windows_is_the_stock_plugins():
         connection.set_options(var_options={})
 
 
-def test_the_target_holds_what_was_given_and_nothing_else(connect, monkeypatch):
+def test_the_target_holds_the_given_options_only(connect, monkeypatch):
     assert connect()._target() == {"pod": "web", "namespace": "ci"}
     monkeypatch.setenv("KUBECONFIG", "/etc/kube:relative")
     variables = {
@@ -230,7 +237,7 @@ def test_a_kubeconfig_may_be_a_dictionary(connect):
     assert "kubeconfig" not in target
 
 
-def test_a_command(connect):
+def test_a_command_returns_its_exit_code_and_both_streams(connect):
     received = {}
 
     def answer(request, receive, send, descriptors):
@@ -260,7 +267,7 @@ def test_a_command(connect):
         ({"outcome": "start_failed", "step": "exec", "code": 127, "message": "no such file"}, 127),
     ],
 )
-def test_ends_that_are_no_exit(connect, answer, code):
+def test_a_signal_and_a_failed_start_have_exit_codes(connect, answer, code):
     assert connect(answering(result(**answer))).exec_command("x")[0] == code
 
 
@@ -278,24 +285,24 @@ def test_ends_that_are_no_exit(connect, answer, code):
         ({"outcome": "something new"}, {}, AnsibleError),
     ],
 )
-def test_errors(connect, answer, variables, error):
+def test_each_outcome_raises_its_error(connect, answer, variables, error):
     with pytest.raises(AnsibleError, match="the reason") as raised:
         connect(answering(result(message="the reason", **answer)), **variables).exec_command("x")
     assert raised.value.__class__ is error
 
 
 @pytest.mark.parametrize("started", [b"", frame(0x10, {"exec_id": "0", "pid": 7}), frame(0x11, b"half")[:7]])
-def test_bridges_that_die_again_and_again_are_a_lost_host(connect, started, monkeypatch):
-    monkeypatch.setattr(Frame, "DYING", 0.2)
+def test_bridges_that_die_again_and_again_make_the_host_unreachable(connect, started, monkeypatch):
+    monkeypatch.setattr(Frame, "BRIDGE_DEATHS_WITHIN", 0.2)
     connection = connect(answering(started))
     with pytest.raises(AnsibleConnectionFailure):
         connection.exec_command("x")
-    # Always the same command: no agent starts it twice.
+    # The id is the same each time, so no agent starts the command twice.
     assert len({request["exec_id"] for request in connection.bridge.requests}) == 1
     assert len(connection.bridge.requests) > 2
 
 
-def test_the_next_bridge_goes_on_with_a_command(connect):
+def test_a_command_goes_on_over_the_next_bridge(connect):
     def answer(request, receive, send, descriptors):
         if "resume" not in request:
             send(frame(Frame.AGENT, {"instance": "i"}))
@@ -313,12 +320,12 @@ def test_the_next_bridge_goes_on_with_a_command(connect):
     assert second["resume"] == {"instance": "i", "started": True, "stdout": 4, "stderr": 0, "stdin": 0}
 
 
-def test_a_bridge_that_cannot_be_started(connect):
+def test_a_bridge_that_cannot_be_started_names_the_program(connect):
     with pytest.raises(AnsibleError, match="/nowhere/podbridge"):
         connect().exec_command("x")
 
 
-def test_files(connect, tmp_path):
+def test_files_are_copied_and_a_missing_one_is_an_error(connect, tmp_path):
     def answer(request, receive, send, descriptors):
         if request["op"] == "put":
             assert os.pread(descriptors[0], 100, 0) == b"content"
@@ -344,7 +351,7 @@ def test_files(connect, tmp_path):
 
 
 class Become:
-    """As far as the plugin asks."""
+    """Become plugin with the attributes that the connection reads."""
 
     name, success = "sudo", "BECOME-SUCCESS-x"
     expect_prompt = staticmethod(lambda: True)
@@ -396,9 +403,9 @@ def test_the_next_bridge_gets_the_stdin_that_was_not_acknowledged(connect):
             send(frame(Frame.STDIN_ACK, struct.pack(">QB", len(password) + 5, 0)))
             return
         assert (resume["stdin"], resume["started"], resume["stderr"]) == (len(password) + 5, False, 9)
-        while (piece := receive())[0] == Frame.STDIN:
-            got.append(piece[1])
-        assert piece[0] == Frame.STDIN_EOF
+        while (received := receive())[0] == Frame.STDIN:
+            got.append(received[1])
+        assert received[0] == Frame.STDIN_EOF
         send(result(outcome="exited", code=0))
 
     connection = connect(answer)
@@ -407,7 +414,7 @@ def test_the_next_bridge_gets_the_stdin_that_was_not_acknowledged(connect):
     assert b"".join(got) == module
 
 
-def test_a_wrong_password(connect):
+def test_a_wrong_password_is_an_error_of_the_task(connect):
     def answer(request, receive, send, descriptors):
         send(frame(Frame.STDERR, b"password:"))
         receive()
@@ -430,7 +437,7 @@ def test_reset_never_raises(connect):
     assert connection.bridge.requests == [{"v": 1, "op": "relink"}]
 
 
-def test_core_is_told_what_the_contract_says(connect):
+def test_the_plugin_announces_its_features_to_core(connect):
     connection = connect()
     assert connection.has_pipelining and connection.get_option("pipelining") is True
     assert not connection.always_pipeline_modules and not connection.has_native_async
@@ -439,24 +446,45 @@ def test_core_is_told_what_the_contract_says(connect):
 
 
 def test_every_name_of_the_stock_plugin_is_known():
-    """The names of kubernetes.core 5.x, each with its environment and its variables."""
+    """stock_options.json has the options of kubernetes.core 5.x and community.okd, with their variables."""
     names = json.loads((Path(__file__).parent / "stock_options.json").read_text())
     for module, stock in names.items():
-        options = plugin_options(module)
+        options = option_sources(module)
         for option, sources in stock.items():
             assert sources.items() <= options[option].items(), option
 
 
-def plugin_options(name):
+def documentation(name):
+    """Returns the DOCUMENTATION of a plugin of this collection, as text."""
+    return (PLUGINS / f"{name}.py").read_text().split('DOCUMENTATION = r"""')[1].split('"""')[0]
+
+
+def parse_options(text):
     from ansible.parsing.yaml.loader import AnsibleLoader
 
-    text = (PLUGINS / f"{name}.py").read_text().split('DOCUMENTATION = r"""')[1].split('"""')[0]
-    found = AnsibleLoader(text).get_single_data()["options"]
+    return AnsibleLoader(text).get_single_data()["options"]
+
+
+def test_oc_documents_the_options_of_kubectl():
+    """oc.py repeats the options of kubectl.py under other names, without user name and password."""
+    text = documentation("kubectl")
+    for kubectl, oc in (("kubernetes.core.kubectl", "community.okd.oc"), ("kubectl_", "oc_"), ("of kubectl", "of oc")):
+        text = text.replace(kubectl, oc)
+    expected = parse_options(text)
+    del expected["oc_username"], expected["oc_password"]
+    found = parse_options(documentation("oc"))
+    assert list(found) == list(expected)
+    for option in expected:
+        assert found[option] == expected[option], option
+
+
+def option_sources(name):
+    """Returns, for each option of a plugin, its environment variables, variables and aliases."""
     return {
         option: {
             "env": [entry["name"] for entry in keys.get("env", [])],
             "vars": [entry["name"] for entry in keys.get("vars", [])],
             "aliases": keys.get("aliases", []),
         }
-        for option, keys in found.items()
+        for option, keys in parse_options(documentation(name)).items()
     }
