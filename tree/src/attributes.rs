@@ -1,4 +1,5 @@
-//! What a file has beside its content: mode, owner, time, extended attributes. Compares and sets them, by descriptor only.
+//! Attributes of a file: mode, owner, modification time, extended attributes. Compares them with a file's and sets them, through file
+//! descriptors only, so that a path that changes meanwhile cannot redirect a change.
 
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
@@ -24,27 +25,28 @@ pub(crate) fn mtime_ns(stat: &Stat) -> i64 {
     stat.st_mtime.saturating_mul(NANOSECONDS).saturating_add(nanoseconds)
 }
 
-/// Changed within the last hour, or in what a clock that was set back calls the future.
+/// Returns whether a file changed within the last hour, or in the future, as after a clock was set back.
 pub(crate) fn changed_recently(stat: &Stat) -> bool {
     const HOUR: i64 = 3600;
     let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
     stat.st_ctime.saturating_add(HOUR) >= i64::try_from(now).unwrap_or(i64::MAX)
 }
 
-/// Those that something here is to have.
+/// Attributes that a local file shall have.
 #[derive(Debug)]
 pub(crate) struct Attributes {
     pub(crate) mode: u32,
-    /// `None`: we may give files to nobody.
+    /// User and group id; `None`: this process cannot change owners.
     pub(crate) owner: Option<(u32, u32)>,
     pub(crate) mtime_ns: i64,
     pub(crate) xattrs: Vec<TreeAttribute>,
 }
 
-/// What was tried, and the system's answer.
+/// An operation that the system refused, as the end of "cannot ...", and its error.
 pub(crate) type StepError = (&'static str, Errno);
 
 impl Attributes {
+    /// Returns whether any attribute of a file differs. `xattrs` are the file's.
     pub(crate) fn differ_from(&self, stat: &Stat, xattrs: &[TreeAttribute]) -> bool {
         self.mode != stat.st_mode & PERMISSION_BITS
             || self.differs_in_owner(stat)
@@ -52,7 +54,7 @@ impl Attributes {
             || self.xattrs != xattrs
     }
 
-    /// Bytes of memory, more or less.
+    /// Returns the approximate number of bytes that the extended attributes occupy in memory.
     pub(crate) fn memory_size(&self) -> usize {
         self.xattrs
             .iter()
@@ -64,7 +66,8 @@ impl Attributes {
         self.owner.is_some_and(|owner| owner != (stat.st_uid, stat.st_gid))
     }
 
-    /// What a new file is created with: most need no other mode afterwards. Nobody else reads it before it has its owner.
+    /// Returns the mode to create a new file with. Most files need no other mode afterwards. A file that still needs another owner can
+    /// be read by this user only.
     pub(crate) fn creation_mode(&self) -> Mode {
         let own = (geteuid().as_raw(), getegid().as_raw());
         if self.owner.is_none_or(|owner| owner == own) && self.xattrs.is_empty() {
@@ -74,14 +77,14 @@ impl Attributes {
         }
     }
 
-    /// To a new file.
+    /// Sets all attributes of a new file.
     pub(crate) fn apply_to_new(&self, file: impl AsFd) -> Result<(), StepError> {
         let stat = fstat(&file).map_err(|errno| ("examine it", errno))?;
         let mode = stat.st_mode & PERMISSION_BITS;
         if let Some((uid, gid)) = self.owner.filter(|_| self.differs_in_owner(&stat)) {
             ignore_refused_chown(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
         }
-        // Before the mode: they need the right to write.
+        // Before the mode, which may remove the write permission that this needs.
         xattrs::set(&file, &[], &self.xattrs).map_err(|errno| ("set its extended attributes", errno))?;
         // After the owner: chown clears set-user-ID.
         if mode != self.mode {
@@ -90,7 +93,7 @@ impl Attributes {
         futimens(&file, &self.times()).map_err(|errno| ("set its time", errno))
     }
 
-    /// Of a file that has others, as far as they differ.
+    /// Changes the attributes of an existing file as far as they differ. `have` are its extended attributes.
     pub(crate) fn update(&self, file: impl AsFd, have: &[TreeAttribute]) -> Result<(), StepError> {
         let stat = fstat(&file).map_err(|errno| ("examine it", errno))?;
         let mut mode = stat.st_mode & PERMISSION_BITS;
@@ -109,11 +112,12 @@ impl Attributes {
         if mode != self.mode {
             set_mode(self.mode)?;
         }
-        // Not only if it differed: what was done before may have changed it.
+        // Always, because the changes above may have changed the time.
         futimens(&file, &self.times()).map_err(|errno| ("set its time", errno))
     }
 
-    /// To something that cannot be opened for reading, under a name that is ours. Whoever put something else in its place gains nothing.
+    /// Sets the attributes of a temporary file that cannot be opened for reading, such as a link or device. `STALE` if another process
+    /// replaced it by a file of another type.
     pub(crate) fn apply_by_name(&self, directory: &OwnedFd, name: &[u8], is: FileType) -> Result<(), StepError> {
         let is_link = is == FileType::Symlink;
         let found = open_without_reading(directory, name, is).map_err(|errno| ("examine it", errno))?;
@@ -125,7 +129,7 @@ impl Attributes {
             change_mode(&found, self.mode).map_err(|errno| ("set its mode", errno))?;
         }
         match utimensat(directory, name, &self.times(), AtFlags::SYMLINK_NOFOLLOW) {
-            // Not every file system keeps the time of a link.
+            // Some file systems keep no time for a link.
             Err(errno) if !is_link => Err(("set its time", errno)),
             _ => Ok(()),
         }
@@ -145,7 +149,8 @@ impl Attributes {
     }
 }
 
-/// Root in a container may not give files away, or not to a number outside of its range: they stay ours, as for others.
+/// Ignores that an owner could not be set: root in a container may lack the right, or the id may be outside of its user namespace. The
+/// file then stays this process's own, as it does for any other user.
 fn ignore_refused_chown(result: Result<(), Errno>) -> Result<(), StepError> {
     match result {
         Err(Errno::PERM | Errno::INVAL) => Ok(()),
@@ -153,7 +158,7 @@ fn ignore_refused_chown(result: Result<(), Errno>) -> Result<(), StepError> {
     }
 }
 
-/// Without the right to read it.
+/// Opens a file with O_PATH, which needs no permission to read it. `STALE` if it is of another type than `is`.
 fn open_without_reading(directory: &OwnedFd, name: &[u8], is: FileType) -> Result<OwnedFd, Errno> {
     let found = openat(
         directory,
@@ -169,14 +174,14 @@ fn open_without_reading(directory: &OwnedFd, name: &[u8], is: FileType) -> Resul
 }
 
 fn change_mode(found: &OwnedFd, mode: u32) -> Result<(), Errno> {
-    // fchmod refuses such a descriptor; its path is that very file.
+    // fchmod refuses an O_PATH descriptor; chmod of its /proc path changes the same file.
     chmod(
         format!("/proc/self/fd/{}", found.as_raw_fd()),
         Mode::from_raw_mode(mode),
     )
 }
 
-/// Makes a directory of ours one that we may enter and change.
+/// Adds all owner permissions to a directory, so that this process can enter and change it.
 pub(crate) fn make_accessible(directory: &OwnedFd, name: &[u8], mode: u32) -> Result<(), Errno> {
     change_mode(
         &open_without_reading(directory, name, FileType::Directory)?,

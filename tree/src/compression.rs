@@ -1,5 +1,5 @@
-//! zstd, for both sides: messages as pieces of one stream, which finds what repeats from one message to the next, or as frames of
-//! their own for a receiver that has not said that it reads streams.
+//! Compression of messages with zstd, for both sides. Each message is a chunk of one stream, which also compresses what repeats from
+//! message to message. A receiver that has not announced that it reads streams gets each message as a frame of its own.
 
 use std::io;
 
@@ -10,17 +10,19 @@ use zstd::zstd_safe::compress_bound;
 use crate::error::Error;
 use crate::wire::{BATCH_SIZE, MAX_DATA, MAX_MESSAGE};
 
-/// zstd's fastest usual level: 2.5 ms of processor time per MB, where a stream through the API server takes 20.
+/// Compression level: the fastest of zstd's regular levels. It takes 2.5 ms of CPU time per MB; a stream through the API server takes 20.
 const LEVEL: i32 = 1;
-/// How far back it looks: 8 MiB, which each side holds, and which every decoder is to be able to (RFC 8878, 3.1.1.1.2).
+/// Window of a stream: 2^23 bytes = 8 MiB, which each side holds in memory. RFC 8878, 3.1.1.1.2, asks every decoder to support it.
 const WINDOW_LOG: u32 = 23;
-/// Entries of its table: with the level's own 2^13 or 2^14 it would remember the last few hundred kB of those.
+/// Size of the encoder's match table: 2^17 entries. The level's own 2^13 or 2^14 would cover only the last few hundred kB of the window.
 const HASH_LOG: u32 = 17;
-/// Bytes of most messages.
+/// Size that most messages do not exceed, bytes.
 const USUAL_SIZE: usize = BATCH_SIZE + MAX_DATA;
 
 pub(crate) enum Compressor {
+    /// Compresses each message as a frame.
     Frames(bulk::Compressor<'static>),
+    /// Compresses each message as the next chunk of one stream.
     Stream(Encoder<'static>),
 }
 
@@ -36,7 +38,7 @@ impl Compressor {
         Ok(Self::Stream(encoder))
     }
 
-    /// A whole frame, or all of the stream that there is now.
+    /// Compresses one message, to a whole frame or to a chunk that is flushed, so that the receiver can decompress it at once.
     pub(crate) fn compress(&mut self, plain: &[u8]) -> io::Result<Vec<u8>> {
         let encoder = match self {
             Self::Frames(compressor) => return compressor.compress(plain),
@@ -63,11 +65,12 @@ pub(crate) struct Decompressor {
 }
 
 impl Decompressor {
+    /// Returns the message in a frame. `Err` if it cannot be read or exceeds the largest message.
     pub(crate) fn decompress_frame(&mut self, frame: &[u8]) -> Result<Vec<u8>, Error> {
         self.frames.decompress(frame, MAX_MESSAGE).map_err(unreadable_message)
     }
 
-    /// What the next chunk of the stream tells: one message.
+    /// Returns the message in the next chunk of the stream. `Err` as for a frame.
     pub(crate) fn decompress_chunk(&mut self, chunk: &[u8]) -> Result<Vec<u8>, Error> {
         let decoder = match &mut self.stream {
             Some(decoder) => decoder,
@@ -87,7 +90,7 @@ impl Decompressor {
                 return Err(Error::Protocol("a message is too long"));
             }
             if plain.len() < plain.capacity() {
-                // It had room for more, and there was no more.
+                // The buffer has space left, so the message is complete.
                 return if input.pos() == chunk.len() {
                     Ok(plain)
                 } else {
@@ -107,7 +110,7 @@ fn unreadable_message<T>(_: T) -> Error {
 mod tests {
     use super::*;
 
-    /// Nothing in it repeats.
+    /// Returns bytes in which nothing repeats.
     fn noise(seed: u64, length: usize) -> Vec<u8> {
         let mut output = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
         let mut noise = vec![0; length];
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_from_message_to_message_goes_once() {
+    fn content_that_repeats_in_later_messages_is_sent_once() {
         let (mut compressor, mut decompressor) = (Compressor::with_stream().unwrap(), Decompressor::default());
         let message = noise(1, BATCH_SIZE);
         let sizes = [(); 3].map(|()| {
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_every_size_arrive() {
+    fn messages_of_every_size_are_decompressed() {
         let (mut stream, mut frames) = (Compressor::with_stream().unwrap(), Compressor::with_frames().unwrap());
         let mut decompressor = Decompressor::default();
         for (seed, length) in [
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_no_message() {
+    fn a_compression_bomb_is_refused() {
         let bomb = vec![0; 64 << 20];
         for mut compressor in [Compressor::with_stream().unwrap(), Compressor::with_frames().unwrap()] {
             let chunk = compressor.compress(&bomb).unwrap();
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_nobody_asked_for_is_refused() {
+    fn a_larger_window_is_refused() {
         let mut encoder = Encoder::new(LEVEL).unwrap();
         encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG + 1)).unwrap();
         let chunk = Compressor::Stream(encoder).compress(&noise(1, BATCH_SIZE)).unwrap();

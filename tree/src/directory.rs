@@ -1,5 +1,5 @@
-//! OpenDirectories below a root, each known by its parent and name. They are opened component by component and no link is followed, so
-//! that nobody who changes the tree meanwhile leads anything out of it; few are open ancestor a time.
+//! Directories below a root, each identified by its parent and name. They are opened component by component without following links, so
+//! that a process that changes the tree meanwhile cannot redirect the copy out of it. At most 65 are open at a time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-/// Descriptors that are kept; the root's is one more.
+/// Cap of cached file descriptors; the root's is one more.
 const MAX_OPEN_DIRECTORIES: usize = 64;
 
 pub(crate) const OPEN_DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
@@ -18,16 +18,19 @@ pub(crate) const OPEN_DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// A directory of the tree, open or not.
 #[derive(Debug)]
 pub(crate) struct Directory {
     parent: Option<Rc<Directory>>,
     name: Box<[u8]>,
+    /// Number of directories above it, up to the root.
     depth: usize,
+    /// `None` while it is not open; the root's is always `Some`.
     descriptor: RefCell<Option<Arc<OwnedFd>>>,
 }
 
 impl Directory {
-    /// The root, which a user named: links on the way to it are followed.
+    /// Opens the root. The user named its path, so links in it are followed.
     pub(crate) fn root(path: &std::path::Path) -> Result<Rc<Self>, Errno> {
         let flags = OPEN_DIRECTORY_FLAGS.difference(OFlags::NOFOLLOW);
         let descriptor = openat(CWD, path, flags, Mode::empty())?;
@@ -52,7 +55,7 @@ impl Directory {
         self.depth
     }
 
-    /// Relative to the root, with this name in it.
+    /// Returns the path of an entry of this directory, relative to the root. An empty name gives the directory itself.
     pub(crate) fn path(&self, name: &[u8]) -> Vec<u8> {
         let mut names = vec![name];
         let mut ancestor = Some(self);
@@ -67,7 +70,7 @@ impl Directory {
 }
 
 impl Drop for Directory {
-    /// Without recursion: it may be deep.
+    /// Drops the ancestors in a loop, as recursion could overflow the stack of a deep tree.
     fn drop(&mut self) {
         let mut next = self.parent.take();
         while let Some(mut last) = next.and_then(Rc::into_inner) {
@@ -76,13 +79,14 @@ impl Drop for Directory {
     }
 }
 
-/// Those that are open.
+/// Cache of the open directories, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct OpenDirectories {
     open: VecDeque<Weak<Directory>>,
 }
 
 impl OpenDirectories {
+    /// Returns the file descriptor of a directory; opens the directory and its ancestors if they are not open.
     pub(crate) fn open(&mut self, directory: &Rc<Directory>) -> Result<Arc<OwnedFd>, Errno> {
         let mut closed = Vec::new();
         let mut ancestor = directory;
@@ -116,9 +120,10 @@ impl OpenDirectories {
     }
 }
 
+/// Names and types of a directory's entries; the type is `Unknown` on file systems that do not report it.
 pub(crate) type Listing = Vec<(Box<[u8]>, FileType)>;
 
-/// Listing and types in a directory, without `.` and `..`; those that come before an error are lost with it.
+/// Returns names and types of a directory's entries, without `.` and `..`. An error discards the entries read before it.
 pub(crate) fn list(directory: &OwnedFd) -> Result<Listing, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {

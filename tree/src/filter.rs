@@ -1,5 +1,4 @@
-//! Which paths of a tree take part: rsync's include and exclude patterns, on bytes. The sender asks when it walks, the
-//! receiver before it removes.
+//! Include and exclude patterns with rsync's rules, on bytes. The sender skips excluded paths; the receiver does not remove them.
 
 use std::borrow::Cow;
 
@@ -11,12 +10,13 @@ pub(crate) struct Filters(Vec<Filter>);
 #[derive(Debug)]
 struct Filter {
     include: bool,
-    /// Matches from the root on, else from any component on.
+    /// `/` at the beginning: the pattern matches from the root. Otherwise it matches from any component.
     anchored: bool,
+    /// `/` at the end: the pattern matches directories only.
     directories_only: bool,
-    /// `**` at the beginning: `**/x` is also an x at the top.
+    /// `**` at the beginning: `**/x` also matches an `x` in the root.
     starts_with_stars: bool,
-    /// `***` at the end: `x/***` is also the directory x itself.
+    /// `***` at the end: `x/***` also matches the directory `x` itself.
     ends_with_three_stars: bool,
     tokens: Vec<Token>,
 }
@@ -24,12 +24,13 @@ struct Filter {
 #[derive(Debug, PartialEq, Eq)]
 enum Token {
     Byte(u8),
-    /// `?`
+    /// `?`: any byte except `/`.
     AnyByte,
-    /// `*`
+    /// `*`: any bytes except `/`.
     AnyName,
-    /// `**`
+    /// `**`: any bytes.
     AnyPath,
+    /// `[...]`: any byte of these inclusive ranges except `/`.
     Class {
         negated: bool,
         ranges: Vec<(u8, u8)>,
@@ -37,12 +38,12 @@ enum Token {
 }
 
 impl Filters {
-    /// `Err`: the pattern that is none.
+    /// Parses the patterns. `Err` is a sentence that names the invalid one.
     pub(crate) fn new(filters: &[TreeFilter]) -> Result<Self, String> {
         filters.iter().map(Filter::new).collect::<Result<_, _>>().map(Self)
     }
 
-    /// `path` is relative to the root.
+    /// Returns whether the first pattern that matches is an exclude pattern. `path` is relative to the root.
     pub(crate) fn excludes(&self, path: &[u8], is_directory: bool) -> bool {
         let first = self.0.iter().find(|filter| filter.matches(path, is_directory));
         first.is_some_and(|filter| !filter.include)
@@ -66,7 +67,7 @@ impl Filter {
         };
         if rest.is_empty() {
             Err(format!(
-                "the pattern {:?} matches nothing",
+                "the pattern {:?} is empty and matches nothing",
                 crate::escape_for_terminal(pattern)
             ))
         } else {
@@ -79,7 +80,7 @@ impl Filter {
                 tokens: if rest.iter().any(|byte| b"*?[".contains(byte)) {
                     parse_tokens(rest)
                 } else {
-                    // Without a wildcard there is nothing to escape.
+                    // A backslash escapes only in a pattern with wildcards, as in rsync.
                     rest.iter().copied().map(Token::Byte).collect()
                 },
             })
@@ -136,7 +137,7 @@ fn parse_tokens(mut pattern: &[u8]) -> Vec<Token> {
     tokens
 }
 
-/// After `[`: the class, and what follows its `]`; `None` if there is no end.
+/// Parses the text after `[`. Returns the class and the text after its `]`; `None` without a `]`.
 fn parse_class(text: &[u8]) -> Option<(Token, &[u8])> {
     let (negated, text) = match text {
         [b'!' | b'^', rest @ ..] => (true, rest),
@@ -146,7 +147,7 @@ fn parse_class(text: &[u8]) -> Option<(Token, &[u8])> {
     let mut at = 0;
     loop {
         match &text[at..] {
-            // At the beginning it is one of the class.
+            // A `]` at the beginning is a member of the class.
             [b']', rest @ ..] if at > 0 => return Some((Token::Class { negated, ranges }, rest)),
             [b'[', b':', rest @ ..] if let Some((name, length)) = named_class(rest) => {
                 ranges.extend((0..128).filter(name).map(|byte| (byte, byte)));
@@ -167,7 +168,7 @@ fn parse_class(text: &[u8]) -> Option<(Token, &[u8])> {
 
 type ByteTest = fn(&u8) -> bool;
 
-/// After `[:`: what it matches_byte, and how long it is with its `:]`.
+/// Parses the text after `[:`. Returns the test of the class and the length of its name with `:]`; `None` for an unknown name.
 fn named_class(text: &[u8]) -> Option<(ByteTest, usize)> {
     let classes: [(&[u8], ByteTest); 12] = [
         (b"alnum:]", u8::is_ascii_alphanumeric),
@@ -187,7 +188,8 @@ fn named_class(text: &[u8]) -> Option<(ByteTest, usize)> {
     found.map(|(name, matches_byte)| (matches_byte, name.len()))
 }
 
-/// All of the text. The positions that the text may have reached move on together, so that no pattern matches_byte long.
+/// Returns whether the tokens match the whole text. All positions that are reachable advance together, so that no pattern takes
+/// exponential time.
 fn matches(tokens: &[Token], text: &[u8]) -> bool {
     let mut reached = vec![false; tokens.len() + 1];
     reached[0] = true;
@@ -207,7 +209,7 @@ fn matches(tokens: &[Token], text: &[u8]) -> bool {
     reached[tokens.len()]
 }
 
-/// Stars also match nothing.
+/// Marks the positions after reached stars, as a star also matches the empty text.
 fn skip_stars(tokens: &[Token], reached: &mut [bool]) {
     for (at, token) in tokens.iter().enumerate() {
         if matches!(token, Token::AnyName | Token::AnyPath) && reached[at] {
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_mean_what_they_mean_to_rsync() {
+    fn patterns_match_as_in_rsync() {
         for (pattern, path, excluded) in [
             ("-*.o", "a.o", true),
             ("-*.o", "d/e/a.o", true),
@@ -272,7 +274,7 @@ mod tests {
             ("-\\*", "*", true),
             ("-\\*", "a", false),
             ("-[", "[", true),
-            // A directory by its slash.
+            // A slash at the end of the path marks a directory.
             ("-d/***", "d/", true),
             ("-d/***", "x/d/", true),
             ("-/d/***", "x/d/", false),
@@ -287,14 +289,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_match_counts() {
+    fn the_first_matching_pattern_decides() {
         let keep = filters(&["+keep.o", "-*.o"]);
         assert!(!keep.excludes(b"d/keep.o", false) && keep.excludes(b"d/other.o", false));
         assert!(filters(&["-*.o", "+keep.o"]).excludes(b"keep.o", false));
     }
 
     #[test]
-    fn no_pattern_takes_long() {
+    fn many_stars_take_no_exponential_time() {
         let stars = format!("-{}b", "*a".repeat(200));
         assert!(!filters(&[&stars]).excludes(&[b'a'; 255], false));
     }

@@ -1,5 +1,8 @@
-//! A tree of files from one side to the other over two byte streams, as blocking code: the sender tells what there is, the receiver
-//! asks for what differs, and neither waits for the other (docs/adr/0009). Owns both; knows nothing of links, execs or gRPC.
+//! Copies a tree of files from one side to the other over two byte streams. The sender lists what exists, the receiver requests the
+//! content that differs, and neither waits for the other (docs/adr/0009).
+//!
+//! The crate owns both sides and the protocol between them (`proto/podbridge/v1/tree.proto`). It is blocking code and knows neither
+//! links, execs nor gRPC. `podbridge-agent tree` runs one side in the pod ([`serve`]), `podbridge sync` the other one ([`call`]).
 
 mod attributes;
 mod compression;
@@ -28,7 +31,9 @@ pub use report::{Event, Report, escape_for_terminal};
 pub use temporaries::Temporaries;
 pub use wire::{MessageReader, MessageWriter, PIPE_CAPACITY, PROTOCOL_VERSION};
 
-/// The caller's side: tells the other one what is to be done, and does its own part with the path `own`.
+/// Runs the caller's side: sends the request `open` to the other side, then sends or receives the tree at the local path `own`.
+///
+/// `Err` ends the whole copy. A failure that concerns one path is a [`Event::Problem`] and not an error.
 pub fn call(
     open: &TreeOpen,
     own: &Path,
@@ -47,7 +52,7 @@ pub fn call(
     }
 }
 
-/// The other side: does what it is told.
+/// Runs the other side: reads the request from `input`, then sends or receives the tree at the path that the request names.
 pub fn serve(
     input: impl Read + AsFd + Send + 'static,
     output: impl Write,
@@ -57,7 +62,7 @@ pub fn serve(
     let open: TreeOpen = input.receive()?;
     let output = MessageWriter::new(output);
     let root = Path::new(OsStr::from_bytes(&open.root)).to_owned();
-    // The caller is told of each event by the stream.
+    // The caller learns each event from the stream.
     let report: Report<'_> = &mut |_| {};
     if open.agent_sends {
         sender::send(&root, &open, input, output, report)
@@ -66,16 +71,17 @@ pub fn serve(
     }
 }
 
-/// `Err`: why this cannot be done anywhere.
+/// Checks a request before it is sent. `Err` names what neither side could do, for example an invalid pattern.
 pub fn validate(open: &TreeOpen) -> Result<(), Error> {
     check_open(open).map(|_| ())
 }
 
-/// What both sides check before they begin.
+/// Checks the version of a request and returns its parsed filters. Both sides call it first.
 fn check_open(open: &TreeOpen) -> Result<filter::Filters, Error> {
     if open.version != PROTOCOL_VERSION {
         return Err(Error::Local(format!(
-            "trees are spoken in version {} there and {PROTOCOL_VERSION} here; use the same release on both sides",
+            "the other side speaks version {} of the tree protocol, this side version {PROTOCOL_VERSION}; \
+             use the same release on both sides",
             open.version
         )));
     }

@@ -1,30 +1,28 @@
-//! What is told while a tree is brought over, to whoever called and to the other side, and how names are shown.
+//! Events that a copy reports to its caller while it runs, and the form of paths in them.
 
 use std::fmt::Write as _;
 
 use bytes::Bytes;
 use podbridge_proto::v1::{TreeChange, TreeProblem};
 
-/// Eight times what the system takes as a path.
+/// Longest path in a report, bytes: eight times PATH_MAX.
 const MAX_PATH: usize = 32 << 10;
 
-/// Something that whoever called may show.
+/// An event of a running copy, which the caller may show.
 #[derive(Debug)]
 pub enum Event {
+    /// A path changed on the receiving side, or would change in a dry run.
     Change(TreeChange),
-    /// Something that was not done; `remote`: on the other side.
-    Problem {
-        problem: TreeProblem,
-        remote: bool,
-    },
-    /// So many bytes of content were sent or received.
+    /// Something was not done; `remote`: by the other side.
+    Problem { problem: TreeProblem, remote: bool },
+    /// This number of bytes of content was sent or received.
     Content(u64),
 }
 
-/// Takes the events.
+/// The caller's function that receives the events.
 pub type Report<'a> = &'a mut dyn FnMut(Event);
 
-/// A path as it is told: of a very long one the end, so that a message holds several.
+/// Returns a path for a report: of a very long one only the end, so that one message holds several.
 pub(crate) fn truncate_path(path: Vec<u8>) -> Bytes {
     if path.len() > MAX_PATH {
         [b"...", &path[path.len() - MAX_PATH..]].concat().into()
@@ -33,7 +31,8 @@ pub(crate) fn truncate_path(path: Vec<u8>) -> Bytes {
     }
 }
 
-/// A name for people: what a terminal would obey, and what is no UTF-8, is escaped.
+/// Returns a name as text for people. Control and invisible characters and bytes that are not UTF-8 are escaped, so that a name cannot
+/// command the terminal.
 pub fn escape_for_terminal(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
@@ -45,14 +44,14 @@ pub fn escape_for_terminal(name: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
-            // Writing to a string does not fail.
+            // Writing to a String cannot fail.
             let _ = write!(text, "\\x{byte:02x}");
         }
     }
     text
 }
 
-/// Characters that turn the direction of writing, or that nobody sees.
+/// Returns whether a character is invisible or changes the direction of writing.
 fn is_invisible(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

@@ -1,5 +1,5 @@
-//! Files that have no name of their own yet, beside the names that they are to have. Each is removed when it is dropped, and all at
-//! once when the process has to end.
+//! Temporary files of running copies, each beside its target. A temporary file is removed when its guard is dropped, and all of them
+//! when the process ends.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -10,11 +10,14 @@ use podbridge_files::temporary::{self, TemporaryName};
 use rustix::fs::{AtFlags, renameat, unlinkat};
 use rustix::io::Errno;
 
+/// Names of the temporary files that exist, each with its directory.
 type LiveNames = HashMap<TemporaryName, Arc<OwnedFd>>;
 
+/// Set of the temporary files that exist; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Temporaries(Arc<Mutex<LiveNames>>);
 
+/// Number of the next temporary name. It starts at random, so that processes do not collide.
 static NUMBER: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(temporary::random_number()));
 
 impl Temporaries {
@@ -22,7 +25,7 @@ impl Temporaries {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes one with a name of its own.
+    /// Makes a temporary file with `make`, which gets an unused name. A name that exists is skipped.
     pub(crate) fn create<T>(
         &self,
         directory: &Arc<OwnedFd>,
@@ -30,7 +33,7 @@ impl Temporaries {
     ) -> Result<(Temporary, T), Errno> {
         loop {
             let name = temporary::name(NUMBER.fetch_add(1, Ordering::Relaxed));
-            // Under the lock, so that none is made that `remove_all` does not see.
+            // The lock is held, so that `remove_all` sees every file that is made.
             let mut live = self.live();
             match make(&name) {
                 Ok(made) => {
@@ -48,11 +51,13 @@ impl Temporaries {
         }
     }
 
+    /// Returns whether this process made a temporary file of this name and still has it.
     pub(crate) fn contains(&self, name: &[u8]) -> bool {
         TemporaryName::try_from(name).is_ok_and(|name| self.live().contains_key(&name))
     }
 
-    /// For a process that ends now: none can be made any more, whoever tries waits for ever.
+    /// Removes all temporary files of a process that is about to exit. The lock stays taken: a thread that wants to make another
+    /// temporary file blocks until the exit.
     pub fn remove_all(&self) {
         let live = self.live();
         for (name, directory) in live.iter() {
@@ -62,6 +67,7 @@ impl Temporaries {
     }
 }
 
+/// Guard of one temporary file; removes the file when it is dropped before `rename`.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     owner: Temporaries,
@@ -74,7 +80,7 @@ impl Temporary {
         &self.name
     }
 
-    /// Gives it the name that it is to have.
+    /// Renames the file over its target in the same directory.
     pub(crate) fn rename(&self, name: &[u8]) -> Result<(), Errno> {
         renameat(&self.directory, self.name(), &self.directory, name)?;
         self.owner.live().remove(&self.name);
@@ -86,7 +92,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         let mut live = self.owner.live();
         if live.remove(&self.name).is_some() {
-            // The file system may be gone; there is nobody to tell.
+            // An error is ignored: the file system may be gone, and no caller is left to report it to.
             let _ = unlinkat(&self.directory, self.name(), AtFlags::empty());
         }
     }

@@ -1,4 +1,5 @@
-//! Messages on a byte stream, each after its length as a varint. Owns the limits of what the other side may send.
+//! Messages on a byte stream, each preceded by its length as a varint. Owns the limits of what the other side may send. Sender and
+//! receiver read and write only through it.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -9,25 +10,27 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::Error;
 
-/// Of this protocol, told by the caller.
+/// Version of the tree protocol; the caller sends it in TreeOpen.
 pub const PROTOCOL_VERSION: u32 = 1;
-/// Bytes that a pipe with this stream in it had better hold, so that a message is passed on in few steps; Linux grants as many.
+/// Recommended capacity of a pipe that carries the stream, bytes: a message then passes in few steps. Linux grants it to any user
+/// (pipe(7), pipe-max-size).
 pub const PIPE_CAPACITY: usize = 1 << 20;
 /// Longest message, bytes.
 pub(crate) const MAX_MESSAGE: usize = 1 << 20;
-/// A message is sent when it has so many bytes: each wakes everybody on its way, and compressed it is a small part of this.
+/// Size from which a message is sent, bytes. Each message wakes every process on its way, and compression leaves a small part of it.
 pub(crate) const BATCH_SIZE: usize = 512 << 10;
-/// Largest piece of content in one record.
+/// Most content in one record, bytes.
 pub(crate) const MAX_DATA: usize = 128 << 10;
-/// Longest name of an entry, as Linux has it.
+/// Longest name of an entry, bytes: NAME_MAX of Linux.
 pub(crate) const MAX_NAME: usize = 255;
-/// Deepest directory: so many descriptors are opened one after the other on the way to it.
+/// Deepest directory. To open it, one file descriptor after the other is opened for each level above it.
 pub(crate) const MAX_DEPTH: usize = 4096;
-/// Entries that are announced and not yet compared. The sender stops there, so that it holds few names.
+/// Most files that the sender announced and the receiver has not compared. The sender then waits, so that it holds few names.
 pub(crate) const ENTRY_WINDOW: usize = 8192;
-/// Bytes of a file's extended attributes together: an entry is in one message.
+/// Most bytes of one file's extended attributes together, because an entry must fit into one message.
 pub(crate) const MAX_ATTRIBUTES: usize = 512 << 10;
 
+/// Reads messages from a stream.
 #[derive(Debug)]
 pub struct MessageReader<R> {
     stream: BufReader<R>,
@@ -40,7 +43,7 @@ impl<R: Read> MessageReader<R> {
         }
     }
 
-    /// The next message; `Truncated` at the end of the stream.
+    /// Waits for the next message. `Err` is `Truncated` at the end of the stream.
     pub fn receive<M: Message + Default>(&mut self) -> Result<M, Error> {
         let length = self.read_length()?;
         let mut message = vec![0; length];
@@ -48,19 +51,20 @@ impl<R: Read> MessageReader<R> {
         decode(message.into())
     }
 
-    /// Something has come already: to receive it is not to wait for what the other side does next.
+    /// Returns whether input is readable now, so that `receive` starts on data that the other side has already sent.
     pub(crate) fn can_receive_now(&mut self) -> bool
     where
         R: AsFd,
     {
         let at_once = Timespec::default();
         let stream = &mut [PollFd::new(self.stream.get_ref(), PollFlags::IN)];
-        // Its end can be read, too, and is nothing more. If it cannot be asked, nothing is said to have come.
+        // The end of the stream is readable as well, but is no input. An error counts as no input.
         !self.stream.buffer().is_empty()
             || poll(stream, Some(&at_once)).is_ok_and(|ready| ready > 0)
                 && self.stream.fill_buf().is_ok_and(|more| !more.is_empty())
     }
 
+    /// Reads the length of the next message. `Err` if it exceeds the largest message.
     fn read_length(&mut self) -> Result<usize, Error> {
         let mut length = 0;
         // Three bytes hold 21 bits: more than the limit.
@@ -87,6 +91,7 @@ pub(crate) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Error> {
     M::decode(message).map_err(|_| Error::Protocol("a message cannot be decoded"))
 }
 
+/// Writes messages to a stream, each flushed.
 #[derive(Debug)]
 pub struct MessageWriter<W> {
     stream: W,

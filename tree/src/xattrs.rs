@@ -1,4 +1,4 @@
-//! Extended attributes of regular files and directories: which of them belong to a copy, reading and setting them.
+//! Extended attributes of regular files and directories: selects those that belong to a copy, reads and sets them.
 
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
@@ -8,11 +8,11 @@ use rustix::io::Errno;
 
 use crate::wire::MAX_ATTRIBUTES;
 
-/// A first buffer that nearly always does.
+/// Size of the first buffer, bytes; nearly always large enough.
 const FIRST_BUFFER: usize = 1024;
-/// What the kernel gives for a list or a value.
+/// Size of the second buffer, bytes: XATTR_LIST_MAX and XATTR_SIZE_MAX of Linux.
 const MAX_VALUE: usize = 64 << 10;
-/// What belongs to a place and not to a file: labels of the host's policy, marks of a union mount.
+/// Prefixes of attributes that describe the local system and not the file: labels of the host's policy, marks of a union mount.
 const LOCAL_PREFIXES: [&[u8]; 5] = [
     b"security.selinux",
     b"security.ima",
@@ -21,14 +21,15 @@ const LOCAL_PREFIXES: [&[u8]; 5] = [
     b"user.overlay.",
 ];
 
-/// Whether an attribute is one that a process may copy.
+/// Returns whether a copy includes an attribute. Only root may set attributes outside of `user.`.
 pub(crate) fn is_copied(name: &[u8], root: bool) -> bool {
     (root || name.starts_with(b"user.")) && !LOCAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Sorted by name. A file system that has none is no error.
+/// Returns the attributes of a directory's entry that a copy includes, sorted by name. Empty if the file system has no attributes or
+/// refuses access; `TOOBIG` if they exceed MAX_ATTRIBUTES.
 pub(crate) fn read(directory: &OwnedFd, name: &[u8], root: bool) -> Result<Vec<TreeAttribute>, Errno> {
-    // Needs neither a descriptor of the file nor the right to read it, and a link in its place is not followed.
+    // This path needs neither a descriptor of the file nor the permission to read it, and the calls do not follow a link.
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
     let names = match read_growing(|buffer| llistxattr(&path[..], buffer)) {
@@ -60,6 +61,7 @@ pub(crate) fn read(directory: &OwnedFd, name: &[u8], root: bool) -> Result<Vec<T
     Ok(attributes)
 }
 
+/// Returns the bytes that `get` writes to a buffer; calls it again with a larger buffer if the first one is too small.
 fn read_growing(mut get: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
     let mut small = [0; FIRST_BUFFER];
     match get(&mut small) {
@@ -73,7 +75,7 @@ fn read_growing(mut get: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Resul
     Ok(large)
 }
 
-/// Makes those of a file what they are to be. One that the file system or the kernel does not take is left out.
+/// Changes the attributes of a file from `from` to `to`. Attributes that the file system or the kernel refuses are skipped.
 pub(crate) fn set(file: impl AsFd, from: &[TreeAttribute], to: &[TreeAttribute]) -> Result<(), Errno> {
     let refused = |result: Result<(), Errno>| match result {
         Err(Errno::NOTSUP | Errno::PERM | Errno::NODATA) => Ok(()),

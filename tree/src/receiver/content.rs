@@ -1,4 +1,4 @@
-//! The content of one file as it comes: into a temporary file, verified, given its attributes, put in its place.
+//! Content of one file as it arrives: writes it to a temporary file, verifies it, sets its attributes, and renames it over its target.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -17,33 +17,38 @@ use crate::error::Error;
 use crate::report::Event;
 use crate::temporaries::Temporary;
 
+/// A file whose content is arriving.
 #[derive(Debug)]
 pub(super) struct IncomingContent {
+    /// Entry number of the file.
     pub(super) number: u64,
     pub(super) pending: PendingFile,
-    /// `None`: it cannot be written, as was said; what still comes is passed over.
+    /// `None` after an error, which was reported; the rest of the content is skipped.
     writing: Option<TemporaryContent>,
 }
 
+/// The temporary file that receives the content.
 #[derive(Debug)]
 struct TemporaryContent {
     temporary: Temporary,
     file: OwnedFd,
     hasher: TransferHasher,
+    /// Bytes received, holes counted.
     size: u64,
-    /// Up to here there is data; beyond it a hole.
+    /// End of the last data in the file; only a hole follows, which is not written yet.
     written: u64,
 }
 
 impl<W: Write> Receiver<'_, W> {
+    /// Handles the next part of a requested content.
     pub(super) fn take_part(&mut self, part: TreePart) -> Result<(), Error> {
         let mut content = match self.content.take() {
             Some(content) if content.number == part.entry => content,
-            Some(_) => return Err(Error::Protocol("the contents of two files are mixed")),
+            Some(_) => return Err(Error::Protocol("the content of one file interrupts that of another")),
             None => {
                 let pending = self.pending.remove(&part.entry);
-                let pending = pending.ok_or(Error::Protocol("a content came that was not asked for"))?;
-                self.held -= pending.attributes.memory_size();
+                let pending = pending.ok_or(Error::Protocol("content arrived that was not requested"))?;
+                self.held_attributes -= pending.attributes.memory_size();
                 self.begin_content(part.entry, pending)?
             }
         };
@@ -102,7 +107,7 @@ impl<W: Write> Receiver<'_, W> {
         let is_there = match writing.filter(|_| !end.failed) {
             None => false,
             Some(writing) if writing.size != end.size || writing.hasher.digest()[..] != end.digest => {
-                let what = "changed on its way (length or BLAKE3 differs); nothing was changed";
+                let what = "the content changed on its way (length or BLAKE3 differs); the file was left as it was";
                 self.output
                     .report_problem(&directory, &pending.name, what.into(), false)?;
                 false
@@ -132,6 +137,7 @@ impl<W: Write> Receiver<'_, W> {
         self.release_directory(pending.parent)
     }
 
+    /// Completes a verified temporary file and renames it over its target.
     fn finish_content(
         &mut self,
         writing: &TemporaryContent,

@@ -1,4 +1,5 @@
-//! OpenDirectories on their way: the root, those that are made or entered, and their own attributes after all that is in them.
+//! Directories that a receiver fills: makes or enters each one, and sets its attributes after everything in it has arrived, because
+//! each change in a directory changes its modification time.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -14,41 +15,48 @@ use rustix::fs::{AtFlags, FileType, Mode, fstat, fsync, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use super::Receiver;
-use crate::attributes::{Attributes, PERMISSION_BITS, file_type, make_accessible};
+use crate::attributes::{Attributes, PERMISSION_BITS, StepError, file_type, make_accessible};
 use crate::directory::Directory;
 use crate::error::{Error, reason};
 use crate::wire::MAX_DEPTH;
 use crate::xattrs;
 
-/// Unfinished ones at a time: the deepest way and those that wait for contents.
+/// Cap of unfinished directories: those on the path to the current one and those that wait for content.
 const MAX_UNFINISHED: usize = 131_072;
-/// Bytes of names in one directory, which are held to know what to remove.
+/// Cap of the bytes of names in one directory, which are held to know what to remove.
 const MAX_NAME_BYTES: usize = 256 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// State of a directory on this side.
 pub(super) enum DirectoryState {
+    /// It existed before the copy.
     Present,
-    /// Made by us: nothing is in it.
+    /// This copy made it, so it was empty.
     New,
-    /// It would be made.
+    /// It does not exist; a dry run would make it.
     Absent,
-    /// It could not be made or entered, as was said; what is in it is passed over.
+    /// It could not be made or entered, which was reported; its entries are skipped.
     Broken,
 }
 
+/// A directory with entries or content still to come.
 #[derive(Debug)]
 pub(super) struct UnfinishedDirectory {
     pub(super) directory: Rc<Directory>,
     pub(super) state: DirectoryState,
+    /// Entry number of its parent; `None` for the root.
     parent: Option<u64>,
-    /// `None`: it is none of the tree.
+    /// `None`: the directory is not part of the tree, as the tree is a single file.
     attributes: Option<Attributes>,
-    /// What it had when it was entered, if that previous_xattrs.
+    /// Extended attributes that it had before the copy; `Some` if any of its attributes differed.
     previous_xattrs: Option<Vec<TreeAttribute>>,
-    /// Its own end, directories in it, and files that have not come.
+    /// Number of events to wait for: its own end, the end of each directory in it, and the content of files in it.
     waiting: usize,
+    /// Whether the sender has ended it.
     ended: bool,
+    /// Names that the sender has in it; held only if other names shall be removed.
     names: HashSet<Box<[u8]>>,
+    /// Bytes of memory that `names` takes.
     names_size: usize,
 }
 
@@ -73,14 +81,15 @@ impl UnfinishedDirectory {
     }
 }
 
+/// Result of making or entering a directory.
 enum EnterResult {
     Made(DirectoryState, TreeChangeKind),
-    /// With this mode; if difference be it has another one until it is finished.
+    /// It existed, with this mode. Its mode may be another one until the directory is finished.
     Found(u32),
     Broken,
 }
 
-/// What is copied is nobody else's to see before it has its own mode.
+/// Makes the destination and its parents. A destination that is part of the tree is private to this user until it gets its own mode.
 fn create_root(path: &Path, is_of_the_tree: bool) -> std::io::Result<()> {
     match path.parent() {
         Some(parent) if is_of_the_tree => {
@@ -91,18 +100,18 @@ fn create_root(path: &Path, is_of_the_tree: bool) -> std::io::Result<()> {
     }
 }
 
-/// Makes it a directory that we may enter and change, if it is ours; the mode that it had.
+/// Adds all owner permissions to an existing destination, so that this process can enter and change it. Returns its mode before that.
 fn make_root_accessible(path: &Path) -> Option<u32> {
     let found = std::fs::metadata(path).ok()?;
     if found.mode() & 0o700 != 0o700 {
-        // What cannot be done there will be said.
+        // An error is ignored here: the operations that need the permission report theirs.
         let _ = std::fs::set_permissions(path, Permissions::from_mode(found.mode() & PERMISSION_BITS | 0o700));
     }
     Some(found.mode())
 }
 
 impl<W: Write> Receiver<'_, W> {
-    /// `entry` is absent if the tree is no directory.
+    /// Makes or enters the destination. `entry` is `None` if the tree is a single file.
     pub(super) fn begin_root(&mut self, destination: &Path, entry: Option<TreeEntry>) -> Result<(), Error> {
         let failed = |why: String| {
             let shown = crate::escape_for_terminal(destination.as_os_str().as_bytes());
@@ -111,12 +120,12 @@ impl<W: Write> Receiver<'_, W> {
         let path = match entry {
             Some(_) => destination,
             None if destination.is_dir() || destination.as_os_str().as_bytes().ends_with(b"/") => {
-                self.single = Some([].into());
+                self.single_name = Some([].into());
                 destination
             }
             None => {
                 let name = destination.file_name().map(OsStr::as_bytes);
-                self.single = Some(name.ok_or_else(|| failed("it names no file".into()))?.into());
+                self.single_name = Some(name.ok_or_else(|| failed("it has no file name".into()))?.into());
                 let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty());
                 parent.unwrap_or(Path::new("."))
             }
@@ -129,7 +138,7 @@ impl<W: Write> Receiver<'_, W> {
         };
         if path.exists() && is_new {
             return Err(failed(
-                "it is no directory, and what is copied is one; remove it first".into(),
+                "it is not a directory, but the source is one; remove it first".into(),
             ));
         }
         let mut mode = None;
@@ -141,25 +150,26 @@ impl<W: Write> Receiver<'_, W> {
             _ => {}
         }
         let directory = match state {
-            // It is never entered.
+            // A dry run never enters it, so any directory serves.
             DirectoryState::Absent => Directory::root(Path::new("/")),
             _ => Directory::root(path),
         };
         let directory = directory.map_err(|errno| failed(reason(errno)))?;
         let attributes = entry.map(|entry| self.attributes(&entry));
-        let mut open = UnfinishedDirectory::new(directory.clone(), state, None, attributes);
+        let mut unfinished = UnfinishedDirectory::new(directory.clone(), state, None, attributes);
         if state == DirectoryState::Present {
-            open.previous_xattrs = self
-                .difference(&directory, b".", open.attributes.as_ref(), mode)
+            unfinished.previous_xattrs = self
+                .difference(&directory, b".", unfinished.attributes.as_ref(), mode)
                 .map_err(|errno| failed(reason(errno)))?;
-        } else if open.attributes.is_some() {
+        } else if unfinished.attributes.is_some() {
             self.output.report_change(TreeChangeKind::New, &directory, b"")?;
         }
-        self.unfinished.insert(0, open);
+        self.unfinished.insert(0, unfinished);
         Ok(())
     }
 
-    /// The extended attributes that it has, if it differs. `mode`: what it had before it was made one that we may change.
+    /// Returns the extended attributes of a directory if any of its attributes differ. `mode` is its mode before this process added
+    /// permissions.
     fn difference(
         &mut self,
         directory: &Rc<Directory>,
@@ -177,37 +187,40 @@ impl<W: Write> Receiver<'_, W> {
         Ok(attributes.differ_from(&stat, &have).then_some(have))
     }
 
-    /// The directory that an entry is in, which has one name more.
+    /// Returns the directory of an entry and notes the entry's name. `Err` if the directory is unknown or has ended.
     pub(super) fn parent_directory(&mut self, number: u64, name: &[u8]) -> Result<&mut UnfinishedDirectory, Error> {
-        let open = self.unfinished.get_mut(&number).filter(|open| !open.ended);
-        let open = open.ok_or(Error::Protocol("an entry is in a directory that was not announced"))?;
+        let unfinished = self.unfinished.get_mut(&number).filter(|unfinished| !unfinished.ended);
+        let unfinished = unfinished.ok_or(Error::Protocol("an entry is in a directory that was not announced"))?;
         if self.options.delete {
-            open.names_size += name.len() + size_of::<Box<[u8]>>();
-            if open.names_size > MAX_NAME_BYTES {
+            unfinished.names_size += name.len() + size_of::<Box<[u8]>>();
+            if unfinished.names_size > MAX_NAME_BYTES {
                 return Err(Error::Protocol("a directory has too many names"));
             }
-            open.names.insert(name.into());
+            unfinished.names.insert(name.into());
         }
-        Ok(open)
+        Ok(unfinished)
     }
 
+    /// Makes or enters a directory that the sender announced.
     pub(super) fn take_directory(&mut self, number: u64, entry: &TreeEntry) -> Result<(), Error> {
-        if self.single.is_some() {
+        if self.single_name.is_some() {
             return Err(Error::Protocol("a single entry is a directory"));
         }
-        let parent = self.parent_directory(entry.directory, &entry.name)?;
-        let (above, state) = (parent.directory.clone(), parent.state);
-        parent.waiting += 1;
-        if above.depth() >= MAX_DEPTH || self.unfinished.len() >= MAX_UNFINISHED {
-            return Err(Error::Protocol("there are too many directories in one another"));
+        let unfinished_parent = self.parent_directory(entry.directory, &entry.name)?;
+        let (parent, state) = (unfinished_parent.directory.clone(), unfinished_parent.state);
+        unfinished_parent.waiting += 1;
+        if parent.depth() >= MAX_DEPTH || self.unfinished.len() >= MAX_UNFINISHED {
+            return Err(Error::Protocol(
+                "too many directories are unfinished or the tree is too deep",
+            ));
         }
-        let child = above.child(&entry.name);
+        let child = parent.child(&entry.name);
         let attributes = self.attributes(entry);
         self.hold_attributes(&attributes)?;
         let entered = match state {
             DirectoryState::Broken => Ok(EnterResult::Broken),
             DirectoryState::Absent => Ok(EnterResult::Made(DirectoryState::Absent, TreeChangeKind::New)),
-            DirectoryState::New | DirectoryState::Present => self.enter(&above, &child, &entry.name, state),
+            DirectoryState::New | DirectoryState::Present => self.enter(&parent, &child, &entry.name, state),
         };
         let (state, change, mode) = match entered {
             Ok(EnterResult::Made(state, change)) => (state, Some(change), None),
@@ -215,34 +228,35 @@ impl<W: Write> Receiver<'_, W> {
             Ok(EnterResult::Broken) => (DirectoryState::Broken, None, None),
             Err(errno) => {
                 self.output
-                    .report_failure(&above, &entry.name, "make or enter it", errno)?;
+                    .report_failure(&parent, &entry.name, "make or enter it", errno)?;
                 (DirectoryState::Broken, None, None)
             }
         };
-        let mut open = UnfinishedDirectory::new(child.clone(), state, Some(entry.directory), Some(attributes));
+        let mut unfinished = UnfinishedDirectory::new(child.clone(), state, Some(entry.directory), Some(attributes));
         if let Some(change) = change {
-            self.output.report_change(change, &above, &entry.name)?;
+            self.output.report_change(change, &parent, &entry.name)?;
         } else if state == DirectoryState::Present {
-            open.previous_xattrs = self
-                .difference(&child, b".", open.attributes.as_ref(), mode)
+            unfinished.previous_xattrs = self
+                .difference(&child, b".", unfinished.attributes.as_ref(), mode)
                 .unwrap_or(Some(Vec::new()));
         }
-        self.unfinished.insert(number, open);
+        self.unfinished.insert(number, unfinished);
         Ok(())
     }
 
+    /// Enters a directory if it exists, and makes it otherwise. Another file of this name is removed first.
     fn enter(
         &mut self,
-        above: &Rc<Directory>,
+        parent: &Rc<Directory>,
         child: &Rc<Directory>,
         name: &[u8],
         state: DirectoryState,
     ) -> Result<EnterResult, Errno> {
-        let descriptor = self.directories.open(above)?;
-        let change = match self.stat_entry(above, name, state)? {
+        let descriptor = self.directories.open(parent)?;
+        let change = match self.stat_entry(parent, name, state)? {
             Some(stat) if file_type(stat.st_mode) == FileType::Directory => {
                 if !self.is_root && stat.st_mode & 0o700 != 0o700 && !self.options.dry_run {
-                    // Its own attributes come when it is finished.
+                    // The directory gets its own mode when it is finished.
                     make_accessible(&descriptor, name, stat.st_mode)?;
                 }
                 self.directories.open(child)?;
@@ -262,73 +276,79 @@ impl<W: Write> Receiver<'_, W> {
         Ok(EnterResult::Made(DirectoryState::New, change))
     }
 
+    /// Notes that the sender ended a directory. `incomplete`: the sender does not know all names in it, so nothing is removed.
     pub(super) fn end_directory(&mut self, number: u64, incomplete: bool) -> Result<(), Error> {
-        let open = self.unfinished.get_mut(&number).filter(|open| !open.ended);
-        let open = open.ok_or(Error::Protocol("a directory ended that was not announced"))?;
-        open.ended = true;
-        let names = std::mem::take(&mut open.names);
-        if self.options.delete && !incomplete && open.state == DirectoryState::Present && open.attributes.is_some() {
-            let directory = open.directory.clone();
+        let unfinished = self.unfinished.get_mut(&number).filter(|unfinished| !unfinished.ended);
+        let unfinished = unfinished.ok_or(Error::Protocol("a directory ended that was not announced"))?;
+        unfinished.ended = true;
+        let names = std::mem::take(&mut unfinished.names);
+        if self.options.delete
+            && !incomplete
+            && unfinished.state == DirectoryState::Present
+            && unfinished.attributes.is_some()
+        {
+            let directory = unfinished.directory.clone();
             self.remove_others(&directory, &names)?;
         }
         self.release_directory(number)
     }
 
-    /// One more that waits for something in this directory.
+    /// Makes a directory wait for one more event.
     pub(super) fn retain_directory(&mut self, number: u64) {
-        if let Some(open) = self.unfinished.get_mut(&number) {
-            open.waiting += 1;
+        if let Some(unfinished) = self.unfinished.get_mut(&number) {
+            unfinished.waiting += 1;
         }
     }
 
-    /// One less; the last one finishes the directory, and that may be the last one of the directory above.
+    /// Counts one event of a directory. The last event finishes the directory, which is an event of its parent.
     pub(super) fn release_directory(&mut self, number: u64) -> Result<(), Error> {
         let mut next = Some(number);
         while let Some(number) = next {
-            let Some(open) = self.unfinished.get_mut(&number) else {
+            let Some(unfinished) = self.unfinished.get_mut(&number) else {
                 return Ok(());
             };
-            open.waiting -= 1;
-            if open.waiting > 0 {
+            unfinished.waiting -= 1;
+            if unfinished.waiting > 0 {
                 return Ok(());
             }
-            next = open.parent;
-            if let Some(open) = self.unfinished.remove(&number) {
-                self.held -= open
+            next = unfinished.parent;
+            if let Some(unfinished) = self.unfinished.remove(&number) {
+                self.held_attributes -= unfinished
                     .parent
-                    .and(open.attributes.as_ref())
+                    .and(unfinished.attributes.as_ref())
                     .map_or(0, Attributes::memory_size);
-                self.finish(&open)?;
+                self.finish(&unfinished)?;
             }
         }
         Ok(())
     }
 
-    fn finish(&mut self, open: &UnfinishedDirectory) -> Result<(), Error> {
-        if matches!(open.state, DirectoryState::Absent | DirectoryState::Broken) {
+    /// Sets the attributes of a directory in which nothing is left to do.
+    fn finish(&mut self, unfinished: &UnfinishedDirectory) -> Result<(), Error> {
+        if matches!(unfinished.state, DirectoryState::Absent | DirectoryState::Broken) {
             return Ok(());
         }
         if !self.options.dry_run
-            && let Err((operation, errno)) = self.apply_directory_attributes(open)
+            && let Err((operation, errno)) = self.apply_directory_attributes(unfinished)
         {
-            return self.output.report_failure(&open.directory, b"", operation, errno);
+            return self.output.report_failure(&unfinished.directory, b"", operation, errno);
         }
-        match open.previous_xattrs {
+        match unfinished.previous_xattrs {
             Some(_) => self
                 .output
-                .report_change(TreeChangeKind::Attributes, &open.directory, b""),
+                .report_change(TreeChangeKind::Attributes, &unfinished.directory, b""),
             None => Ok(()),
         }
     }
 
-    fn apply_directory_attributes(&mut self, open: &UnfinishedDirectory) -> Result<(), crate::attributes::StepError> {
+    fn apply_directory_attributes(&mut self, unfinished: &UnfinishedDirectory) -> Result<(), StepError> {
         let descriptor = self
             .directories
-            .open(&open.directory)
+            .open(&unfinished.directory)
             .map_err(|errno| ("enter it", errno))?;
-        if let Some(attributes) = &open.attributes {
-            // What was put into it has changed its time.
-            let have = match (&open.previous_xattrs, open.state) {
+        if let Some(attributes) = &unfinished.attributes {
+            // The time always differs after entries were made in it.
+            let have = match (&unfinished.previous_xattrs, unfinished.state) {
                 (Some(have), _) => have,
                 (None, DirectoryState::New) => &Vec::new(),
                 (None, _) => &attributes.xattrs,

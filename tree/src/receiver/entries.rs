@@ -1,4 +1,4 @@
-//! Entries that are no directories, compared with what is here.
+//! Entries that are not directories: compares each with the local file of its name, and changes, requests or creates what differs.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -14,13 +14,13 @@ use rustix::io::Errno;
 use super::directories::DirectoryState;
 use super::links::LinkedFile;
 use super::{MAX_PENDING, PendingFile, Receiver};
-use crate::attributes::{Attributes, file_type, mtime_ns};
+use crate::attributes::{Attributes, StepError, file_type, mtime_ns};
 use crate::directory::{Directory, list};
 use crate::error::Error;
 use crate::wire::MAX_NAME;
 use crate::xattrs;
 
-/// What has to be done to a regular file.
+/// Difference between a local regular file and the sender's.
 enum Difference {
     None,
     Attributes,
@@ -28,10 +28,11 @@ enum Difference {
 }
 
 impl<W: Write> Receiver<'_, W> {
+    /// Handles the next entry of the sender.
     pub(super) fn take_entry(&mut self, mut entry: TreeEntry) -> Result<(), Error> {
         check_name(&entry.name)?;
         self.output.last_entry += 1;
-        if let Some(name) = &self.single {
+        if let Some(name) = &self.single_name {
             if self.output.last_entry > 1 {
                 return Err(Error::Protocol("a single entry is followed by another"));
             }
@@ -61,7 +62,7 @@ impl<W: Write> Receiver<'_, W> {
             && !self.may_replace_directory(&directory, &entry.name)
         {
             self.remember_failed_link(number, &entry);
-            let what = "is a directory with something in it on the receiving side; --delete replaces it";
+            let what = "is a directory that is not empty on the receiving side; use --delete to replace it";
             return self.output.report_problem(&directory, &entry.name, what.into(), false);
         }
         match file_type(entry.mode) {
@@ -71,16 +72,17 @@ impl<W: Write> Receiver<'_, W> {
             FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice => {
                 self.take_special_file(&entry, &directory, stat)
             }
-            _ => Err(Error::Protocol("an entry is of no known type")),
+            _ => Err(Error::Protocol("an entry has an unknown type")),
         }
     }
 
-    /// The sender could not examine it.
+    /// Notes a name that the sender has but could not examine, so that the local file of this name stays.
     pub(super) fn keep_name(&mut self, directory: u64, name: &[u8]) -> Result<(), Error> {
         check_name(name)?;
         self.parent_directory(directory, name).map(|_| ())
     }
 
+    /// Returns the attributes of the local file of a name; `None` if there is none.
     pub(super) fn stat_entry(
         &mut self,
         directory: &Rc<Directory>,
@@ -98,7 +100,7 @@ impl<W: Write> Receiver<'_, W> {
         }
     }
 
-    /// Whether what is no directory may take its place.
+    /// Returns whether a file of another type may replace a directory: only an empty one, unless `delete` is set.
     fn may_replace_directory(&mut self, directory: &Rc<Directory>, name: &[u8]) -> bool {
         self.options.delete
             || self
@@ -108,6 +110,7 @@ impl<W: Write> Receiver<'_, W> {
                 .is_ok_and(|names| names.is_empty())
     }
 
+    /// Compares a regular file; requests its content if it is missing or differs.
     fn take_regular_file(
         &mut self,
         number: u64,
@@ -121,7 +124,7 @@ impl<W: Write> Receiver<'_, W> {
             change = TreeChangeKind::Changed;
             let mut difference = match self.compare(&entry, &attributes, &directory, &stat) {
                 Ok(difference) => difference,
-                // Whatever cannot be compared is replaced.
+                // A file that cannot be compared is replaced.
                 Err(_) => Difference::Content,
             };
             if let Difference::Attributes = difference
@@ -129,7 +132,7 @@ impl<W: Write> Receiver<'_, W> {
             {
                 difference = match self.change_file(&attributes, &directory, &entry.name, &stat) {
                     Ok(()) => Difference::Attributes,
-                    // Unreadable, or no longer the same.
+                    // The file is unreadable, or another process replaced it.
                     Err((_, Errno::ACCESS | Errno::LOOP | Errno::NOENT | Errno::STALE)) => Difference::Content,
                     Err((operation, errno)) => {
                         return self.output.report_failure(&directory, &entry.name, operation, errno);
@@ -154,7 +157,7 @@ impl<W: Write> Receiver<'_, W> {
             return self.report_replacement(&directory, &entry.name, change);
         }
         if self.pending.len() >= MAX_PENDING {
-            return Err(Error::Protocol("files were announced faster than they were asked for"));
+            return Err(Error::Protocol("too many files wait for their content"));
         }
         if entry.has_links {
             self.remember_linked_file(number, LinkedFile::Pending)?;
@@ -177,6 +180,7 @@ impl<W: Write> Receiver<'_, W> {
         Ok(())
     }
 
+    /// Returns how a local file differs. `Err` if it cannot be examined.
     fn compare(
         &mut self,
         entry: &TreeEntry,
@@ -185,7 +189,7 @@ impl<W: Write> Receiver<'_, W> {
         stat: &Stat,
     ) -> Result<Difference, Errno> {
         let is_same_kind = file_type(stat.st_mode) == FileType::RegularFile && stat.st_size as u64 == entry.size;
-        // Another name of this file is to be left alone.
+        // A local file with other names is replaced, so that its other names keep their content.
         let is_foreign = stat.st_nlink > 1 && !entry.has_links;
         if !is_same_kind || is_foreign {
             return Ok(Difference::Content);
@@ -207,13 +211,14 @@ impl<W: Write> Receiver<'_, W> {
         })
     }
 
+    /// Changes the attributes of a local file. `STALE` if it is no longer the file that was compared.
     fn change_file(
         &mut self,
         attributes: &Attributes,
         directory: &Rc<Directory>,
         name: &[u8],
         stat: &Stat,
-    ) -> Result<(), crate::attributes::StepError> {
+    ) -> Result<(), StepError> {
         let failed = |errno| ("open it", errno);
         let descriptor = self.directories.open(directory).map_err(failed)?;
         let file = openat(&descriptor, name, OPEN_FILE_FLAGS, Mode::empty()).map_err(failed)?;
@@ -225,10 +230,11 @@ impl<W: Write> Receiver<'_, W> {
         attributes.update(&file, &have)
     }
 
+    /// Compares a symbolic link; creates it if it is missing or differs.
     fn take_symlink(&mut self, entry: &TreeEntry, directory: &Rc<Directory>, stat: Option<Stat>) -> Result<(), Error> {
         let target = &entry.target[..];
         if target.is_empty() || target.len() > 4096 || target.contains(&0) {
-            return Err(Error::Protocol("a symbolic link points to what is no path"));
+            return Err(Error::Protocol("a symbolic link has an invalid target"));
         }
         let attributes = self.attributes(entry);
         let change = match &stat {
@@ -253,6 +259,7 @@ impl<W: Write> Receiver<'_, W> {
         )
     }
 
+    /// Returns whether a local file is a symbolic link with this target.
     fn is_link_to(&mut self, directory: &Rc<Directory>, name: &[u8], target: &[u8]) -> bool {
         let read = self
             .directories
@@ -261,6 +268,7 @@ impl<W: Write> Receiver<'_, W> {
         read.is_ok_and(|read| read.as_bytes() == target)
     }
 
+    /// Compares a device, socket or FIFO; creates it if it is missing or differs.
     fn take_special_file(
         &mut self,
         entry: &TreeEntry,
@@ -274,7 +282,7 @@ impl<W: Write> Receiver<'_, W> {
         };
         let change = match &stat {
             None => TreeChangeKind::New,
-            Some(stat) if crate::attributes::file_type(stat.st_mode) == kind && stat.st_rdev == device => {
+            Some(stat) if file_type(stat.st_mode) == kind && stat.st_rdev == device => {
                 if !attributes.differ_from(stat, &attributes.xattrs) {
                     return Ok(());
                 }
@@ -293,12 +301,14 @@ impl<W: Write> Receiver<'_, W> {
     }
 }
 
+/// Flags to open a local file that should be a regular file.
 pub(super) const OPEN_FILE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
-    // A FIFO that took its place would be waited for.
+    // If a FIFO replaced the file, opening it must not block.
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
+/// Returns the BLAKE3 digest of a file's bytes, with holes as zeros.
 fn content_digest(directory: &OwnedFd, name: &[u8]) -> Result<Sum, Errno> {
     let file = openat(directory, name, OPEN_FILE_FLAGS, Mode::empty())?;
     let mut hasher = Hasher::new(Digest::Blake3);
@@ -313,7 +323,7 @@ fn content_digest(directory: &OwnedFd, name: &[u8]) -> Result<Sum, Errno> {
     }
 }
 
-/// One component, so that no entry leads out of its directory.
+/// Checks that a name is one component, so that no entry leads out of its directory.
 fn check_name(name: &[u8]) -> Result<(), Error> {
     let is_bad = name.is_empty()
         || name.len() > MAX_NAME
@@ -322,7 +332,7 @@ fn check_name(name: &[u8]) -> Result<(), Error> {
         || name.contains(&b'/')
         || name.contains(&0);
     if is_bad {
-        return Err(Error::Protocol("an entry has a name that is none"));
+        return Err(Error::Protocol("an entry has an invalid name"));
     }
     Ok(())
 }

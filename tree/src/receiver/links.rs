@@ -1,4 +1,4 @@
-//! Further names of files that came, or are still to come.
+//! Hard links: further names of files that have arrived or are still to arrive.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -11,7 +11,7 @@ use super::Receiver;
 use crate::directory::Directory;
 use crate::error::Error;
 
-/// Files with several names, and names that wait.
+/// Cap of files with several names and of waiting names together.
 const MAX_LINKS: usize = 1 << 20;
 
 /// Files with several names.
@@ -28,16 +28,20 @@ pub(super) struct Links {
 /// State of a file that has several names.
 #[derive(Debug)]
 pub(super) enum LinkedFile {
+    /// It is here, in this directory and of this name.
     Present(Rc<Directory>, Box<[u8]>),
+    /// Its content has not arrived.
     Pending,
-    /// It would be made.
+    /// A dry run would make the file.
     WouldBeMade,
+    /// It was not copied, which was reported.
     Failed,
 }
 
 /// A name that waits for its file.
 #[derive(Debug)]
 pub(super) struct WaitingName {
+    /// Entry number of `directory`.
     parent: u64,
     directory: Rc<Directory>,
     name: Box<[u8]>,
@@ -45,6 +49,7 @@ pub(super) struct WaitingName {
 }
 
 impl<W: Write> Receiver<'_, W> {
+    /// Adds a file that may get further names. `Err` if there are too many.
     pub(super) fn remember_linked_file(&mut self, number: u64, file: LinkedFile) -> Result<(), Error> {
         if self.links.files.len() + self.links.waiting >= MAX_LINKS {
             return Err(Error::Protocol("there are too many hard links"));
@@ -53,13 +58,14 @@ impl<W: Write> Receiver<'_, W> {
         Ok(())
     }
 
-    /// An entry that may have further names was passed over.
+    /// Notes that a file that may get further names was not copied.
     pub(super) fn remember_failed_link(&mut self, number: u64, entry: &TreeEntry) {
         if entry.has_links && self.links.files.len() < MAX_LINKS {
             self.links.files.insert(number, LinkedFile::Failed);
         }
     }
 
+    /// Makes an entry that is another name of an earlier file, now or when that file has arrived.
     pub(super) fn take_hard_link(
         &mut self,
         entry: &TreeEntry,
@@ -98,7 +104,7 @@ impl<W: Write> Receiver<'_, W> {
         }
     }
 
-    /// A wanted file, also one whose content has begun to come.
+    /// Returns a file whose content was requested and has not arrived completely.
     fn pending_file(&mut self, number: u64) -> Option<&mut super::PendingFile> {
         match &mut self.content {
             Some(content) if content.number == number => Some(&mut content.pending),
@@ -106,7 +112,7 @@ impl<W: Write> Receiver<'_, W> {
         }
     }
 
-    /// Names that waited for a file get it, or are told that it did not come.
+    /// Links the names that waited for a file. `file` is `None` if it was not copied; each name is then reported.
     pub(super) fn finish_waiting_names(
         &mut self,
         names: Vec<WaitingName>,
@@ -124,7 +130,7 @@ impl<W: Write> Receiver<'_, W> {
     }
 
     fn report_missing_file(&mut self, directory: &Directory, name: &[u8]) -> Result<(), Error> {
-        let what = "is another name of a file that was not copied";
+        let what = "is a hard link to a file that was not copied";
         self.output.report_problem(directory, name, what.into(), false)
     }
 
@@ -142,7 +148,7 @@ impl<W: Write> Receiver<'_, W> {
             .and_then(|of| Ok((of, self.directories.open(directory)?)));
         let (from, to) = match opened {
             Ok(opened) => opened,
-            // A directory that would be made.
+            // A directory that a dry run would make does not exist.
             Err(_) if self.options.dry_run => return self.output.report_change(change, directory, name),
             Err(errno) => return self.output.report_failure(directory, name, "link it", errno),
         };

@@ -1,5 +1,7 @@
-//! The side that receives a tree: compares each entry with what is here, asks for the contents that differ, and trusts nothing that
-//! it is told.
+//! The side that receives a tree: compares each entry with the local file of its name, requests the content that differs, and writes
+//! below the destination only. It trusts nothing that the sender says: names, numbers, digests and sizes are checked.
+//!
+//! This file owns the state and the order of records; the other files of the module handle one kind of record each.
 
 mod content;
 mod directories;
@@ -33,11 +35,12 @@ use directories::UnfinishedDirectory;
 use links::Links;
 use output::Output;
 
-/// Wanted files whose content has not come; the sender's window is smaller.
+/// Cap of files that wait for their content; the sender's window is smaller.
 const MAX_PENDING: usize = 65_536;
-/// Bytes of extended attributes that wait for their files and directories.
+/// Cap of the bytes of extended attributes that are held until their file or directory is finished.
 const MAX_HELD_ATTRIBUTES: usize = 256 << 20;
 
+/// Receives a tree to `destination`. `Err` ends the whole copy; the sender learns its reason if the stream still works.
 pub(crate) fn receive(
     destination: &Path,
     options: &TreeOpen,
@@ -54,14 +57,14 @@ pub(crate) fn receive(
         directories: OpenDirectories::default(),
         owner_ids: OwnerIds::load(),
         is_root: rustix::process::geteuid().is_root(),
-        single: None,
-        begun: false,
-        walked: false,
+        single_name: None,
+        has_root: false,
+        has_all_entries: false,
         unfinished: HashMap::new(),
         pending: HashMap::new(),
         content: None,
         links: Links::default(),
-        held: 0,
+        held_attributes: 0,
     };
     let mut decompressor = Decompressor::default();
     let mut received = receiver.run(destination, &mut input, &mut decompressor);
@@ -79,7 +82,7 @@ pub(crate) fn receive(
     received.and_then(|summary| sent.map(|()| summary))
 }
 
-/// Why the sender takes no more answers, if it says so.
+/// Returns the reason why the sender stopped reading answers; `None` if it sent none.
 fn fatal_sentence(input: &mut MessageReader<impl Read>, decompressor: &mut Decompressor) -> Option<String> {
     loop {
         let fatal = |record| match record {
@@ -92,20 +95,22 @@ fn fatal_sentence(input: &mut MessageReader<impl Read>, decompressor: &mut Decom
     }
 }
 
-/// A regular file whose content was asked for.
+/// A regular file whose content was requested and has not arrived.
 #[derive(Debug)]
 struct PendingFile {
-    /// Number of its directory.
+    /// Entry number of its directory.
     parent: u64,
     directory: Rc<Directory>,
     name: Box<[u8]>,
     attributes: Attributes,
     change: TreeChangeKind,
-    /// Its other names, which it gets when it is here.
+    /// Other names to link when it has arrived.
     links: Vec<links::WaitingName>,
+    /// Later entries may be other names of this file.
     has_links: bool,
 }
 
+/// State of one copy on the receiving side.
 struct Receiver<'a, W> {
     options: &'a TreeOpen,
     filters: Filters,
@@ -113,19 +118,23 @@ struct Receiver<'a, W> {
     temporaries: &'a Temporaries,
     directories: OpenDirectories,
     owner_ids: OwnerIds,
-    /// We are root: owners and all attributes are kept.
+    /// Whether this process is root and thus sets owners and all extended attributes.
     is_root: bool,
-    /// The tree is one entry that is no directory, and gets this name.
-    single: Option<Box<[u8]>>,
-    begun: bool,
-    walked: bool,
-    /// OpenDirectories that are not finished.
+    /// `Some` if the tree is a single file: its name here; empty: the sender's name.
+    single_name: Option<Box<[u8]>>,
+    /// Whether the root record has arrived.
+    has_root: bool,
+    /// Whether the sender has announced its last entry.
+    has_all_entries: bool,
+    /// Unfinished directories by entry number; 0: the destination.
     unfinished: HashMap<u64, UnfinishedDirectory>,
+    /// Files whose content was requested and has not begun to arrive, by entry number.
     pending: HashMap<u64, PendingFile>,
+    /// The content that is arriving.
     content: Option<IncomingContent>,
     links: Links,
-    /// Bytes of extended attributes in `open` and `pending`.
-    held: usize,
+    /// Bytes of extended attributes in `unfinished` and `pending`.
+    held_attributes: usize,
 }
 
 impl<W: Write> Receiver<'_, W> {
@@ -140,14 +149,14 @@ impl<W: Write> Receiver<'_, W> {
         loop {
             for record in records(input.receive()?, decompressor)? {
                 match record {
-                    Record::Root(root) if !self.begun => {
-                        self.begun = true;
+                    Record::Root(root) if !self.has_root => {
+                        self.has_root = true;
                         self.begin_root(destination, root.directory)?;
                     }
                     record => self.take_record(record)?,
                 }
             }
-            if self.walked && self.unfinished.is_empty() && self.pending.is_empty() && self.content.is_none() {
+            if self.has_all_entries && self.unfinished.is_empty() && self.pending.is_empty() && self.content.is_none() {
                 return Ok(self.output.summary);
             }
             if self.output.is_worth_an_early_answer() || self.output.has_answer() && !input.can_receive_now() {
@@ -165,25 +174,26 @@ impl<W: Write> Receiver<'_, W> {
             }
             Record::Fatal(sentence) => Err(Error::Peer(sentence)),
             Record::Owner(owner) => self.owner_ids.add(&owner),
-            _ if !self.begun => Err(Error::Protocol("the tree has no root")),
-            _ if self.walked => Err(Error::Protocol("an entry came after the last one")),
+            _ if !self.has_root => Err(Error::Protocol("the tree has no root")),
+            _ if self.has_all_entries => Err(Error::Protocol("an entry arrived after the last one")),
             Record::Entry(entry) => self.take_entry(entry),
             Record::Kept(kept) => self.keep_name(kept.directory, &kept.name),
             Record::DirectoryEnd(end) => self.end_directory(end.directory, end.incomplete),
             Record::Walked(_) => {
-                self.walked = true;
+                self.has_all_entries = true;
                 Ok(())
             }
             Record::Root(_) => Err(Error::Protocol("the tree has two roots")),
         }
     }
 
+    /// Returns the attributes that the local file of an entry shall have.
     fn attributes(&self, entry: &TreeEntry) -> Attributes {
         let copied = entry
             .attributes
             .iter()
             .filter(|one| xattrs::is_copied(&one.name, self.is_root));
-        // Copies: they would hold the whole message.
+        // Copied, because a slice would keep the whole message in memory.
         let owned = copied.map(|one| TreeAttribute {
             name: one.name.to_vec().into(),
             value: one.value.to_vec().into(),
@@ -198,10 +208,10 @@ impl<W: Write> Receiver<'_, W> {
         }
     }
 
-    /// Attributes that wait; until they are given.
+    /// Counts attributes that are held until they are set. `Err` if they exceed the cap.
     fn hold_attributes(&mut self, attributes: &Attributes) -> Result<(), Error> {
-        self.held += attributes.memory_size();
-        if self.held > MAX_HELD_ATTRIBUTES {
+        self.held_attributes += attributes.memory_size();
+        if self.held_attributes > MAX_HELD_ATTRIBUTES {
             Err(Error::Protocol("there are too many extended attributes"))
         } else {
             Ok(())
@@ -209,6 +219,7 @@ impl<W: Write> Receiver<'_, W> {
     }
 }
 
+/// Returns the records of a message, decompressed.
 fn records(sent: TreeSent, decompressor: &mut Decompressor) -> Result<impl Iterator<Item = Record> + use<>, Error> {
     let sent = match (&sent.zstd[..], &sent.zstd_stream[..]) {
         ([], []) => sent,

@@ -1,4 +1,4 @@
-//! What the sender does not have is removed, if that is wanted, except what the filters exclude.
+//! Removal of files that the sender does not have. Files that the filters exclude and temporary files of running copies stay.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -14,17 +14,18 @@ use crate::attributes;
 use crate::directory::{Directory, Listing, list};
 use crate::error::Error;
 
-/// A directory on its way out.
+/// A directory that is being removed.
 struct RemovalFrame {
-    above: Rc<Directory>,
+    parent: Rc<Directory>,
     name: Box<[u8]>,
     directory: Rc<Directory>,
     names: std::vec::IntoIter<(Box<[u8]>, FileType)>,
-    /// Something in it stays, and so does it.
+    /// Whether something in it stays, so that the directory must stay, too.
     stays: bool,
 }
 
 impl<W: Write> Receiver<'_, W> {
+    /// Removes everything from a directory except these names.
     pub(super) fn remove_others(&mut self, directory: &Rc<Directory>, names: &HashSet<Box<[u8]>>) -> Result<(), Error> {
         let listed = self.directories.open(directory).and_then(|open| list(&open));
         let listed = match listed {
@@ -39,18 +40,19 @@ impl<W: Write> Receiver<'_, W> {
         Ok(())
     }
 
-    /// Removes it and all that is in it, as far as that is not protected. Without recursion: it may be deep.
+    /// Removes a file, or a directory with everything in it that may be removed. A loop with a stack of its own, because recursion could
+    /// overflow the stack of a deep tree.
     pub(super) fn remove(&mut self, directory: &Rc<Directory>, name: &[u8], kind: FileType) -> Result<(), Error> {
         let mut stack: Vec<RemovalFrame> = Vec::new();
         let mut next = Some((directory.clone(), Box::from(name), kind));
         loop {
-            if let Some((above, name, kind)) = next.take() {
-                let stays = match self.remove_or_enter(&above, &name, kind)? {
+            if let Some((parent, name, kind)) = next.take() {
+                let stays = match self.remove_or_enter(&parent, &name, kind)? {
                     RemovalStep::Gone => false,
                     RemovalStep::Stays => true,
                     RemovalStep::Entered(directory, names) => {
                         stack.push(RemovalFrame {
-                            above,
+                            parent,
                             name,
                             directory,
                             names: names.into_iter(),
@@ -69,7 +71,7 @@ impl<W: Write> Receiver<'_, W> {
             if let Some((name, kind)) = top.names.next() {
                 next = Some((top.directory.clone(), name, kind));
             } else if let Some(frame) = stack.pop() {
-                let stays = frame.stays || !self.unlink(&frame.above, &frame.name, AtFlags::REMOVEDIR)?;
+                let stays = frame.stays || !self.unlink(&frame.parent, &frame.name, AtFlags::REMOVEDIR)?;
                 if let Some(top) = stack.last_mut() {
                     top.stays |= stays;
                 }
@@ -77,32 +79,33 @@ impl<W: Write> Receiver<'_, W> {
         }
     }
 
-    fn remove_or_enter(&mut self, above: &Rc<Directory>, name: &[u8], kind: FileType) -> Result<RemovalStep, Error> {
+    /// Removes a file, or lists a directory that has to be emptied first.
+    fn remove_or_enter(&mut self, parent: &Rc<Directory>, name: &[u8], kind: FileType) -> Result<RemovalStep, Error> {
         let mut stat = || {
-            let open = self.directories.open(above)?;
+            let open = self.directories.open(parent)?;
             statat(&open, name, AtFlags::SYMLINK_NOFOLLOW)
         };
         let kind = match kind {
             FileType::Unknown => stat().map_or(FileType::Unknown, |stat| attributes::file_type(stat.st_mode)),
             kind => kind,
         };
-        // Another copy's that is at work here, too.
-        let is_anothers = is_temporary(name) && stat().is_ok_and(|stat| attributes::changed_recently(&stat));
+        // A recent temporary file is another copy's that is still running.
+        let is_being_written = is_temporary(name) && stat().is_ok_and(|stat| attributes::changed_recently(&stat));
         let is_directory = kind == FileType::Directory;
-        let is_protected = !self.filters.is_empty() && self.filters.excludes(&above.path(name), is_directory);
-        if is_protected || is_anothers || self.temporaries.contains(name) {
+        let is_protected = !self.filters.is_empty() && self.filters.excludes(&parent.path(name), is_directory);
+        if is_protected || is_being_written || self.temporaries.contains(name) {
             return Ok(RemovalStep::Stays);
         }
         if !is_directory {
-            return Ok(if self.unlink(above, name, AtFlags::empty())? {
+            return Ok(if self.unlink(parent, name, AtFlags::empty())? {
                 RemovalStep::Gone
             } else {
                 RemovalStep::Stays
             });
         }
         if !self.is_root && !self.options.dry_run {
-            // What hinders it is seen below.
-            let _ = self.directories.open(above).and_then(|open| {
+            // An error is ignored here: listing the directory reports it.
+            let _ = self.directories.open(parent).and_then(|open| {
                 let mode = statat(&open, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
                 if mode & 0o700 == 0o700 {
                     return Ok(());
@@ -110,41 +113,43 @@ impl<W: Write> Receiver<'_, W> {
                 attributes::make_accessible(&open, name, mode)
             });
         }
-        let directory = above.child(name);
+        let directory = parent.child(name);
         match self.directories.open(&directory).and_then(|open| list(&open)) {
             Ok(names) => Ok(RemovalStep::Entered(directory, names)),
             Err(errno) => {
-                self.output.report_failure(above, name, "delete it", errno)?;
+                self.output.report_failure(parent, name, "delete it", errno)?;
                 Ok(RemovalStep::Stays)
             }
         }
     }
 
-    /// Whether it is gone, or would be.
-    fn unlink(&mut self, above: &Rc<Directory>, name: &[u8], flags: AtFlags) -> Result<bool, Error> {
+    /// Removes one file or empty directory. Returns whether it is gone, or would be after a dry run.
+    fn unlink(&mut self, parent: &Rc<Directory>, name: &[u8], flags: AtFlags) -> Result<bool, Error> {
         let unlinked = if self.options.dry_run {
             Ok(())
         } else {
             self.directories
-                .open(above)
+                .open(parent)
                 .and_then(|open| unlinkat(&open, name, flags))
         };
         match unlinked {
             Ok(()) => self
                 .output
-                .report_change(TreeChangeKind::Deleted, above, name)
+                .report_change(TreeChangeKind::Deleted, parent, name)
                 .map(|()| true),
             Err(Errno::NOENT) => Ok(true),
             Err(errno) => self
                 .output
-                .report_failure(above, name, "delete it", errno)
+                .report_failure(parent, name, "delete it", errno)
                 .map(|()| false),
         }
     }
 }
 
+/// Result of the first step to remove a file.
 enum RemovalStep {
     Gone,
     Stays,
+    /// It is a directory with these entries.
     Entered(Rc<Directory>, Listing),
 }

@@ -1,4 +1,4 @@
-//! What is ready gets its name, over whatever had it before.
+//! Replacement of a local file by a finished temporary file, and creation of files without content: links, devices, sockets, FIFOs.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,8 @@ use crate::error::{Error, reason};
 use crate::temporaries::Temporary;
 
 impl<W: Write> Receiver<'_, W> {
-    /// A directory of this name has to go first.
+    /// Renames a temporary file over its target. A directory of that name is removed first: with its content if `delete` is set, else only
+    /// an empty one.
     pub(super) fn rename_over(
         &mut self,
         temporary: &Temporary,
@@ -27,7 +28,7 @@ impl<W: Write> Receiver<'_, W> {
             placed => return placed,
         }
         if self.options.delete {
-            // What hinders it is said; then the directory is still there.
+            // Failures were reported; the directory then still exists, and the second rename fails.
             let _ = self.remove(directory, name, FileType::Directory);
         } else {
             unlinkat(&*self.directories.open(directory)?, name, AtFlags::REMOVEDIR)?;
@@ -35,7 +36,7 @@ impl<W: Write> Receiver<'_, W> {
         temporary.rename(name)
     }
 
-    /// What a dry run says, with all that would have to go first.
+    /// Reports a replacement in a dry run, with the removals that it needs.
     pub(super) fn report_replacement(
         &mut self,
         directory: &Rc<Directory>,
@@ -53,7 +54,7 @@ impl<W: Write> Receiver<'_, W> {
         self.output.report_change(change, directory, name)
     }
 
-    /// What has no content: made beside its name, given its attributes, put in its place.
+    /// Creates a file without content with `make` under a temporary name, sets its attributes, and renames it over its target.
     pub(super) fn create_special(
         &mut self,
         directory: &Rc<Directory>,
@@ -74,7 +75,7 @@ impl<W: Write> Receiver<'_, W> {
             Ok(made) => made,
             Err(errno @ (Errno::PERM | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS)) if is != FileType::Symlink => {
                 let what = format!(
-                    "skipped: a device, socket or pipe cannot be made here: {}",
+                    "skipped: devices, sockets or pipes cannot be created on the receiving side: {}",
                     reason(errno)
                 );
                 return self.output.report_problem(directory, name, what, true);

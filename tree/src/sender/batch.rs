@@ -1,4 +1,4 @@
-//! Records of the sender, many in one message, compressed where they shrink.
+//! Records of the sender, collected to large messages, which are compressed while the data shrinks.
 
 use std::io::Write;
 
@@ -10,21 +10,23 @@ use crate::compression::Compressor;
 use crate::error::Error;
 use crate::wire::{BATCH_SIZE, MessageWriter};
 
-/// After data that does not shrink, so many messages go as they are.
+/// Number of messages that are sent uncompressed after one that did not shrink.
 const UNCOMPRESSED_RUN: u32 = 16;
-/// Shorter messages are not worth it.
+/// Smallest message that is compressed, bytes.
 const MIN_COMPRESSED_SIZE: usize = 512;
 
+/// The message that is being collected, and the stream to send it on.
 pub(super) struct Batch<W> {
     output: MessageWriter<W>,
     sent: TreeSent,
+    /// Encoded size of `sent`, bytes.
     size: usize,
     compression: TreeCompression,
-    /// The receiver reads one stream.
+    /// Whether messages are chunks of one stream instead of frames.
     uses_stream: bool,
-    /// Made once: it has half a megabyte and more, which the system would clear for each message.
+    /// `None` until it is needed. It is kept: it holds more than half a megabyte, which the system would have to clear for each message.
     compressor: Option<Compressor>,
-    /// Messages until it is tried again.
+    /// Number of messages to send uncompressed before the next attempt.
     skipped_messages: u32,
 }
 
@@ -41,7 +43,7 @@ impl<W: Write> Batch<W> {
         }
     }
 
-    /// The receiver has said that it reads one stream.
+    /// Uses one stream from now on, because the receiver announced that it reads it.
     pub(super) fn use_stream(&mut self) {
         if !self.uses_stream {
             self.uses_stream = true;
@@ -49,6 +51,7 @@ impl<W: Write> Batch<W> {
         }
     }
 
+    /// Adds a record; sends the message if it is large enough.
     pub(super) fn push(&mut self, record: Record) -> Result<(), Error> {
         let record = TreeRecord { record: Some(record) };
         self.size += record.encoded_len() + 4;
@@ -56,6 +59,7 @@ impl<W: Write> Batch<W> {
         if self.size >= BATCH_SIZE { self.flush() } else { Ok(()) }
     }
 
+    /// Sends the records that were collected.
     pub(super) fn flush(&mut self) -> Result<(), Error> {
         if self.sent.records.is_empty() {
             return Ok(());
@@ -75,7 +79,7 @@ impl<W: Write> Batch<W> {
                 self.skipped_messages = UNCOMPRESSED_RUN;
             }
             if self.uses_stream {
-                // Whatever became of it: it is part of the stream.
+                // Also if it did not shrink: the encoder's window already contains it.
                 sent.records.clear();
                 sent.zstd_stream = compressed.into();
             } else if shrinks {
@@ -84,7 +88,7 @@ impl<W: Write> Batch<W> {
             }
         }
         self.output.send(&sent)?;
-        // Its room is used again.
+        // Keep the allocation.
         sent.records.clear();
         self.sent.records = sent.records;
         Ok(())

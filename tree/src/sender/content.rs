@@ -1,5 +1,5 @@
-//! The content of one file, with its digest. A file that changes while it is read is read once more; if it changes again, it is
-//! reported and not copied.
+//! Content of one file with its digest. A file that changes while it is read is read once more; if it changes again, it is reported and
+//! not copied.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -20,12 +20,13 @@ use crate::error::{Error, reason};
 use crate::report::Event;
 use crate::wire::MAX_DATA;
 
+/// Result of reading a file to its end.
 enum ReadOutcome {
     Done,
     Changed,
 }
 
-/// Why a content did not go: the file's reason, or the stream's.
+/// Error while a content is sent: of the file, which ends this content, or of the stream, which ends the copy.
 enum Failure {
     File(Errno),
     Stream(Error),
@@ -44,6 +45,7 @@ impl From<Error> for Failure {
 }
 
 impl<W: Write> Sender<'_, W> {
+    /// Sends a requested content. An unreadable file is reported and its content marked as failed.
     pub(super) fn send_content(&mut self, file: &AnnouncedFile) -> Result<(), Error> {
         let mut restart = false;
         for _ in 0..2 {
@@ -64,12 +66,13 @@ impl<W: Write> Sender<'_, W> {
         let path = file.directory.path(&file.name);
         self.problem(
             path,
-            "changed while it was read; copy again when it is at rest".into(),
+            "changed while it was read; copy it again when no process writes to it".into(),
             false,
         )?;
         self.send_failure(file)
     }
 
+    /// Tells the receiver that a content cannot be sent.
     fn send_failure(&mut self, file: &AnnouncedFile) -> Result<(), Error> {
         let end = TreePartEnd {
             failed: true,
@@ -90,9 +93,10 @@ impl<W: Write> Sender<'_, W> {
         self.batch.push(Record::Part(TreePart { entry, ..part }))
     }
 
+    /// Opens a file and returns its attributes. `NOENT` if it is no longer a regular file.
     fn open_file(&mut self, file: &AnnouncedFile) -> Result<(OwnedFd, Stat), Errno> {
         let directory = self.directories.open(&file.directory)?;
-        // A FIFO that took its place would be waited for.
+        // If a FIFO replaced the file, opening it must not block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = openat(directory, &*file.name, flags, Mode::empty())?;
         let stat = fstat(&opened)?;
@@ -102,6 +106,7 @@ impl<W: Write> Sender<'_, W> {
         }
     }
 
+    /// Sends a content once. `restart`: the receiver discards what was sent of this file before.
     fn try_send(&mut self, file: &AnnouncedFile, mut restart: bool) -> Result<ReadOutcome, Failure> {
         let (opened, before) = self.open_file(file)?;
         let mut hasher = TransferHasher::default();
@@ -146,7 +151,7 @@ impl<W: Write> Sender<'_, W> {
         Ok(ReadOutcome::Done)
     }
 
-    /// For a comparison by digest.
+    /// Returns the BLAKE3 digest of a file's bytes, with holes as zeros, for a comparison by digest.
     pub(super) fn content_digest(&mut self, file: &AnnouncedFile) -> Result<Sum, Errno> {
         let (opened, stat) = self.open_file(file)?;
         let mut hasher = Hasher::new(Digest::Blake3);
@@ -159,17 +164,20 @@ impl<W: Write> Sender<'_, W> {
     }
 }
 
+/// Returns whether size, modification time or change time differ.
 fn changed(before: &Stat, after: &Stat) -> bool {
     let state = |stat: &Stat| (stat.st_size, mtime_ns(stat), stat.st_ctime, stat.st_ctime_nsec);
     state(before) != state(after)
 }
 
-/// A file's content piece by piece, each with the hole that follows it.
+/// Reads a file in chunks of at most MAX_DATA bytes, each with the hole that follows it.
 struct ContentReader<'a> {
     file: &'a OwnedFd,
+    /// Offset of the next read.
     at: u64,
+    /// Size of the file when it was opened, or the offset at which reading ended early.
     size: u64,
-    /// Where the data at `at` ends.
+    /// End of the data at `at`.
     data_end: u64,
     sparse: bool,
 }
@@ -187,6 +195,7 @@ impl<'a> ContentReader<'a> {
         }
     }
 
+    /// Returns the next chunk and the length of the hole after it; `None` at the end.
     fn next(&mut self) -> Result<Option<(Bytes, u64)>, Errno> {
         if self.at >= self.size {
             return Ok(None);
@@ -195,7 +204,7 @@ impl<'a> ContentReader<'a> {
         let mut data = Vec::with_capacity(wanted);
         while data.len() < wanted {
             match read(self.file, spare_capacity(&mut data)) {
-                // It became shorter, which its attributes will show.
+                // The file became shorter; the comparison of its attributes will notice.
                 Ok(0) => self.size = self.at + data.len() as u64,
                 Ok(_) => continue,
                 Err(Errno::INTR) => continue,
@@ -212,7 +221,7 @@ impl<'a> ContentReader<'a> {
         Ok(Some((data.into(), hole)))
     }
 
-    /// Goes to the next data; the length of the hole before it.
+    /// Moves to the next data. Returns the length of the hole before it.
     fn skip(&mut self) -> Result<u64, Errno> {
         let begin = self.at;
         let data = next_data(self.file, begin, self.size)?;

@@ -1,4 +1,7 @@
-//! The side that has the tree: walks it, tells each entry, and serves the contents that are wanted before it walks on.
+//! The side that has the tree: traverses it, announces each entry, and sends requested content before it continues.
+//!
+//! This file owns the state and the receiver's answers, `traversal` the order of entries, `content` the reading of files, `batch` the
+//! messages.
 
 mod batch;
 mod content;
@@ -22,10 +25,11 @@ use crate::report::{Event, Report, truncate_path};
 use crate::wire::{ENTRY_WINDOW, MessageReader, MessageWriter};
 use batch::Batch;
 
-/// Contents that go with each entry, if so many are wanted: the receiver then always has entries to compare, and asks for what comes
-/// next before the last content has come.
+/// Most contents that are sent after each record. The receiver then always has entries to compare, and requests the next content before
+/// the last one has arrived.
 const CONTENTS_PER_RECORD: usize = 2;
 
+/// Sends the tree at `root`. `Err` ends the whole copy; the receiver learns its reason if the stream still works.
 pub(crate) fn send(
     root: &Path,
     options: &TreeOpen,
@@ -55,7 +59,7 @@ pub(crate) fn send(
         sent = Err(Error::Peer(sentence));
     }
     if let Err(error @ (Error::Local(_) | Error::Protocol(_))) = &sent {
-        // The stream may be what is broken.
+        // An error is ignored, because the stream itself may be broken.
         let _ = sender
             .batch
             .push(Record::Fatal(error.to_string()))
@@ -64,7 +68,7 @@ pub(crate) fn send(
     sent
 }
 
-/// On a thread of its own, so that the receiver's answers are always taken while we write.
+/// Starts a thread that reads the receiver's answers, so that the receiver can send while this side blocks in a write.
 fn spawn_answer_reader(
     mut input: MessageReader<impl Read + Send + 'static>,
 ) -> mpsc::Receiver<Result<TreeAnswer, Error>> {
@@ -81,14 +85,16 @@ fn spawn_answer_reader(
     answers
 }
 
-/// A regular file whose content may be wanted.
+/// A regular file whose content the receiver may request.
 #[derive(Debug)]
 struct AnnouncedFile {
+    /// Entry number.
     entry: u64,
     directory: Rc<Directory>,
     name: Box<[u8]>,
 }
 
+/// State of one copy on the sending side.
 struct Sender<'a, W> {
     options: &'a TreeOpen,
     filters: Filters,
@@ -97,14 +103,17 @@ struct Sender<'a, W> {
     report: Report<'a>,
     directories: OpenDirectories,
     owner_names: OwnerNames,
-    /// We are root: attributes that others cannot read are copied.
+    /// Whether this process is root and thus copies all extended attributes.
     is_root: bool,
     /// Number of the last entry.
     last: u64,
+    /// Files that the receiver has not compared, in order.
     announced: VecDeque<AnnouncedFile>,
+    /// Files whose content was requested, in order.
     wanted: VecDeque<AnnouncedFile>,
-    /// Device and inode of files with several names, to the entry that has the first of them.
+    /// Entry number of the first name of each file with several names, by device and inode.
     links: HashMap<(u64, u64), u64>,
+    /// The receiver's last word; `Some` when everything is copied.
     finished: Option<TreeSummary>,
 }
 
@@ -123,13 +132,13 @@ impl<W: Write> Sender<'_, W> {
         }
     }
 
-    /// Adds a record; then some of what was asked for meanwhile goes.
+    /// Adds a record, then sends some of the content that was requested meanwhile.
     fn push(&mut self, record: Record) -> Result<(), Error> {
         self.batch.push(record)?;
         self.send_wanted(CONTENTS_PER_RECORD)
     }
 
-    /// Files that may be wanted are remembered; not without end.
+    /// Waits until the receiver has compared enough files, so that the list of announced files stays short.
     fn await_window(&mut self) -> Result<(), Error> {
         while self.announced.len() >= ENTRY_WINDOW {
             if self.wanted.is_empty() {
@@ -146,7 +155,7 @@ impl<W: Write> Sender<'_, W> {
         self.take_answer(answer)
     }
 
-    /// Why the receiver takes no more, if it says so.
+    /// Returns the reason why the receiver stopped reading; `None` if it sent none.
     fn fatal_sentence(&mut self) -> Option<String> {
         let mut answers = self.answers.iter().map_while(Result::ok);
         answers
@@ -154,7 +163,7 @@ impl<W: Write> Sender<'_, W> {
             .map(|answer| answer.fatal)
     }
 
-    /// Sends wanted contents, `most` at most.
+    /// Sends at most `most` requested contents.
     fn send_wanted(&mut self, most: usize) -> Result<(), Error> {
         for _ in 0..most {
             while let Ok(answer) = self.answers.try_recv() {
@@ -177,7 +186,11 @@ impl<W: Write> Sender<'_, W> {
                 match self.announced.pop_front() {
                     Some(file) if file.entry == wanted => break self.wanted.push_back(file),
                     Some(file) if file.entry < wanted => {}
-                    _ => return Err(Error::Protocol("a file was wanted that was not announced")),
+                    _ => {
+                        return Err(Error::Protocol(
+                            "content was requested of a file that was not announced",
+                        ));
+                    }
                 }
             }
         }
@@ -207,7 +220,7 @@ impl<W: Write> Sender<'_, W> {
             problem: problem.clone(),
             remote: false,
         });
-        // Not `push`: it may be said while a content is being sent.
+        // Not `self.push`, which would send other content in the middle of one.
         self.batch.push(Record::Problem(problem))
     }
 }

@@ -1,5 +1,5 @@
-//! The walk: depth first, a directory's own entries before those of the directories in it. Holds the names of the directories that
-//! are still to be visited, and no others.
+//! Traversal of the tree: depth first, with a directory's own entries before those of its subdirectories. It holds the names of the
+//! subdirectories that are still to be visited, and no others.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -20,12 +20,16 @@ use crate::error::{Error, reason};
 use crate::wire::MAX_DEPTH;
 use crate::xattrs;
 
-/// A directory whose own entries were told.
+/// A directory whose own entries were announced.
 struct TraversalFrame {
+    /// Entry number.
     number: u64,
     directory: Rc<Directory>,
+    /// Relative to the root.
     path: Vec<u8>,
+    /// Whether it could not be listed.
     incomplete: bool,
+    /// Subdirectories still to visit.
     below: std::vec::IntoIter<Box<[u8]>>,
 }
 
@@ -34,7 +38,7 @@ impl<W: Write> Sender<'_, W> {
         match Directory::root(root) {
             Ok(directory) => self.send_directory_tree(root, directory),
             Err(Errno::NOTDIR | Errno::LOOP) => self.send_single_entry(root),
-            // A link that leads nowhere is one that can be copied.
+            // A dangling symbolic link is copied as a link.
             Err(Errno::NOENT) if root.symlink_metadata().is_ok_and(|found| found.is_symlink()) => {
                 self.send_single_entry(root)
             }
@@ -44,7 +48,7 @@ impl<W: Write> Sender<'_, W> {
 
     fn send_single_entry(&mut self, root: &Path) -> Result<(), Error> {
         let name = root.file_name().map(OsStr::as_bytes);
-        let name = name.ok_or_else(|| Error::Local(format!("{} has no name of its own", root.display())))?;
+        let name = name.ok_or_else(|| Error::Local(format!("{} has no file name", root.display())))?;
         let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = Directory::root(parent.unwrap_or(Path::new("."))).map_err(|errno| root_error(root, errno))?;
         self.push(Record::Root(TreeRoot { directory: None }))?;
@@ -88,7 +92,7 @@ impl<W: Write> Sender<'_, W> {
         self.push(Record::DirectoryEnd(TreeDirectoryEnd { directory, incomplete }))
     }
 
-    /// Tells a directory and what is in it.
+    /// Announces a subdirectory and its entries. `None` if it vanished or cannot be read, which is reported.
     fn send_directory(
         &mut self,
         number: u64,
@@ -97,7 +101,7 @@ impl<W: Write> Sender<'_, W> {
         path: Vec<u8>,
     ) -> Result<Option<TraversalFrame>, Error> {
         if parent.depth() >= MAX_DEPTH {
-            let what = format!("not copied: directories deeper than {MAX_DEPTH} are not");
+            let what = format!("not copied: the directory is more than {MAX_DEPTH} levels deep");
             return self.send_kept(number, name, path, what).map(|()| None);
         }
         let child = parent.child(name);
@@ -119,6 +123,7 @@ impl<W: Write> Sender<'_, W> {
         }
     }
 
+    /// Announces the entries of a directory that are not directories, and returns its subdirectories.
     fn send_children(&mut self, number: u64, directory: Rc<Directory>, path: Vec<u8>) -> Result<TraversalFrame, Error> {
         let listed = self
             .directories
@@ -137,7 +142,7 @@ impl<W: Write> Sender<'_, W> {
                 });
             }
         };
-        // The same order each time, whatever the file system's is.
+        // Sorted, so that the order does not depend on the file system.
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut below = Vec::new();
         for (name, kind) in names {
@@ -164,7 +169,7 @@ impl<W: Write> Sender<'_, W> {
         })
     }
 
-    /// Tells what is no directory.
+    /// Announces an entry that is not a directory. A vanished or unreadable entry is reported.
     fn send_file(
         &mut self,
         number: u64,
@@ -197,7 +202,7 @@ impl<W: Write> Sender<'_, W> {
                 FileType::CharacterDevice | FileType::BlockDevice => {
                     (entry.major, entry.minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
                 }
-                // It became one since it was listed: the next copy brings it.
+                // A directory replaced the file after the listing; the next copy includes it.
                 FileType::Directory => return self.report_vanished(join_path(path, name)),
                 _ => {}
             }
@@ -226,7 +231,7 @@ impl<W: Write> Sender<'_, W> {
                 Err(errno) => return failed(self, errno),
             }
         }
-        // Before it is told: it may be wanted while telling it.
+        // Added first, because its content may be requested while the entry is being sent.
         self.announced.push_back(announced);
         let told = self.send_entry(entry)?;
         if stat.st_nlink > 1 {
@@ -235,6 +240,7 @@ impl<W: Write> Sender<'_, W> {
         self.await_window()
     }
 
+    /// Returns the entry of a file. Sends the names of its owner and group first if they are new.
     fn describe(
         &mut self,
         directory: u64,
@@ -260,6 +266,7 @@ impl<W: Write> Sender<'_, W> {
         })
     }
 
+    /// Sends an entry and returns its number.
     fn send_entry(&mut self, entry: TreeEntry) -> Result<u64, Error> {
         self.last += 1;
         let number = self.last;
@@ -267,7 +274,7 @@ impl<W: Write> Sender<'_, W> {
         Ok(number)
     }
 
-    /// What is on the other side stays as it is.
+    /// Reports an entry that is not copied; the receiver leaves its own file of this name as it is.
     fn send_kept(&mut self, directory: u64, name: &[u8], path: Vec<u8>, what: String) -> Result<(), Error> {
         self.push(Record::Kept(TreeKept {
             directory,
@@ -276,6 +283,7 @@ impl<W: Write> Sender<'_, W> {
         self.problem(path, what, false)
     }
 
+    /// Reports a file that another process removed during the traversal, as a warning.
     pub(super) fn report_vanished(&mut self, path: Vec<u8>) -> Result<(), Error> {
         self.problem(path, "vanished while the tree was read".into(), true)
     }

@@ -94,7 +94,7 @@ fn names_that_lead_out_are_refused() {
             bad.target = b"/".to_vec().into();
             let (result, answer) = receive(&to, vec![root(), Record::Entry(bad)]);
             assert!(matches!(result, Err(Error::Protocol(_))), "{name:?}: {result:?}");
-            assert!(answer.fatal.contains("broke the protocol"), "{answer:?}");
+            assert!(answer.fatal.contains("broke the tree protocol"), "{answer:?}");
             assert_eq!((names(dir.path()), names(&to)), (vec!["to".to_owned()], vec![]));
         }
     }
