@@ -1,5 +1,5 @@
-//! Puts the server together: domains, services, limits; ends on a signal or when it has been idle for long enough.
-//! `commands::serve` runs it.
+//! Puts the server together: domains, services, limits. It ends on a signal, or when it has been idle for long enough. It holds no
+//! logic of a domain. `commands::serve` calls it.
 
 use std::future::pending;
 use std::io;
@@ -28,28 +28,30 @@ use crate::sys::{heap, proc};
 use crate::transport::direct::DirectListener;
 use crate::transport::listener::Listener;
 
-/// Flow control, fixed (DESIGN §6). What comes is written to a disk at once, or signalled for piece by piece (stdin): the window is as
-/// wide as bulk needs, 800 MB/s at 10 ms.
+/// Flow-control window of one stream, in bytes; fixed. Sized for bulk: 800 MB/s at a round trip of 10 ms. It bounds the memory of a
+/// stream that stalls; most data is written to a disk at once, and stdin is acknowledged in steps.
 const STREAM_WINDOW: u32 = 8 << 20;
-/// What a connection may hold in all: so many files at once on a disk that stands still.
+/// Flow-control window of one connection, in bytes. It caps a connection at the memory of 8 stalled streams.
 const CONNECTION_WINDOW: u32 = 64 << 20;
+/// Largest HTTP/2 frame that the agent accepts, in bytes.
 const FRAME_SIZE: u32 = 256 << 10;
+/// Time between two HTTP/2 pings.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// Time without an answer to a ping after which a connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(30);
-/// From the signal to end until the process ends, whatever still runs.
+/// Longest wait for the end of all execs after a signal to end.
 const EXEC_END_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// From an end until memory is given back: a busy agent does so once in that time, an idle one once and no more.
+/// Delay before freed memory is returned to the system. A busy agent returns memory at most once in this time, an idle agent once.
 const TRIM_DELAY: Duration = Duration::from_secs(2);
 
-/// Serves until a signal or the idle time ends it.
+/// Serves until a signal arrives, or no connection and no command exists for `idle`; `None`: never idle.
 pub(crate) async fn serve(
     listener: UnixListener,
     nofile: Rlimit,
     store: Store,
     idle: Option<Duration>,
 ) -> io::Result<()> {
-    // Before anybody can connect: from then on a signal has something to end in good order.
+    // Watch for signals before the first client can connect: from then on there is something to end in good order.
     let signalled = end_signal()?;
     let registry = Arc::new(Registry::new(Reaper::start()?, nofile, store));
     let connections = watch::Sender::new(0usize);
@@ -90,13 +92,13 @@ pub(crate) async fn serve(
             tracing::info!(signal = name, "agent ends");
             registry.cancel_all("the agent was told to end");
             let mut running = registry.running();
-            // What is left is killed with the container, or reported by the next agent as lost.
+            // Execs that are left end with the container, or the bridge finds that their agent is lost.
             let _ = timeout(EXEC_END_TIMEOUT, running.wait_for(|running| *running == 0)).await;
         }
         () = wait_for_idle(idle, connections.subscribe(), registry.running()) => tracing::info!("agent ends: idle"),
     }
     stop.send_replace(true);
-    // Streams that still hang are cut by the end of the process.
+    // The end of the process closes streams that still hang.
     let _ = timeout(Duration::from_secs(1), server).await;
     transfers.clear();
     Ok(())
@@ -104,7 +106,7 @@ pub(crate) async fn serve(
 
 fn greeting() -> Greeting {
     let mut random = [0u8; 16];
-    // The kernel gives so few bytes at once, always.
+    // getrandom(2) always returns so few bytes at once.
     let _ = getrandom(&mut random, GetRandomFlags::empty());
     let boot_id = proc::boot_id();
     let init_start = proc::process(1).map_or(0, |init| init.start);
@@ -116,7 +118,7 @@ fn greeting() -> Greeting {
     }
 }
 
-/// Watches from now on; ends with the name of the signal.
+/// Watches for TERM and INT from now on. The future returns the name of the signal.
 fn end_signal() -> io::Result<impl Future<Output = &'static str>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -128,15 +130,16 @@ fn end_signal() -> io::Result<impl Future<Output = &'static str>> {
     })
 }
 
-/// Gives back what execs or followers of logs held, a little after some have gone.
-async fn trim_heap_after(mut gone: watch::Receiver<u64>) {
-    while gone.changed().await.is_ok() {
+/// Returns freed memory to the system a little after each change of `ended`, which counts execs or followers that have ended.
+async fn trim_heap_after(mut ended: watch::Receiver<u64>) {
+    while ended.changed().await.is_ok() {
         sleep(TRIM_DELAY).await;
-        gone.borrow_and_update();
+        ended.borrow_and_update();
         heap::trim();
     }
 }
 
+/// Returns when there has been neither a connection nor a running exec for `idle`; never if it is `None`.
 async fn wait_for_idle(
     idle: Option<Duration>,
     mut connections: watch::Receiver<usize>,

@@ -1,7 +1,7 @@
-//! What the process was given at its start: environment variables, arguments, and the path of its own program. No other
-//! file of the agent reads `std::env`, so the constants below are the complete list of the names that it knows. `config`,
-//! `commands`, `telemetry`, `transport`, `git`, `exec` and `sys` call it. The only writer is `sys::heap`: a write is unsafe
-//! code, which `sys` alone holds.
+//! Reads the environment variables and arguments of the process, and the path of its own program. No other file of the agent reads
+//! `std::env`, so the constants below are the complete list of the variables that it reads by name, and of the one that it invents
+//! for commands. `commands`, `telemetry`, `transport`, `git`, `exec` and `sys` call it. The only writer is `sys::heap`, because a write
+//! is unsafe code, which `sys` alone holds.
 
 use std::env::{self, ArgsOs};
 use std::ffi::OsString;

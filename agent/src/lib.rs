@@ -1,6 +1,6 @@
-//! podbridge's agent: the library behind the binary `podbridge-agent`, and the inventory of its rooms. `commands` is
-//! what a user can ask for, `app` puts the server together, `rpc` is its gRPC face, `exec`, `files`, `git` and `logs`
-//! are the domains, `transport` is how connections come, `sys` alone holds `unsafe` code.
+//! The library behind the binary `podbridge-agent`, and the list of its modules. `commands` holds the subcommands, `config` their
+//! options, `app` puts the server together, `rpc` is its gRPC interface, `transport` accepts connections. `exec`, `files`, `git` and
+//! `logs` are the domains: they use neither `rpc` nor `transport`. `sys` alone holds `unsafe` code, `env` alone reads the environment.
 
 mod app;
 pub mod commands;

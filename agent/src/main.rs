@@ -1,4 +1,4 @@
-//! The binary `podbridge-agent`: arguments in, exit code out. Everything else is in the library.
+//! The binary `podbridge-agent`. Everything is in the library; this file returns its exit code.
 
 use std::process::ExitCode;
 

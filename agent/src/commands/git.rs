@@ -1,4 +1,4 @@
-//! `git SERVICE PATH`: what a client's git speaks to, with exit codes as a shell or git itself has them.
+//! `git SERVICE PATH`: the pod's side of a push or a fetch, to which the client's git speaks. Exit codes are those of a shell or of git.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! What `podbridge-agent` can be asked for, one file per subcommand. An error is one sentence on stderr and exit code 1.
+//! The subcommands of `podbridge-agent`, one file each. An error is one sentence on stderr and exit code 1. Only `main` calls this
+//! module; it may call all others.
 
 mod git;
 mod install;
@@ -13,7 +14,7 @@ use clap::Parser;
 use crate::config::{Cli, Command};
 use crate::env;
 
-/// The main program.
+/// Runs the subcommand that the arguments name, and returns the exit code of the process.
 pub fn run() -> ExitCode {
     let result = match Cli::parse_from(env::arguments()).command {
         Command::Serve(options) => serve::run(options),
@@ -32,7 +33,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-#[allow(clippy::print_stdout)] // It is what was asked for.
+#[allow(clippy::print_stdout)] // The version is the output of this subcommand.
 fn version() -> Result<ExitCode, String> {
     println!("podbridge-agent {}", env!("CARGO_PKG_VERSION"));
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
-//! `proxy`: standard input and output for the agent, given to it, or copied to its socket, each direction on its own. Descriptors
-//! 1 and 2 stay open to the very end: containerd closes stdin as soon as one of them closes, and data is lost with exit 0.
+//! `proxy`: connects standard input and output to a serving agent. It hands both descriptors over to the agent if it can (ADR 11), else
+//! it copies between them and the agent's socket, one thread for each direction. Descriptors 1 and 2 stay open until the process ends:
+//! containerd closes stdin as soon as one of them closes, and data is lost with exit code 0.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -14,6 +15,7 @@ use super::serve;
 use crate::config::Proxy;
 use crate::transport::{handover, socket};
 
+/// Size of the buffer of one direction, in bytes.
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
 
 pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
@@ -25,12 +27,18 @@ pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
         }
         other => other,
     };
-    let stream = stream.map_err(|error| format!("no agent answers on {}: {error}", path.display()))?;
+    let stream = stream.map_err(|error| {
+        format!(
+            "no agent answers on {}: {error}; start one with `podbridge-agent serve`, or use --start",
+            path.display()
+        )
+    })?;
     let served = join_streams(stream, || socket::connect(&path));
-    served.map_err(|error| format!("the connection to the agent broke: {error}"))?;
+    served.map_err(|error| format!("the connection to the agent failed: {error}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Joins standard input and output with `stream` until the agent closes it. `connect` opens another connection to the agent.
 fn join_streams(mut stream: UnixStream, connect: impl FnOnce() -> io::Result<UnixStream>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(PROXY_MAGIC.as_bytes())?;
@@ -41,36 +49,37 @@ fn join_streams(mut stream: UnixStream, connect: impl FnOnce() -> io::Result<Uni
         if let Ok(true) = handover::offer(&stream, input, output) {
             return wait_for_close(stream);
         }
-        // It is an older one.
+        // This agent is too old to take descriptors: it has closed the connection.
         stream = connect()?;
     }
     copy(stream)
 }
 
-/// When the agent has let go of the streams.
+/// Waits until the agent has closed the streams that it took.
 fn wait_for_close(mut stream: UnixStream) -> io::Result<()> {
-    let mut nothing = [0];
+    let mut buffer = [0];
     loop {
-        match stream.read(&mut nothing) {
+        match stream.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            ended => return ended.map(drop),
+            result => return result.map(drop),
         }
     }
 }
 
+/// Copies both directions until the agent closes its direction.
 fn copy(stream: UnixStream) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let upward = stream.try_clone()?;
-    // Not joined: when the agent has said its last word, what is still to be read concerns nobody.
+    // This thread is not joined: when the agent has closed its direction, nothing reads the rest of the input.
     thread::spawn(move || {
-        // A failed write is seen by the other direction as the end of the stream.
+        // The other direction sees a failed write as the end of the stream.
         let _ = copy_one_way(&mut io::stdin().lock(), &mut &upward);
         let _ = upward.shutdown(Shutdown::Write);
     });
     copy_one_way(&mut &stream, &mut stdout)
 }
 
-/// `io::copy` would buffer too little, and `Stdout` would wait for a newline.
+/// Copies until the end of `from`. `io::copy` would use a smaller buffer, and `Stdout` would wait for a newline.
 fn copy_one_way(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BUFFER_BYTES];
     loop {

@@ -1,4 +1,5 @@
-//! `serve`: in the foreground, as the container's PID 1, or detached.
+//! `serve`: serves in the foreground, as the container's PID 1 with an init of its own, or as a detached process. It sets the process up
+//! and makes the socket; `app` serves on it. `proxy` calls `start_detached`.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,11 +14,11 @@ use crate::sys::{descriptors, heap, init};
 use crate::transport::socket;
 use crate::{app, env, telemetry};
 
-/// What a detached agent tells the parent that waits for it.
+/// Line that a detached agent writes to the parent that waits for it, once it listens.
 const READY_MESSAGE: &str = "ready";
 
 pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
-    // Also for the sake of the commands: whatever was left open here would be open in each of them.
+    // Commands benefit too: each of them would inherit what is open here.
     descriptors::close_inherited();
     if getpid().is_init() {
         return run_as_init();
@@ -31,12 +32,12 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     heap::restart_without_thread_caches();
     heap::use_one_arena();
     if options.detached {
-        // Fails only for a process that leads its group already, which is as good.
+        // setsid fails only for a process that already leads its process group, which serves as well.
         let _ = setsid();
     }
     telemetry::start();
     let nofile = descriptors::raise_limit();
-    // A detached agent starts under its parent's lock.
+    // The parent of a detached agent holds the lock.
     let lock = if options.detached {
         Ok(None)
     } else {
@@ -51,29 +52,32 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
         .worker_threads(2)
         .enable_all()
         .build();
-    let runtime = runtime.map_err(|error| format!("no threads: {error}"))?;
+    let runtime = runtime.map_err(|error| format!("cannot start the threads of the agent: {error}"))?;
     let directory = options.spool.directory.or_else(|| path.parent().map(Path::to_owned));
     let store = Store::new(directory, u64::from(options.spool.limit) << 20);
     let served = runtime.block_on(app::serve(listener, nofile, store, options.socket.idle()));
-    // Nobody listens any more; a leftover would only be found stale.
+    // Nothing listens on the socket any more. A stale one would be replaced, so a failure is harmless.
     let _ = std::fs::remove_file(&path);
-    // A thread that still hangs in a file system must not keep the process.
+    // A thread that hangs in a file system must not keep the process alive.
     runtime.shutdown_background();
-    served.map_err(|error| format!("the server failed: {error}"))?;
+    served.map_err(|error| format!("the agent's server failed: {error}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// PID 1: an init, and this same command as its worker.
+/// Runs an init in this process, and the same command again as its worker.
 fn run_as_init() -> Result<ExitCode, String> {
-    let own = env::own_program().map_err(|error| format!("cannot find my own program: {error}"))?;
+    let own = env::own_program().map_err(|error| {
+        format!("cannot find the path of podbridge-agent itself: {error}; mount /proc in the container")
+    })?;
     let mut worker = Command::new(own);
     worker.args(env::arguments().skip(1));
-    let code = init::run(worker).map_err(|error| format!("the init failed: {error}"))?;
+    let code = init::run(worker).map_err(|error| format!("cannot run the agent as init: {error}"))?;
     Ok(ExitCode::from(code))
 }
 
-/// Starts a detached agent on the socket, unless one listens there; returns when it listens.
-pub(super) fn start_detached(path: &Path, idle: u64, more: &[OsString]) -> Result<(), String> {
+/// Starts a detached agent on the socket, unless an agent listens there; returns when it listens. `arguments` follow those for
+/// socket and idle time, which is in seconds.
+pub(super) fn start_detached(path: &Path, idle: u64, arguments: &[OsString]) -> Result<(), String> {
     let _lock = socket::lock(path).map_err(|error| error.to_string())?;
     if socket::connect(path).is_ok() {
         return Ok(());
@@ -83,7 +87,7 @@ pub(super) fn start_detached(path: &Path, idle: u64, more: &[OsString]) -> Resul
     let child = Command::new(own)
         .args(["serve", "--detached", "--idle", &idle.to_string(), "--socket"])
         .arg(path)
-        .args(more)
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -95,16 +99,16 @@ pub(super) fn start_detached(path: &Path, idle: u64, more: &[OsString]) -> Resul
     }
     match answer.trim_end() {
         READY_MESSAGE => Ok(()),
-        "" => Err("cannot start an agent: it ended without a word".into()),
+        "" => Err("cannot start an agent: the new process ended without a message".into()),
         sentence => Err(sentence.to_owned()),
     }
 }
 
-/// Tells the waiting parent, then lets go of its pipe.
+/// Writes readiness or an error to the waiting parent, then closes the pipe to it.
 fn report_readiness(bound: Result<(), String>) {
     let mut stdout = io::stdout();
     let answer = bound.err().unwrap_or_else(|| READY_MESSAGE.into());
-    // A parent that has gone needs no answer.
+    // A parent that has ended needs no answer.
     let _ = writeln!(stdout, "{answer}").and_then(|()| stdout.flush());
     if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(&null);

@@ -1,4 +1,5 @@
-//! `tree`: one side of a copy of a tree, on standard input and output. What goes wrong is told to the caller in the protocol of trees.
+//! `tree`: one side of a copy of a file tree, on standard input and output; crate `podbridge_tree` does the work. The other side gets
+//! errors as messages of that protocol, so most of them print nothing here.
 
 use std::fs::File;
 use std::process::ExitCode;
@@ -11,17 +12,17 @@ use crate::sys::{exit_signal, heap};
 pub(super) fn run() -> Result<ExitCode, String> {
     heap::use_one_arena();
     let temporaries = Temporaries::default();
-    let left = temporaries.clone();
-    exit_signal::run_before_exit(move || left.remove_all())
-        .map_err(|error| format!("signals cannot be watched: {error}"))?;
+    let leftovers = temporaries.clone();
+    exit_signal::run_before_exit(move || leftovers.remove_all())
+        .map_err(|error| format!("cannot watch for signals: {error}"))?;
     let stream = |descriptor| {
-        // Where the system grants less, or it is no pipe, it works as well.
+        // A larger pipe is only faster: the system may grant less, and the descriptor may be no pipe.
         let _ = fcntl_setpipe_size(descriptor, PIPE_CAPACITY);
         rustix::io::dup(descriptor)
             .map(File::from)
-            .map_err(|error| format!("no descriptor: {error}"))
+            .map_err(|error| format!("cannot duplicate standard input or output: {error}"))
     };
-    // Not std's: they keep what was read, and wait for newlines.
+    // The handles of `std` are not used: they buffer input, and wait for newlines.
     let (input, output) = (stream(rustix::stdio::stdin())?, stream(rustix::stdio::stdout())?);
     match podbridge_tree::serve(input, output, &temporaries) {
         Ok(_) => Ok(ExitCode::SUCCESS),

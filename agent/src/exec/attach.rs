@@ -1,5 +1,5 @@
-//! One reader of one exec: turns its spool and state into events, in order, from the given offsets. Dropping it tells
-//! the exec that a reader has gone.
+//! Reader of one exec: turns its spool and its state into events, in order, from the given offsets. It never changes the exec,
+//! but for the number of readers and the offsets read. `registry` makes it, `rpc::exec` reads from it.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::spool::{Channel, Lengths, Offsets, Read};
 use super::{Exec, ExitRecord};
 
-/// What a reader is told, in this order: `Started`, output and gaps, `Exited` among them, `Closed` last.
+/// Event that a reader gets. `Started` comes first and `Closed` last; between them come output and gaps, and one `Exited`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// 0 if it never ran; the exit record then says why.
     Started {
+        /// 0 if the command never ran; the exit record then says why.
         pid: u32,
     },
     Output {
@@ -20,6 +20,7 @@ pub enum Event {
         offset: u64,
         data: Bytes,
     },
+    /// Output that is discarded already.
     Gap {
         channel: Channel,
         offset: u64,
@@ -29,15 +30,18 @@ pub enum Event {
     Closed(Lengths),
 }
 
+/// Reader of one exec. While it exists, the lease of the exec does not run.
 #[derive(Debug)]
 pub struct Reader {
     exec: Arc<Exec>,
     offsets: Offsets,
-    /// Output of both streams alternates, so that neither starves.
+    /// The stream to try first. It alternates, so that neither stream starves.
     stderr_first: bool,
+    /// `Started`, `Exited` and `Closed` were returned.
     started: bool,
     exited: bool,
     closed: bool,
+    /// Most bytes of one output event.
     max: usize,
 }
 
@@ -57,7 +61,7 @@ impl Reader {
         }
     }
 
-    /// The next event; `None` after `Closed`. Cancel-safe.
+    /// Waits for the next event; `None` after `Closed`. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
         if !self.started {
             let pid = self.exec.pid().await;
@@ -82,11 +86,13 @@ impl Reader {
         None
     }
 
+    /// Returns an event that needs no waiting; `None` if there is none yet.
     async fn next_ready(&mut self, exit: Option<ExitRecord>) -> Option<Event> {
         self.stderr_first = !self.stderr_first;
-        let order = match self.stderr_first {
-            true => [Channel::Stderr, Channel::Stdout],
-            false => [Channel::Stdout, Channel::Stderr],
+        let order = if self.stderr_first {
+            [Channel::Stderr, Channel::Stdout]
+        } else {
+            [Channel::Stdout, Channel::Stderr]
         };
         for channel in order {
             if let Some(event) = self.output(channel).await {
@@ -99,7 +105,7 @@ impl Reader {
             return Some(Event::Exited(exit));
         }
         let lengths = self.exec.spool.lengths()?;
-        // Closed between the two looks above: there may be output yet.
+        // The spool may have been closed since the loop above: read what came before the close.
         for channel in order {
             if let Some(event) = self.output(channel).await {
                 return Some(event);
@@ -109,6 +115,7 @@ impl Reader {
         Some(Event::Closed(lengths))
     }
 
+    /// Returns the next output or gap of one stream; `None` if there is none yet.
     async fn output(&mut self, channel: Channel) -> Option<Event> {
         let position = match channel {
             Channel::Stdout => &mut self.offsets.stdout,

@@ -1,4 +1,4 @@
-//! What is to be run: validated by `rpc`, read by `process` and `supervisor`. No behaviour of its own.
+//! A request to run a command. Data without behaviour: `rpc::convert` makes and checks it, `process` and `supervisor` read it.
 
 use std::ffi::CString;
 use std::fmt;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{Overflow, Size};
 
-/// UUID made by the client. It is the only handle of an exec: knowing it is being allowed to use it.
+/// UUID that the client made. It is the only handle of an exec: any client that knows it may use the exec.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ExecId(pub [u8; 16]);
 
@@ -18,61 +18,63 @@ impl fmt::Display for ExecId {
     }
 }
 
-/// Logs and errors show four bytes: the whole id would be a handle.
+/// Shows four bytes, in logs and errors: the whole id would be a handle.
 impl fmt::Debug for ExecId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-/// SHA-256 of the request as its client means it; tells a repeated Start from a conflicting one.
+/// SHA-256 of the request, made by the client; tells a repeated Start from a conflicting one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest(pub [u8; 32]);
 
+/// Source of a command's stdin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StdinMode {
-    /// /dev/null.
+    /// No input: /dev/null.
     Null,
-    /// Written by offset while the command runs.
+    /// Input that a client writes by offset while the command runs.
     Stream,
-    /// All of it is here.
+    /// The whole input.
     Inline(Bytes),
 }
 
-/// What the loss of the last reader does.
+/// Effect of the loss of the last reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDisconnect {
-    /// The command goes on until its lease ends.
+    /// The command continues until its lease ends.
     Lease,
-    /// The tree is ended at once.
+    /// The process tree is ended at once.
     Cancel,
 }
 
-/// One command. `Debug` shows neither arguments nor environment: both may hold secrets.
+/// A command to run. `Debug` shows neither arguments nor environment: both may hold secrets.
 #[derive(Clone)]
 pub struct Command {
     pub id: ExecId,
     pub digest: Digest,
-    /// At least one; the first is looked up in PATH unless it holds a slash.
+    /// At least one word. The first is looked up in PATH unless it contains a slash.
     pub argv: Vec<CString>,
-    /// The agent's own executable is the program; the first of `argv` is only its name.
+    /// True to run the agent's own executable; the first word of `argv` is then only its name.
     pub agent_program: bool,
-    /// Name and value, added to the agent's own environment; later ones win.
+    /// Names and values, added to the agent's own environment; later ones win.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
-    /// `None`: the agent's.
+    /// Working directory; `None`: the agent's own.
     pub cwd: Option<CString>,
-    /// `user` or `user:group`, names or numbers; `None`: the agent's own.
+    /// `user` or `user:group`, names or numbers; `None`: the agent's own user.
     pub user: Option<String>,
+    /// Size of the terminal; `None`: pipes instead of a terminal.
     pub pty: Option<Size>,
     pub stdin: StdinMode,
     pub timeout: Option<Duration>,
-    /// Between TERM and KILL.
+    /// Time between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
     pub on_disconnect: OnDisconnect,
-    /// How long it may live, and its output be kept, without a reader.
+    /// Time without a reader after which a running command is ended, and the output of an ended one is discarded.
     pub lease: Duration,
     pub overflow: Overflow,
-    /// Groups execs for `List`; empty: none.
+    /// Name of the group that `list` shows; empty: none.
     pub session: Vec<u8>,
 }
 

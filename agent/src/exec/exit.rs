@@ -1,32 +1,39 @@
-//! How an exec ended. An end is reported only from one of these records, never from a closed connection.
+//! Exit records: how an exec ended. The agent reports an end from such a record only, never from a closed connection. Data without
+//! behaviour: `supervisor` and `process` make it, `rpc::convert` translates it.
 
-/// The exit record.
+/// How an exec ended, and what its end left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExitRecord {
     pub cause: Cause,
-    /// Processes that were told to end but could not be killed: another user's.
+    /// Processes of the tree that the agent may not kill, because they belong to another user.
     pub survivors: Vec<u32>,
 }
 
+/// Cause of an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
+    /// Exit code.
     Exited(u8),
+    /// Number of the signal.
     Signaled(u8),
+    /// The command's own timeout ended it; one sentence for people.
     TimedOut(String),
+    /// A client, a lost client or the agent's own end ended it; the reason.
     Cancelled(String),
+    /// The kernel killed it for memory; one sentence for people.
     OomKilled(String),
     StartFailed(StartFailure),
 }
 
-/// The command never ran.
+/// Reason why the command never ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartFailure {
-    /// `stdin`, `user`, `cwd`, `exec`, `interpreter`, `fork`, `session`.
+    /// The step that failed: `stdin`, `user`, `cwd`, `exec`, `interpreter`, `fork` or `session`.
     pub step: &'static str,
     pub errno: i32,
-    /// One sentence for people.
+    /// Error message for people: one sentence.
     pub message: String,
-    /// As a shell would exit: 127 not found, else 126.
+    /// Exit code that a shell would use: 127 if the program or its interpreter is missing, else 126.
     pub exit_code: u8,
 }
 

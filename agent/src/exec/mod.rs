@@ -1,5 +1,6 @@
-//! Commands in the pod: each starts once, keeps its output until it is read, and ends with an exit record. This domain
-//! knows no gRPC and no generated type; `rpc::exec` translates. `registry` owns the execs, one `supervisor` task runs each.
+//! Execs, which are commands in the pod: each starts once, keeps its output until it is read, and ends with an exit record.
+//! `registry` owns the execs, one `supervisor` task runs each. This domain knows no gRPC and no generated type: `rpc::exec`
+//! translates, `app` makes the registry. Of the agent it uses `sys` and `env` only.
 
 mod attach;
 mod command;

@@ -1,4 +1,5 @@
-//! Moves a command's output from its descriptor into the spool, and knows when to stop once the command has ended.
+//! Moves a command's output from its descriptor into the spool, and stops when the command has ended and its output is read, although
+//! another process may still hold the descriptor. `supervisor` calls it, once for each stream.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,14 +14,16 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::spool::{CHUNK_LIMIT, Channel, Spool};
 
-/// After the command's end, this long without output while another process holds the pipe ends the reading.
+/// Time without output after the command's end, while another process holds the pipe; then reading ends.
 const QUIET_AFTER_EXIT: Duration = Duration::from_millis(500);
-/// And this long in all, if that process keeps writing, and until all was read that the command itself had written.
+/// Longest time of reading after the command's end, if that process keeps writing. Output that the command itself had written is
+/// read even later.
 const DRAIN_AFTER_EXIT: Duration = Duration::from_secs(5);
-/// Between two looks at what is read for nobody: a process that floods its pipe then costs little.
+/// Pause between two reads of output that is discarded: a process that floods its pipe then costs little CPU time.
 const DISCARD_PAUSE: Duration = Duration::from_millis(10);
 
-/// Reads until the end of the stream; `ended` turns true when the command has ended. True if somebody still holds the other end.
+/// Reads until the end of the stream, then closes it in the spool. `ended` turns true when the command has ended. Returns true if
+/// another process still holds the other end.
 pub(crate) async fn pump(
     source: Arc<AsyncFd<OwnedFd>>,
     spool: Arc<Spool>,
@@ -32,18 +35,19 @@ pub(crate) async fn pump(
     held_open
 }
 
-/// Reads for nobody until the end of the stream: who has a pipe of a command that ended lives on, and a pipe without a reader would
-/// end him with his next word.
+/// Reads and discards until the end of the stream. A process that inherited the pipe of an ended command lives on; without a reader,
+/// SIGPIPE would end it at its next write.
 pub(crate) async fn discard(source: Arc<AsyncFd<OwnedFd>>) {
     while read(&source).await.is_ok_and(|chunk| !chunk.is_empty()) {
         sleep(DISCARD_PAUSE).await;
     }
 }
 
-/// True if somebody still holds the other end.
+/// Copies into the spool. Returns true if another process still holds the other end.
 async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut ended: watch::Receiver<bool>) -> bool {
+    // The moment when the command's end was noticed.
     let mut end: Option<Instant> = None;
-    // Bytes that had been written by then and are not read yet.
+    // Bytes that were in the pipe at that moment and are not read yet.
     let mut unread = 0;
     loop {
         if !spool.wait_for_space(channel).await {
@@ -67,7 +71,7 @@ async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut en
             },
         };
         match got {
-            // A terminal whose last holder has closed it says EIO.
+            // A terminal that no process holds any more returns EIO.
             Err(_) => return false,
             Ok(chunk) if chunk.is_empty() => return false,
             Ok(chunk) => {
@@ -78,7 +82,8 @@ async fn copy(source: &AsyncFd<OwnedFd>, spool: &Spool, channel: Channel, mut en
     }
 }
 
-/// What is there, in a buffer of that size: thousands of quiet commands hold none. Empty at the end.
+/// Waits for output and reads what is available, into a buffer of exactly that size: thousands of idle commands hold no buffer.
+/// Returns an empty chunk at the end of the stream.
 async fn read(source: &AsyncFd<OwnedFd>) -> io::Result<Bytes> {
     loop {
         let mut ready = source.readable().await?;

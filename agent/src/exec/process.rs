@@ -1,5 +1,5 @@
-//! From a `Command` to a running child and the agent's ends of its descriptors. Blocking: called on a thread that may
-//! block, by `supervisor`.
+//! Spawns a `Command`: opens its standard streams, looks up user and program, and explains a failure in one sentence. It waits for
+//! the child's execve(2), so `supervisor` calls it on a thread that may block.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -19,11 +19,11 @@ use crate::sys::fork::{ForkError, PreparedCommand, Stdio, Step};
 use crate::sys::reaper::{Child, Reaper};
 use crate::sys::{lookup, pty, users};
 
-/// Of the child, which is a copy of the agent until then: also where the file was replaced since, and in a directory that the
-/// command's user may not enter.
+/// Path of the agent's own executable, as the child sees it before its execve(2), while it is a copy of the agent. It works where
+/// the file was replaced since, and where the command's user may not enter the file's directory.
 const OWN_PROGRAM: &CStr = c"/proc/self/exe";
 
-/// The agent's ends.
+/// The agent's ends of a command's standard streams.
 #[derive(Debug)]
 pub(crate) enum AgentStdio {
     Pipes {
@@ -36,6 +36,7 @@ pub(crate) enum AgentStdio {
     },
 }
 
+/// Spawns the command. `Err` names the step that failed.
 pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Result<(Child, AgentStdio), StartFailure> {
     let identity = match &command.user {
         None => None,
@@ -48,7 +49,11 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
     );
     let (ends, stdio) = open_stdio(command).map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        failure("stdin", errno, format!("no descriptors for the command: {error}"))
+        failure(
+            "stdin",
+            errno,
+            format!("cannot open the standard streams of the command: {error}"),
+        )
     })?;
     if let Some(identity) = &identity {
         chown_stdio(&stdio, Uid::from_raw(identity.uid));
@@ -72,12 +77,13 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
     }
 }
 
+/// Opens pipes or a terminal, and returns both ends of them.
 fn open_stdio(command: &Command) -> io::Result<(AgentStdio, Stdio)> {
     if let Some(size) = command.pty {
         let pty = pty::open(size)?;
         return Ok((AgentStdio::Pty { master: pty.master }, Stdio::Pty { slave: pty.slave }));
     }
-    let (stdin, ours) = match &command.stdin {
+    let (stdin, stdin_writer) = match &command.stdin {
         StdinMode::Null => (OwnedFd::from(File::open("/dev/null")?), None),
         StdinMode::Stream | StdinMode::Inline(_) => {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -87,7 +93,7 @@ fn open_stdio(command: &Command) -> io::Result<(AgentStdio, Stdio)> {
     let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
     for end in [
-        ours.as_ref().map(OwnedFd::as_fd),
+        stdin_writer.as_ref().map(OwnedFd::as_fd),
         Some(stdout.as_fd()),
         Some(stderr.as_fd()),
     ]
@@ -103,7 +109,7 @@ fn open_stdio(command: &Command) -> io::Result<(AgentStdio, Stdio)> {
     };
     Ok((
         AgentStdio::Pipes {
-            stdin: ours,
+            stdin: stdin_writer,
             stdout,
             stderr,
         },
@@ -111,14 +117,14 @@ fn open_stdio(command: &Command) -> io::Result<(AgentStdio, Stdio)> {
     ))
 }
 
-/// To the user whose they are to be: he may open them by name, as /dev/stderr or his terminal.
+/// Gives the standard streams to the command's user, so that it may open them by name (/dev/stderr, its terminal).
 fn chown_stdio(stdio: &Stdio, user: Uid) {
-    let ours = match stdio {
+    let descriptors = match stdio {
         Stdio::Pty { slave } => [Some(slave), None, None],
         Stdio::Pipes { stdin, stdout, stderr } => [Some(stdin), Some(stdout), Some(stderr)],
     };
-    for descriptor in ours.into_iter().flatten() {
-        // Not /dev/null. Whoever may not give it away has a command that can use it by its number all the same.
+    for descriptor in descriptors.into_iter().flatten() {
+        // /dev/null stays root's. A refusal is harmless: the command has the open descriptor.
         if isatty(descriptor)
             || fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
         {
@@ -135,23 +141,24 @@ fn unknown_user(user: &str) -> StartFailure {
     )
 }
 
-/// One sentence that names what is missing. execve says ENOENT both for a program and for its interpreter.
+/// Turns a failed step into one sentence that names what is missing. execve(2) returns ENOENT both for a missing program and for
+/// its missing interpreter.
 fn explain(error: ForkError, command: &Command, programs: &[CString]) -> StartFailure {
     let reason = io::Error::from_raw_os_error(error.errno);
     let program = command.argv[0].to_string_lossy();
     let cwd = Path::new(OsStr::from_bytes(command.cwd.as_deref().unwrap_or_default().to_bytes()));
     match error.step {
         Step::Exec => {
-            let there = programs
+            let existing = programs
                 .iter()
                 .find(|path| cwd.join(OsStr::from_bytes(path.as_bytes())).exists());
-            match (error.errno, there) {
+            match (error.errno, existing) {
                 (libc::ENOENT, Some(path)) => {
                     let path = path.to_string_lossy();
                     failure(
                         "interpreter",
                         error.errno,
-                        format!("the interpreter that {path} names is missing"),
+                        format!("the interpreter that the first line of {path} names is missing in the container"),
                     )
                 }
                 (libc::ENOENT, None) => failure(
@@ -159,7 +166,7 @@ fn explain(error: ForkError, command: &Command, programs: &[CString]) -> StartFa
                     error.errno,
                     format!("{program}: no such program in the container"),
                 ),
-                _ => failure("exec", error.errno, format!("{program} cannot be executed: {reason}")),
+                _ => failure("exec", error.errno, format!("cannot execute {program}: {reason}")),
             }
         }
         Step::Cwd => {
@@ -175,13 +182,15 @@ fn explain(error: ForkError, command: &Command, programs: &[CString]) -> StartFa
             failure(
                 "user",
                 error.errno,
-                format!("the agent may not run commands as {user}: {reason}"),
+                format!(
+                    "cannot run the command as user {user}: {reason}; only an agent that runs as root can change the user"
+                ),
             )
         }
         Step::Fork | Step::Session | Step::Stdio => failure(
             error.step_name(),
             error.errno,
-            format!("{program} could not be started: {reason}"),
+            format!("cannot start {program}: {reason}"),
         ),
     }
 }

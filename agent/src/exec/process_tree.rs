@@ -1,5 +1,6 @@
-//! Ends an exec's whole process tree: TERM to its group, a grace, then KILL for all that is left, descendants that left
-//! the session included. Only for cancel, timeout, a lost client or an expired lease: a normal exit signals nothing.
+//! The process tree of one exec: finds its members in /proc and signals them, including descendants that left the session. To end
+//! it: SIGTERM to its group, a grace period, then SIGKILL for all that is left. `supervisor` calls it on a cancel, a timeout, a
+//! lost client or an expired lease, `registry` for a signal. A normal exit signals nothing.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,25 +14,28 @@ use crate::exec::ExecId;
 use crate::sys::proc::{self, Process};
 use crate::sys::reaper::Reaper;
 
-/// How soon the dying tree is looked at again: later and later, as each look reads all of /proc.
+/// First pause between two scans of a tree that is ending. Each pause is longer than the one before, as a scan reads all of /proc.
 const FIRST_POLL_PAUSE: Duration = Duration::from_millis(20);
+/// Longest pause between two scans.
 const LONGEST_POLL_PAUSE: Duration = Duration::from_millis(200);
-/// Rounds of KILL: a tree that forks while it is killed is found again.
+/// Most rounds of SIGKILL. A tree that forks while it is killed needs more than one.
 const KILL_ROUNDS: usize = 50;
 
-/// The processes of one exec, as seen so far, by pid and start time.
+/// The processes of one exec.
 struct ProcessTree<'a> {
     reaper: &'a Reaper,
     leader: Pid,
+    /// `NAME=value` in the environment of every member; see `environment::cookie`.
     cookie: Vec<u8>,
+    /// Members found so far: pid and start time.
     seen: HashMap<i32, u64>,
 }
 
-/// Ends the tree of `leader`; returns the processes that may not be signalled. The leader's exit is reported to
-/// whoever waits for it, as always.
+/// Ends the tree of `leader`, and returns the processes that the agent may not signal. The reaper reports the leader's exit to
+/// its waiter, as for any other end.
 pub(crate) async fn end(reaper: &Reaper, id: ExecId, leader: Pid, grace: Duration) -> Vec<u32> {
     let mut tree = ProcessTree::new(reaper, id, leader);
-    // Before TERM: afterwards the links from parent to child are gone.
+    // Scan before SIGTERM: once a parent has ended, its children have another parent.
     let mut alive = tree.scan();
     let _ = reaper.signal_group(leader, Signal::TERM);
     let deadline = Instant::now() + grace;
@@ -54,7 +58,7 @@ pub(crate) async fn end(reaper: &Reaper, id: ExecId, leader: Pid, grace: Duratio
     refused
 }
 
-/// Signals every process of the tree.
+/// Signals every process of the tree of `leader`.
 pub(crate) fn signal(reaper: &Reaper, id: ExecId, leader: Pid, signal: Signal) {
     let mut tree = ProcessTree::new(reaper, id, leader);
     for process in tree.scan() {
@@ -74,8 +78,8 @@ impl<'a> ProcessTree<'a> {
         }
     }
 
-    /// All living processes of the tree: descendants and session of the leader, what was seen before, and whoever
-    /// carries the cookie.
+    /// Returns all living processes of the tree: descendants of the leader, its session, members found before, and processes with
+    /// the cookie in their environment.
     fn scan(&mut self) -> Vec<Process> {
         let all = proc::processes();
         let leader = self.leader.as_raw_nonzero().get();
@@ -85,7 +89,7 @@ impl<'a> ProcessTree<'a> {
             p.pid == leader
                 || p.session == leader
                 || self.seen.get(&p.pid) == Some(&p.start)
-                // Who has lost its parent was adopted by the agent, or by the container's first process.
+                // A process whose parent ended was adopted by the agent or by the container's first process.
                 || ((p.parent == agent || p.parent == 1) && proc::has_environment(p.pid, &self.cookie))
         };
         members.extend(all.iter().filter(|p| known(p)).map(|p| (p.pid, *p)));
@@ -105,17 +109,18 @@ impl<'a> ProcessTree<'a> {
         members.into_values().collect()
     }
 
+    /// Sends SIGKILL; returns the processes that the agent may not signal.
     fn kill(&self, processes: &[Process]) -> Vec<u32> {
         let refused = processes.iter().filter(|process| !self.send(process, Signal::KILL));
         refused.map(|process| process.pid as u32).collect()
     }
 
-    /// False if the process may not be signalled.
+    /// Signals one process; false if the agent may not.
     fn send(&self, process: &Process, signal: Signal) -> bool {
         if process.pid == self.leader.as_raw_nonzero().get() {
             return is_permitted(self.reaper.signal_leader(self.leader, signal));
         }
-        // The same process still? A pid is reused only after the whole range, but it costs one read to be sure.
+        // Make sure that it is the same process. The kernel reuses a pid only after the whole range, but one read makes it certain.
         if proc::process(process.pid).is_none_or(|now| now.start != process.start) {
             return true;
         }
@@ -124,7 +129,7 @@ impl<'a> ProcessTree<'a> {
     }
 }
 
-/// False if the system refused; a process that is gone needs no signal.
+/// Returns false if the system refused permission. A process that is gone needs no signal.
 fn is_permitted(sent: io::Result<()>) -> bool {
     !matches!(sent, Err(error) if error.kind() == io::ErrorKind::PermissionDenied)
 }

@@ -1,5 +1,5 @@
-//! All execs of this agent by id. An id is reserved before anything is spawned and stays fenced after the end, so that a
-//! late duplicate of a Start never runs a command twice.
+//! All execs of this agent, by id. An id is reserved before anything is spawned, and it stays fenced after the release, so that
+//! a late duplicate of a Start never runs a command twice. `rpc::exec` calls it for each request, `app` when the agent ends.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -17,23 +17,27 @@ use super::{Command, Error, ExecId, ExitRecord, Size, process_tree};
 use crate::sys::pty;
 use crate::sys::reaper::Reaper;
 
-/// Execs held at once, ended ones included.
+/// Most execs held at once, including those that ended and are not released.
 pub(crate) const MAX_EXECS: usize = 4096;
-/// Fenced ids remembered; the oldest is forgotten first.
+/// Most fenced ids remembered; the oldest is forgotten first.
 const MAX_FENCED: usize = 100_000;
 
-/// Which processes a signal reaches.
+/// The processes that a signal reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
+    /// The command's own process.
     Leader,
+    /// The process group of the leader.
     Group,
+    /// All descendants, including those that left the group or the session.
     Tree,
 }
 
-/// One line of `list`.
+/// Entry of `list`.
 #[derive(Debug)]
 pub struct Summary {
     pub id: ExecId,
+    /// 0 until the spawn has been tried, and if it failed.
     pub pid: u32,
     pub exit: Option<ExitRecord>,
 }
@@ -41,7 +45,9 @@ pub struct Summary {
 #[derive(Debug, Default)]
 struct Table {
     execs: HashMap<ExecId, Arc<Exec>>,
+    /// Ids that never start again, each with the reason.
     fenced: HashMap<ExecId, &'static str>,
+    /// The fenced ids, oldest first.
     fenced_order: VecDeque<ExecId>,
 }
 
@@ -58,21 +64,22 @@ impl Table {
     }
 }
 
+/// The execs of this agent.
 #[derive(Debug)]
 pub struct Registry {
     table: Mutex<Table>,
     resources: Resources,
     store: Arc<Store>,
-    /// Held by the one who prepares a start.
+    /// Held by the request that prepares its start; see `start_after`.
     preparing: tokio::sync::Mutex<()>,
-    /// Execs that have not ended, for the idle end of the agent.
+    /// Number of execs that have not ended. At zero, the agent may end when idle.
     running: watch::Sender<usize>,
-    /// Execs that were released so far.
+    /// Number of execs released since the agent started.
     released: watch::Sender<u64>,
 }
 
 impl Registry {
-    /// `nofile` is the descriptor limit that commands get.
+    /// Makes an empty registry; `nofile` is the limit on open descriptors that commands get.
     pub(crate) fn new(reaper: Reaper, nofile: Rlimit, store: Store) -> Self {
         Self {
             table: Mutex::default(),
@@ -88,25 +95,26 @@ impl Registry {
         self.table.lock().expect("no panic while the table is locked")
     }
 
-    /// Number of execs that have not ended.
+    /// Returns the number of execs that have not ended, as a watch.
     pub fn running(&self) -> watch::Receiver<usize> {
         self.running.subscribe()
     }
 
-    /// Counts the execs that were released.
+    /// Returns the number of execs released so far, as a watch.
     pub fn released(&self) -> watch::Receiver<u64> {
         self.released.subscribe()
     }
 
-    /// Starts a command, or finds the one that the same request started before; true if it is new. The command is run
-    /// by a task of its own: the caller may vanish at any moment.
+    /// Starts a command, or finds the one that the same request started before; true if it is new. A task of its own runs the
+    /// command, so the caller may be dropped at any moment.
     pub fn start(self: &Arc<Self>, command: Command) -> Result<(Arc<Exec>, bool), Error> {
         let exec = {
             let mut table = self.lock();
             if let Some(known) = table.execs.get(&command.id) {
-                return match known.digest == command.digest {
-                    true => Ok((known.clone(), false)),
-                    false => Err(Error::Conflict(command.id)),
+                return if known.digest == command.digest {
+                    Ok((known.clone(), false))
+                } else {
+                    Err(Error::Conflict(command.id))
                 };
             }
             if let Some(reason) = table.fenced.get(&command.id) {
@@ -124,20 +132,21 @@ impl Registry {
         Ok((exec, true))
     }
 
-    /// As `start`, with something to be done first, and once, however often and at once the same request comes.
+    /// Runs `preparation`, and then starts the command as `start` does. Duplicates of the request, also those that arrive at the same
+    /// time, wait and then find the exec, so the preparation runs once. `Err` of the preparation: nothing was started.
     pub async fn start_after<E>(
         self: &Arc<Self>,
         command: Command,
-        first: impl Future<Output = Result<(), E>>,
+        preparation: impl Future<Output = Result<(), E>>,
     ) -> Result<Result<(Arc<Exec>, bool), Error>, E> {
-        let _alone = self.preparing.lock().await;
+        let _preparing = self.preparing.lock().await;
         if !self.knows(command.id) {
-            first.await?;
+            preparation.await?;
         }
         Ok(self.start(command))
     }
 
-    /// It is here, or may not start any more.
+    /// Returns true if the exec is here, or is fenced and never starts.
     pub fn knows(&self, id: ExecId) -> bool {
         !matches!(self.find(id), Err(Error::Unknown(_)))
     }
@@ -148,12 +157,13 @@ impl Registry {
         supervisor::run(&self.resources, &exec, command).await;
         self.running.send_modify(|running| *running -= 1);
         if supervisor::lease_ends_before_release(&exec, lease).await {
-            // It has ended, so the release cannot be refused.
+            // The exec has ended, so the release cannot be refused.
             let _ = self.release(id);
         }
         exec.spool.abandon();
     }
 
+    /// Returns the exec with this id. `Err` if it is fenced or unknown.
     pub fn find(&self, id: ExecId) -> Result<Arc<Exec>, Error> {
         let table = self.lock();
         match (table.execs.get(&id), table.fenced.get(&id)) {
@@ -163,20 +173,22 @@ impl Registry {
         }
     }
 
-    /// A reader of `exec` from the given offsets; pieces are at most `max` bytes.
+    /// Attaches a reader to `exec` at the given offsets. Its output events have at most `max` bytes.
     pub fn attach(&self, exec: Arc<Exec>, offsets: Offsets, max: usize) -> Reader {
         Reader::new(exec, offsets, max)
     }
 
-    /// Takes over stdin.
+    /// Takes stdin over from the writer before. `Err` if the exec is unknown, or takes no stdin.
     pub fn stdin(&self, id: ExecId) -> Result<StdinWriter, Error> {
         let exec = self.find(id)?;
-        match exec.takes_stdin {
-            true => Ok(StdinWriter::new(id, exec)),
-            false => Err(Error::NoStdin(id)),
+        if exec.takes_stdin {
+            Ok(StdinWriter::new(id, exec))
+        } else {
+            Err(Error::NoStdin(id))
         }
     }
 
+    /// Signals a running exec. `Err` if it does not run, or the system refused.
     pub fn signal(&self, id: ExecId, signal: Signal, scope: Scope) -> Result<(), Error> {
         let leader = self.find(id)?.running_pid().ok_or(Error::NotRunning(id))?;
         let sent = match scope {
@@ -193,13 +205,14 @@ impl Registry {
         })
     }
 
+    /// Changes the size of the exec's terminal. `Err` if it has none.
     pub fn resize(&self, id: ExecId, size: Size) -> Result<(), Error> {
         let exec = self.find(id)?;
         let terminal = exec.terminal.get().ok_or(Error::NoTerminal(id))?;
         pty::resize(terminal.get_ref(), size).map_err(|source| Error::Resize { id, source })
     }
 
-    /// The execs of one session, and of no other.
+    /// Lists the execs of one session. The empty name is no session: it lists none.
     pub fn list(&self, session: &[u8]) -> Vec<Summary> {
         let table = self.lock();
         let of_session = table
@@ -214,7 +227,7 @@ impl Registry {
         of_session.map(summary).collect()
     }
 
-    /// Forgets an ended exec and its output; the id stays fenced. Unknown ids are fenced too.
+    /// Forgets an ended exec and its output. Its id stays fenced; an unknown id is fenced too. `Err` while the exec runs.
     pub fn release(&self, id: ExecId) -> Result<(), Error> {
         let mut table = self.lock();
         if let Some(exec) = table.execs.get(&id) {
@@ -229,7 +242,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Ends the exec's tree, in the background; an id not seen yet will never start.
+    /// Asks for the end of the exec's process tree, and does not wait for it. An id that is not here is fenced: it never starts.
     pub fn cancel(&self, id: ExecId, reason: &str) {
         let mut table = self.lock();
         match table.execs.get(&id) {
@@ -241,7 +254,7 @@ impl Registry {
         }
     }
 
-    /// Ends every exec; for the agent's own end.
+    /// Asks for the end of every exec, because the agent itself ends.
     pub(crate) fn cancel_all(&self, reason: &str) {
         let ids: Vec<ExecId> = self.lock().execs.keys().copied().collect();
         ids.into_iter().for_each(|id| self.cancel(id, reason));

@@ -1,5 +1,5 @@
-//! The state of one exec, from its reservation to its release: what `registry`, `supervisor`, `attach` and `stdin_writer`
-//! share. Every change is a watch value or a lock of its own, so no caller waits for another. It starts and ends nothing.
+//! The state of one exec, from its reservation to its release, which `registry`, `supervisor`, `attach` and `stdin_writer` share.
+//! Each part has a watch or a lock of its own. This file starts and ends nothing.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use super::spool::{Spool, Store};
 use super::stdin::Stdin;
 use super::{Command, Digest, ExitRecord, StdinMode};
 
-/// One exec.
+/// State of one exec.
 #[derive(Debug)]
 pub struct Exec {
     pub(super) digest: Digest,
@@ -26,7 +26,7 @@ pub struct Exec {
     /// `None` until the command has ended.
     pub(super) exit: watch::Sender<Option<ExitRecord>>,
     pub(super) readers: watch::Sender<Readers>,
-    /// Reason to end the command; `None` until somebody asks for its end.
+    /// Reason to end the command; `None` until a client or a rule asks for its end.
     pub(super) cancel: watch::Sender<Option<String>>,
     pub(super) released: watch::Sender<bool>,
     /// The master of the command's terminal; empty if it has none.

@@ -1,5 +1,6 @@
-//! The task that runs one exec from spawn to release. It is nobody's child: a caller that goes away changes nothing but
-//! the number of readers.
+//! Runs one exec from its spawn to its end: moves its output, waits for its process, and ends its tree on a cancel, a timeout or
+//! an expired lease. It knows no other exec. `registry` calls it in a task of its own, so a client that disconnects changes
+//! nothing but the number of readers.
 
 use std::future::pending;
 use std::io;
@@ -22,10 +23,10 @@ use crate::sys::cgroup;
 use crate::sys::descriptors::watch;
 use crate::sys::reaper::{Child, ExitStatus, Reaper};
 
-/// A reader that goes and comes again within this time (a request that follows another) is no disconnect.
+/// Time within which a reader may return: a client that sends one request after another has not disconnected.
 const RECONNECT_WINDOW: Duration = Duration::from_millis(100);
 
-/// What every exec needs of the agent.
+/// Resources of the agent that every exec uses.
 #[derive(Debug, Clone)]
 pub(super) struct Resources {
     pub(super) reaper: Reaper,
@@ -33,7 +34,7 @@ pub(super) struct Resources {
     pub(super) nofile: Rlimit,
 }
 
-/// Runs the command to its end. The exit record is published before stdin is closed.
+/// Runs the command to its end, and then closes its stdin. The exit record is published first.
 pub(super) async fn run(resources: &Resources, exec: &Arc<Exec>, command: Command) {
     let started = Instant::now();
     let id = command.id;
@@ -45,7 +46,7 @@ pub(super) async fn run(resources: &Resources, exec: &Arc<Exec>, command: Comman
     exec.stdin.close().await;
 }
 
-/// Waits until the exec is released (false), or nobody has read its output for a whole lease (true).
+/// Waits until an ended exec is released (false), or no reader has been attached for a whole lease (true).
 pub(super) async fn lease_ends_before_release(exec: &Exec, lease: Duration) -> bool {
     let mut released = exec.released.subscribe();
     tokio::select! {
@@ -108,12 +109,12 @@ async fn spawn_and_wait(
     record
 }
 
-/// Ended by KILL, or a shell that says so of its child.
+/// Returns true if SIGKILL ended the command, or a shell reports that of its child.
 fn was_killed(cause: &Cause) -> bool {
     matches!(cause, Cause::Signaled(9) | Cause::Exited(137))
 }
 
-/// Starts moving output, and opens stdin.
+/// Starts the tasks that move output, and opens stdin. `Err` if the runtime refuses a descriptor.
 async fn connect(exec: &Arc<Exec>, stdio: AgentStdio, ended: &value::Sender<bool>) -> Result<(), StartFailure> {
     let pump = |source, channel| output::pump(source, exec.spool.clone(), channel, ended.subscribe());
     match stdio {
@@ -137,7 +138,7 @@ async fn connect(exec: &Arc<Exec>, stdio: AgentStdio, ended: &value::Sender<bool
             let master = Arc::new(watch(master, Interest::READABLE | Interest::WRITABLE).map_err(descriptor_failure)?);
             exec.stdin.open(Sink::Terminal(master.clone())).await;
             exec.terminal.get_or_init(|| master.clone());
-            // Closed then, which its holders are told by a hangup, as over ssh.
+            // The pump closes the master at its end: processes that still hold the terminal then get a hangup, as over ssh.
             tokio::spawn(pump(master, Channel::Stdout));
             exec.spool.close(Channel::Stderr, false);
         }
@@ -154,14 +155,16 @@ fn descriptor_failure(error: io::Error) -> StartFailure {
     }
 }
 
+/// Conditions that end a command.
 struct EndRules {
     timeout: Option<Duration>,
     on_disconnect: OnDisconnect,
     lease: Duration,
+    /// Time between SIGTERM and SIGKILL.
     grace: Duration,
 }
 
-/// Waits for the end, and brings it about when the rules say so.
+/// Waits until the command ends, or ends its tree when a rule says so.
 async fn wait_or_end(reaper: &Reaper, exec: &Exec, id: super::ExecId, mut child: Child, rules: EndRules) -> ExitRecord {
     let mut cancel = exec.cancel.subscribe();
     let deadline = rules.timeout.map(|timeout| Instant::now() + timeout);
@@ -180,12 +183,12 @@ async fn wait_or_end(reaper: &Reaper, exec: &Exec, id: super::ExecId, mut child:
         }
         () = timeout => Cause::TimedOut(format!("still running after {:?}", rules.timeout.unwrap_or_default())),
         () = wait_until_abandoned(exec, rules.on_disconnect, rules.lease) => {
-            Cause::Cancelled("nobody was connected any more".into())
+            Cause::Cancelled("no client was connected any more".into())
         }
     };
     let survivors = process_tree::end(reaper, id, child.pid, rules.grace).await;
     if !survivors.contains(&raw_pid(child.pid)) {
-        // Killed, so it is reaped at once; the cause stays ours.
+        // The leader was killed, so the reaper reports its exit soon. The cause stays the rule that ended it.
         let _ = child.exit.await;
     }
     ExitRecord { cause, survivors }
@@ -195,6 +198,7 @@ fn raw_pid(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get() as u32
 }
 
+/// Returns the cause of an end that no rule brought about.
 fn natural_cause(status: Result<ExitStatus, oneshot::error::RecvError>) -> Cause {
     match status.expect("the reaper answers for every child") {
         ExitStatus::Exited(code) => Cause::Exited(code),
@@ -202,7 +206,7 @@ fn natural_cause(status: Result<ExitStatus, oneshot::error::RecvError>) -> Cause
     }
 }
 
-/// Returns when nobody has read for so long that the exec is given up.
+/// Returns when no reader has been attached for too long: for a lease, or for a moment if the loss of a reader cancels.
 async fn wait_until_abandoned(exec: &Exec, on_disconnect: OnDisconnect, lease: Duration) {
     let mut readers = exec.readers.subscribe();
     loop {

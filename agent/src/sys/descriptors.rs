@@ -1,4 +1,5 @@
-//! Descriptors: watching them, closing what a parent left open, and the limit on how many there may be.
+//! File descriptors: registers them with the runtime, closes those that a parent left open, and raises the limit on their number.
+//! `commands::serve` and `exec` call it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,29 +8,29 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Raises the limit of open descriptors to the hard limit (about three per exec are needed) and returns the limits that
-/// the process was given, which its children get back.
+/// Raises the limit on open descriptors to the hard limit, as each exec needs about three. Returns the limits as they were, which
+/// the commands get.
 pub(crate) fn raise_limit() -> Rlimit {
-    let given = getrlimit(Resource::Nofile);
-    // A refusal leaves the given limit in force, which is only a smaller number of execs.
+    let inherited = getrlimit(Resource::Nofile);
+    // After a refusal the agent can run fewer execs at once, and nothing else changes.
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {
-            current: given.maximum,
-            maximum: given.maximum,
+            current: inherited.maximum,
+            maximum: inherited.maximum,
         },
     );
-    given
+    inherited
 }
 
-/// Closes everything above stderr. A daemon that kept a descriptor of the shell which started it would keep that
-/// shell's `kubectl exec` open for ever. To be called first, while nothing of ours is open.
+/// Closes every descriptor above stderr. A daemon that keeps a descriptor of the shell that started it would keep that shell's
+/// `kubectl exec` open for ever. The caller has opened nothing yet.
 pub(crate) fn close_inherited() {
     // SAFETY: nothing in this process owns a descriptor above 2 yet.
     if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) } == 0 {
         return;
     }
-    // A kernel before 5.9, or a seccomp filter that does not know the call.
+    // The kernel is older than 5.9, or a seccomp filter does not know the call.
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
         return;
     };
@@ -43,7 +44,7 @@ pub(crate) fn close_inherited() {
     }
 }
 
-/// Registers a non-blocking descriptor with the runtime.
+/// Registers a non-blocking descriptor with the runtime. `Err` if the runtime cannot watch it.
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is the same open descriptor until it is dropped, which AsyncFd does after it deregistered it.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };

@@ -1,11 +1,11 @@
-//! What a short-lived command does before a signal ends it. `commands::tree` calls it.
+//! Lets a short-lived command clean up before a signal ends it. `commands::tree` calls it.
 
 use std::io;
 use std::ptr;
 use std::thread;
 
-/// Runs `cleanup` when a signal to end comes, and then ends the process as the shell reports the signal. Before other threads are
-/// started, which inherit that the signals are blocked.
+/// Runs `cleanup` when TERM, INT, HUP or QUIT arrives, and then exits with 128 + n, as a shell reports signal n. The caller has
+/// started no other thread yet: all threads must inherit that these signals are blocked.
 pub(crate) fn run_before_exit(cleanup: impl FnOnce() + Send + 'static) -> io::Result<()> {
     // SAFETY: an all-zero sigset_t is valid storage for sigemptyset; the other calls get an initialised set.
     let signals = unsafe {

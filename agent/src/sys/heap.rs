@@ -1,6 +1,15 @@
-//! The agent's own heap: one for all threads, of which a server keeps next to nothing that was freed. `commands` set it up before
-//! anything else, and `app` has it given back. All of it is about glibc; a C library without such settings gives memory back by
-//! itself, or not at all.
+//! The heap. A serving agent re-executes itself once with `GLIBC_TUNABLES=glibc.malloc.tcache_count=0`, as glibc reads it only at a start.
+//!
+//! Why: glibc gives each thread a cache of freed blocks. After a thousand commands at once these blocks are scattered, and each one
+//! keeps a page from being returned to the system: more than a megabyte that an idle agent holds. A running program cannot turn the
+//! caches off.
+//!
+//! How: `restart_without_thread_caches` appends the setting to the variable and calls execve(2) on its own program with the same
+//! arguments; pid, descriptors and working directory stay. The second start finds the setting, removes it again, so that commands do
+//! not inherit it, and continues. If the operator has set a `tcache_count`, or the exec fails, the agent runs with thread caches.
+//!
+//! The other two functions make all threads share one arena and return freed memory. All three are about glibc and do nothing with
+//! another C library. `commands` sets the heap up before anything else; `app` trims it when execs or followers of logs have ended.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -9,32 +18,33 @@ use std::process::Command;
 
 use crate::env::{self, GLIBC_TUNABLES};
 
-/// No freed pieces kept by each thread for itself: scattered as they are after a thousand commands at once, every one keeps a page from
-/// being given back, more than a megabyte in all.
+/// Setting that turns the caches of the threads off.
 const NO_THREAD_CACHES: &[u8] = b"glibc.malloc.tcache_count=0";
 
-/// One heap for all threads: a second one saves little waiting, and keeps its own share of freed memory. To be called first.
+/// Makes all threads share one arena: a second one saves little waiting, and keeps its own share of freed memory. The caller has
+/// allocated nothing that matters yet.
 pub(crate) fn use_one_arena() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it sets a number in the allocator.
+    // SAFETY: the call sets a number in the allocator.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
-/// Gives freed memory back to the system.
+/// Returns freed memory to the system.
 pub(crate) fn trim() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it takes the allocator's own locks and touches only memory that is free.
+    // SAFETY: the call takes the allocator's own locks and touches only memory that is free.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// Starts this program again with the setting, if it does not have it yet. To be called while there is one thread.
+/// Re-executes this program with the setting, if it does not have it yet; see above. Returns in the second start, or if there is
+/// nothing to do. The caller has started no thread yet.
 pub(crate) fn restart_without_thread_caches() {
-    // A program with privileges of its own is not told the setting, however often it is started.
-    // SAFETY: it reads what the kernel gave us at the start.
+    // glibc ignores the setting in a program with privileges of its own (set-user-id, file capabilities): it would restart for ever.
+    // SAFETY: the call reads a number that the kernel passed at the start.
     if cfg!(not(target_env = "gnu")) || unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
         return;
     }
@@ -43,19 +53,19 @@ pub(crate) fn restart_without_thread_caches() {
         NextStep::Restart(value) => {
             let Ok(own) = env::own_program() else { return };
             let mut arguments = env::arguments();
-            // Returns only if it cannot be done: then memory is kept.
+            // `exec` returns only if it fails: the agent then runs with thread caches.
             let _ = Command::new(own)
                 .arg0(arguments.next().unwrap_or_default())
                 .args(arguments)
                 .env(GLIBC_TUNABLES, OsString::from_vec(value))
                 .exec();
-            // It has put this back to what programs expect.
-            // SAFETY: it sets no handler of ours.
+            // `exec` has reset SIGPIPE to the default; Rust programs ignore it.
+            // SAFETY: the call sets no handler.
             unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         }
-        // It is our matter, not the commands'.
+        // The setting is for the agent and not for its commands.
         NextStep::Restore(value) => {
-            // SAFETY: there is no other thread that could read the environment.
+            // SAFETY: there is no other thread that could read the environment. This is the agent's only write to it.
             unsafe {
                 match value {
                     [] => std::env::remove_var(GLIBC_TUNABLES),
@@ -67,16 +77,18 @@ pub(crate) fn restart_without_thread_caches() {
     }
 }
 
+/// Decision from the value of `GLIBC_TUNABLES`.
 #[derive(Debug, PartialEq, Eq)]
 enum NextStep<'a> {
-    /// With this value.
+    /// First start: re-execute with this value.
     Restart(Vec<u8>),
-    /// This is what was given before us.
+    /// Second start: set the variable back to this value.
     Restore(&'a [u8]),
-    /// Somebody has chosen.
+    /// The operator has set a number of cached blocks: change nothing.
     Keep,
 }
 
+/// Decides from the value of `GLIBC_TUNABLES`; empty if it is unset.
 fn next_step(given: &[u8]) -> NextStep<'_> {
     match given.strip_suffix(NO_THREAD_CACHES) {
         Some(before) => NextStep::Restore(before.strip_suffix(b":").unwrap_or(before)),
@@ -91,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_setting_is_added_once_and_taken_away_again() {
+    fn the_setting_is_added_once_and_removed_again() {
         for given in [&b""[..], b"glibc.malloc.arena_max=4"] {
             let NextStep::Restart(value) = next_step(given) else {
                 panic!("the program is not started again");

@@ -1,5 +1,5 @@
-//! The small init that the agent is as PID 1 of a container: no runtime, no threads. It starts the worker, reaps,
-//! forwards signals, and starts the worker again if it crashed. `commands::serve` calls it.
+//! The small init of a container whose PID 1 is the agent: no runtime, no threads. It starts the worker (the same program), reaps
+//! children, forwards signals, and restarts a worker that crashed. `commands::serve` calls it.
 
 use std::io;
 use std::process::Command;
@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 
-/// A worker that died sooner than this is not started again at once.
+/// Shortest time between two starts of the worker.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs `worker` for ever; returns the exit code of the container when the worker ended after a signal to end.
+/// Runs `worker`, again and again if it crashes. Returns the container's exit code when the worker exited with 0, or ended after a
+/// signal to end.
 pub(crate) fn run(mut worker: Command) -> io::Result<u8> {
     let signals = block_signals();
     let mut ending = false;
@@ -23,12 +24,12 @@ pub(crate) fn run(mut worker: Command) -> io::Result<u8> {
         if ending || code == 0 {
             return Ok(code);
         }
-        eprintln!("podbridge-agent: the worker ended with {code}; starting it again");
+        eprintln!("podbridge-agent: the worker process ended with exit code {code}; restarting it");
         std::thread::sleep(RESTART_PAUSE.saturating_sub(started.elapsed()));
     }
 }
 
-/// Until the worker ends: its exit code, or 128 + n for signal n.
+/// Waits until the worker ends; returns its exit code, or 128 + n for signal n. Sets `ending` on a signal to end.
 fn supervise(worker: Pid, signals: &libc::sigset_t, ending: &mut bool) -> io::Result<u8> {
     loop {
         while let Some((pid, status)) = no_children_is_none(wait(WaitOptions::NOHANG))? {
@@ -48,12 +49,13 @@ fn supervise(worker: Pid, signals: &libc::sigset_t, ending: &mut bool) -> io::Re
         }
         *ending |= matches!(number, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT);
         if let Some(signal) = Signal::from_named_raw(number) {
-            // It may have ended at this moment; the next wait tells.
+            // The worker may have ended at this moment; the next wait shows it.
             let _ = kill_process(worker, signal);
         }
     }
 }
 
+/// Turns the error "no children" into `None`.
 fn no_children_is_none<T>(waited: rustix::io::Result<Option<T>>) -> io::Result<Option<T>> {
     match waited {
         Err(rustix::io::Errno::CHILD) => Ok(None),
@@ -61,8 +63,8 @@ fn no_children_is_none<T>(waited: rustix::io::Result<Option<T>>) -> io::Result<O
     }
 }
 
-/// Blocks what is to be forwarded: PID 1 has no default actions. The worker inherits
-/// the mask and calls `unblock_signals`.
+/// Blocks the signals that `supervise` waits for and forwards, since PID 1 has no default actions. The worker inherits the mask, and
+/// calls `unblock_signals`.
 fn block_signals() -> libc::sigset_t {
     // SAFETY: an all-zero sigset_t is valid storage for sigemptyset; the other calls get initialised sets.
     unsafe {
@@ -84,7 +86,7 @@ fn block_signals() -> libc::sigset_t {
     }
 }
 
-/// Undoes what `block_signals` did in the parent. Before any thread is started.
+/// Unblocks all signals, which the init had blocked in the parent. The caller has started no thread yet.
 pub(crate) fn unblock_signals() {
     // SAFETY: as in `block_signals`.
     unsafe {

@@ -1,5 +1,6 @@
-//! Every `unsafe` block of the agent and the system calls around it: fork and exec, the reaper of children, the init
-//! for PID 1, /proc. It knows nothing of execs, files or gRPC; `exec`, `files` and `commands` call it.
+//! System calls, and every `unsafe` block of the agent: fork and exec, the reaper of children, the init for PID 1, the heap, /proc,
+//! cgroups, users, program lookup. It knows nothing of execs, files or gRPC, and of the agent it uses `env` only. All other modules
+//! may call it.
 
 pub(crate) mod cgroup;
 #[allow(unsafe_code)]

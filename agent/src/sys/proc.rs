@@ -1,9 +1,9 @@
-//! Reads /proc: process parents, groups, sessions, start times, environments. Every answer may be stale when it is
-//! used; a pid is the same process only if its start time is the same. `exec::process_tree` and `rpc` call it.
+//! Reads /proc: parents, groups, sessions, start times and environments of processes. Every answer may be stale when it is used; a
+//! pid is the same process only if its start time is the same. `exec::process_tree` and `app` call it.
 
 use std::fs;
 
-/// One process as /proc/PID/stat showed it.
+/// One process, as /proc/PID/stat showed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) pid: i32,
@@ -11,11 +11,11 @@ pub(crate) struct Process {
     pub(crate) group: i32,
     pub(crate) session: i32,
     pub(crate) zombie: bool,
-    /// Clock ticks after boot.
+    /// Start time in clock ticks since boot.
     pub(crate) start: u64,
 }
 
-/// All processes that this one can see.
+/// Returns all processes that this process can see; none where /proc is hidden.
 pub(crate) fn processes() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -26,12 +26,13 @@ pub(crate) fn processes() -> Vec<Process> {
     pids.filter_map(process).collect()
 }
 
+/// Returns one process; `None` if there is none with this pid.
 pub(crate) fn process(pid: i32) -> Option<Process> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 fn parse_stat(stat: &[u8]) -> Option<Process> {
-    // The name is in parentheses and may hold anything, more parentheses too: the last one ends it.
+    // The name is in parentheses and may contain more of them: the last one ends it.
     let text = String::from_utf8_lossy(stat);
     let (head, tail) = text.rsplit_once(')')?;
     let pid = head.split(' ').next()?.parse().ok()?;
@@ -47,12 +48,12 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
     })
 }
 
-/// Whether the process was started with this `NAME=value` in its environment. False if it may not be read.
+/// Returns true if the process was started with this `NAME=value` in its environment; false if the agent may not read it.
 pub(crate) fn has_environment(pid: i32, entry: &[u8]) -> bool {
     fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|e| e == entry))
 }
 
-/// The kernel's boot id; empty where /proc is hidden.
+/// Returns the kernel's boot id; empty where /proc is hidden.
 pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())

@@ -6,30 +6,33 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-/// Size in characters.
+/// Size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
     pub rows: u16,
     pub cols: u16,
 }
 
+/// A new pseudo-terminal.
 pub(crate) struct Pty {
     pub(crate) master: OwnedFd,
     pub(crate) slave: OwnedFd,
 }
 
+/// Opens a pseudo-terminal of this size; its master is non-blocking.
 pub(crate) fn open(size: Size) -> io::Result<Pty> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master = openpt(flags)?;
     grantpt(&master)?;
     unlockpt(&master)?;
-    // By ioctl and not by name: /dev/pts may be another mount here.
+    // The slave is opened by ioctl, not by name: /dev/pts may be another mount here.
     let slave = ioctl_tiocgptpeer(&master, flags)?;
     resize(&master, size)?;
     rustix::io::ioctl_fionbio(&master, true)?;
     Ok(Pty { master, slave })
 }
 
+/// Sets the size; the kernel sends SIGWINCH to the foreground process group.
 pub(crate) fn resize(master: impl AsFd, size: Size) -> io::Result<()> {
     let size = Winsize {
         ws_row: size.rows,

@@ -1,5 +1,6 @@
-//! The one owner of every wait: it remembers, reaps and signals children under one lock, so that no exit is lost and no
-//! signal reaches a recycled pid. Orphans adopted by the agent (a subreaper) are reaped and forgotten.
+//! The reaper, the only caller of wait(2) in a serving agent: it records, reaps and signals children under one lock, so that no exit
+//! is lost and no signal reaches a recycled pid. As subreaper the agent also adopts orphans; they are reaped and forgotten. `app` starts it, `exec`
+//! spawns and signals through it.
 
 use std::collections::HashMap;
 use std::io;
@@ -28,49 +29,53 @@ impl ExitStatus {
     }
 }
 
+/// A child that has executed its program.
 #[derive(Debug)]
 pub(crate) struct Child {
     pub(crate) pid: Pid,
+    /// Gets the exit status once the child is reaped.
     pub(crate) exit: oneshot::Receiver<ExitStatus>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Children not yet reaped, and who waits for each.
+    /// Children that are not reaped yet, each with its waiter.
     children: HashMap<Pid, oneshot::Sender<ExitStatus>>,
-    /// Forks under way. The lock is not held meanwhile: each takes as long as its file system.
+    /// Forks under way. The lock is not held meanwhile, because a fork takes as long as the file system of its program.
     pending: Vec<PendingFork>,
 }
 
+/// A fork under way.
 #[derive(Debug)]
 struct PendingFork {
-    /// 0 until there is a child.
+    /// Pid of the child; 0 until there is one.
     child: Arc<AtomicI32>,
     waiter: oneshot::Sender<ExitStatus>,
 }
 
 impl Table {
+    /// Tells the waiter of a reaped child; an orphan has none.
     fn record_exit(&mut self, pid: Pid, exit: ExitStatus) {
         let waiter = self
             .children
             .remove(&pid)
             .or_else(|| self.take_pending(pid.as_raw_nonzero().get()));
         if let Some(waiter) = waiter {
-            // Nobody may be waiting any more; the child is reaped all the same.
+            // The waiter may be gone; the child is reaped all the same.
             let _ = waiter.send(exit);
         }
     }
 
-    /// Who waits for the child of a fork under way.
+    /// Removes the fork under way that made this child, and returns its waiter; `None` if there is no such fork.
     fn take_pending(&mut self, child: i32) -> Option<oneshot::Sender<ExitStatus>> {
         let known = |fork: &PendingFork| fork.child.load(Ordering::Acquire) == child;
         let index = self.pending.iter().position(known)?;
         Some(self.pending.swap_remove(index).waiter)
     }
 
-    /// A fork has returned.
+    /// Moves a fork that has returned from `pending` to `children`.
     fn finish_fork(&mut self, child: &Arc<AtomicI32>) {
-        // It is gone if the child has ended already.
+        // The fork is not in `pending` any more if its child has ended already.
         if let Some(index) = self.pending.iter().position(|fork| Arc::ptr_eq(&fork.child, child)) {
             let PendingFork { child, waiter } = self.pending.swap_remove(index);
             if let Some(pid) = Pid::from_raw(child.load(Ordering::Acquire)) {
@@ -80,13 +85,14 @@ impl Table {
     }
 }
 
+/// Handle to the reaper; clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reaper {
     table: Arc<Mutex<Table>>,
 }
 
 impl Reaper {
-    /// Becomes subreaper and starts reaping; needs a tokio runtime.
+    /// Makes this process a subreaper and starts the task that reaps. Call it in a tokio runtime.
     pub(crate) fn start() -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let reaper = Self::default();
@@ -95,7 +101,7 @@ impl Reaper {
         tokio::spawn(async move {
             loop {
                 reaping.reap();
-                // SIGCHLD coalesces: each delivery reaps all there are.
+                // SIGCHLD coalesces: after each delivery, reap all children that have ended.
                 if children.recv().await.is_none() {
                     return;
                 }
@@ -117,7 +123,7 @@ impl Reaper {
         }
     }
 
-    /// Forks and waits for the exec. Blocking: for a thread that may block.
+    /// Forks, and waits until the program is executed. Call it on a thread that may block.
     pub(crate) fn spawn(&self, command: &PreparedCommand) -> Result<Child, ForkError> {
         let (sender, exit) = oneshot::channel();
         let child = Arc::new(AtomicI32::new(0));
@@ -133,16 +139,17 @@ impl Reaper {
         Ok(Child { pid, exit })
     }
 
-    /// Signals a child that has not been reaped; `NotFound` once it has.
+    /// Signals a child; `NotFound` once it is reaped.
     pub(crate) fn signal_leader(&self, pid: Pid, signal: Signal) -> io::Result<()> {
         self.while_unreaped(pid, || kill_process(pid, signal))
     }
 
-    /// Signals the process group that the child leads.
+    /// Signals the process group that the child leads; `NotFound` once the child is reaped.
     pub(crate) fn signal_group(&self, pid: Pid, signal: Signal) -> io::Result<()> {
         self.while_unreaped(pid, || kill_process_group(pid, signal))
     }
 
+    /// Calls `kill` under the lock, so that the child cannot be reaped meanwhile and its pid stays its own.
     fn while_unreaped(&self, pid: Pid, kill: impl FnOnce() -> rustix::io::Result<()>) -> io::Result<()> {
         let table = self.lock();
         if !table.children.contains_key(&pid) {
@@ -161,7 +168,7 @@ mod tests {
 
     const PID: i32 = 4321;
 
-    /// A fork under way, without a child yet.
+    /// Returns a table with one fork under way that has no child yet, and its two ends.
     fn pending_fork() -> (Table, Arc<AtomicI32>, Receiver<ExitStatus>) {
         let (waiter, exit) = oneshot::channel();
         let child = Arc::new(AtomicI32::new(0));
@@ -184,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_that_had_the_pid_before_says_nothing_of_the_child() {
+    fn the_exit_of_an_orphan_with_the_same_pid_is_not_the_childs() {
         let (mut table, child, mut exit) = pending_fork();
         let pid = Pid::from_raw(PID).unwrap();
         table.record_exit(pid, ExitStatus::Exited(3));

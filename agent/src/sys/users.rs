@@ -1,21 +1,22 @@
-//! Users and groups, read from /etc/passwd and /etc/group: a static binary has no NSS. `exec` and `files` call it.
+//! Users and groups, read from /etc/passwd and /etc/group, because a static binary has no NSS. `exec`, `files` and `git` call it.
 
 use std::fs;
 
-/// To the kernel it means "unchanged".
+/// User or group id that means "unchanged" to the kernel, and so belongs to no user.
 const UNCHANGED_ID: u32 = u32::MAX;
 
-/// What a command runs as.
+/// User and groups that a command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     /// Supplementary groups.
     pub(crate) groups: Vec<u32>,
-    /// From the passwd file; absent for a number that is not in it.
+    /// Entry of the passwd file; `None` for a number that is not in it.
     pub(crate) account: Option<Account>,
 }
 
+/// Entry of the passwd file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
     pub(crate) name: String,
@@ -23,8 +24,8 @@ pub(crate) struct Account {
     pub(crate) shell: String,
 }
 
-/// Looks up `user` or `user:group`, each a name or a number; `None` if the container has no such user or group. A
-/// number needs no entry, as with `docker exec -u`.
+/// Looks up `user` or `user:group`, each a name or a number; `None` if the container has no such user or group. A number needs no
+/// entry, as with `docker exec -u`.
 pub(crate) fn lookup(user: &str) -> Option<Identity> {
     let passwd = fs::read("/etc/passwd").unwrap_or_default();
     let group = fs::read("/etc/group").unwrap_or_default();
@@ -91,7 +92,7 @@ mod tests {
     const GROUP: &str = "root:x:0:\nzuul:x:1001:\nwheel:x:10:root,zuul\ndocker:x:99:zuul\n";
 
     #[test]
-    fn a_name_brings_its_groups() {
+    fn a_name_gets_its_supplementary_groups() {
         let zuul = resolve("zuul", PASSWD, GROUP).unwrap();
         assert_eq!((zuul.uid, zuul.gid), (1000, 1001));
         assert_eq!(zuul.groups, [1001, 10, 99]);

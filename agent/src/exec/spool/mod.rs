@@ -1,7 +1,7 @@
-//! An exec's output, read by byte offset. Readers are independent. What nobody has read waits in memory; when readers
-//! stand still it moves on to a file, and when that is full as well the command waits (`Overflow::Block`) or the oldest
-//! bytes go. What some reader has taken stays for a while, so that a cut connection can resume. A reader that wants
-//! bytes which are gone gets a `Gap`.
+//! The spool: an exec's output, read by byte offset. Readers are independent. Unread output waits in memory. When the readers stall,
+//! it moves on to a file; when the file is full as well, the command waits (`Overflow::Block`) or the oldest bytes are dropped. Output
+//! that a reader has read stays for a while, so that a cut connection can resume. A reader that asks for dropped bytes gets a `Gap`.
+//! `stream` decides, `ring` and `store` do the I/O, this file joins them. `output` writes, `attach` reads.
 
 mod ring;
 mod store;
@@ -20,20 +20,21 @@ pub use stream::Overflow;
 pub(crate) use stream::Read;
 use stream::{Location, Step, Stream};
 
-/// Bytes per stream that may wait for a first reader, with a file.
+/// Most bytes of one stream that can wait for a first reader, in memory and in the file.
 pub(crate) const SPOOL_BYTES: u64 = stream::UNREAD_LIMIT + ring::RING_CAPACITY;
-/// Largest piece that `write` takes.
+/// Most bytes that `write` takes at once.
 pub(crate) const CHUNK_LIMIT: usize = stream::CHUNK_LIMIT as usize;
-/// Readers that have taken nothing for so long stand still.
+/// Time without a read after which the readers of a stream count as stalled.
 const STALL_AFTER: Duration = Duration::from_millis(500);
 
+/// One of the two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
     Stdout,
     Stderr,
 }
 
-/// First byte wanted of each stream.
+/// Offset to begin at, of each stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Offsets {
     pub stdout: u64,
@@ -45,9 +46,9 @@ pub struct Offsets {
 pub struct Lengths {
     pub stdout: u64,
     pub stderr: u64,
-    /// Another process still held the pipes when the agent stopped reading.
+    /// True if another process still held the pipes when the agent stopped reading.
     pub held_open: bool,
-    /// Why no file took output, so that the command waited or bytes went early.
+    /// Error of the spool file, because of which the command waited, or bytes were dropped early.
     pub file_error: Option<String>,
 }
 
@@ -56,6 +57,7 @@ struct State {
     stdout: Stream,
     stderr: Stream,
     held_open: bool,
+    /// True once the exec is released: no reader will come.
     abandoned: bool,
 }
 
@@ -68,14 +70,15 @@ impl State {
     }
 }
 
+/// The output of one exec.
 #[derive(Debug)]
 pub(crate) struct Spool {
     state: Mutex<State>,
     overflow: Overflow,
     store: Arc<Store>,
-    /// Something was written or closed.
+    /// Signalled when output was written, or a stream was closed.
     pub(crate) output_changed: Notify,
-    /// Something was taken, or nobody wants anything any more.
+    /// Signalled when a reader has read output, or the spool was abandoned.
     space_freed: Notify,
 }
 
@@ -94,7 +97,7 @@ impl Spool {
         self.state.lock().expect("no panic while the spool is locked")
     }
 
-    /// Waits until a piece may be taken from the command; false if nobody will ever want it.
+    /// Waits until the spool can take one more chunk from the command; false if no reader will ever come.
     pub(crate) async fn wait_for_space(&self, channel: Channel) -> bool {
         loop {
             let space_freed = self.space_freed.notified();
@@ -120,7 +123,7 @@ impl Spool {
         }
     }
 
-    /// Moves the oldest pieces to the file while more is in memory than may be. Only the stream's writer calls it.
+    /// Moves the oldest chunks to the file while memory holds more than its limit. Only the stream's writer calls it.
     async fn move_to_file(&self, channel: Channel) {
         loop {
             let step = self.lock().stream(channel).next_step(self.overflow, &self.store);
@@ -141,11 +144,13 @@ impl Spool {
         }
     }
 
+    /// Appends a chunk of at most `CHUNK_LIMIT` bytes.
     pub(crate) fn write(&self, channel: Channel, data: Bytes) {
         self.lock().stream(channel).push(data, &self.store);
         self.output_changed.notify_waiters();
     }
 
+    /// Ends one stream; `held_open` if another process could still write to it.
     pub(crate) fn close(&self, channel: Channel, held_open: bool) {
         {
             let mut state = self.lock();
@@ -155,7 +160,7 @@ impl Spool {
         self.output_changed.notify_waiters();
     }
 
-    /// At most `max` bytes from `offset` on.
+    /// Reads at most `max` bytes from `offset` on.
     pub(crate) async fn read(&self, channel: Channel, offset: u64, max: usize) -> Read {
         let found = self.lock().stream(channel).locate(offset, max);
         let (file, length) = match found {
@@ -164,7 +169,7 @@ impl Spool {
         };
         let data = spawn_blocking(move || ring::read(&file, offset, length)).await;
         let data = data.expect("reading does not panic");
-        // The ring may have come round meanwhile.
+        // Meanwhile the ring may have overwritten these bytes.
         let floor = self.lock().stream(channel).floor();
         match data {
             _ if offset < floor => Read::Gap(floor - offset),
@@ -176,19 +181,19 @@ impl Spool {
         }
     }
 
-    /// A reader has everything of this stream below `offset`.
+    /// Records that a reader has everything of this stream below `offset`.
     pub(crate) fn take(&self, channel: Channel, offset: u64) {
         self.lock().stream(channel).take(offset, &self.store);
         self.space_freed.notify_waiters();
     }
 
-    /// Nobody will read any more: whoever waits for room need not.
+    /// Records that no reader will come, and ends `wait_for_space`.
     pub(crate) fn abandon(&self) {
         self.lock().abandoned = true;
         self.space_freed.notify_waiters();
     }
 
-    /// The lengths, once both streams are closed.
+    /// Returns the lengths; `None` until both streams are closed.
     pub(crate) fn lengths(&self) -> Option<Lengths> {
         let state = self.lock();
         let (stdout, stderr) = (&state.stdout, &state.stderr);

@@ -1,4 +1,5 @@
-//! What the spools of all execs share: the directory of their files, and how much memory and disk they may hold together.
+//! Shared by the spools of all execs: the directory of their files, and the limits on memory and disk that they hold together. It
+//! counts and creates; `stream` decides. `commands::serve` makes it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,22 +10,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use rustix::fs::{Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// Bytes in memory, of all streams, from which on each of them makes do with little.
+/// Bytes in memory of all streams together; above it, each stream keeps only a little.
 const MEMORY_LIMIT: u64 = 64 << 20;
-/// Magic number of tmpfs (statfs(2)): a file there is memory, which the container may not have.
+/// Magic number of tmpfs (statfs(2)). A file there is memory, which the container may not have.
 const TMPFS: i64 = 0x0102_1994;
 
+/// Directory and limits of the spool files.
 #[derive(Debug)]
 pub(crate) struct Store {
-    /// `None`: memory only.
+    /// `None`: no files, output waits in memory only.
     directory: Option<PathBuf>,
+    /// Bytes in memory now.
     memory: AtomicU64,
+    /// Bytes reserved in files now.
     disk: AtomicU64,
     disk_limit: u64,
 }
 
 impl Store {
-    /// Files in `directory`, at most `limit` bytes of them; without a directory or with 0 everything stays in memory.
+    /// Makes a store with files in `directory`, of at most `limit` bytes together. Without a directory, or with a limit of 0, all
+    /// output stays in memory.
     pub(crate) fn new(directory: Option<PathBuf>, limit: u64) -> Self {
         Self {
             directory: directory.filter(|_| limit > 0),
@@ -50,7 +55,7 @@ impl Store {
         self.memory.fetch_sub(bytes, Relaxed);
     }
 
-    /// False if all files together would be too long.
+    /// Reserves bytes in files; false if all files together would exceed the limit.
     pub(super) fn reserve_disk(&self, bytes: u64) -> bool {
         let more = |used: u64| Some(used + bytes).filter(|sum| *sum <= self.disk_limit);
         self.disk.fetch_update(Relaxed, Relaxed, more).is_ok()
@@ -60,22 +65,23 @@ impl Store {
         self.disk.fetch_sub(bytes, Relaxed);
     }
 
-    /// A file without a name: whatever ends the agent, nothing is left.
+    /// Makes a file without a name: nothing is left of it, however the agent ends. `Err` if its file system is in memory.
     pub(super) fn new_file(&self) -> io::Result<File> {
         let directory = self.directory.as_deref().ok_or(io::ErrorKind::Unsupported)?;
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => File::from(file),
-            // Not every file system has such files.
+            // The file system may not support O_TMPFILE.
             Err(_) => named_and_unlinked(directory)?,
         };
         match rustix::fs::fstatfs(&file)?.f_type as i64 {
-            TMPFS => Err(io::Error::other("its file system is in memory")),
+            TMPFS => Err(io::Error::other("the spool directory is on a file system in memory")),
             _ => Ok(file),
         }
     }
 }
 
+/// Makes a file with a name and removes the name at once.
 fn named_and_unlinked(directory: &Path) -> io::Result<File> {
     let mut random = [0u8; 8];
     getrandom(&mut random, GetRandomFlags::empty())?;

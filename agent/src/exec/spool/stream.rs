@@ -1,5 +1,5 @@
-//! One stream of one exec: what is where, by offset. `[floor, start)` is in the ring, `[start, end)` in memory; below the
-//! floor nothing can be read any more. It decides, and does no I/O.
+//! One stream of one exec: where its bytes are, by offset. `[floor, start)` is in the ring file and `[start, end)` in memory; bytes
+//! below the floor are dropped. It decides and does no I/O; `Spool` calls it under its lock.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,51 +10,53 @@ use bytes::{Bytes, BytesMut};
 use super::ring::{FileRefusal, RING_CAPACITY, Ring};
 use super::store::Store;
 
-/// Bytes that may wait in memory for a first reader.
+/// Most unread bytes in memory.
 pub(super) const UNREAD_LIMIT: u64 = 2 << 20;
-/// Bytes kept after a reader has taken them: more than the windows and buffers of one connection hold.
+/// Bytes kept after a reader has read them, so that a cut connection can resume: more than the windows and buffers of a connection.
 pub(super) const RESUME_WINDOW: u64 = 4 << 20;
-/// Either of them, while the memory of all streams is short.
+/// Replaces either of the two limits while the memory of all streams is short.
 const SCARCE_LIMIT: u64 = 64 << 10;
-/// Beyond both: a chunk on its way in, and one that is taken only in part.
+/// Allowance above both limits: a chunk that is being written, and a chunk that is read only in part.
 const MEMORY_SLACK: u64 = 256 << 10;
-/// Largest chunk.
+/// Most bytes of one chunk.
 pub(super) const CHUNK_LIMIT: u64 = 64 << 10;
 
-/// What happens to output that nobody reads, when the spool is full.
+/// Fate of unread output when the spool is full.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Overflow {
     /// The command waits, as on a full pipe.
     #[default]
     Block,
-    /// The oldest bytes go.
+    /// The oldest bytes are dropped.
     DropOldest,
 }
 
-/// The answer to a read at one offset.
+/// Result of a read at one offset.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Data(Bytes),
-    /// So many bytes from the offset on are gone.
+    /// Number of bytes that are dropped, from the offset on.
     Gap(u64),
-    /// Nothing yet.
+    /// There is no output yet.
     Wait,
+    /// The stream is closed, and the offset is at its end.
     End,
 }
 
-/// Where the bytes at an offset are.
+/// Location of the bytes at an offset.
 #[derive(Debug)]
 pub(super) enum Location {
+    /// No file is needed.
     Ready(Read),
-    /// So many of them, in this file.
+    /// The ring file, and the number of bytes to read from it.
     InFile(Arc<File>, usize),
 }
 
-/// The next step to a stream that holds no more in memory than it may.
+/// Next step towards a stream that holds no more in memory than its limit.
 #[derive(Debug)]
 pub(super) enum Step {
     Done,
-    /// This chunk goes to the file; `moved` when it is there.
+    /// Write this chunk to the file, then call `finish_move`.
     Move {
         file: Arc<File>,
         offset: u64,
@@ -62,27 +64,29 @@ pub(super) enum Step {
     },
 }
 
+/// Where the bytes of one stream are, and how far its readers have come.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
+    /// Chunks in memory, each with the offset of its first byte.
     chunks: VecDeque<(u64, Bytes)>,
-    /// First byte that can be read.
+    /// Offset of the first byte that can still be read.
     floor: u64,
-    /// The next byte to come.
+    /// Offset of the next byte to come.
     end: u64,
     /// Furthest offset that any reader has reached.
     taken: u64,
     ring: Ring,
     pub(super) closed: bool,
-    /// Output waits, and nobody has read for a while.
+    /// True if output waits, and no reader has read for `STALL_AFTER`.
     pub(super) stalled: bool,
-    /// The files of all execs are at their limit.
+    /// True if the files of all execs have reached their limit.
     disk_is_full: bool,
-    /// Why the file takes nothing.
+    /// Error of the ring file; it takes nothing more.
     pub(super) file_error: Option<String>,
 }
 
 impl Stream {
-    /// Of what is in memory.
+    /// Returns the offset of the first byte in memory.
     fn start(&self) -> u64 {
         self.chunks.front().map_or(self.end, |(start, _)| *start)
     }
@@ -106,6 +110,7 @@ impl Stream {
         self.chunks.push_back((start, data));
     }
 
+    /// Finds at most `max` bytes from `offset` on.
     pub(super) fn locate(&self, offset: u64, max: usize) -> Location {
         if offset >= self.end {
             return Location::Ready(if self.closed { Read::End } else { Read::Wait });
@@ -122,12 +127,12 @@ impl Stream {
         Location::Ready(Read::Data(self.gather(offset, max)))
     }
 
-    /// From memory.
+    /// Returns at most `max` bytes from memory.
     fn gather(&self, offset: u64, max: usize) -> Bytes {
         let index = self.chunks.partition_point(|(start, _)| *start <= offset) - 1;
         let (start, chunk) = &self.chunks[index];
         let head = chunk.slice((offset - start) as usize..);
-        // A long chunk goes as it is, without a copy; short ones are gathered.
+        // A long chunk is returned without a copy; short ones are copied into one.
         if head.len() >= max / 4 || index + 1 == self.chunks.len() {
             return head.slice(..head.len().min(max));
         }
@@ -143,21 +148,22 @@ impl Stream {
         gathered.freeze()
     }
 
-    /// A reader has everything below `offset`.
+    /// Records that a reader has everything below `offset`.
     pub(super) fn take(&mut self, offset: u64, store: &Store) {
         let offset = offset.min(self.end);
         if offset > self.taken {
             self.taken = offset;
             self.stalled = false;
         }
-        let behind = match store.memory_is_short() && !store.has_files() {
-            true => SCARCE_LIMIT,
-            false => RESUME_WINDOW,
+        let kept = if store.memory_is_short() && !store.has_files() {
+            SCARCE_LIMIT
+        } else {
+            RESUME_WINDOW
         };
-        self.drop_below(self.taken.saturating_sub(behind), store);
+        self.drop_below(self.taken.saturating_sub(kept), store);
     }
 
-    /// Nobody needs what is below `floor`; of pieces in memory only whole ones go.
+    /// Drops the bytes below `floor`, which no reader needs; in memory, whole chunks only.
     fn drop_below(&mut self, floor: u64, store: &Store) {
         if floor < self.start() {
             self.floor = self.floor.max(floor);
@@ -180,7 +186,7 @@ impl Stream {
         }
     }
 
-    /// May another chunk come in? To be asked when `step` says `Done`.
+    /// Returns true if the stream can take one more chunk. Valid after `next_step` has returned `Done`.
     pub(super) fn may_grow(&self, overflow: Overflow, store: &Store) -> bool {
         let ahead = if store.memory_is_short() {
             SCARCE_LIMIT
@@ -189,19 +195,21 @@ impl Stream {
         };
         overflow == Overflow::DropOldest
             || self.end - self.taken < ahead
-            // A reader that reads sets the pace; the file is for the time when there is none.
+            // While a reader reads, the command waits for it; the file is for the time when none does.
             || (self.stalled && self.file_takes(CHUNK_LIMIT, store) && self.in_memory() <= memory_limit(store))
     }
 
-    /// Time alone may change the answer of `may_grow`.
+    /// Returns true if time alone may change the answer of `may_grow`.
     pub(super) fn may_grow_with_time(&self, store: &Store) -> bool {
         !self.stalled && store.has_files() || self.disk_is_full
     }
 
+    /// Returns true if the ring file can hold `bytes` more.
     fn file_takes(&self, bytes: u64, store: &Store) -> bool {
         store.has_files() && self.file_error.is_none() && self.start() + bytes - self.floor <= RING_CAPACITY
     }
 
+    /// Returns the next step to bring memory back under its limit. With `DropOldest` it also drops what no file takes.
     pub(super) fn next_step(&mut self, overflow: Overflow, store: &Store) -> Step {
         while self.in_memory() > memory_limit(store) {
             let Some((offset, chunk)) = self.chunks.front().cloned() else {
@@ -212,9 +220,10 @@ impl Stream {
             if drops && store.has_files() && self.file_error.is_none() {
                 self.floor = self.floor.max((offset + length).saturating_sub(RING_CAPACITY));
             }
-            let file = match self.file_takes(length, store) {
-                true => self.ring.prepare(store, length),
-                false => Err(FileRefusal::Limit),
+            let file = if self.file_takes(length, store) {
+                self.ring.prepare(store, length)
+            } else {
+                Err(FileRefusal::Limit)
             };
             self.disk_is_full = false;
             match file {
@@ -234,7 +243,8 @@ impl Stream {
         Step::Done
     }
 
-    /// The chunk at `offset` is in the file, unless that is another one by now: then it is still in memory, or taken.
+    /// Removes the chunk at `offset` from memory after it was written to `file`. Does nothing if the ring has another file by now,
+    /// or a reader has read the chunk meanwhile.
     pub(super) fn finish_move(&mut self, file: &Arc<File>, offset: u64, store: &Store) {
         let same = self.ring.file().is_some_and(|now| Arc::ptr_eq(&now, file));
         if same && self.start() == offset {
@@ -242,7 +252,7 @@ impl Stream {
         }
     }
 
-    /// Gives back what it has of the store.
+    /// Drops everything, and returns its memory and disk to the store.
     pub(super) fn clear(&mut self, store: &Store) {
         store.subtract_memory(self.in_memory());
         self.chunks.clear();
@@ -250,9 +260,11 @@ impl Stream {
     }
 }
 
+/// Returns the most bytes that one stream keeps in memory.
 fn memory_limit(store: &Store) -> u64 {
-    match store.memory_is_short() {
-        true => 2 * SCARCE_LIMIT,
-        false => UNREAD_LIMIT + RESUME_WINDOW + MEMORY_SLACK,
+    if store.memory_is_short() {
+        2 * SCARCE_LIMIT
+    } else {
+        UNREAD_LIMIT + RESUME_WINDOW + MEMORY_SLACK
     }
 }

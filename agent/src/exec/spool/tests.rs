@@ -1,4 +1,4 @@
-//! The spool from its users' side: a command that writes, readers at any offset, and time that passes.
+//! Tests of the spool from outside: a command that writes, readers at any offset, and time that passes (a paused clock).
 
 use std::sync::LazyLock;
 
@@ -7,16 +7,17 @@ use super::*;
 const OUT: Channel = Channel::Stdout;
 const MIB: u64 = 1 << 20;
 
-/// What every test writes: the byte at an offset tells the offset, but for a multiple of a prime.
+/// Returns the bytes that every test writes at this offset. Each byte tells its offset, modulo a prime.
 fn pattern(offset: u64, length: usize) -> Bytes {
     const PERIOD: usize = 65_521;
-    static TWICE: LazyLock<Bytes> =
+    static PERIODS: LazyLock<Bytes> =
         LazyLock::new(|| (0..3 * PERIOD).map(|at| ((at % PERIOD * 31) >> 3) as u8).collect());
     let start = (offset % PERIOD as u64) as usize;
-    let period = |at: usize| TWICE.slice(at..(at + length).min(TWICE.len()));
-    match start + length <= TWICE.len() {
-        true => period(start),
-        false => (start..start + length).map(|at| TWICE[at % PERIOD]).collect(),
+    let period = |at: usize| PERIODS.slice(at..(at + length).min(PERIODS.len()));
+    if start + length <= PERIODS.len() {
+        period(start)
+    } else {
+        (start..start + length).map(|at| PERIODS[at % PERIOD]).collect()
     }
 }
 
@@ -24,7 +25,7 @@ fn in_memory(overflow: Overflow) -> Arc<Spool> {
     Arc::new(Spool::new(overflow, Arc::new(Store::new(None, 0))))
 }
 
-/// A directory that is not in memory, and a spool with files there.
+/// Returns a directory that is not in memory, and a spool with files there.
 fn on_disk(overflow: Overflow, limit: u64) -> (tempfile::TempDir, Arc<Spool>) {
     let own = crate::env::own_program().unwrap();
     let directory = tempfile::tempdir_in(own.parent().unwrap()).unwrap();
@@ -32,7 +33,7 @@ fn on_disk(overflow: Overflow, limit: u64) -> (tempfile::TempDir, Arc<Spool>) {
     (directory, Arc::new(Spool::new(overflow, Arc::new(store))))
 }
 
-/// A command that writes so much, as fast as it may.
+/// Starts a command that writes `length` bytes, as fast as the spool takes them.
 fn writer(spool: &Arc<Spool>, length: u64) -> tokio::task::JoinHandle<()> {
     let spool = spool.clone();
     tokio::spawn(async move {
@@ -47,7 +48,7 @@ fn writer(spool: &Arc<Spool>, length: u64) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// Reads on to the end or until there is nothing yet; the bytes that were missing, and the next offset.
+/// Reads to the end, or until there is nothing yet. Returns the number of dropped bytes, and the next offset.
 async fn read_on(spool: &Spool, mut offset: u64) -> (u64, u64) {
     let mut missing = 0;
     loop {
@@ -92,7 +93,7 @@ async fn readers_are_independent_and_see_every_byte() {
 }
 
 #[tokio::test]
-async fn what_a_reader_took_long_ago_is_an_explicit_gap() {
+async fn bytes_that_a_reader_read_long_ago_are_an_explicit_gap() {
     let spool = in_memory(Overflow::Block);
     for round in 0..6 {
         spool.write(OUT, pattern(round * MIB, MIB as usize));
@@ -103,7 +104,7 @@ async fn what_a_reader_took_long_ago_is_an_explicit_gap() {
 }
 
 #[tokio::test]
-async fn an_offset_beyond_the_end_takes_nothing() {
+async fn an_offset_beyond_the_end_marks_nothing_as_read() {
     let spool = in_memory(Overflow::Block);
     spool.write(OUT, pattern(0, CHUNK_LIMIT));
     spool.take(OUT, u64::MAX);
@@ -127,7 +128,7 @@ async fn without_files_the_command_waits_for_a_reader() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_released_exec_need_not() {
+async fn a_writer_stops_waiting_when_its_exec_is_released() {
     let spool = in_memory(Overflow::Block);
     spool.write(OUT, pattern(0, 5 << 20));
     let waiting = tokio::spawn({
@@ -141,7 +142,7 @@ async fn who_waits_for_a_released_exec_need_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_readers_stand_still_a_file_takes_the_output() {
+async fn output_moves_to_a_file_when_readers_stall() {
     let (directory, spool) = on_disk(Overflow::Block, 256 * MIB);
     let writing = writer(&spool, 30 * MIB);
     writing.await.unwrap();
@@ -153,12 +154,12 @@ async fn when_readers_stand_still_a_file_takes_the_output() {
     );
     assert_eq!(read_on(&spool, 0).await, (0, 30 * MIB));
     assert_eq!(spool.lengths().unwrap().file_error, None);
-    // A second reader finds what one connection may have lost.
+    // A second reader can still read the bytes that a cut connection may have lost.
     assert_eq!(read_on(&spool, 26 * MIB).await, (0, 30 * MIB));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_file_holds_the_command_until_there_is_a_reader() {
+async fn a_full_file_makes_the_command_wait_for_a_reader() {
     let (_directory, spool) = on_disk(Overflow::Block, 256 * MIB);
     let writing = writer(&spool, 100 * MIB);
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -175,7 +176,7 @@ async fn a_full_file_holds_the_command_until_there_is_a_reader() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_overflows_drops_the_oldest_and_says_so() {
+async fn drop_oldest_drops_the_oldest_bytes_and_reports_a_gap() {
     let (_directory, with_file) = on_disk(Overflow::DropOldest, 256 * MIB);
     for (spool, kept) in [(in_memory(Overflow::DropOldest), 6 * MIB), (with_file, 38 * MIB)] {
         writer(&spool, 100 * MIB).await.unwrap();
@@ -189,7 +190,7 @@ async fn what_overflows_drops_the_oldest_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_directory_that_takes_no_file_means_waiting_and_a_reason() {
+async fn without_a_usable_directory_the_command_waits_and_the_reader_gets_the_reason() {
     let store = Store::new(Some("/no/such/directory".into()), 256 * MIB);
     let spool = Arc::new(Spool::new(Overflow::Block, Arc::new(store)));
     let writing = writer(&spool, 20 * MIB);
@@ -205,7 +206,7 @@ async fn a_directory_that_takes_no_file_means_waiting_and_a_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_files_together_have_a_limit_and_give_back() {
+async fn all_files_share_one_limit_and_return_what_they_reserved() {
     let (_directory, first) = on_disk(Overflow::Block, 16 * MIB);
     let second = Arc::new(Spool::new(Overflow::Block, first.store.clone()));
     writer(&first, 20 * MIB).await.unwrap();
@@ -218,7 +219,7 @@ async fn all_files_together_have_a_limit_and_give_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_silent_streams_share_the_memory() {
+async fn many_unread_streams_share_the_memory() {
     let store = Arc::new(Store::new(None, 0));
     let spools: Vec<_> = (0..200)
         .map(|_| Arc::new(Spool::new(Overflow::Block, store.clone())))

@@ -1,6 +1,6 @@
-//! Fork and exec with a precise error: which step failed, with which errno. Everything is prepared before the fork;
-//! between fork and exec the child makes system calls only: it uses the agent's memory, and another thread may hold the
-//! allocator's lock. Only `reaper` calls it.
+//! Forks and executes a program, with a precise error: the step that failed, and its errno. Everything is prepared before the fork.
+//! Between fork and exec the child makes system calls only, because it uses the agent's memory, and another thread may hold the
+//! allocator's lock. `exec::process` prepares the command; only `reaper` calls `fork`.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::io::Read;
@@ -14,7 +14,7 @@ use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
 use super::users::Identity;
 
-/// What the child sees as its standard descriptors.
+/// The standard descriptors of the child.
 #[derive(Debug)]
 pub(crate) enum Stdio {
     Pipes {
@@ -27,17 +27,19 @@ pub(crate) enum Stdio {
     },
 }
 
-/// A command ready to run: nothing in it needs memory or a lookup any more.
+/// A command that is ready to run: the child needs no memory and no lookup for it.
 #[derive(Debug)]
 pub(crate) struct PreparedCommand {
-    /// Paths to try in order, as execvp does.
+    /// Paths to try, in this order, as execvp(3) does.
     pub(crate) programs: Vec<CString>,
     pub(crate) argv: Vec<CString>,
     pub(crate) env: Vec<CString>,
+    /// `None`: the agent's own working directory.
     pub(crate) cwd: Option<CString>,
+    /// `None`: the agent's own user.
     pub(crate) identity: Option<Identity>,
     pub(crate) stdio: Stdio,
-    /// Restored in the child; the agent's own is raised.
+    /// Limit on open descriptors that the child gets back; the agent's own is raised.
     pub(crate) nofile: Rlimit,
 }
 
@@ -52,6 +54,7 @@ pub(crate) enum Step {
     Exec,
 }
 
+/// Failure between fork and exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ForkError {
     pub(crate) step: Step,
@@ -59,7 +62,7 @@ pub(crate) struct ForkError {
 }
 
 impl ForkError {
-    /// The step's name on the wire.
+    /// Returns the step's name on the wire.
     pub(crate) fn step_name(&self) -> &'static str {
         match self.step {
             Step::Fork => "fork",
@@ -72,7 +75,7 @@ impl ForkError {
     }
 }
 
-/// A child that is running or has reported why not through `status`.
+/// A child that was forked. It has executed its program, or reports through `status` why it has not.
 #[derive(Debug)]
 pub(crate) struct ForkedChild {
     pub(crate) pid: Pid,
@@ -98,34 +101,36 @@ impl ForkedChild {
                     errno: i32::from_ne_bytes([e0, e1, e2, e3]),
                 })
             }
-            // The pipe is close-on-exec: its end without a report is the exec.
+            // The pipe is close-on-exec: its end without a report means that the program was executed.
             Err(_) => Ok(()),
         }
     }
 }
 
-/// Bytes for the child's calls, none of which goes deep.
+/// Size of the child's stack in bytes. None of its calls goes deep.
 const CHILD_STACK_BYTES: usize = 32 << 10;
 
-/// What the child works with. Pointer arrays end with a null pointer.
+/// Data of the child. Each pointer array ends with a null pointer.
 struct ChildPlan<'a> {
     command: &'a PreparedCommand,
     programs: Vec<*const c_char>,
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
     groups: Vec<Gid>,
+    /// Write end of the pipe that `ForkedChild::status` reads.
     report: RawFd,
 }
 
-/// Pointer arrays for execve; they borrow from `PreparedCommand`.
+/// Returns a pointer array for execve(2). It is valid as long as `strings`.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// Forks. The child leads a session and process group of its own. Blocks until the program is executed, if the memory is shared
-/// until then, which saves copying the page tables and every page that the agent writes to next. It is not shared with a child that
-/// takes another user's identity, so that nothing of that user's ever has the agent's memory. `child` is the child's pid before it
-/// runs, and so before it can have ended.
+/// Forks. The child leads a session and a process group of its own. `child` holds its pid before it runs, and so before it can end.
+///
+/// The child shares the agent's memory until its program is executed, and the caller blocks until then: that saves copying the page
+/// tables and every page that the agent writes to next. A child that takes another user's identity shares no memory, so that no
+/// process of that user ever has the agent's memory.
 pub(crate) fn fork(command: &PreparedCommand, child: &AtomicI32) -> Result<ForkedChild, ForkError> {
     let failed = |errno| ForkError {
         step: Step::Fork,
@@ -150,9 +155,9 @@ pub(crate) fn fork(command: &PreparedCommand, child: &AtomicI32) -> Result<Forke
         Some(_) => 0,
     };
     let mut stack = Vec::<u128>::with_capacity(CHILD_STACK_BYTES / size_of::<u128>());
-    // SAFETY: the child runs `child_main` only, on a stack that nobody else uses and that outlives it: with shared memory this thread
-    // stands still until the child has executed its program or ended; without, the child has a copy. All signals are blocked
-    // meanwhile, as the agent's handlers must not run in the child.
+    // SAFETY: the child runs `child_main` only, on a stack that nothing else uses and that outlives it: with shared memory, this
+    // thread is suspended until the child has executed its program or ended; without shared memory, the child has a copy. All signals
+    // are blocked meanwhile, as the agent's handlers must not run in the child.
     let cloned = unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         let mut before: libc::sigset_t = std::mem::zeroed();
@@ -180,16 +185,18 @@ pub(crate) fn fork(command: &PreparedCommand, child: &AtomicI32) -> Result<Forke
     }
 }
 
+/// Entry point of the child.
 extern "C" fn child_main(plan: *mut c_void) -> c_int {
     // SAFETY: `fork` passes a plan that outlives the child; this is the child.
     unsafe { exec_program(&*plan.cast::<ChildPlan<'_>>()) }
 }
 
-/// The child's side. Reports the first failure and exits.
+/// Prepares the child and executes its program. Reports the first failure and exits.
 ///
 /// # Safety
-/// Only in a freshly forked child: nothing here may allocate, lock, or write to the agent's memory but for errno, which is its
-/// thread's that waits. Identities are this one thread's: the C library's functions would change all threads of the agent.
+/// The caller is a freshly forked child: nothing here may allocate, lock, or write to the agent's memory. errno is an exception, as it
+/// belongs to the thread that waits. System calls set the identity of this one thread: the C library's functions would change all
+/// threads of the agent.
 unsafe fn exec_program(plan: &ChildPlan<'_>) -> ! {
     let &ChildPlan { command, report, .. } = plan;
     let fail = |step: u32, errno: c_int| -> ! {
@@ -220,14 +227,14 @@ unsafe fn exec_program(plan: &ChildPlan<'_>) -> ! {
                 [slave; 3]
             }
         };
-        // The agent never has its own 0, 1 or 2 closed, so the sources are all above 2 and none is overwritten.
+        // The agent always has its own 0, 1 and 2 open, so the sources are all above 2 and none is overwritten.
         for (wanted, source) in targets.into_iter().enumerate() {
             if libc::dup2(source, wanted as c_int) == -1 {
                 fail(2, errno());
             }
         }
-        // Before anything that may hang in a file system: they are copies of what other forks wait for, or other commands' pipes. They
-        // would be closed by the exec; where this call is not known, they are then.
+        // Close all other descriptors before any call that may hang in a file system: some are copies of pipes that other forks
+        // wait for, or of other commands' pipes. On a kernel without this call the exec closes them.
         let report = report as libc::c_uint;
         libc::syscall(libc::SYS_close_range, 3, report - 1, 0);
         libc::syscall(libc::SYS_close_range, report + 1, libc::c_uint::MAX, 0);
@@ -252,28 +259,28 @@ unsafe fn exec_program(plan: &ChildPlan<'_>) -> ! {
         {
             fail(4, errno());
         }
-        // As execvp: a name that is not there or may not be run is passed over, and EACCES wins over ENOENT.
-        let mut seen = libc::ENOENT;
+        // As execvp(3) does: skip a path that is missing or may not be executed, and report EACCES rather than ENOENT.
+        let mut refusal = libc::ENOENT;
         for program in plan.programs.iter().take_while(|p| !p.is_null()) {
             libc::execve(*program, plan.argv.as_ptr(), plan.env.as_ptr());
             match errno() {
                 libc::ENOENT | libc::ENOTDIR => {}
-                libc::EACCES => seen = libc::EACCES,
+                libc::EACCES => refusal = libc::EACCES,
                 other => fail(5, other),
             }
         }
-        fail(5, seen)
+        fail(5, refusal)
     }
 }
 
-/// Signal dispositions and mask as a program expects them: Rust ignores SIGPIPE, tokio handles SIGCHLD.
+/// Resets signal dispositions and mask to what a program expects: Rust ignores SIGPIPE, tokio handles SIGCHLD.
 ///
 /// # Safety
-/// Only in a freshly forked child.
+/// The caller is a freshly forked child.
 unsafe fn reset_signals() {
     // SAFETY: system calls on zeroed storage that is larger than what the kernel reads.
     unsafe {
-        // By system call: glibc refuses its own two signals, which a parent may have left ignored.
+        // Use the system call: glibc refuses to change its own two signals, which a parent may have left ignored.
         let default = [0u64; 8];
         for signal in 1..=64 {
             libc::syscall(

@@ -1,4 +1,4 @@
-//! Forks whose exec takes as long as we like: nothing of one may be held by another.
+//! Tests with an exec that takes as long as the test wants: a fork may hold nothing that another fork waits for.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use rustix::process::{Resource, WaitOptions, getrlimit, waitpid};
 use super::*;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// From asm-generic/fcntl.h; the crate lacks it.
+/// Operation of fcntl(2), from asm-generic/fcntl.h; the libc crate lacks it.
 const F_SETSIG: c_int = 10;
 
-/// A program whose exec takes until we let it go: whoever opens a file waits for the one that holds a lease on it (fcntl(2)).
+/// A program whose exec hangs until the test releases it: opening a file waits while another process holds a lease on it (fcntl(2)).
 struct LeasedProgram {
     path: PathBuf,
     file: File,
@@ -23,7 +23,8 @@ struct LeasedProgram {
 
 impl LeasedProgram {
     fn new(path: PathBuf) -> Self {
-        // By a process of its own: what is open for writing cannot be run, and other tests fork.
+        // Another process makes the copy: a file that is open for writing cannot be executed, and a child that another test
+        // forks here would keep it open.
         assert!(
             Command::new("cp")
                 .arg("/bin/true")
@@ -36,9 +37,9 @@ impl LeasedProgram {
             file: File::open(&path).unwrap(),
             path,
         };
-        // The signal that tells of somebody waiting: one that is ignored.
+        // The signal that announces a waiting process: one that is ignored.
         leased.fcntl(F_SETSIG, libc::SIGURG);
-        // Another test's child may have the descriptor for a moment, until its exec.
+        // A child of another test may hold the descriptor for a moment, until its exec.
         eventually(|| leased.try_fcntl(libc::F_SETLEASE, libc::F_WRLCK).is_ok());
         leased
     }
@@ -72,7 +73,7 @@ fn eventually(condition: impl Fn() -> bool) {
     }
 }
 
-/// Starts a program on a thread of its own; tells when it is known to run.
+/// Starts a program on a thread of its own. The receiver gets its pid when the program is executed.
 fn start(path: &Path) -> mpsc::Receiver<Pid> {
     let program = CString::new(path.to_str().unwrap()).unwrap();
     let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
@@ -108,13 +109,13 @@ fn a_hanging_exec_keeps_no_other_command_from_starting() {
     );
     let first = start(&slow.path);
     slow.await_exec();
-    // ForkedChild while the first one is on its way: it has what the first one's fork waits for.
+    // This fork begins while the first exec hangs, so its child inherits the pipe that the first fork waits for.
     let second = start(&hanging.path);
     hanging.await_exec();
     slow.release_lease();
     let first = first
         .recv_timeout(TEST_TIMEOUT)
-        .expect("it runs, though the other one hangs");
+        .expect("the first program runs although the second hangs");
     hanging.release_lease();
     let second = second.recv_timeout(TEST_TIMEOUT).unwrap();
     for pid in [first, second] {
