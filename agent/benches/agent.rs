@@ -1,11 +1,12 @@
-//! Time and memory of the agent's execs, beside the same done without it. `make bench` runs it on the release binary.
+//! Measures time and memory of the agent's execs, and the same work without the agent for comparison. `make bench` runs it on the
+//! release binary.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a tool
 
-#[allow(dead_code, reason = "the tests need more of it")]
+#[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/agent/harness.rs"]
 mod harness;
-#[allow(dead_code, reason = "the tests need more of it")]
+#[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/agent/measure.rs"]
 mod measure;
 
@@ -18,7 +19,7 @@ use podbridge_proto::v1::ReleaseRequest;
 const ROUNDS: usize = 2000;
 
 fn main() {
-    // As a bridge's.
+    // A bridge's runtime has one thread as well.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -55,25 +56,26 @@ async fn measure_all() {
         seen.after.memory + seen.after.relocated
     );
     let usage = measure::unread_gibibyte().await;
-    println!("1 GiB that nobody reads for 10 s: {} kB resident at most", usage.peak);
+    println!("1 GiB that is unread for 10 s: {} kB resident at most", usage.peak);
 }
 
-/// Spawn, run and reap of `true`: as a call over a warm connection, and by this process; in turns, sorted.
+/// Measures spawn, run and reap of `true`, through the agent over a warm connection and by this process, alternately. Returns both
+/// lists of times, sorted.
 async fn spawns(agent: &Agent) -> (Vec<Duration>, Vec<Duration>) {
     let mut exec = agent.exec().await;
     let (mut through_agent, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let start = argv(&["/bin/true"]);
         let exec_id = start.exec_id.clone();
-        let begun = Instant::now();
+        let started = Instant::now();
         finish(exec.run(run(start)).await.unwrap().into_inner()).await;
-        through_agent.push(begun.elapsed());
+        through_agent.push(started.elapsed());
         exec.release(ReleaseRequest { exec_id }).await.unwrap();
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut command = Command::new("/bin/true");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         assert!(command.status().unwrap().success());
-        alone.push(begun.elapsed());
+        alone.push(started.elapsed());
     }
     through_agent.sort();
     alone.sort();

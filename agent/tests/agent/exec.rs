@@ -1,4 +1,4 @@
-//! Execs: start once, whole output, exit records, stdin, signals, trees, terminals, users.
+//! Tests of execs: start once, complete output, exit records, stdin, signals, process trees, terminals, users.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tonic::Code;
 use crate::harness::{Agent, Finished, alive, argv, eventually, finish, run, shell, soon, with_stdin, zombies_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn output_and_exit_code_arrive_whole() {
+async fn output_and_exit_code_arrive_complete() {
     let agent = Agent::start();
     let seen = soon(agent.sh("echo out; echo err >&2; exit 7")).await;
     assert_eq!(
@@ -29,7 +29,7 @@ async fn output_and_exit_code_arrive_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_command_starts_with_a_clean_slate() {
+async fn a_command_starts_with_default_signals_umask_and_descriptors() {
     let agent = Agent::start();
     let mut exec = agent.exec().await;
     let mut start =
@@ -49,12 +49,12 @@ async fn a_command_starts_with_a_clean_slate() {
     for mask in &lines[4..6] {
         assert!(mask.ends_with("0000000000000000"), "{mask}");
     }
-    // 3 is the directory that ls reads.
+    // Descriptor 3 is the directory that ls reads.
     assert_eq!(lines[6..], ["0", "1", "2", "3"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_cannot_start_says_which_step_failed() {
+async fn a_command_that_cannot_start_reports_the_failed_step() {
     let agent = Agent::start();
     let mut exec = agent.exec().await;
     let script = agent.dir.path().join("script");
@@ -141,7 +141,7 @@ async fn an_id_starts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn readers_attach_at_any_offset_and_a_dead_one_blocks_nobody() {
+async fn readers_attach_at_any_offset_and_a_stalled_reader_blocks_no_other() {
     let agent = Agent::start();
     let mut exec = agent.exec().await;
     let start = shell("printf 0123456789; head -c 3000000 /dev/zero");
@@ -202,12 +202,12 @@ async fn stdin_is_written_by_offset() {
         .unwrap()
         .into_inner();
     assert_eq!(soon(acks.message()).await.unwrap().unwrap().offset, 5);
-    // A repetition is dropped, a gap refused.
+    // Repeated bytes are dropped, and a gap is refused.
     chunks.send(chunk(2, b"llo wo", false)).await.unwrap();
     assert_eq!(soon(acks.message()).await.unwrap().unwrap().offset, 8);
     chunks.send(chunk(100, b"x", false)).await.unwrap();
     assert_eq!(soon(acks.message()).await.unwrap_err().code(), Code::OutOfRange);
-    // A new writer asks where to go on.
+    // A new writer asks for the offset to continue at.
     let (chunks, receiver) = mpsc::channel(8);
     chunks.send(chunk(0, b"", false)).await.unwrap();
     let mut acks = exec
@@ -223,8 +223,8 @@ async fn stdin_is_written_by_offset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn stdin_that_flows_is_not_acknowledged_piece_by_piece() {
-    const PIECES: u64 = 256;
+async fn a_steady_stdin_is_not_acknowledged_chunk_by_chunk() {
+    const CHUNKS: u64 = 256;
     let agent = Agent::start();
     let mut exec = agent.exec().await;
     let start = StartRequest {
@@ -233,22 +233,22 @@ async fn stdin_that_flows_is_not_acknowledged_piece_by_piece() {
     };
     let exec_id = start.exec_id.clone();
     let output = exec.run(run(start)).await.unwrap().into_inner();
-    let piece = move |number| StdinChunk {
+    let chunk = move |number| StdinChunk {
         exec_id: exec_id.clone(),
         offset: number << 14,
         data: vec![0; 1 << 14].into(),
-        eof: number == PIECES - 1,
+        eof: number == CHUNKS - 1,
     };
-    let pieces = tokio_stream::iter((0..PIECES).map(piece));
-    let mut acks = exec.write_stdin(pieces).await.unwrap().into_inner();
+    let chunks = tokio_stream::iter((0..CHUNKS).map(chunk));
+    let mut acks = exec.write_stdin(chunks).await.unwrap().into_inner();
     let (mut offsets, mut closed) = (Vec::new(), false);
     while let Some(ack) = soon(acks.message()).await.unwrap() {
         offsets.push(ack.offset);
         closed = ack.closed;
     }
     assert!(closed && offsets.is_sorted(), "{offsets:?}");
-    assert_eq!(offsets.last(), Some(&(PIECES << 14)));
-    assert!(offsets.len() <= PIECES as usize / 4, "{offsets:?}");
+    assert_eq!(offsets.last(), Some(&(CHUNKS << 14)));
+    assert!(offsets.len() <= CHUNKS as usize / 4, "{offsets:?}");
     assert_eq!(soon(finish(output)).await.cause(), Cause::Exited(0));
 }
 
@@ -258,7 +258,7 @@ async fn a_normal_exit_signals_nothing() {
     let seen = soon(agent.sh("sleep 300 >/dev/null 2>&1 & echo $!")).await;
     let daemon: u32 = seen.stdout().trim().parse().unwrap();
     assert!(alive(daemon) && !seen.held_open);
-    // One that holds the pipe does not hold the result.
+    // A daemon that holds the pipe does not delay the result.
     let seen = soon(agent.sh("sleep 300 & echo $!")).await;
     let holder: u32 = seen.stdout().trim().parse().unwrap();
     assert!(alive(holder) && seen.held_open);
@@ -271,14 +271,14 @@ async fn a_normal_exit_signals_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_daemon_that_writes_neither_holds_the_result_nor_dies_of_it() {
+async fn a_daemon_that_keeps_writing_neither_delays_the_result_nor_gets_sigpipe() {
     let agent = Agent::start();
     let file = agent.dir.path().join("count");
-    let loud = format!(
+    let command = format!(
         "setsid sh -c 'echo $$; n=0; while :; do echo tick; n=$((n+1)); echo $n >{}; sleep 0.1; done' & exit 5",
         file.display()
     );
-    let seen = soon(agent.sh(&loud)).await;
+    let seen = soon(agent.sh(&command)).await;
     assert_eq!((seen.cause(), seen.held_open), (Cause::Exited(5), true));
     let daemon: u32 = seen.stdout().lines().next().unwrap().parse().unwrap();
     let count = || {
@@ -289,13 +289,16 @@ async fn a_daemon_that_writes_neither_holds_the_result_nor_dies_of_it() {
             .unwrap_or(0)
     };
     let before = count();
-    eventually("it goes on writing", || count() > before + 10);
+    eventually("the daemon continues to write", || count() > before + 10);
     soon(agent.sh(&format!("kill {daemon}"))).await;
     eventually("the daemon is gone", || !alive(daemon));
 }
 
-/// A tree that ignores TERM and has left its session: its pids.
-async fn stubborn(agent: &Agent, start: impl FnOnce(StartRequest) -> StartRequest) -> (Vec<u32>, bytes::Bytes, Tail) {
+/// Starts a process tree that ignores TERM and in part has left its session. Returns its pids, its id and its events.
+async fn start_stubborn_tree(
+    agent: &Agent,
+    start: impl FnOnce(StartRequest) -> StartRequest,
+) -> (Vec<u32>, bytes::Bytes, Events) {
     let line = "trap '' TERM; setsid sh -c 'trap \"\" TERM; (sleep 300; :) & echo $$ $!; wait' & echo $$; wait";
     let start = start(shell(line));
     let id = start.exec_id.clone();
@@ -312,12 +315,12 @@ async fn stubborn(agent: &Agent, start: impl FnOnce(StartRequest) -> StartReques
     (pids, id, events)
 }
 
-type Tail = tonic::Streaming<podbridge_proto::v1::ExecEvent>;
+type Events = tonic::Streaming<podbridge_proto::v1::ExecEvent>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn cancel_ends_the_whole_tree() {
     let agent = Agent::start();
-    let (pids, exec_id, _events) = stubborn(&agent, |start| StartRequest {
+    let (pids, exec_id, _events) = start_stubborn_tree(&agent, |start| StartRequest {
         kill_grace_ms: 100,
         ..start
     })
@@ -347,7 +350,7 @@ async fn cancel_ends_the_whole_tree() {
 async fn a_lost_client_ends_the_tree_if_asked_to() {
     let agent = Agent::start();
     let on_disconnect = OnDisconnect::Cancel as i32;
-    let (pids, _, events) = stubborn(&agent, |start| StartRequest {
+    let (pids, _, events) = start_stubborn_tree(&agent, |start| StartRequest {
         on_disconnect,
         kill_grace_ms: 100,
         ..start
@@ -355,7 +358,7 @@ async fn a_lost_client_ends_the_tree_if_asked_to() {
     .await;
     drop(events);
     eventually("the tree is gone", || pids.iter().all(|pid| !alive(*pid)));
-    let (pids, _, events) = stubborn(&agent, |start| StartRequest {
+    let (pids, _, events) = start_stubborn_tree(&agent, |start| StartRequest {
         lease_ms: 200,
         kill_grace_ms: 100,
         ..start
@@ -364,7 +367,7 @@ async fn a_lost_client_ends_the_tree_if_asked_to() {
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(
         pids.iter().all(|pid| alive(*pid)),
-        "a lease does not run while somebody reads"
+        "the lease does not run while a reader is attached"
     );
     drop(events);
     eventually("the lease has ended", || pids.iter().all(|pid| !alive(*pid)));
@@ -472,7 +475,7 @@ async fn a_terminal_has_a_size_and_an_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_agents_own_program_runs_whoever_asks() {
+async fn the_agents_own_program_runs_as_any_user() {
     let agent = Agent::start();
     let mut exec = agent.exec().await;
     let root = rustix::process::geteuid().is_root();
@@ -495,7 +498,7 @@ async fn the_agents_own_program_runs_whoever_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_program_beside_the_agent_is_found_last() {
+async fn a_program_in_the_agents_directory_is_found() {
     let agent = Agent::start();
     let run = run(argv(&["podbridge-agent", "version"]));
     let seen = soon(finish(agent.exec().await.run(run).await.unwrap().into_inner())).await;

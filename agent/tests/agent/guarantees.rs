@@ -1,4 +1,5 @@
-//! What holds however often a start is repeated, however many read, and where nobody does.
+//! Guarantees of execs: a repeated start runs one command, readers are independent, and unread output is bounded and never lost in
+//! silence.
 
 use std::fs;
 
@@ -17,7 +18,7 @@ async fn a_thousand_racing_and_late_starts_run_one_command() {
     let start = shell(&format!("echo x >> {}; echo done", counter.display()));
     let mut racing = JoinSet::new();
     for round in 0..1000 {
-        // Few connections, as a bridge that repeats itself; a new one now and then.
+        // A connection of its own for each start, as of a bridge that reconnects and repeats it.
         let mut exec = agent.exec().await;
         let start = start.clone();
         racing.spawn(async move {
@@ -73,7 +74,7 @@ async fn a_hundred_readers_see_every_byte_and_an_idle_one_blocks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_is_gone_is_a_gap_and_no_silence() {
+async fn dropped_output_is_reported_as_a_gap() {
     const LENGTH: u64 = 20 << 20;
     let agent = Agent::start();
     let mut exec = agent.exec().await;
@@ -87,13 +88,13 @@ async fn what_is_gone_is_a_gap_and_no_silence() {
     with_gap(exec.attach(attach).await.unwrap().into_inner(), LENGTH).await;
 }
 
-/// Reads stdout, `length` in all, whose beginning is gone: the bytes of the gap, and the others.
+/// Reads a stdout of `length` bytes whose beginning was dropped. Returns the number of bytes in the gap, and of the others.
 async fn with_gap(mut stream: Streaming<ExecEvent>, length: u64) -> (u64, u64) {
     let (mut gap, mut got) = (0, 0);
     while let Some(event) = soon(stream.message()).await.unwrap() {
         match event.event.unwrap() {
             Event::Gap(missing) => {
-                assert_eq!((missing.offset, got), (0, 0), "told before the rest");
+                assert_eq!((missing.offset, got), (0, 0), "the gap comes before the output");
                 gap = missing.length;
             }
             Event::Output(output) => got += output.data.len() as u64,
@@ -107,7 +108,7 @@ async fn with_gap(mut stream: Streaming<ExecEvent>, length: u64) -> (u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_command_that_nobody_reads_ends_and_its_output_waits_in_a_file() {
+async fn an_unread_command_ends_and_its_output_waits_in_a_file() {
     const LENGTH: usize = 30 << 20;
     let own = std::env::current_exe().unwrap();
     let directory = tempfile::tempdir_in(own.parent().unwrap()).unwrap();
@@ -146,7 +147,7 @@ async fn a_command_that_nobody_reads_ends_and_its_output_waits_in_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_full_disk_makes_the_command_wait_and_is_told() {
+async fn a_full_disk_makes_the_command_wait_and_the_reader_gets_the_reason() {
     const LENGTH: u64 = 30 << 20;
     let agent = Agent::start_with_small_disk();
     let mut exec = agent.exec().await;
@@ -159,7 +160,7 @@ async fn a_full_disk_makes_the_command_wait_and_is_told() {
     exec.start(start).await.unwrap();
     let written = || fs::read(&counter).map_or(0, |lines| lines.len() / 2);
     let mut last = 0;
-    eventually("the disk takes some, then the command waits", || {
+    eventually("the disk takes some output, then the command waits", || {
         std::thread::sleep(std::time::Duration::from_secs(2));
         let before = std::mem::replace(&mut last, written());
         last > 8 && last == before
@@ -187,7 +188,7 @@ async fn a_full_disk_makes_the_command_wait_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_overflows_is_dropped_when_the_client_says_so() {
+async fn output_that_overflows_is_dropped_if_the_client_asks_for_it() {
     const LENGTH: u64 = 60 << 20;
     let agent = Agent::start_with(&["--spool-limit", "0"]);
     let mut exec = agent.exec().await;

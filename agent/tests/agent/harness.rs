@@ -1,4 +1,5 @@
-//! Starts a real agent in a directory of its own and ends it; short ways to run a command through it.
+//! Starts a real agent in a directory of its own, and ends it with the test. Helpers run a command through it. All tests of the agent
+//! and its benchmark use it.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_podbridge-agent");
 
+/// A running agent; dropping it kills the agent.
 pub(crate) struct Agent {
     pub(crate) dir: TempDir,
     process: Child,
@@ -33,7 +35,7 @@ impl Agent {
         Self::spawn(tempfile::tempdir().unwrap(), Command::new(AGENT), arguments)
     }
 
-    /// Its spool is a disk of 8 MiB, which nobody else sees and which ends with it.
+    /// Starts an agent whose spool is on a disk of 8 MiB, in a mount namespace that ends with the agent.
     pub(crate) fn start_with_small_disk() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("disk");
@@ -50,7 +52,7 @@ impl Agent {
         Self::spawn(dir, command, &["--spool", disk.to_str().unwrap()])
     }
 
-    /// In a user namespace that has none of what this limit counts.
+    /// Starts an agent in a user namespace where this limit of /proc/sys/user is 0.
     pub(crate) fn start_without_inotify(limit: &str) -> Self {
         let mut command = Command::new("unshare");
         let line = format!(r#"echo 0 > /proc/sys/user/{limit} && exec "$@""#);
@@ -104,7 +106,7 @@ impl Agent {
         AgentClient::new(self.channel().await)
     }
 
-    /// Runs a shell line to its end.
+    /// Runs a shell command to its end.
     pub(crate) async fn sh(&self, line: &str) -> Finished {
         let stream = self.exec().await.run(run(shell(line))).await.unwrap().into_inner();
         finish(stream).await
@@ -163,7 +165,7 @@ fn rand_id() -> bytes::Bytes {
         .into()
 }
 
-/// An exec as its reader saw it.
+/// All that a reader got of one exec.
 #[derive(Debug, Default)]
 pub(crate) struct Finished {
     pub(crate) pid: u32,
@@ -183,7 +185,7 @@ impl Finished {
     }
 }
 
-/// Reads to `Closed`, and checks that offsets and lengths are right.
+/// Reads to `Closed`, and checks offsets and lengths.
 pub(crate) async fn finish(mut stream: Streaming<ExecEvent>) -> Finished {
     let mut seen = Finished::default();
     while let Some(event) = stream.message().await.unwrap() {
@@ -208,8 +210,10 @@ pub(crate) async fn finish(mut stream: Streaming<ExecEvent>) -> Finished {
     panic!("the stream ended without Closed: {seen:?}")
 }
 
+/// Time after which a test fails that waits for something.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Waits until `condition` is true; fails after `TEST_TIMEOUT`.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -218,13 +222,14 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Fails instead of hanging.
+/// Waits for `future`; fails after `TEST_TIMEOUT`, so that no test hangs.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(TEST_TIMEOUT, future)
         .await
-        .expect("it does not hang")
+        .expect("it ends in time")
 }
 
+/// Returns true if the process exists and is no zombie.
 pub(crate) fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')

@@ -1,4 +1,4 @@
-//! Hello, health, the proxy, detaching, idle end, signals, PID 1.
+//! Tests of the life of an agent: Hello, health, the proxy, detaching, the end when idle, signals, PID 1.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -16,7 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::harness::{AGENT, Agent, alive, connect, eventually, run, shell, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn hello_tells_who_serves() {
+async fn hello_identifies_the_agent_and_refuses_other_versions() {
     let agent = Agent::start();
     let hello = |protocol_major, requires: &[&str]| HelloRequest {
         protocol_major,
@@ -62,8 +62,8 @@ async fn hello_tells_who_serves() {
     );
 }
 
-/// A proxy through whose pipes HTTP/2 has begun.
-fn proxied(socket: &Path) -> (Child, ChildStdout) {
+/// Starts a proxy, and begins HTTP/2 through its pipes.
+fn start_proxy(socket: &Path) -> (Child, ChildStdout) {
     let mut proxy = Command::new(AGENT)
         .args(["proxy", "--socket"])
         .arg(socket)
@@ -89,22 +89,22 @@ fn proxied(socket: &Path) -> (Child, ChildStdout) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_proxy_carries_the_connection() {
     let agent = Agent::start();
-    let (mut proxy, stdout) = proxied(&agent.socket());
-    // The end of stdin ends it all.
+    let (mut proxy, stdout) = start_proxy(&agent.socket());
+    // The end of stdin ends the connection and the proxy.
     drop(proxy.stdin.take());
     read_to_end_of(stdout).await;
     assert!(proxy.wait().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_agent_lets_go_of_the_streams_of_a_proxy_that_is_killed() {
+async fn the_agent_closes_the_streams_of_a_proxy_that_is_killed() {
     let agent = Agent::start();
-    let (mut proxy, stdout) = proxied(&agent.socket());
-    // Else its end would be what the agent sees.
+    let (mut proxy, stdout) = start_proxy(&agent.socket());
+    // Keep stdin open: its end would make the agent close the streams as well.
     let _stdin = proxy.stdin.take();
     proxy.kill().unwrap();
     proxy.wait().unwrap();
-    // The runtime waits for this before it says that the exec has ended.
+    // The container runtime waits for this end before it reports the end of the exec.
     read_to_end_of(stdout).await;
 }
 
@@ -116,27 +116,27 @@ async fn read_to_end_of(mut stdout: ChildStdout) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_proxy_ends_with_the_agent() {
     let agent = Agent::start();
-    let (mut proxy, _stdout) = proxied(&agent.socket());
+    let (mut proxy, _stdout) = start_proxy(&agent.socket());
     let pid = rustix::process::Pid::from_raw(agent.pid() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     eventually("the proxy ends", || proxy.try_wait().unwrap().is_some());
 }
 
 #[test]
-fn an_agent_that_takes_no_streams_is_spoken_to_on_its_socket() {
+fn the_proxy_copies_to_the_socket_of_an_agent_that_takes_no_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let older = std::thread::spawn(move || {
-        // It takes the offer for HTTP/2, which it begins and ends.
+        // An older agent takes the offer for HTTP/2, answers, and closes the connection.
         let (mut first, _) = listener.accept().unwrap();
         first.write_all(b"\0\0\0\x04\0\0\0\0\0").unwrap();
         drop(first);
         let (mut second, _) = listener.accept().unwrap();
-        let mut heard = Vec::new();
-        second.read_to_end(&mut heard).unwrap();
+        let mut received = Vec::new();
+        second.read_to_end(&mut received).unwrap();
         second.write_all(b"heard ").unwrap();
-        second.write_all(&heard).unwrap();
+        second.write_all(&received).unwrap();
     });
     let mut proxy = Command::new(AGENT)
         .args(["proxy", "--socket"])
@@ -146,15 +146,15 @@ fn an_agent_that_takes_no_streams_is_spoken_to_on_its_socket() {
         .spawn()
         .unwrap();
     proxy.stdin.take().unwrap().write_all(b"hello").unwrap();
-    let mut said = String::new();
-    proxy.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(said, format!("{PROXY_MAGIC}heard hello"));
+    let mut answer = String::new();
+    proxy.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, format!("{PROXY_MAGIC}heard hello"));
     assert!(proxy.wait().unwrap().success());
     older.join().unwrap();
 }
 
 #[test]
-fn without_an_agent_the_proxy_says_so() {
+fn without_an_agent_the_proxy_reports_an_error() {
     let out = Command::new(AGENT)
         .args(["proxy", "--socket", "/no/such/agent.sock"])
         .output()
@@ -168,7 +168,7 @@ fn without_an_agent_the_proxy_says_so() {
     );
 }
 
-/// Killed with the test; its namespace dies with it.
+/// A process that is killed at the end of the test, and its PID namespace with it.
 struct KillOnDrop(std::process::Child);
 
 impl Drop for KillOnDrop {
@@ -178,7 +178,7 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// Detached agents run no longer than this without work.
+/// Idle time of the detached agents of these tests, in seconds.
 const IDLE: &str = "1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -215,8 +215,8 @@ async fn a_detached_agent_starts_once_and_ends_when_idle() {
     exec.start(shell("sleep 3").clone()).await.unwrap();
     drop(exec);
     std::thread::sleep(Duration::from_millis(1500));
-    assert!(alive(pid), "a running command keeps it");
-    eventually("it ends when idle", || !alive(pid));
+    assert!(alive(pid), "a running command keeps the agent alive");
+    eventually("the agent ends when idle", || !alive(pid));
     assert!(!socket.exists());
 }
 
@@ -260,19 +260,19 @@ async fn a_signal_ends_the_agent_and_its_execs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn rubbish_on_the_socket_harms_nobody() {
+async fn invalid_data_on_the_socket_harms_no_other_client() {
     let agent = Agent::start();
-    for rubbish in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 100_000], b""] {
+    for invalid in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 100_000], b""] {
         let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).unwrap();
-        // It may be cut while we write.
-        let _ = stream.write_all(rubbish);
+        // The agent may close the connection during the write.
+        let _ = stream.write_all(invalid);
     }
     let mut exec = agent.exec().await;
     assert!(soon(exec.run(run(shell("true")))).await.is_ok());
 }
 
 #[test]
-fn as_pid_1_it_reaps_forwards_and_restarts() {
+fn as_pid_1_the_agent_reaps_forwards_signals_and_restarts_its_worker() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent.sock");
     let mut command = Command::new("unshare");
@@ -301,12 +301,12 @@ fn as_pid_1_it_reaps_forwards_and_restarts() {
     let first = std::fs::metadata(&socket).unwrap().mtime_nsec();
     runtime.block_on(async {
         let mut exec = podbridge_proto::v1::exec_client::ExecClient::new(connect(socket.clone()).await);
-        // An orphan of PID 1's children, and then the worker's own death.
+        // Leave an orphan to PID 1, then kill the worker.
         let line = "sh -c 'sleep 0.1 & ' ; kill -KILL $PPID";
         let mut events = exec.run(run(shell(line))).await.unwrap().into_inner();
         while let Ok(Some(_)) = events.message().await {}
     });
-    eventually("the worker is back", || {
+    eventually("the worker has restarted", || {
         let second = std::fs::metadata(&socket).map(|meta| meta.mtime_nsec());
         second.is_ok_and(|second| second != first) && std::os::unix::net::UnixStream::connect(&socket).is_ok()
     });

@@ -1,4 +1,4 @@
-//! Tests of the agent from its client's side: the real binary, its real socket, the generated client.
+//! Tests of the agent as its client sees it: the real binary, its real socket, the generated client.
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 

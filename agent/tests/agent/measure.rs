@@ -1,5 +1,5 @@
-//! What the agent holds, measured from outside: at rest, with many commands, with output that nobody reads. `memory` sets
-//! ceilings, the benchmark prints.
+//! Measures the resources of an agent from outside: idle, with many commands, with unread output. `memory` and `logs` check limits, the
+//! benchmark prints.
 
 use std::fs;
 
@@ -9,21 +9,22 @@ use tonic::Streaming;
 
 use crate::harness::{Agent, argv, eventually, run, shell, soon};
 
-/// Of one process.
+/// Resources of one process.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Anonymous memory but for what the loader has written into the program's own pages, kB.
+    /// Anonymous memory without `relocated`, in kB.
     pub(crate) memory: u64,
-    /// Those pages, kB: several times more in a debug build, whatever the agent does.
+    /// Pages of the program's file that the loader has changed, in kB. A debug build has several times more of them.
     pub(crate) relocated: u64,
-    /// All that is resident, kB.
+    /// Resident memory, in kB.
     pub(crate) resident: u64,
-    /// The same at its highest, kB.
+    /// Highest resident memory so far, in kB.
     pub(crate) peak: u64,
     pub(crate) descriptors: usize,
     pub(crate) threads: u64,
 }
 
+/// Returns the resources that a process uses now.
 pub(crate) fn usage(pid: u32) -> Usage {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| {
@@ -41,7 +42,7 @@ pub(crate) fn usage(pid: u32) -> Usage {
     }
 }
 
-/// Anonymous pages of mappings that have a file.
+/// Returns the size of anonymous pages in mappings of a file, in kB.
 fn relocated(smaps: &str) -> u64 {
     let mut of_file = false;
     let mut sum = 0;
@@ -49,7 +50,7 @@ fn relocated(smaps: &str) -> u64 {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             ["Anonymous:", kilobytes, _] if of_file => sum += kilobytes.parse::<u64>().unwrap(),
-            // Addresses, permissions, offset, device, inode, and a name if there is one.
+            // A mapping: addresses, permissions, offset, device, inode, and a name if there is one.
             [range, _, _, _, inode, ..] if range.contains('-') => of_file = inode != "0",
             _ => {}
         }
@@ -57,7 +58,7 @@ fn relocated(smaps: &str) -> u64 {
     sum
 }
 
-/// Once descriptors have been closed and memory has been given back.
+/// Waits until the usage no longer changes, and returns it: by then descriptors are closed and freed memory is returned.
 pub(crate) fn settled_usage(agent: &Agent) -> Usage {
     let mut last = Usage::default();
     eventually("the agent is at rest", || {
@@ -68,18 +69,19 @@ pub(crate) fn settled_usage(agent: &Agent) -> Usage {
     last
 }
 
-/// kB of anonymous memory with commands in flight.
+/// Memory of an agent with many commands, before, during and after.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) idle: Usage,
-    /// For each of them.
+    /// Anonymous memory for each command without a reader, in kB.
     pub(crate) unattached: f64,
+    /// Anonymous memory for each command with a reader, in kB.
     pub(crate) attached: f64,
     pub(crate) after: Usage,
 }
 
-/// Starts so many commands, attaches to them, ends them; until so much memory (kB) is held at most.
-pub(crate) async fn in_flight(agent: &Agent, count: u64, given_back: u64) -> InFlight {
+/// Starts `count` commands, attaches to them, ends them, and waits until the agent holds at most `returned_to` kB.
+pub(crate) async fn in_flight(agent: &Agent, count: u64, returned_to: u64) -> InFlight {
     let mut exec = agent.exec().await;
     let idle = settled_usage(agent);
     let mut ids = Vec::new();
@@ -117,9 +119,9 @@ pub(crate) async fn in_flight(agent: &Agent, count: u64, given_back: u64) -> InF
     }
     drop(readers);
     drop(exec);
-    eventually("memory and threads are given back", || {
+    eventually("memory and threads are returned", || {
         let now = usage(agent.pid());
-        now.memory <= given_back && now.threads <= idle.threads + 1
+        now.memory <= returned_to && now.threads <= idle.threads + 1
     });
     let each = |usage: Usage| (usage.memory - idle.memory) as f64 / count as f64;
     InFlight {
@@ -130,7 +132,7 @@ pub(crate) async fn in_flight(agent: &Agent, count: u64, given_back: u64) -> InF
     }
 }
 
-/// 1 GiB of output through a connection on which nobody reads for 10 s, then read to the end.
+/// Sends 1 GiB of output to a connection that is unread for 10 s, then reads to the end. Returns the usage after it.
 pub(crate) async fn unread_gibibyte() -> Usage {
     const LENGTH: u64 = 1 << 30;
     let own = std::env::current_exe().unwrap();

@@ -1,5 +1,5 @@
-//! Ceilings of what the agent holds. They are those of a release build; a debug build keeps them too, as they count no code, and
-//! of what the loader has changed in it what it is in a release build.
+//! Limits on the memory, descriptors and threads of the agent. They are those of a release build. A debug build keeps them too: they
+//! count no code, and of the pages that the loader changes they count as many as a release build has.
 
 use bytes::Bytes;
 use podbridge_proto::v1::ReleaseRequest;
@@ -7,11 +7,11 @@ use podbridge_proto::v1::ReleaseRequest;
 use crate::harness::{Agent, eventually, finish, run, shell, soon, zombies_of};
 use crate::measure::{in_flight, settled_usage, unread_gibibyte, usage};
 
-/// `Usage::relocated` of a release build, kB.
+/// `Usage::relocated` of a release build, in kB.
 const RELOCATED: u64 = 160;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_thousand_execs_leave_nothing() {
+async fn a_thousand_execs_leave_no_memory_descriptors_or_zombies() {
     let agent = Agent::start();
     let mut exec = agent.exec().await;
     let mut once = async |count: usize| {
@@ -25,8 +25,8 @@ async fn a_thousand_execs_leave_nothing() {
     once(20).await;
     let before = settled_usage(&agent);
     once(1000).await;
-    // Idle threads end, and memory is given back, a few seconds later.
-    eventually("all is given back", || {
+    // Idle threads end, and freed memory is returned, a few seconds later.
+    eventually("everything is returned", || {
         let now = usage(agent.pid());
         now.descriptors <= before.descriptors && now.threads <= before.threads + 1 && now.memory + RELOCATED <= 1536
     });
@@ -34,19 +34,19 @@ async fn a_thousand_execs_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_thousand_execs_in_flight_are_small() {
-    // Of the 20 MB that they took.
-    const GIVEN_BACK: u64 = 1536 - RELOCATED;
+async fn a_thousand_execs_in_flight_use_little_memory() {
+    // The commands took 20 MB.
+    const MEMORY_AFTER: u64 = 1536 - RELOCATED;
     let agent = Agent::start();
-    let seen = in_flight(&agent, 1000, GIVEN_BACK).await;
+    let seen = in_flight(&agent, 1000, MEMORY_AFTER).await;
     assert!(seen.idle.memory + RELOCATED <= 1024, "{seen:?}");
     assert!(seen.unattached <= 16.0 && seen.attached <= 24.0, "{seen:?}");
-    assert!(seen.after.memory <= GIVEN_BACK, "{seen:?}");
+    assert!(seen.after.memory <= MEMORY_AFTER, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn output_that_waits_for_its_reader_needs_little_memory() {
+async fn unread_output_uses_little_memory() {
     let usage = unread_gibibyte().await;
-    // Resident is also the code, of which a debug build has more.
+    // Resident memory includes the code, and a debug build has more of it.
     assert!(usage.memory <= 24 << 10 && usage.peak <= 32 << 10, "{usage:?}");
 }

@@ -1,4 +1,4 @@
-//! PutAndExec: files and their command, once.
+//! Tests of PutAndExec: the files are put once, and the command runs once.
 
 use std::fs;
 use std::path::Path;
@@ -29,8 +29,8 @@ fn messages(start: StartRequest, path: &Path, content: &'static [u8], digest: By
     parts.into_iter().map(message).collect()
 }
 
-/// Of "content".
-fn digest() -> Bytes {
+/// Returns the digest of "content".
+fn content_digest() -> Bytes {
     let hex = "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73";
     (0..32)
         .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
@@ -38,7 +38,7 @@ fn digest() -> Bytes {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn repeated_at_once_the_file_is_put_once_and_the_command_runs_once() {
+async fn of_many_requests_at_once_one_puts_the_file_and_runs_the_command() {
     let agent = Agent::start();
     let (file, counter) = (agent.dir.path().join("file"), agent.dir.path().join("counter"));
     let start = shell(&format!(
@@ -49,7 +49,7 @@ async fn repeated_at_once_the_file_is_put_once_and_the_command_runs_once() {
     let mut racing = JoinSet::new();
     for _ in 0..50 {
         let mut exec = agent.exec().await;
-        let messages = messages(start.clone(), &file, b"content", digest());
+        let messages = messages(start.clone(), &file, b"content", content_digest());
         racing.spawn(async move {
             let answers = exec.put_and_exec(tokio_stream::iter(messages)).await.unwrap();
             finish(answers.into_inner()).await
@@ -59,7 +59,7 @@ async fn repeated_at_once_the_file_is_put_once_and_the_command_runs_once() {
         assert_eq!(seen.stdout(), "content");
     }
     assert_eq!(fs::read_to_string(counter).unwrap(), "x\n");
-    assert!(!file.exists(), "a late duplicate put it again");
+    assert!(!file.exists(), "a late duplicate put the file again");
     let names = || fs::read_dir(agent.dir.path()).unwrap().flatten();
     eventually("no temporary file is left", || {
         !names().any(|entry| entry.file_name().to_string_lossy().starts_with(".podbridge-"))
@@ -67,7 +67,7 @@ async fn repeated_at_once_the_file_is_put_once_and_the_command_runs_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_broken_file_starts_nothing_and_the_same_request_may_come_again() {
+async fn a_broken_file_starts_nothing_and_the_request_can_be_repeated() {
     let agent = Agent::start();
     let mut exec = agent.exec().await;
     let file = agent.dir.path().join("file");
@@ -75,12 +75,12 @@ async fn a_broken_file_starts_nothing_and_the_same_request_may_come_again() {
     let bad = messages(start.clone(), &file, b"content", Bytes::from(vec![0; 32]));
     let refused = exec.put_and_exec(tokio_stream::iter(bad)).await.unwrap_err();
     assert_eq!(refused.code(), Code::DataLoss);
-    let mut short = messages(start.clone(), &file, b"content", digest());
+    let mut short = messages(start.clone(), &file, b"content", content_digest());
     short.pop();
     let refused = exec.put_and_exec(tokio_stream::iter(short)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(!file.exists());
-    let good = messages(start, &file, b"content", digest());
+    let good = messages(start, &file, b"content", content_digest());
     let answers = exec.put_and_exec(tokio_stream::iter(good)).await.unwrap();
     assert_eq!(soon(finish(answers.into_inner())).await.stdout(), "content");
 }
