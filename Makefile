@@ -1,10 +1,10 @@
-# One entry for everything; bare `make` lists the targets.
+# Entry point for builds and tests; `make` without a target lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# Builds and downloads live outside the clone, so that a fresh clone starts warm.
+# Builds and downloads are kept outside the clone, so that a new clone does not repeat them.
 export PODBRIDGE_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podbridge
 export CARGO_TARGET_DIR ?= $(PODBRIDGE_CACHE_DIR)/target
 export RUST_BACKTRACE ?= 0
@@ -22,17 +22,17 @@ help: ## list the targets
 
 .PHONY: build
 build: ## release binaries in dist/bin
-	# The agent runs in any image: nothing may be looked up in a libc that is not there.
+	# The agent is linked statically, because it has to run in images without a libc.
 	RUSTFLAGS="-C target-feature=+crt-static" \
 		cargo build --profile agent --locked -p podbridge-agent --target $(HOST)
 	cargo build --release --locked -p podbridge
 	install -D -t dist/bin $(CARGO_TARGET_DIR)/$(HOST)/agent/podbridge-agent $(CARGO_TARGET_DIR)/release/podbridge
-	# For a Zuul executor's /usr/local/sbin, in a directory of their own: dist/bin in PATH must not hide kubectl. Links, not
-	# copies, as they cost nothing; hard ones, as a symbolic link is worth nothing where its directory is copied to.
+	# kubectl and oc are for a Zuul executor's /usr/local/sbin. They have their own directory, so that dist/bin in PATH does not hide the
+	# real kubectl. Hard links need no space, and unlike symbolic links they still work after the directory is copied.
 	mkdir -p dist/bin/zuul
 	ln -f dist/bin/podbridge dist/bin/zuul/kubectl
 	ln -f dist/bin/podbridge dist/bin/zuul/oc
-	# For GIT_SSH, which takes a program and no arguments.
+	# podbridge-ssh is for GIT_SSH, which must be a program without arguments.
 	ln -f dist/bin/podbridge dist/bin/podbridge-ssh
 
 .PHONY: demo
@@ -47,7 +47,7 @@ test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
 fmt: $(RUFF)/.ready ## format Rust and Python
 	cargo fmt --all
 	$(RUFF)/bin/ruff format
-check: $(RUFF)/.ready ## before a commit, under two minutes when warm: format, clippy, the rules of tidy, unit tests
+check: $(RUFF)/.ready ## what to run before a commit, under two minutes when warm: format, clippy, tidy, unit tests
 	cargo fmt --all --check
 	$(RUFF)/bin/ruff check
 	$(RUFF)/bin/ruff format --check
@@ -65,22 +65,22 @@ lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python 
 
 .PHONY: test-rust
 test-rust: $(PREVIOUS)/.ready ## unit, crate and process tests
-	# More than cores: most of them wait.
+	# More threads than cores, because most tests wait.
 	RUST_TEST_THREADS=$$(($$(nproc) * 2)) cargo test --workspace --locked
 
 .PHONY: soak
 CUTS ?= 10000
 SEED ?=
-soak: ## CUTS=10000 cuts of the link under running commands, SEED= to repeat a run
+soak: ## cut the link CUTS=10000 times under running commands; SEED= repeats a run
 	cargo build --workspace --locked
 	$(CARGO_TARGET_DIR)/debug/soak $(CUTS) $(SEED)
 
 .PHONY: bench
-bench: ## time and memory of the agent, beside the same done without it
+bench: ## time and memory of the agent, compared with the same work without it
 	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --profile agent --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
 	cargo bench --quiet --locked -p podbridge-tree --bench tree
 
-# The cluster's kubectl is all of Kubernetes in one program: not one to compare with.
+# The stock kubectl of the benchmarks. The cluster's own kubectl is all of Kubernetes in one program, so it uses more memory.
 STOCK_KUBECTL := $(PODBRIDGE_CACHE_DIR)/k8s/kubectl
 .PHONY: $(STOCK_KUBECTL)
 $(STOCK_KUBECTL):
@@ -92,9 +92,9 @@ on-a-cluster = export PODBRIDGE_CLUSTER_DIR=$$(mktemp -d); \
 	STOCK_KUBECTL=$(STOCK_KUBECTL)
 
 .PHONY: bench-zuul bench-files
-bench-zuul: build $(STOCK_KUBECTL) ## live logs, tasks and bridges under Zuul, beside the stock kubectl, on a cluster of its own
+bench-zuul: build $(STOCK_KUBECTL) ## live logs, tasks and bridges under Zuul, compared with the stock kubectl, on a new cluster
 	$(on-a-cluster) tests/zuul/run bench_latency bench_tasks bench_idle bench_100_pods
-bench-files: build $(STOCK_KUBECTL) ## files, trees and repositories, beside kubectl cp, tar, rsync and git over ssh, on a cluster of its own
+bench-files: build $(STOCK_KUBECTL) ## files, trees and repositories, compared with kubectl cp, tar, rsync and git over ssh, on a new cluster
 	$(on-a-cluster) tests/bench/run
 
 .PHONY: test-plugin
@@ -102,7 +102,7 @@ test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin
 	cd ansible && $(ANSIBLE)/bin/python -m pytest -q -p no:cacheprovider tests/unit
 
 .PHONY: test-cluster
-test-cluster: build ## the command line and Ansible against pods of a real Kubernetes
+test-cluster: build ## the command line, Ansible and Zuul on pods of a real Kubernetes
 	cargo build --locked -p podbridge-tests --bin soak
 	SOAK=$(CARGO_TARGET_DIR)/debug/soak tests/cluster-tier
 
@@ -112,11 +112,11 @@ cluster-up: ## start the test cluster and print its settings
 cluster-down: ## remove the test cluster
 	tests/cluster/cluster down
 
-# Tools, each in a directory that names its version; .ready marks a complete one.
+# Tools, each in a directory that names its version; the file .ready marks a complete installation.
 version = $(lastword $(subst -, ,$(@D)))
 
-# The build that this one must get on with. In the same target directory, as nearly all of its dependencies are ours; cargo puts
-# our own binaries back when it builds next.
+# The previous build, which the present one must work with. It uses the same target directory, because it shares nearly all of its
+# dependencies; the next cargo build restores the present binaries.
 $(PREVIOUS)/.ready:
 	git cat-file -e $$(cat tests/previous-build) || { echo "this clone lacks the commit in tests/previous-build; get the whole history: git fetch --unshallow" >&2 && exit 1; }
 	rm -rf $(@D)
