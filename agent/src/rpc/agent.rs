@@ -73,7 +73,7 @@ impl Agent for AgentService {
         let key = key.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let address = address
             .parse()
-            .map_err(|_| Status::invalid_argument(format!("{address:?} is no IP address")))?;
+            .map_err(|_| Status::invalid_argument(format!("{address:?} is not an IP address")))?;
         let enrolment = self.listener.enroll(key, address).await.map_err(|error| match error {
             Error::TooManyAddresses => Status::resource_exhausted(error.to_string()),
             Error::KeyGeneration(_) | Error::Tls(_) | Error::Listen { .. } => {

@@ -1,4 +1,4 @@
-//! Direct links: a port that opens when a bridge enrolls, for bridges that did.
+//! Direct links: the agent opens a port when a bridge enrols, and serves enrolled bridges only.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,7 +22,7 @@ use super::harness::{Agent, finish, run, shell, soon};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A bridge, and where it was told that the agent is.
+/// A bridge with the key and the address of its agent.
 struct Bridge {
     identity: Identity,
     agent: PublicKey,
@@ -30,6 +30,7 @@ struct Bridge {
 }
 
 impl Bridge {
+    /// Returns a bridge that has enrolled.
     async fn enrolled(agent: &Agent) -> Self {
         let identity = Identity::new().unwrap();
         let answer = enroll(agent, identity.public_key().as_der(), "127.0.0.1")
@@ -42,7 +43,8 @@ impl Bridge {
         }
     }
 
-    /// A client has shaken hands before the server has looked at its key: only an answer says that it is accepted.
+    /// Connects and says Hello. A client's handshake ends before the server has checked its key: only the answer proves that the bridge is
+    /// accepted.
     async fn connect(&self) -> Result<(Channel, HelloResponse), String> {
         let config = Arc::new(self.identity.client_config(self.agent.clone()).unwrap());
         let address = self.address;
@@ -81,7 +83,7 @@ async fn enroll(agent: &Agent, key: &[u8], address: &str) -> Result<EnrollRespon
         .map(tonic::Response::into_inner)
 }
 
-/// Ports on which the agent listens, as the kernel has it.
+/// Returns the addresses that the agent listens on, in the form of /proc/net/tcp.
 fn ports(agent: &Agent) -> Vec<String> {
     let own: Vec<_> = std::fs::read_dir(format!("/proc/{}/fd", agent.pid()))
         .unwrap()
@@ -105,7 +107,7 @@ fn ports(agent: &Agent) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_port_opens_with_the_first_bridge_that_enrolls_and_no_other_is_opened() {
+async fn the_first_enrolment_opens_a_port_and_later_ones_share_it() {
     let agent = Agent::start();
     assert_eq!(ports(&agent), Vec::<String>::new());
     let first = Bridge::enrolled(&agent).await;
@@ -116,7 +118,7 @@ async fn a_port_opens_with_the_first_bridge_that_enrolls_and_no_other_is_opened(
 }
 
 #[tokio::test]
-async fn bridges_that_enrolled_are_served_as_on_the_socket() {
+async fn enrolled_bridges_are_served_like_clients_of_the_socket() {
     let agent = Agent::start();
     for bridge in [Bridge::enrolled(&agent).await, Bridge::enrolled(&agent).await] {
         let (channel, here) = bridge.connect().await.unwrap();
@@ -135,7 +137,7 @@ async fn bridges_that_enrolled_are_served_as_on_the_socket() {
 }
 
 #[tokio::test]
-async fn nobody_else_is_served() {
+async fn clients_without_an_enrolled_key_are_refused() {
     let agent = Agent::start();
     let bridge = Bridge::enrolled(&agent).await;
     let stranger = Bridge {
@@ -143,7 +145,7 @@ async fn nobody_else_is_served() {
         ..Bridge::enrolled(&agent).await
     };
     stranger.connect().await.unwrap_err();
-    // The bridge itself notices another agent.
+    // The bridge itself refuses an agent with another key.
     let mistaken = Bridge {
         agent: Identity::new().unwrap().public_key().clone(),
         identity: bridge.identity.clone(),
@@ -155,33 +157,33 @@ async fn nobody_else_is_served() {
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer).await;
-    // TLS's alert, and no frame of HTTP/2.
+    // A TLS alert, and no HTTP/2 frame.
     assert!(answer.len() <= 7, "{answer:?}");
     bridge.connect().await.unwrap();
 }
 
 #[tokio::test]
-async fn those_who_say_nothing_keep_bridges_out_for_a_few_seconds_only() {
+async fn silent_connections_keep_bridges_out_for_a_few_seconds_only() {
     let agent = Agent::start();
     let bridge = Bridge::enrolled(&agent).await;
     let mut silent = Vec::new();
     for _ in 0..40 {
         silent.push(TcpStream::connect(bridge.address).await.unwrap());
     }
-    let begun = std::time::Instant::now();
+    let start = std::time::Instant::now();
     while bridge.connect().await.is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "silent connections are kept");
+        assert!(start.elapsed() < Duration::from_secs(20), "silent connections are kept");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // Who came too late was let go at once, the others after a while.
-    for mut one in silent {
-        assert_eq!(one.read(&mut [0]).await.unwrap_or(0), 0);
+    // Connections above the limit were closed at once, the others after their timeout.
+    for mut connection in silent {
+        assert_eq!(connection.read(&mut [0]).await.unwrap_or(0), 0);
     }
     assert_eq!(agent.sh("echo here").await.stdout(), "here\n");
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_with_a_sentence() {
+async fn invalid_enrolments_are_refused_with_a_sentence() {
     let agent = Agent::start();
     let key = Identity::new().unwrap().public_key().as_der().to_vec();
     let refused = async |key: &[u8], address: &str| enroll(&agent, key, address).await.unwrap_err();
@@ -190,9 +192,9 @@ async fn what_cannot_be_is_refused_with_a_sentence() {
     let status = refused(&key, "web").await;
     assert_eq!(
         (status.code(), status.message()),
-        (Code::InvalidArgument, "\"web\" is no IP address")
+        (Code::InvalidArgument, "\"web\" is not an IP address")
     );
-    // TEST-NET-1: nobody's.
+    // TEST-NET-1: no host has this address.
     let status = refused(&key, "192.0.2.1").await;
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(
@@ -206,16 +208,15 @@ async fn what_cannot_be_is_refused_with_a_sentence() {
     assert_eq!(refused(&key, "127.0.0.5").await.code(), Code::ResourceExhausted);
 }
 
-/// An agent with `--idle` counts direct links as it counts others.
 #[tokio::test]
-async fn a_direct_link_keeps_an_agent_that_would_end_when_idle() {
+async fn an_agent_with_a_direct_link_is_not_idle() {
     let mut agent = Agent::start_with(&["--idle", "1"]);
     let bridge = Bridge::enrolled(&agent).await;
     let (channel, _) = bridge.connect().await.unwrap();
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(!agent.ended());
     drop(channel);
-    // What closes the connection runs here too.
+    // Waits without blocking the thread, because the connection is closed by tasks of this runtime.
     let ends = async {
         while !agent.ended() {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,4 +1,4 @@
-//! Files: whole or not at all, verified, with errors that name the path.
+//! Files.Put, Files.Get and Files.Stat: a file is written completely or not at all, digests are checked, errors name the path.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,8 +16,8 @@ pub(crate) fn bytes(path: &Path) -> bytes::Bytes {
     path.to_str().unwrap().to_owned().into()
 }
 
-async fn put(agent: &Agent, path: &Path, pieces: &[&[u8]], sha256: Option<&[u8]>) -> Result<u64, Status> {
-    let content = pieces.concat();
+async fn put(agent: &Agent, path: &Path, chunks: &[&[u8]], sha256: Option<&[u8]>) -> Result<u64, Status> {
+    let content = chunks.concat();
     let sha256 = sha256.map_or_else(|| Sha256::digest(&content).to_vec(), <[u8]>::to_vec);
     let header = PutHeader {
         path: bytes(path),
@@ -25,7 +25,7 @@ async fn put(agent: &Agent, path: &Path, pieces: &[&[u8]], sha256: Option<&[u8]>
         ..Default::default()
     };
     let mut messages = vec![Part::Header(header)];
-    messages.extend(pieces.iter().map(|piece| Part::Data(piece.to_vec().into())));
+    messages.extend(chunks.iter().map(|chunk| Part::Data(chunk.to_vec().into())));
     messages.push(Part::Trailer(PutTrailer {
         length: content.len() as u64,
         digest: sha256.into(),
@@ -53,7 +53,7 @@ async fn get(agent: &Agent, path: &Path, offset: u64) -> Result<Vec<u8>, Status>
     while let Some(part) = soon(parts.message()).await? {
         match part.part.unwrap() {
             GetPart::Stat(_) => {}
-            GetPart::Hole(_) => panic!("nobody asked for holes"),
+            GetPart::Hole(_) => panic!("the request allows no holes"),
             GetPart::Data(data) => content.extend_from_slice(&data),
             GetPart::Trailer(trailer) => {
                 assert_eq!(
@@ -68,12 +68,12 @@ async fn get(agent: &Agent, path: &Path, offset: u64) -> Result<Vec<u8>, Status>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_travels_both_ways() {
+async fn a_file_is_the_same_after_put_and_get() {
     let agent = Agent::start();
     let path = agent.dir.path().join("ünï code");
     let big = vec![42u8; 5 << 20];
-    let pieces: Vec<&[u8]> = big.chunks(100_000).collect();
-    assert_eq!(put(&agent, &path, &pieces, None).await.unwrap(), 5 << 20);
+    let chunks: Vec<&[u8]> = big.chunks(100_000).collect();
+    assert_eq!(put(&agent, &path, &chunks, None).await.unwrap(), 5 << 20);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
     assert_eq!(get(&agent, &path, 0).await.unwrap(), big);
     assert_eq!(get(&agent, &path, (5 << 20) - 3).await.unwrap(), [42, 42, 42]);
@@ -83,7 +83,7 @@ async fn a_file_travels_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_damaged_or_broken_transfer_changes_nothing() {
+async fn a_damaged_or_incomplete_put_changes_nothing() {
     let agent = Agent::start();
     let path = agent.dir.path().join("file");
     std::fs::write(&path, "old").unwrap();
@@ -109,7 +109,7 @@ async fn a_damaged_or_broken_transfer_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn errors_carry_errno_and_a_sentence() {
+async fn errors_have_an_errno_and_a_sentence() {
     let agent = Agent::start();
     let missing = agent.dir.path().join("no/such");
     let refused = get(&agent, &missing, 0).await.unwrap_err();
@@ -130,7 +130,7 @@ async fn errors_carry_errno_and_a_sentence() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn stat_tells_what_is_there() {
+async fn stat_reports_a_file_a_link_and_an_absent_path() {
     let agent = Agent::start();
     let link = agent.dir.path().join("link");
     std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();

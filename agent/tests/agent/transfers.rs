@@ -1,4 +1,4 @@
-//! Files.Write and Files.Get: going on after a cut, holes, roots, files that change, disks that are full.
+//! Files.Write and Files.Get: continuing after a broken stream, holes, roots, files that change, full disks.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -36,7 +36,7 @@ fn header(path: &Path, id: u8) -> PutHeader {
 }
 
 impl Sending {
-    /// With what the agent has.
+    /// Starts a stream; returns it with the agent's first answer.
     async fn begin(agent: &Agent, header: PutHeader) -> Result<(Self, WriteProgress), Status> {
         let (parts, outgoing) = mpsc::channel(64);
         let first = PutRequest {
@@ -64,11 +64,11 @@ impl Sending {
         self.send(Part::Data(data.to_vec().into())).await;
     }
 
-    /// To the end of the transfer, whose content is this.
+    /// Ends the transfer with the length and digest of `content`; returns the last answer.
     async fn finish(mut self, content: &[u8]) -> Result<WriteProgress, Status> {
         let (length, digest) = (content.len() as u64, blake3(content));
         let trailer = Part::Trailer(PutTrailer { length, digest });
-        // An agent that has refused what came before takes no more; its answer says why.
+        // Fails if the agent has refused an earlier part; its answer follows below.
         let _ = self.parts.send(PutRequest { part: Some(trailer) }).await;
         loop {
             let answer = self.answer().await?;
@@ -95,7 +95,7 @@ fn temporaries(directory: &Path) -> usize {
         .count()
 }
 
-/// What came, with holes as zeros; how many bytes of it were sent; the version.
+/// Returns the content with holes as zeros, the number of bytes sent as data, and the version.
 async fn get(agent: &Agent, request: GetRequest) -> Result<(Vec<u8>, u64, Bytes), Status> {
     let request = GetRequest {
         digest: Digest::Blake3.into(),
@@ -132,7 +132,7 @@ fn whole(path: &Path) -> GetRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_transfer_goes_on_where_its_stream_broke_and_is_completed_once() {
+async fn a_transfer_continues_where_its_stream_broke_and_is_completed_once() {
     let agent = Agent::start();
     let path = agent.dir.path().join("file");
     let content: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
@@ -144,7 +144,7 @@ async fn a_transfer_goes_on_where_its_stream_broke_and_is_completed_once() {
     drop(sending);
 
     let (sending, first) = Sending::begin(&agent, header(&path, 1)).await.unwrap();
-    assert_eq!(first.length, 1_000_000, "all that had come is there");
+    assert_eq!(first.length, 1_000_000, "the agent keeps every byte that arrived");
     assert!(!path.exists());
     sending.data(&content[1_000_000..]).await;
     let done = sending.finish(&content).await.unwrap();
@@ -154,7 +154,7 @@ async fn a_transfer_goes_on_where_its_stream_broke_and_is_completed_once() {
     );
     assert!(fs::read(&path).unwrap() == content);
 
-    // Its answer may have been lost: it is given again, and nothing is written.
+    // The answer may have been lost: the agent repeats it and writes nothing.
     fs::remove_file(&path).unwrap();
     let (_, again) = Sending::begin(&agent, header(&path, 1)).await.unwrap();
     assert_eq!(again.done.unwrap().digest, blake3(&content));
@@ -168,33 +168,33 @@ async fn a_second_stream_takes_the_transfer_from_the_first() {
     let path = agent.dir.path().join("file");
     let (first, _) = Sending::begin(&agent, header(&path, 1)).await.unwrap();
     first.data(b"abc").await;
-    // The first is still there, as over a link that hangs.
-    let (second, there) = Sending::begin(&agent, header(&path, 1)).await.unwrap();
-    let rest = &b"abcdef"[there.length as usize..];
+    // The first stream is still open, as over a link that hangs.
+    let (second, kept) = Sending::begin(&agent, header(&path, 1)).await.unwrap();
+    let rest = &b"abcdef"[kept.length as usize..];
     second.data(rest).await;
     second.finish(b"abcdef").await.unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"abcdef");
     drop(first);
     let other = Sending::begin(&agent, header(&agent.dir.path().join("other"), 1)).await;
-    assert!(other.unwrap().1.done.is_some(), "an id has one end");
+    assert!(other.unwrap().1.done.is_some(), "a transfer is completed once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_is_given_up_is_removed_at_once_and_what_breaks_when_the_agent_ends() {
+async fn an_abandoned_transfer_is_removed_at_once_and_a_broken_one_when_the_agent_ends() {
     let mut agent = Agent::start();
     let path = agent.dir.path().join("file");
     let (sending, _) = Sending::begin(&agent, header(&path, 1)).await.unwrap();
     sending.data(b"abc").await;
-    eventually("it is there", || temporaries(agent.dir.path()) == 1);
+    eventually("the temporary file exists", || temporaries(agent.dir.path()) == 1);
     sending.send(Part::Abandon(Abandon {})).await;
-    eventually("it is gone", || temporaries(agent.dir.path()) == 0);
+    eventually("the temporary file is removed", || temporaries(agent.dir.path()) == 0);
 
     let (sending, _) = Sending::begin(&agent, header(&path, 2)).await.unwrap();
     sending.data(b"abc").await;
-    eventually("it is there", || temporaries(agent.dir.path()) == 1);
+    eventually("the temporary file exists", || temporaries(agent.dir.path()) == 1);
     drop(sending);
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(temporaries(agent.dir.path()), 1, "it is kept");
+    assert_eq!(temporaries(agent.dir.path()), 1, "the temporary file is kept");
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(agent.pid() as i32).unwrap(),
         rustix::process::Signal::TERM,
@@ -205,7 +205,7 @@ async fn what_is_given_up_is_removed_at_once_and_what_breaks_when_the_agent_ends
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn holes_stay_holes_both_ways() {
+async fn holes_stay_holes_in_write_and_get() {
     const HOLE: u64 = 64 << 20;
     let agent = Agent::start();
     let path = agent.dir.path().join("sparse");
@@ -234,7 +234,7 @@ async fn holes_stay_holes_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_changed_file_has_another_version_and_one_that_changes_is_an_error() {
+async fn a_changed_file_has_another_version_and_a_change_during_the_read_is_an_error() {
     let agent = Agent::start();
     let path = agent.dir.path().join("file");
     fs::write(&path, vec![1; 32 << 20]).unwrap();
@@ -242,21 +242,24 @@ async fn a_changed_file_has_another_version_and_one_that_changes_is_an_error() {
     assert_eq!(get(&agent, whole(&path)).await.unwrap().2, version);
 
     let mut files = agent.files().await;
-    // Nobody reads, so that the windows stop the agent in the middle.
+    // Nothing is read yet, so that the flow-control windows stop the agent in the middle.
     let mut parts = files.get(whole(&path)).await.unwrap().into_inner();
     let mut changing = fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::io::Write::write_all(&mut changing, b"2").unwrap();
     let failed = loop {
         match soon(parts.message()).await {
-            Ok(Some(part)) => assert!(!matches!(part.part, Some(GetPart::Trailer(_))), "it came whole"),
-            Ok(None) => panic!("no end"),
+            Ok(Some(part)) => assert!(
+                !matches!(part.part, Some(GetPart::Trailer(_))),
+                "the change was not noticed"
+            ),
+            Ok(None) => panic!("neither a trailer nor an error"),
             Err(status) => break status,
         }
     };
     assert!(failed.message().contains("changed while it was read"), "{failed}");
     assert_ne!(get(&agent, whole(&path)).await.unwrap().2, version);
 
-    // A log that grows comes as it was.
+    // A file that grows, like a log, is read up to its old size.
     let mut parts = files.get(whole(&path)).await.unwrap().into_inner();
     let mut growing = fs::OpenOptions::new().append(true).open(&path).unwrap();
     std::io::Write::write_all(&mut growing, b"more").unwrap();
@@ -268,7 +271,7 @@ async fn a_changed_file_has_another_version_and_one_that_changes_is_an_error() {
     }
     assert_eq!(length, 32 << 20);
 
-    // One that shrinks is no shorter file.
+    // A file that shrinks is an error, not a shorter file.
     let mut parts = files.get(whole(&path)).await.unwrap().into_inner();
     changing.set_len(1000).unwrap();
     let ended = loop {
@@ -277,7 +280,10 @@ async fn a_changed_file_has_another_version_and_one_that_changes_is_an_error() {
             ended => break ended,
         }
     };
-    assert!(ended.unwrap_err().message().contains("changed"), "a short file");
+    assert!(
+        ended.unwrap_err().message().contains("changed"),
+        "the file became shorter"
+    );
 
     let (stat, ..) = get(&agent, whole(Path::new("/proc/self/stat"))).await.unwrap();
     assert!(stat.starts_with(agent.pid().to_string().as_bytes()));
@@ -291,7 +297,7 @@ async fn a_changed_file_has_another_version_and_one_that_changes_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_link_is_read_through_without_a_root_and_refused_below_one() {
+async fn a_symbolic_link_is_followed_without_a_root_and_refused_below_one() {
     let agent = Agent::start();
     let root = agent.dir.path().join("root");
     fs::create_dir_all(root.join("sub")).unwrap();
@@ -322,7 +328,7 @@ async fn a_link_is_read_through_without_a_root_and_refused_below_one() {
             ..header(&root, 1)
         };
         let (sending, _) = match Sending::begin(&agent, header).await {
-            Ok(begun) => begun,
+            Ok(started) => started,
             Err(refused) => panic!("{path}: {refused}"),
         };
         let refused = sending.finish(b"").await.unwrap_err();
@@ -344,19 +350,19 @@ async fn a_link_is_read_through_without_a_root_and_refused_below_one() {
     assert_eq!(fs::read(agent.dir.path().join("secret")).unwrap(), b"secret");
 }
 
-/// Somebody exchanges a directory below the root and a link out of it while files are put there.
+/// Another thread exchanges a directory below the root and a link out of it while files are written there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_race_leads_out_of_a_root() {
+async fn no_race_writes_outside_a_root() {
     let agent = Agent::start();
     let (root, outside) = (agent.dir.path().join("root"), agent.dir.path().join("outside"));
     fs::create_dir_all(root.join("inside")).unwrap();
     fs::create_dir(&outside).unwrap();
     symlink(&outside, root.join("link")).unwrap();
-    let over = Arc::new(AtomicBool::new(false));
+    let is_done = Arc::new(AtomicBool::new(false));
     let exchanging = std::thread::spawn({
-        let (root, over) = (root.clone(), over.clone());
+        let (root, is_done) = (root.clone(), is_done.clone());
         move || {
-            while !over.load(Ordering::SeqCst) {
+            while !is_done.load(Ordering::SeqCst) {
                 let flags = rustix::fs::RenameFlags::EXCHANGE;
                 rustix::fs::renameat_with(
                     rustix::fs::CWD,
@@ -369,7 +375,7 @@ async fn no_race_leads_out_of_a_root() {
             }
         }
     });
-    let (mut came, mut refused) = (0, 0);
+    let (mut written, mut refused) = (0, 0);
     for round in 0..400u32 {
         let id = [&round.to_be_bytes()[..], &[0; 12]].concat();
         let header = PutHeader {
@@ -380,23 +386,26 @@ async fn no_race_leads_out_of_a_root() {
         };
         let (sending, _) = Sending::begin(&agent, header).await.unwrap();
         match sending.finish(b"").await {
-            Ok(_) => came += 1,
+            Ok(_) => written += 1,
             Err(status) => {
                 assert!(status.message().contains("symbolic link"), "{status}");
                 refused += 1;
             }
         }
     }
-    over.store(true, Ordering::SeqCst);
+    is_done.store(true, Ordering::SeqCst);
     exchanging.join().unwrap();
-    assert!(came > 0 && refused > 0, "no race: {came} came, {refused} were refused");
+    assert!(
+        written > 0 && refused > 0,
+        "no race: {written} were written, {refused} were refused"
+    );
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_full_disk_is_told_and_leaves_nothing() {
+async fn a_full_disk_is_an_error_and_leaves_no_file() {
     let agent = Agent::start_with_small_disk();
-    // In the agent's own mount namespace.
+    // The disk is visible in the agent's own mount namespace only.
     let disk = Path::new("/proc").join(agent.pid().to_string()).join("root");
     let disk = disk.join(agent.dir.path().strip_prefix("/").unwrap()).join("disk");
     let path = agent.dir.path().join("disk/file");
@@ -420,7 +429,7 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
     };
     assert_eq!(full.metadata().get(ERRNO_METADATA).unwrap(), "28", "{full}");
     assert!(full.message().contains("no space"), "{full}");
-    eventually("nothing is left", || temporaries(&disk) == 0);
+    eventually("no temporary file is left", || temporaries(&disk) == 0);
     let (sending, first) = Sending::begin(&agent, header).await.unwrap();
     assert_eq!(first.length, 0);
     sending.data(b"fits").await;
@@ -429,7 +438,7 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_file_removed_while_it_is_read_comes_whole() {
+async fn a_file_removed_during_the_read_is_read_completely() {
     let agent = Agent::start();
     let path = agent.dir.path().join("file");
     fs::write(&path, vec![1; 32 << 20]).unwrap();
