@@ -1,5 +1,5 @@
-//! Many small files, copied by sender and receiver in one process, beside `tar | tar`: the time of a first copy and of one that finds
-//! nothing to do.
+//! Time to copy many small files between sender and receiver in one process, for a first copy and for one that finds nothing to do.
+//! `tar | tar` is measured for comparison.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a tool
 
 use std::fs;
@@ -38,26 +38,26 @@ fn main() {
 }
 
 fn timed(action: impl FnOnce()) -> f64 {
-    // What others still have to write is not ours.
+    // Other programs' pending writes must not count.
     rustix::fs::sync();
-    let begun = Instant::now();
+    let started = Instant::now();
     action();
-    begun.elapsed().as_secs_f64()
+    started.elapsed().as_secs_f64()
 }
 
 fn copy(from: &Path, to: &Path) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (caller_end, server_end) = UnixStream::pair().unwrap();
     let open = TreeOpen {
         version: PROTOCOL_VERSION,
         root: to.as_os_str().as_encoded_bytes().to_vec().into(),
         ..TreeOpen::default()
     };
-    let serving = std::thread::spawn(move || {
-        podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()).unwrap()
+    let server = std::thread::spawn(move || {
+        podbridge_tree::serve(server_end.try_clone().unwrap(), server_end, &Temporaries::default()).unwrap()
     });
-    let input = ours.try_clone().unwrap();
-    podbridge_tree::call(&open, from, input, ours, &Temporaries::default(), &mut |_| {}).unwrap();
-    serving.join().unwrap();
+    let input = caller_end.try_clone().unwrap();
+    podbridge_tree::call(&open, from, input, caller_end, &Temporaries::default(), &mut |_| {}).unwrap();
+    server.join().unwrap();
 }
 
 fn tar(from: &Path, to: &Path) {

@@ -1,4 +1,4 @@
-//! Trees by chance come over whole, in both directions, over whatever was there before.
+//! Copies of random trees, in both directions, over empty and filled destinations; and what else a copy between two sound sides must do.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,16 +11,19 @@ use fastrand::Rng;
 use podbridge_proto::v1::{TreeCompression, TreeOpen, TreeSent};
 use podbridge_tree::Temporaries;
 
-use crate::harness::{Direction, assert_equal, copy, look, open, serve};
-use crate::random::{disturb, fill};
+use crate::harness::{Direction, assert_equal, copy, options, serve, snapshot};
+use crate::random::{change_randomly, fill};
 
 const ROUNDS: usize = 16;
 
 fn with_delete() -> TreeOpen {
-    TreeOpen { delete: true, ..open() }
+    TreeOpen {
+        delete: true,
+        ..options()
+    }
 }
 
-/// Runs with one seed after the other; a failure tells it.
+/// Runs a test with a series of seeds. A failure names its seed.
 fn rounds(test: impl Fn(&mut Rng, &str)) {
     let first = fastrand::u64(..);
     for round in 0..ROUNDS as u64 {
@@ -30,18 +33,18 @@ fn rounds(test: impl Fn(&mut Rng, &str)) {
 }
 
 #[test]
-fn a_random_tree_becomes_what_the_source_is() {
+fn a_copy_of_a_random_tree_equals_its_source() {
     rounds(|rng, seed| {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fill(&from, rng, 120);
-        let expected = look(&from);
+        let expected = snapshot(&from);
         match rng.u8(..3) {
             0 => {}
             1 => fill(&to, rng, 60),
             _ => {
-                copy(&from, &to, Direction::Push, &with_delete()).clean();
-                disturb(&to, rng);
+                copy(&from, &to, Direction::Push, &with_delete()).without_problems();
+                change_randomly(&to, rng);
             }
         }
         let direction = *rng.choice(&[Direction::Push, Direction::Pull]).unwrap();
@@ -54,28 +57,28 @@ fn a_random_tree_becomes_what_the_source_is() {
             dry_run: true,
             ..options.clone()
         };
-        let before = to.exists().then(|| look(&to));
-        let foretold = copy(&from, &to, direction, &dry).clean();
+        let before = to.exists().then(|| snapshot(&to));
+        let predicted = copy(&from, &to, direction, &dry).without_problems();
         assert_eq!(
             before,
-            to.exists().then(|| look(&to)),
+            to.exists().then(|| snapshot(&to)),
             "{seed}: a dry run changes nothing"
         );
-        let summary = copy(&from, &to, direction, &options).clean();
-        assert_equal(&expected, &look(&to), seed);
-        assert_eq!(foretold.new, summary.new, "{seed}");
+        let summary = copy(&from, &to, direction, &options).without_problems();
+        assert_equal(&expected, &snapshot(&to), seed);
+        assert_eq!(predicted.new, summary.new, "{seed}");
         let again = copy(&from, &to, direction, &options);
         assert!(again.changes.is_empty(), "{seed}: {:?}", again.changes);
-        assert_eq!(again.clean().bytes, 0, "{seed}");
-        assert_eq!(expected, look(&from), "{seed}: the source is not touched");
+        assert_eq!(again.without_problems().bytes, 0, "{seed}");
+        assert_eq!(expected, snapshot(&from), "{seed}: the source is not touched");
         fs::remove_dir_all(&to).unwrap();
     });
 }
 
-/// A stream on which the answer to a message is there before the sender goes on.
-struct Unhurried(UnixStream);
+/// A stream that waits after each message, so that the answer arrives before the sender continues.
+struct SlowFlush(UnixStream);
 
-impl Write for Unhurried {
+impl Write for SlowFlush {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.0.write(data)
     }
@@ -87,33 +90,33 @@ impl Write for Unhurried {
 }
 
 #[test]
-fn a_file_may_be_wanted_as_soon_as_it_is_truncate_path() {
+fn content_may_be_requested_while_its_entry_is_being_sent() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
-    // More than one message of entries.
+    // Enough entries for more than one message.
     for number in 0..4000 {
         fs::write(from.join(format!("{number:0100}")), number.to_string()).unwrap();
     }
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let serving = thread::spawn(move || {
-        let output = Unhurried(theirs.try_clone().unwrap());
-        podbridge_tree::serve(theirs, output, &Temporaries::default())
+    let (caller_end, server_end) = UnixStream::pair().unwrap();
+    let server = thread::spawn(move || {
+        let output = SlowFlush(server_end.try_clone().unwrap());
+        podbridge_tree::serve(server_end, output, &Temporaries::default())
     });
     let options = TreeOpen {
         agent_sends: true,
         root: from.as_os_str().as_bytes().to_vec().into(),
-        ..open()
+        ..options()
     };
-    let input = ours.try_clone().unwrap();
-    let summary = podbridge_tree::call(&options, &to, input, ours, &Temporaries::default(), &mut |_| {}).unwrap();
-    serving.join().unwrap().unwrap();
-    // With the directory itself.
+    let input = caller_end.try_clone().unwrap();
+    let summary = podbridge_tree::call(&options, &to, input, caller_end, &Temporaries::default(), &mut |_| {}).unwrap();
+    server.join().unwrap().unwrap();
+    // 4000 files and the directory itself.
     assert_eq!(summary.new, 4001);
-    assert_equal(&look(&from), &look(&to), "unhurried");
+    assert_equal(&snapshot(&from), &snapshot(&to), "slow flush");
 }
 
-/// It has not said that it reads streams.
+/// An older receiver does not announce that it reads streams.
 #[test]
 fn a_receiver_of_an_older_release_gets_frames() {
     let dir = tempfile::tempdir().unwrap();
@@ -122,17 +125,17 @@ fn a_receiver_of_an_older_release_gets_frames() {
     }
     let options = TreeOpen {
         compression: TreeCompression::Always.into(),
-        ..open()
+        ..options()
     };
-    let (output, mut input, serving) = serve(dir.path(), options);
+    let (output, mut input, server) = serve(dir.path(), options);
     let sent: TreeSent = input.receive().unwrap();
     assert!(!sent.zstd.is_empty() && sent.zstd_stream.is_empty(), "{sent:?}");
     drop((output, input));
-    assert!(serving.join().unwrap().is_err(), "its receiver has gone");
+    assert!(server.join().unwrap().is_err(), "the receiver has closed the stream");
 }
 
 #[test]
-fn a_dry_run_tells_what_a_file_would_replace() {
+fn a_dry_run_lists_what_a_file_would_replace() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -154,7 +157,7 @@ fn a_dry_run_tells_what_a_file_would_replace() {
 }
 
 #[test]
-fn what_another_copy_is_about_to_name_is_not_deleted() {
+fn temporary_files_of_other_copies_are_not_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -162,7 +165,7 @@ fn what_another_copy_is_about_to_name_is_not_deleted() {
     for name in [".podbridge-0123456789abcdef", ".podbridge-other"] {
         fs::write(to.join(name), "").unwrap();
     }
-    copy(&from, &to, Direction::Push, &with_delete()).clean();
+    copy(&from, &to, Direction::Push, &with_delete()).without_problems();
     assert!(to.join(".podbridge-0123456789abcdef").exists());
     assert!(!to.join(".podbridge-other").exists());
 }

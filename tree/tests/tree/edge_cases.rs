@@ -1,4 +1,4 @@
-//! Cases that random trees do not reach: single files, conflicts of type, filters, deep and wide trees, what changes meanwhile.
+//! Cases that random trees do not reach: single files, conflicts of type, filters, deep and wide trees, files that change meanwhile.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,9 +12,9 @@ use podbridge_tree::Error;
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use tempfile::TempDir;
 
-use crate::harness::{Direction, assert_equal, copy, look, names, open};
+use crate::harness::{Direction, assert_equal, copy, names, options, snapshot};
 
-fn place() -> (TempDir, std::path::PathBuf, std::path::PathBuf) {
+fn source_and_target() -> (TempDir, std::path::PathBuf, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::create_dir(&from).unwrap();
@@ -29,31 +29,31 @@ fn deleting(patterns: &[&str]) -> TreeOpen {
     TreeOpen {
         delete: true,
         filters: patterns.iter().map(filter).collect(),
-        ..open()
+        ..options()
     }
 }
 
 #[test]
 fn a_single_file_goes_to_a_name_or_into_a_directory() {
-    let (_dir, from, to) = place();
+    let (_dir, from, to) = source_and_target();
     fs::write(from.join("f"), "content").unwrap();
-    copy(&from.join("f"), &to.join("new/parent/g"), Direction::Push, &open()).clean();
+    copy(&from.join("f"), &to.join("new/parent/g"), Direction::Push, &options()).without_problems();
     assert_eq!(fs::read(to.join("new/parent/g")).unwrap(), b"content");
-    copy(&from.join("f"), &to.join("new"), Direction::Pull, &open()).clean();
-    copy(&from.join("f"), &to.join("slash/"), Direction::Push, &deleting(&[])).clean();
+    copy(&from.join("f"), &to.join("new"), Direction::Pull, &options()).without_problems();
+    copy(&from.join("f"), &to.join("slash/"), Direction::Push, &deleting(&[])).without_problems();
     assert_eq!(names(&to.join("new")), ["f", "parent"]);
     assert_eq!(names(&to.join("slash")), ["f"]);
     symlink("nowhere", from.join("l")).unwrap();
-    copy(&from.join("l"), &to.join("l"), Direction::Push, &open()).clean();
+    copy(&from.join("l"), &to.join("l"), Direction::Push, &options()).without_problems();
     assert_eq!(fs::read_link(to.join("l")).unwrap(), Path::new("nowhere"));
 }
 
 #[test]
-fn a_source_that_is_not_there_is_named() {
-    let (dir, from, to) = place();
+fn an_error_names_a_missing_source() {
+    let (dir, from, to) = source_and_target();
     for direction in [Direction::Push, Direction::Pull] {
         let missing = from.join("no\nsuch");
-        let failed = copy(&missing, &to, direction, &open()).result.unwrap_err();
+        let failed = copy(&missing, &to, direction, &options()).result.unwrap_err();
         let expected = format!("{}/no\\nsuch cannot be read: no such file or directory", from.display());
         assert_eq!(failed.to_string(), expected);
         assert_eq!(matches!(failed, Error::Local(_)), direction == Direction::Push);
@@ -63,7 +63,7 @@ fn a_source_that_is_not_there_is_named() {
 
 #[test]
 fn a_tree_over_a_file_is_refused() {
-    let (_dir, from, to) = place();
+    let (_dir, from, to) = source_and_target();
     fs::write(&to, "precious").unwrap();
     let failed = copy(&from, &to, Direction::Push, &deleting(&[])).result.unwrap_err();
     assert!(failed.to_string().contains("remove it first"), "{failed}");
@@ -71,8 +71,8 @@ fn a_tree_over_a_file_is_refused() {
 }
 
 #[test]
-fn a_link_to_the_destination_is_followed_and_none_below() {
-    let (dir, from, to) = place();
+fn a_link_to_the_destination_is_followed_but_no_link_below_it() {
+    let (dir, from, to) = source_and_target();
     let outside = dir.path().join("outside");
     fs::create_dir_all(from.join("d")).unwrap();
     fs::write(from.join("d/f"), "new").unwrap();
@@ -82,7 +82,7 @@ fn a_link_to_the_destination_is_followed_and_none_below() {
     fs::write(outside.join("f"), "old").unwrap();
     symlink("real", &to).unwrap();
     symlink(&outside, dir.path().join("real/d")).unwrap();
-    copy(&from, &to, Direction::Push, &deleting(&[])).clean();
+    copy(&from, &to, Direction::Push, &deleting(&[])).without_problems();
     assert!(to.symlink_metadata().unwrap().is_symlink());
     assert!(dir.path().join("real/d").symlink_metadata().unwrap().is_dir());
     assert_eq!(fs::read(outside.join("f")).unwrap(), b"old");
@@ -90,8 +90,8 @@ fn a_link_to_the_destination_is_followed_and_none_below() {
 }
 
 #[test]
-fn what_is_excluded_is_neither_copied_nor_removed() {
-    let (_dir, from, to) = place();
+fn excluded_files_are_neither_copied_nor_removed() {
+    let (_dir, from, to) = source_and_target();
     for file in ["a.o", "keep.o", "src/b.o", "src/c", "build/x"] {
         let path = from.join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -107,10 +107,10 @@ fn what_is_excluded_is_neither_copied_nor_removed() {
         dry_run: true,
         ..options.clone()
     };
-    let foretold = copy(&from, &to, Direction::Push, &dry);
+    let predicted = copy(&from, &to, Direction::Push, &dry);
     let copied = copy(&from, &to, Direction::Push, &options);
     for kind in [TreeChangeKind::New, TreeChangeKind::Deleted] {
-        assert_eq!(foretold.paths(kind), copied.paths(kind));
+        assert_eq!(predicted.paths(kind), copied.paths(kind));
     }
     assert_eq!(copied.paths(TreeChangeKind::New), ["keep.o", "src/c"]);
     assert_eq!(
@@ -119,29 +119,29 @@ fn what_is_excluded_is_neither_copied_nor_removed() {
     );
     assert_eq!(names(&to), ["gone", "keep.o", "old.o", "src"]);
     assert_eq!(names(&to.join("gone/deep")), ["old.o"]);
-    copied.clean();
+    copied.without_problems();
 }
 
 #[test]
-fn a_directory_with_something_in_it_gives_way_only_to_delete() {
-    let (_dir, from, to) = place();
+fn only_delete_replaces_a_directory_that_is_not_empty() {
+    let (_dir, from, to) = source_and_target();
     fs::write(from.join("full"), "file").unwrap();
     symlink("x", from.join("empty")).unwrap();
     fs::create_dir_all(to.join("full/deep")).unwrap();
     fs::create_dir(to.join("empty")).unwrap();
-    let copied = copy(&from, &to, Direction::Pull, &open());
+    let copied = copy(&from, &to, Direction::Pull, &options());
     assert_eq!(copied.problems.len(), 1);
     assert_eq!(copied.problems[0].path, "full");
     assert!(to.join("full/deep").is_dir());
     assert!(to.join("empty").symlink_metadata().unwrap().is_symlink());
-    copy(&from, &to, Direction::Pull, &deleting(&[])).clean();
-    assert_equal(&look(&from), &look(&to), "after --delete");
+    copy(&from, &to, Direction::Pull, &deleting(&[])).without_problems();
+    assert_equal(&snapshot(&from), &snapshot(&to), "after --delete");
 }
 
 #[test]
-fn deep_trees_pass_and_go() {
+fn deep_trees_are_copied_and_removed() {
     const DEPTH: usize = 1500;
-    let (_dir, from, to) = place();
+    let (_dir, from, to) = source_and_target();
     let mut at = fs::File::open(&from).unwrap();
     for _ in 0..DEPTH {
         mkdirat(&at, "deeper", Mode::RWXU).unwrap();
@@ -153,24 +153,27 @@ fn deep_trees_pass_and_go() {
     let file = openat(&at, "f", OFlags::WRONLY | OFlags::CREATE, Mode::RUSR).unwrap();
     fs::File::from(file).write_all(b"bottom").unwrap();
     for direction in [Direction::Push, Direction::Pull] {
-        let summary = copy(&from, &to, direction, &deleting(&[])).clean();
+        let summary = copy(&from, &to, direction, &deleting(&[])).without_problems();
         assert_eq!(summary.new as usize, DEPTH + 2);
-        assert_eq!(copy(&from, &to, direction, &open()).clean(), Default::default());
-        let summary = copy(empty.path(), &to, direction, &deleting(&[])).clean();
+        assert_eq!(
+            copy(&from, &to, direction, &options()).without_problems(),
+            Default::default()
+        );
+        let summary = copy(empty.path(), &to, direction, &deleting(&[])).without_problems();
         assert_eq!(summary.deleted as usize, DEPTH + 1);
         fs::remove_dir(&to).unwrap();
     }
-    // Too deep for std, which has a descriptor for each level.
-    copy(empty.path(), &from, Direction::Push, &deleting(&[])).clean();
+    // The tree is too deep for std::fs::remove_dir_all, which opens a descriptor for each level.
+    copy(empty.path(), &from, Direction::Push, &deleting(&[])).without_problems();
 }
 
 #[test]
 fn holes_stay_holes() {
-    let (_dir, from, to) = place();
+    let (_dir, from, to) = source_and_target();
     let file = fs::File::create(from.join("sparse")).unwrap();
     file.set_len(3 << 30).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"middle", 1 << 30).unwrap();
-    let summary = copy(&from, &to, Direction::Push, &open()).clean();
+    let summary = copy(&from, &to, Direction::Push, &options()).without_problems();
     let meta = fs::metadata(to.join("sparse")).unwrap();
     assert_eq!(meta.len(), 3 << 30);
     assert!(meta.blocks() < 4096 && summary.bytes < 1 << 20, "{meta:?} {summary:?}");
@@ -180,17 +183,17 @@ fn holes_stay_holes() {
     assert_eq!(&middle, b"middle");
 }
 
-/// One name of a file that is unlike the others is a file of its own afterwards, and what it shares with others elsewhere is not touched.
+/// A name that the sender does not link becomes a file of its own, and a local name outside of the tree keeps its content.
 #[test]
 fn hard_links_are_made_and_broken() {
-    let (dir, from, to) = place();
+    let (dir, from, to) = source_and_target();
     for name in ["a", "c", "e"] {
         fs::write(from.join(name), "same").unwrap();
     }
     fs::hard_link(from.join("a"), from.join("b")).unwrap();
     fs::hard_link(from.join("c"), from.join("d")).unwrap();
-    copy(&from, &to, Direction::Push, &open()).clean();
-    // All five one file, and one more name outside.
+    copy(&from, &to, Direction::Push, &options()).without_problems();
+    // All five names become one file, which has another name outside of the tree.
     for name in ["b", "c", "d", "e"] {
         fs::remove_file(to.join(name)).unwrap();
         fs::hard_link(to.join("a"), to.join(name)).unwrap();
@@ -201,15 +204,18 @@ fn hard_links_are_made_and_broken() {
     for name in ["c", "e"] {
         fs::File::open(from.join(name)).unwrap().set_times(times).unwrap();
     }
-    copy(&from, &to, Direction::Push, &open()).clean();
-    assert_equal(&look(&from), &look(&to), "links");
-    assert_eq!(copy(&from, &to, Direction::Push, &open()).clean(), Default::default());
+    copy(&from, &to, Direction::Push, &options()).without_problems();
+    assert_equal(&snapshot(&from), &snapshot(&to), "links");
+    assert_eq!(
+        copy(&from, &to, Direction::Push, &options()).without_problems(),
+        Default::default()
+    );
     assert_eq!(fs::read(&backup).unwrap(), b"same");
 }
 
 #[test]
-fn a_file_that_never_rests_is_reported_and_the_rest_copied() {
-    let (_dir, from, to) = place();
+fn a_file_that_keeps_changing_is_reported_and_the_others_copied() {
+    let (_dir, from, to) = source_and_target();
     fs::write(from.join("zz-rest"), "at rest").unwrap();
     let busy = from.join("busy");
     fs::write(&busy, vec![1; 8 << 20]).unwrap();
@@ -223,7 +229,7 @@ fn a_file_that_never_rests_is_reported_and_the_rest_copied() {
                 std::os::unix::fs::FileExt::write_all_at(&file, b"x", 0).unwrap();
             }
         });
-        let copied = copy(&from, &to, Direction::Push, &open());
+        let copied = copy(&from, &to, Direction::Push, &options());
         done.store(true, Ordering::Relaxed);
         let problems = &copied.problems;
         assert_eq!(problems.len(), 1, "{problems:?}");
@@ -234,10 +240,10 @@ fn a_file_that_never_rests_is_reported_and_the_rest_copied() {
     assert_eq!(names(&to), ["busy", "zz-rest"]);
 }
 
-/// Files come and go while the tree is walked: none of it is an error, and what stayed arrives.
+/// Files are removed during the traversal: none of it is an error, and the remaining files arrive.
 #[test]
 fn files_that_vanish_are_warnings() {
-    let (_dir, from, to) = place();
+    let (_dir, from, to) = source_and_target();
     for number in 0..2000 {
         fs::write(from.join(format!("{number:04}")), "x").unwrap();
     }
@@ -247,7 +253,7 @@ fn files_that_vanish_are_warnings() {
                 fs::remove_file(from.join(format!("{number:04}"))).unwrap();
             }
         });
-        let copied = copy(&from, &to, Direction::Push, &open());
+        let copied = copy(&from, &to, Direction::Push, &options());
         assert!(
             copied.problems.iter().all(|problem| problem.warning),
             "{:?}",
@@ -255,13 +261,13 @@ fn files_that_vanish_are_warnings() {
         );
         copied.result.unwrap();
     });
-    copy(&from, &to, Direction::Push, &deleting(&[])).clean();
-    assert_equal(&look(&from), &look(&to), "after the last one vanished");
+    copy(&from, &to, Direction::Push, &deleting(&[])).without_problems();
+    assert_equal(&snapshot(&from), &snapshot(&to), "after the last one vanished");
 }
 
-/// Root reads everything, so another user copies: `setpriv` runs this test again.
+/// Root can read everything, so another user copies: `setpriv` runs this test again.
 #[test]
-fn as_another_user_what_is_unreadable_is_reported_and_owners_are_ours() {
+fn another_user_gets_reports_of_unreadable_files_and_owns_the_copies() {
     const CHILD: &str = "PODBRIDGE_TREE_TEST_DIR";
     const USER: u32 = 65_534;
     if let Some(dir) = std::env::var_os(CHILD) {
@@ -289,13 +295,13 @@ fn as_another_user_what_is_unreadable_is_reported_and_owners_are_ours() {
             assert_eq!((meta.uid(), meta.mode() & 0o7777), (USER, 0o444));
             assert_eq!(fs::read(to.join("readonly/f")).unwrap(), b"f");
             assert_eq!(fs::metadata(to.join("readonly")).unwrap().mode() & 0o7777, 0o555);
-            // What could not be read stays.
+            // The copies of unreadable files stay.
             assert_eq!(fs::read(to.join("secret")).unwrap(), b"kept");
             assert_eq!(fs::read(to.join("locked/kept")).unwrap(), b"kept");
         }
         return;
     }
-    let (dir, from, _) = place();
+    let (dir, from, _) = source_and_target();
     fs::create_dir(from.join("locked")).unwrap();
     fs::create_dir(from.join("readonly")).unwrap();
     for file in ["secret", "plain", "readonly/f"] {
@@ -310,9 +316,10 @@ fn as_another_user_what_is_unreadable_is_reported_and_owners_are_ours() {
         fs::set_permissions(from.join(path), fs::Permissions::from_mode(mode)).unwrap();
     }
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    // The test itself, where the other user may run it.
+    // A copy of the test program where the other user may run it.
     let program = dir.path().join("test");
-    // Not by this process: what another test starts meanwhile would hold the copy open for writing, and it could not be run.
+    // `cp` makes the copy: a process that another test forks meanwhile would inherit a descriptor that is open for writing, and the copy
+    // could not be executed.
     let own = std::env::current_exe().unwrap();
     let copied = std::process::Command::new("cp")
         .arg(own)
@@ -325,7 +332,7 @@ fn as_another_user_what_is_unreadable_is_reported_and_owners_are_ours() {
         .arg(&program)
         .args([
             "--exact",
-            "edge_cases::as_another_user_what_is_unreadable_is_reported_and_owners_are_ours",
+            "edge_cases::another_user_gets_reports_of_unreadable_files_and_owns_the_copies",
         ])
         .env(CHILD, dir.path())
         .output()

@@ -1,4 +1,4 @@
-//! Both sides in one process, connected by sockets, and a look at a tree that shares nothing with the walk under test.
+//! Runs both sides in one process, connected by sockets. Takes snapshots of trees with code that shares nothing with the crate under test.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,21 +11,22 @@ use std::thread;
 use podbridge_proto::v1::{TreeChangeKind, TreeOpen, TreeProblem, TreeSummary};
 use podbridge_tree::{Error, Event, MessageReader, MessageWriter, PROTOCOL_VERSION, Temporaries};
 
-/// What came of a copy.
+/// Result of a copy, and the events that the caller received.
 #[derive(Debug)]
-pub(crate) struct Copied {
+pub(crate) struct CopyResult {
     pub(crate) result: Result<TreeSummary, Error>,
     pub(crate) changes: Vec<(TreeChangeKind, Vec<u8>)>,
     pub(crate) problems: Vec<TreeProblem>,
 }
 
-impl Copied {
-    /// Without any problem.
-    pub(crate) fn clean(self) -> TreeSummary {
+impl CopyResult {
+    /// Returns the summary; fails if there was any problem or error.
+    pub(crate) fn without_problems(self) -> TreeSummary {
         assert!(self.problems.is_empty(), "{:?}", self.problems);
         self.result.unwrap()
     }
 
+    /// Returns the sorted paths of the changes of one kind.
     pub(crate) fn paths(&self, kind: TreeChangeKind) -> Vec<String> {
         let paths = self.changes.iter().filter(|(other, _)| *other == kind);
         let mut paths: Vec<_> = paths
@@ -36,16 +37,16 @@ impl Copied {
     }
 }
 
-pub(crate) type Serving = thread::JoinHandle<Result<TreeSummary, Error>>;
+pub(crate) type ServerThread = thread::JoinHandle<Result<TreeSummary, Error>>;
 
-/// Who calls: the side that has the tree, or the one that gets it.
+/// Side that calls: the sender (push) or the receiver (pull).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Push,
     Pull,
 }
 
-pub(crate) fn open() -> TreeOpen {
+pub(crate) fn options() -> TreeOpen {
     TreeOpen {
         version: PROTOCOL_VERSION,
         list_changes: true,
@@ -53,23 +54,27 @@ pub(crate) fn open() -> TreeOpen {
     }
 }
 
-/// An agent that sends `root`, and this end of its streams.
-pub(crate) fn serve(root: &Path, options: TreeOpen) -> (MessageWriter<UnixStream>, MessageReader<UnixStream>, Serving) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let serving =
-        thread::spawn(move || podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()));
-    let mut output = MessageWriter::new(ours.try_clone().unwrap());
+/// Starts an agent's side that sends `root`. Returns the caller's ends of its streams and its thread.
+pub(crate) fn serve(
+    root: &Path,
+    options: TreeOpen,
+) -> (MessageWriter<UnixStream>, MessageReader<UnixStream>, ServerThread) {
+    let (caller_end, server_end) = UnixStream::pair().unwrap();
+    let server = thread::spawn(move || {
+        podbridge_tree::serve(server_end.try_clone().unwrap(), server_end, &Temporaries::default())
+    });
+    let mut output = MessageWriter::new(caller_end.try_clone().unwrap());
     let open = TreeOpen {
         agent_sends: true,
         root: root.as_os_str().as_bytes().to_vec().into(),
         ..options
     };
     output.send(&open).unwrap();
-    (output, MessageReader::new(ours), serving)
+    (output, MessageReader::new(caller_end), server)
 }
 
-pub(crate) fn copy(from: &Path, to: &Path, direction: Direction, options: &TreeOpen) -> Copied {
-    let (ours, theirs) = UnixStream::pair().unwrap();
+pub(crate) fn copy(from: &Path, to: &Path, direction: Direction, options: &TreeOpen) -> CopyResult {
+    let (caller_end, server_end) = UnixStream::pair().unwrap();
     let (own, other) = match direction {
         Direction::Push => (from, to),
         Direction::Pull => (to, from),
@@ -79,17 +84,17 @@ pub(crate) fn copy(from: &Path, to: &Path, direction: Direction, options: &TreeO
         root: other.as_os_str().as_bytes().to_vec().into(),
         ..options.clone()
     };
-    let serving = thread::spawn(move || {
-        let input = theirs.try_clone().unwrap();
-        podbridge_tree::serve(input, theirs, &Temporaries::default())
+    let server = thread::spawn(move || {
+        let input = server_end.try_clone().unwrap();
+        podbridge_tree::serve(input, server_end, &Temporaries::default())
     });
     let (mut changes, mut problems) = (Vec::new(), Vec::new());
-    let input = ours.try_clone().unwrap();
+    let input = caller_end.try_clone().unwrap();
     let result = podbridge_tree::call(
         &open,
         own,
         input,
-        ours,
+        caller_end,
         &Temporaries::default(),
         &mut |event| match event {
             Event::Change(change) => changes.push((change.kind(), change.path.to_vec())),
@@ -97,34 +102,34 @@ pub(crate) fn copy(from: &Path, to: &Path, direction: Direction, options: &TreeO
             Event::Content(_) => {}
         },
     );
-    let served = serving.join().unwrap();
+    let served = server.join().unwrap();
     assert_eq!(served.is_ok(), result.is_ok(), "{served:?} {result:?}");
-    Copied {
+    CopyResult {
         result,
         changes,
         problems,
     }
 }
 
-/// One path of a tree, as far as a copy keeps it.
+/// State of one path of a tree, as far as a copy preserves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct SnapshotEntry {
     mode: u32,
     owner: (u32, u32),
     mtime: (i64, i64),
-    /// Digest and length, target, device.
+    /// Bytes of a file or target of a symbolic link.
     content: Vec<u8>,
     device: u64,
-    /// The first path with the same inode.
+    /// First path with the same inode.
     same_as: Option<PathBuf>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-pub(crate) type Tree = BTreeMap<PathBuf, Seen>;
+pub(crate) type Snapshot = BTreeMap<PathBuf, SnapshotEntry>;
 
-/// The root is `""`.
-pub(crate) fn look(root: &Path) -> Tree {
-    let mut tree = Tree::new();
+/// Returns the state of every path below a root; the root itself is `""`.
+pub(crate) fn snapshot(root: &Path) -> Snapshot {
+    let mut tree = Snapshot::new();
     let mut inodes = BTreeMap::new();
     let mut stack = vec![PathBuf::new()];
     while let Some(path) = stack.pop() {
@@ -141,7 +146,7 @@ pub(crate) fn look(root: &Path) -> Tree {
         let is_special = kind.is_block_device() || kind.is_char_device();
         tree.insert(
             path.clone(),
-            Seen {
+            SnapshotEntry {
                 mode: meta.mode(),
                 owner: (meta.uid(), meta.gid()),
                 mtime: (meta.mtime(), meta.mtime_nsec()),
@@ -190,12 +195,12 @@ fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     found
 }
 
-/// Fails with the paths that differ, and little else.
-pub(crate) fn assert_equal(expected: &Tree, found: &Tree, about: &str) {
+/// Fails with the first paths that differ, with their content shortened.
+pub(crate) fn assert_equal(expected: &Snapshot, found: &Snapshot, about: &str) {
     let paths: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     let differ = |path: &&&PathBuf| expected.get(**path) != found.get(**path);
-    let short = |seen: Option<&Seen>| {
-        seen.map(|seen| Seen {
+    let short = |seen: Option<&SnapshotEntry>| {
+        seen.map(|seen| SnapshotEntry {
             content: seen.content.iter().take(40).copied().collect(),
             ..seen.clone()
         })
@@ -211,6 +216,7 @@ pub(crate) fn assert_equal(expected: &Tree, found: &Tree, about: &str) {
     );
 }
 
+/// Returns the sorted names in a directory.
 pub(crate) fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
         .unwrap()

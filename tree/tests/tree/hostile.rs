@@ -1,4 +1,5 @@
-//! Peers that lie, and a third party that changes the tree meanwhile: nothing outside of the root is touched, and nothing hangs.
+//! Peers that break the protocol, and a third process that changes the tree during a copy: nothing outside of the root is touched, and
+//! no side hangs.
 
 use std::fs;
 use std::io::Write as _;
@@ -18,7 +19,7 @@ use podbridge_proto::v1::{
 use podbridge_tree::{Error, MessageReader, MessageWriter, Temporaries};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::harness::{Direction, assert_equal, copy, look, names, open, serve};
+use crate::harness::{Direction, assert_equal, copy, names, options, serve, snapshot};
 
 const ROUNDS: usize = 20;
 const REGULAR: u32 = 0o100_644;
@@ -48,17 +49,18 @@ fn sent(records: Vec<Record>) -> TreeSent {
     }
 }
 
-/// Gives a receiver these records and the end of the stream; what it makes of them, and what it answered last.
+/// Sends a receiver these records and the end of the stream. Returns its result and its last answer.
 fn receive(to: &Path, records: Vec<Record>) -> (Result<TreeSummary, Error>, TreeAnswer) {
     receive_all(to, vec![sent(records)])
 }
 
 fn receive_all(to: &Path, messages: Vec<TreeSent>) -> (Result<TreeSummary, Error>, TreeAnswer) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let serving =
-        thread::spawn(move || podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()));
-    let mut output = MessageWriter::new(ours.try_clone().unwrap());
-    let mut input = MessageReader::new(ours.try_clone().unwrap());
+    let (caller_end, server_end) = UnixStream::pair().unwrap();
+    let server = thread::spawn(move || {
+        podbridge_tree::serve(server_end.try_clone().unwrap(), server_end, &Temporaries::default())
+    });
+    let mut output = MessageWriter::new(caller_end.try_clone().unwrap());
+    let mut input = MessageReader::new(caller_end.try_clone().unwrap());
     let answers = thread::spawn(move || {
         let mut last = TreeAnswer::default();
         while let Ok(answer) = input.receive() {
@@ -69,21 +71,21 @@ fn receive_all(to: &Path, messages: Vec<TreeSent>) -> (Result<TreeSummary, Error
     let open = TreeOpen {
         root: to.as_os_str().as_bytes().to_vec().into(),
         delete: true,
-        ..open()
+        ..options()
     };
     output.send(&open).unwrap();
     for message in messages {
-        // It may have had enough.
+        // The receiver may have ended before.
         if output.send(&message).is_err() {
             break;
         }
     }
-    let _ = ours.shutdown(std::net::Shutdown::Write);
-    (serving.join().unwrap(), answers.join().unwrap())
+    let _ = caller_end.shutdown(std::net::Shutdown::Write);
+    (server.join().unwrap(), answers.join().unwrap())
 }
 
 #[test]
-fn names_that_lead_out_are_refused() {
+fn names_that_lead_out_of_the_root_are_refused() {
     let long = [b'x'; 256];
     let bad: [&[u8]; 8] = [b"..", b".", b"", b"/abs", b"a/b", b"../x", b"nul\0", &long];
     for name in bad {
@@ -182,7 +184,7 @@ fn a_wrong_digest_or_a_cut_stream_changes_nothing() {
             ..TreePart::default()
         })
     };
-    // A tree that is new is nobody else's to see until it is whole.
+    // A new tree is private to its user until it is complete.
     let new = dir.path().join("above/new");
     let (result, _) = receive(&new, vec![root(), file(), part(None)]);
     assert!(matches!(result, Err(Error::Truncated)), "{result:?}");
@@ -209,14 +211,15 @@ fn a_wrong_digest_or_a_cut_stream_changes_nothing() {
 }
 
 #[test]
-fn messages_have_a_longest() {
+fn messages_that_are_too_long_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let serving =
-        thread::spawn(move || podbridge_tree::serve(theirs.try_clone().unwrap(), theirs, &Temporaries::default()));
-    ours.write_all(&[0xff; 10]).unwrap();
-    assert!(matches!(serving.join().unwrap(), Err(Error::Protocol(_))));
-    // Small on the way, and large behind it.
+    let (mut caller_end, server_end) = UnixStream::pair().unwrap();
+    let server = thread::spawn(move || {
+        podbridge_tree::serve(server_end.try_clone().unwrap(), server_end, &Temporaries::default())
+    });
+    caller_end.write_all(&[0xff; 10]).unwrap();
+    assert!(matches!(server.join().unwrap(), Err(Error::Protocol(_))));
+    // Small on the stream and large after decompression.
     let bomb = TreeSent {
         zstd: zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap().into(),
         ..TreeSent::default()
@@ -226,7 +229,7 @@ fn messages_have_a_longest() {
 }
 
 #[test]
-fn entries_without_end_are_ended() {
+fn endless_entries_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let files = (0..200).map(|message| {
         let names = (0..1000).map(|number| Record::Entry(entry(0, format!("{message}-{number}").as_bytes(), REGULAR)));
@@ -247,18 +250,18 @@ fn entries_without_end_are_ended() {
     assert!(matches!(result, Err(Error::Protocol(_))), "{result:?}");
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
-    // Too deep for std.
+    // The tree is too deep for std::fs::remove_dir_all.
     let delete = TreeOpen {
         delete: true,
         list_changes: false,
-        ..open()
+        ..options()
     };
-    copy(&empty, &dir.path().join("deep"), Direction::Push, &delete).clean();
+    copy(&empty, &dir.path().join("deep"), Direction::Push, &delete).without_problems();
 }
 
-/// OpenDirectories and links to the outside change places all the while.
+/// Another thread keeps exchanging directories with links to the outside.
 #[test]
-fn a_race_of_links_leads_nowhere() {
+fn a_race_with_links_does_not_lead_out_of_the_root() {
     let dir = tempfile::tempdir().unwrap();
     let (to, outside) = (dir.path().join("to"), dir.path().join("outside"));
     let sources = ["one", "other"].map(|name| dir.path().join(name));
@@ -266,7 +269,7 @@ fn a_race_of_links_leads_nowhere() {
         for file in 0..160 {
             let path = source.join(format!("d{}/e/{file}", file % 4));
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            // Of different length, so that each copy writes all of them.
+            // The two sources differ in length, so that each copy writes all files.
             fs::write(path, source.file_name().unwrap().as_bytes()).unwrap();
         }
     }
@@ -275,7 +278,7 @@ fn a_race_of_links_leads_nowhere() {
         fs::write(outside.join(format!("e/{file}")), "outside").unwrap();
     }
     fs::create_dir(dir.path().join("trash")).unwrap();
-    let before = look(&outside);
+    let before = snapshot(&outside);
     let stop = AtomicBool::new(false);
     let race = || {
         let mut swaps = 0usize;
@@ -286,11 +289,11 @@ fn a_race_of_links_leads_nowhere() {
                     to.join(format!("d{directory}")),
                 );
                 if !link.is_symlink() {
-                    // The receiver has replaced the link, and this is the directory that was swapped for it.
+                    // The receiver replaced the link; this is the directory that was exchanged for it.
                     let _ = fs::rename(&link, dir.path().join(format!("trash/{swaps}-{directory}")));
                     symlink(&outside, &link).unwrap();
                 }
-                // There may be none at this moment.
+                // The directory may not exist at this moment.
                 swaps += usize::from(renameat_with(CWD, &link, CWD, &inside, RenameFlags::EXCHANGE).is_ok());
             }
         }
@@ -299,27 +302,29 @@ fn a_race_of_links_leads_nowhere() {
     let swaps = thread::scope(|scope| {
         let racer = scope.spawn(race);
         for round in 0..ROUNDS {
-            let delete = TreeOpen { delete: true, ..open() };
-            // Whatever comes of it.
+            let delete = TreeOpen {
+                delete: true,
+                ..options()
+            };
+            // The result does not matter.
             drop(copy(&sources[round % 2], &to, Direction::Push, &delete));
         }
         stop.store(true, Ordering::Relaxed);
         racer.join().unwrap()
     });
     assert!(swaps > ROUNDS, "{swaps} swaps");
-    assert_equal(&before, &look(&outside), "outside");
+    assert_equal(&before, &snapshot(&outside), "outside");
 }
 
-/// A receiver that asks for what was not announced.
 #[test]
-fn a_receiver_cannot_ask_for_other_files() {
+fn a_receiver_cannot_request_files_that_were_not_announced() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("f"), "x").unwrap();
-    let (mut output, _input, serving) = serve(dir.path(), open());
+    let (mut output, _input, server) = serve(dir.path(), options());
     let wanted = TreeAnswer {
         wanted: vec![99],
         ..TreeAnswer::default()
     };
     output.send(&wanted).unwrap();
-    assert!(matches!(serving.join().unwrap(), Err(Error::Protocol(_))));
+    assert!(matches!(server.join().unwrap(), Err(Error::Protocol(_))));
 }

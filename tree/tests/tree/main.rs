@@ -1,4 +1,4 @@
-//! Sender and receiver together: trees by chance, trees with traps, hostile peers.
+//! Tests of sender and receiver together: random trees, edge cases, hostile peers.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod copies;

@@ -1,4 +1,4 @@
-//! Trees by chance: made, and changed in small ways, by a seeded generator.
+//! Random trees, made and changed by a seeded generator.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use rustix::fs::{
     utimensat,
 };
 
-/// Every byte but `/` and NUL.
+/// Returns a name of any bytes but `/` and NUL.
 pub(crate) fn name(rng: &mut Rng) -> Vec<u8> {
     let length = match rng.u8(..20) {
         0 => 255,
@@ -30,13 +30,13 @@ pub(crate) fn name(rng: &mut Rng) -> Vec<u8> {
     }
 }
 
-/// Fills a directory. Times of directories are set last, as their content changes them.
+/// Fills a directory. The times of directories are set last, because each new entry changes them.
 pub(crate) fn fill(root: &Path, rng: &mut Rng, count: usize) {
     fs::create_dir_all(root).unwrap();
     let mut directories = vec![root.to_owned()];
     let mut files: Vec<PathBuf> = Vec::new();
     for _ in 0..count {
-        // Often the last one, so that it gets deep.
+        // Often the last directory, so that the tree becomes deep.
         let parent = match rng.u8(..3) {
             0 => directories.last().unwrap().clone(),
             _ => directories[rng.usize(..directories.len())].clone(),
@@ -110,7 +110,7 @@ fn attributes(path: &Path, rng: &mut Rng) {
     }
     let kind = path.symlink_metadata().unwrap().file_type();
     if (kind.is_file() || kind.is_dir()) && rng.u8(..5) == 0 {
-        // Not every file system has them.
+        // Some file systems have no extended attributes.
         let _ = lsetxattr(
             path,
             format!("user.{}", rng.u8(..3)),
@@ -133,9 +133,9 @@ fn attributes(path: &Path, rng: &mut Rng) {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
-/// Makes some paths other ones: removed, of another type, with other content or attributes.
-pub(crate) fn disturb(root: &Path, rng: &mut Rng) {
-    let mut paths: Vec<PathBuf> = super::harness::look(root)
+/// Changes some paths: removes them, or changes their type, content or attributes.
+pub(crate) fn change_randomly(root: &Path, rng: &mut Rng) {
+    let mut paths: Vec<PathBuf> = super::harness::snapshot(root)
         .into_keys()
         .filter(|path| path != Path::new(""))
         .collect();
