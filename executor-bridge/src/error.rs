@@ -1,18 +1,31 @@
-//! Why podbridge could not do what it was asked, as a kind that programs tell apart and a sentence for people. Owns the
-//! kinds and their exit codes (docs/client-protocol.md); every module fails with these, `exit` turns them into codes.
+//! Failures of podbridge: a kind that programs tell apart, and one sentence for people. Owns the kinds with their names on the
+//! wire and their exit codes (docs/client-protocol.md). Every module returns these failures; `exit` turns them into exit codes.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Names an enum's variants on the wire and back. An unknown name, from a newer peer, becomes `$other`.
-macro_rules! named {
-    ($type:ident, other $other:ident, { $($variant:ident => $name:literal),+ $(,)? }) => {
+/// Defines an enum of kinds from one table: variant, name on the wire, exit code (for kinds that have one). A peer of a newer release
+/// may send a name that this table lacks; that name is read as the variant `unknown`.
+macro_rules! kinds {
+    ($(#[$attribute:meta])* $type:ident, unknown: $unknown:ident, {
+        $($variant:ident => $name:literal $(, $code:literal)?;)+
+    }) => {
+        $(#[$attribute])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub(crate) enum $type {
+            $($variant),+
+        }
+
         impl $type {
+            #[cfg(test)]
             pub(crate) const ALL: &'static [$type] = &[$($type::$variant),+];
 
+            /// Returns the kind's name on the wire.
             pub(crate) fn name(self) -> &'static str {
                 match self { $($type::$variant => $name),+ }
             }
         }
+
+        kinds!(@codes $type { $($variant $($code)?),+ });
 
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -22,137 +35,91 @@ macro_rules! named {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let name = String::deserialize(deserializer)?;
-                Ok($type::ALL.iter().copied().find(|kind| kind.name() == name).unwrap_or($type::$other))
+                Ok(match String::deserialize(deserializer)?.as_str() {
+                    $($name => $type::$variant,)+
+                    _ => $type::$unknown,
+                })
             }
         }
     };
-}
-
-/// Kinds of `unreachable` and `lost`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
-    Internal,
-    Usage,
-    LocalFile,
-    Kubeconfig,
-    Context,
-    ApiUnreachable,
-    Unauthorized,
-    Forbidden,
-    PodNotFound,
-    ContainerNotFound,
-    PodNotRunning,
-    NoShell,
-    NoSpace,
-    Agent,
-    Timeout,
-    Bridge,
-    RemoteFile,
-    Windows,
-    AgentLost,
-    PodLost,
-    LinkLost,
-    BridgeLost,
-}
-
-named!(Kind, other Internal, {
-    Internal => "internal",
-    Usage => "usage",
-    LocalFile => "local_file",
-    Kubeconfig => "kubeconfig",
-    Context => "context",
-    ApiUnreachable => "api_unreachable",
-    Unauthorized => "unauthorized",
-    Forbidden => "forbidden",
-    PodNotFound => "pod_not_found",
-    ContainerNotFound => "container_not_found",
-    PodNotRunning => "pod_not_running",
-    NoShell => "no_shell",
-    NoSpace => "no_space",
-    Agent => "agent",
-    Timeout => "timeout",
-    Bridge => "bridge",
-    RemoteFile => "remote_file",
-    Windows => "windows",
-    AgentLost => "agent_lost",
-    PodLost => "pod_lost",
-    LinkLost => "link_lost",
-    BridgeLost => "bridge_lost",
-});
-
-impl Kind {
-    /// The exit code of `podbridge`. 220 to 239: the command never ran; 240 to 249: its fate is unknown.
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            Kind::Internal => 220,
-            Kind::Usage => 221,
-            Kind::LocalFile => 222,
-            Kind::Kubeconfig => 223,
-            Kind::Context => 224,
-            Kind::ApiUnreachable => 225,
-            Kind::Unauthorized => 226,
-            Kind::Forbidden => 227,
-            Kind::PodNotFound => 228,
-            Kind::ContainerNotFound => 229,
-            Kind::PodNotRunning => 230,
-            Kind::NoShell => 231,
-            Kind::NoSpace => 232,
-            Kind::Agent => 233,
-            Kind::Timeout => 234,
-            Kind::Bridge => 235,
-            Kind::RemoteFile => 236,
-            Kind::Windows => 237,
-            Kind::AgentLost => 240,
-            Kind::PodLost => 241,
-            Kind::LinkLost => 242,
-            Kind::BridgeLost => 243,
+    (@codes $type:ident { $($variant:ident $code:literal),+ }) => {
+        impl $type {
+            /// Returns the exit code of `podbridge` for this kind.
+            pub(crate) fn code(self) -> u8 {
+                match self { $($type::$variant => $code),+ }
+            }
         }
+    };
+    (@codes $type:ident { $($variant:ident),+ }) => {};
+}
+
+kinds! {
+    /// Kinds of the outcomes `unreachable` (codes 220 to 239: the command never ran) and `lost` (codes 240 to 249: the fate of the
+    /// command is unknown).
+    Kind, unknown: Internal, {
+        Internal => "internal", 220;
+        Usage => "usage", 221;
+        LocalFile => "local_file", 222;
+        Kubeconfig => "kubeconfig", 223;
+        Context => "context", 224;
+        ApiUnreachable => "api_unreachable", 225;
+        Unauthorized => "unauthorized", 226;
+        Forbidden => "forbidden", 227;
+        PodNotFound => "pod_not_found", 228;
+        ContainerNotFound => "container_not_found", 229;
+        PodNotRunning => "pod_not_running", 230;
+        NoShell => "no_shell", 231;
+        NoSpace => "no_space", 232;
+        Agent => "agent", 233;
+        Timeout => "timeout", 234;
+        Bridge => "bridge", 235;
+        RemoteFile => "remote_file", 236;
+        Windows => "windows", 237;
+        AgentLost => "agent_lost", 240;
+        PodLost => "pod_lost", 241;
+        LinkLost => "link_lost", 242;
+        BridgeLost => "bridge_lost", 243;
     }
 }
 
-/// Kinds of `failed`: the operation failed, the pod is fine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum FailedKind {
-    NotFound,
-    Permission,
-    IsDirectory,
-    NotDirectory,
-    NoSpace,
-    ReadOnly,
-    Digest,
-    LocalFile,
-    Unsupported,
-    BadRequest,
-    Io,
+kinds! {
+    /// Kinds of the outcome `failed`: the operation failed, and the pod is in good order.
+    FailedKind, unknown: Io, {
+        NotFound => "not_found";
+        Permission => "permission";
+        IsDirectory => "is_directory";
+        NotDirectory => "not_directory";
+        NoSpace => "no_space";
+        ReadOnly => "read_only";
+        Digest => "digest";
+        LocalFile => "local_file";
+        Unsupported => "unsupported";
+        BadRequest => "bad_request";
+        Io => "io";
+    }
 }
 
-named!(FailedKind, other Io, {
-    NotFound => "not_found",
-    Permission => "permission",
-    IsDirectory => "is_directory",
-    NotDirectory => "not_directory",
-    NoSpace => "no_space",
-    ReadOnly => "read_only",
-    Digest => "digest",
-    LocalFile => "local_file",
-    Unsupported => "unsupported",
-    BadRequest => "bad_request",
-    Io => "io",
-});
-
-/// Something did not happen: the kind, and one sentence with the cause and the next step.
+/// A failure of one operation or one dial: the kind, and one sentence with the cause and the next step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub(crate) struct Failure {
     pub kind: Kind,
     pub message: String,
-    /// The way there broke: says nothing about who is, or is not, at its end.
+    /// Stays inside this process: only the code that dials reads it.
     #[serde(skip)]
-    pub on_the_way: bool,
-    /// The pod has not begun to run yet.
-    #[serde(skip)]
-    pub starting: bool,
+    pub retry: Retry,
+}
+
+/// Reason why the same dial may succeed a moment later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Retry {
+    /// The failure is an answer: the same dial fails again.
+    #[default]
+    Never,
+    /// The link was cut before the answer came. The failure says nothing about the agent or the pod at its other end.
+    LinkCut,
+    /// The pod exists and does not run yet.
+    PodStarting,
 }
 
 impl Failure {
@@ -160,16 +127,15 @@ impl Failure {
         Self {
             kind,
             message: message.into(),
-            on_the_way: false,
-            starting: false,
+            retry: Retry::Never,
         }
     }
 
-    pub(crate) fn on_the_way_if(self, on_the_way: bool) -> Self {
-        Self { on_the_way, ..self }
+    pub(crate) fn with_retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
     }
 
-    /// A fault of podbridge itself.
+    /// Makes the failure of a defect in podbridge itself.
     pub(crate) fn bug(what: &str) -> Self {
         Self::new(
             Kind::Internal,
@@ -182,15 +148,15 @@ impl Failure {
     }
 }
 
-/// An error with all its causes, each once, as one phrase.
+/// Returns an error and all its causes, each once, as one phrase.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let said = cause.to_string();
+        let cause_text = cause.to_string();
         // Many libraries repeat their cause in their own text.
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
         }
         source = cause.source();
     }
@@ -215,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn names_survive_the_wire_and_unknown_ones_do_not_break_it() {
+    fn kinds_survive_the_wire_and_an_unknown_name_is_read_as_a_default() {
         for kind in Kind::ALL {
             let text = serde_json::to_string(kind).unwrap();
             assert_eq!(serde_json::from_str::<Kind>(&text).unwrap(), *kind);
@@ -225,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_says_each_cause_once() {
+    fn a_chain_names_each_cause_once() {
         let inner = std::io::Error::other("disk on fire");
         #[derive(Debug, thiserror::Error)]
         #[error("cannot write")]

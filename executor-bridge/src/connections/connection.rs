@@ -18,9 +18,9 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use crate::connections::status;
-use crate::error::{Failure, Kind, chain};
+use crate::error::{Failure, Kind, Retry, chain};
 use crate::link::{Dialed, Handle, LinkName, Pipe};
-use crate::pod::Place;
+use crate::pod::ContainerRef;
 use crate::protocol::result::Agent;
 
 /// What travels on a connection; each container has one of either kind, so that no command waits behind a file (DESIGN §6).
@@ -66,7 +66,7 @@ pub(crate) struct Connection {
     pub(crate) handle: Handle,
     pub(crate) agent: Agent,
     capabilities: Vec<String>,
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<ContainerRef>,
     pub(crate) lane: Lane,
     pub(crate) link: LinkName,
     /// There is a better one by now. This one lives for as long as calls on it do.
@@ -95,7 +95,7 @@ impl Connection {
                 return Err(match reason {
                     Some(reason) => Failure {
                         message: format!("{} ({reason})", failure.message),
-                        on_the_way: true,
+                        retry: Retry::LinkCut,
                         ..failure
                     },
                     None => failure,

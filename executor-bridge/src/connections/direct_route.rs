@@ -155,14 +155,14 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::pod::Place;
+    use crate::pod::ContainerRef;
 
     fn way(instance: &str) -> Arc<DirectRoute> {
         Arc::new(DirectRoute {
             door: Door {
                 address: "192.0.2.1:4000".parse().unwrap(),
                 key: Identity::new().unwrap().public_key().clone(),
-                place: Place {
+                place: ContainerRef {
                     pod_uid: "uid".into(),
                     container: "main".into(),
                     container_id: "id".into(),

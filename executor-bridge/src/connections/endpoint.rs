@@ -9,7 +9,7 @@ use crate::backoff::Backoff;
 use crate::connections::bulk_runtime::BulkRuntime;
 use crate::connections::direct_route::DirectRoutes;
 use crate::connections::{Connection, Lane};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, Retry};
 use crate::link::{Linker, Start};
 use crate::protocol::target::LinkChoice;
 
@@ -41,9 +41,9 @@ impl Endpoint {
                 Err(failure) => Err(failure),
             };
             match opened {
-                Err(failure) if failure.on_the_way && !backoff.is_over() => {}
+                Err(failure) if failure.retry == Retry::LinkCut && !backoff.is_over() => {}
                 // Zuul starts with a pod as soon as it has its name.
-                Err(failure) if failure.starting && self.pinned.is_some() && !backoff.is_over() => {}
+                Err(failure) if failure.retry == Retry::PodStarting && self.pinned.is_some() && !backoff.is_over() => {}
                 opened => break opened?,
             }
         };

@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::backoff::Backoff;
 use crate::connections::{Connection, Container, Lane};
-use crate::error::{Failure, Kind};
-use crate::pod::{Fate, Place};
+use crate::error::{Failure, Kind, Retry};
+use crate::pod::{ContainerRef, Fate};
 use crate::protocol::result::Outcome;
 
 /// For one question to the API.
@@ -26,7 +26,7 @@ const FILES: Duration = Duration::from_secs(8);
 pub(crate) struct LostAgent {
     instance: String,
     lane: Lane,
-    place: Option<Place>,
+    place: Option<ContainerRef>,
     /// Why the link broke, as a phrase.
     reason: String,
 }
@@ -70,7 +70,7 @@ impl Evidence {
     fn failure(&mut self, failure: &Failure) {
         let now = Instant::now();
         let (no_agent, denied) = match failure.kind {
-            _ if failure.on_the_way => (false, false),
+            _ if failure.retry == Retry::LinkCut => (false, false),
             Kind::Agent
             | Kind::NoShell
             | Kind::NoSpace
@@ -163,7 +163,7 @@ pub(crate) async fn lost(container: &Container, lost_agent: &LostAgent) -> Outco
     }
 }
 
-async fn fate(container: &Container, place: &Place) -> Option<Outcome> {
+async fn fate(container: &Container, place: &ContainerRef) -> Option<Outcome> {
     let fate = match timeout(QUESTION, container.linker().fate(place)).await {
         Ok(Ok(fate)) => fate,
         Ok(Err(_)) | Err(_) => return None,

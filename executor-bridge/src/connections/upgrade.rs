@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use crate::connections::direct_route::{DirectRoute, UPGRADE_WAIT};
 use crate::connections::endpoint::Endpoint;
 use crate::connections::{Connection, Lane, is_broken_link, status};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, Retry};
 use crate::link::{self, Door, LinkName};
-use crate::pod::Place;
+use crate::pod::ContainerRef;
 
 /// For the first try, beside a link that serves.
 const FIRST: Duration = Duration::from_secs(3);
@@ -33,7 +33,7 @@ enum NoDirectRoute {
 }
 
 /// Where the agent could listen, or why it cannot.
-fn address(connection: &Connection) -> Result<(Place, IpAddr), &'static str> {
+fn address(connection: &Connection) -> Result<(ContainerRef, IpAddr), &'static str> {
     if !connection.can(LINK_DIRECT) {
         return Err("its agent is older and offers none; install the same release on both sides");
     }
@@ -125,13 +125,13 @@ impl Endpoint {
             Ok(Err(status)) => {
                 let failure = failed(status::reason(&status));
                 return Err(match is_broken_link(&status, over) {
-                    true => NoDirectRoute::Unknown(failure.on_the_way_if(true)),
+                    true => NoDirectRoute::Unknown(failure.with_retry(Retry::LinkCut)),
                     false => NoDirectRoute::Impossible(failure),
                 });
             }
             Err(_) => {
                 let failure = failed("its agent was not asked in time".into());
-                return Err(NoDirectRoute::Unknown(failure.on_the_way_if(true)));
+                return Err(NoDirectRoute::Unknown(failure.with_retry(Retry::LinkCut)));
             }
         };
         let key = PublicKey::try_from(answer.agent_key.to_vec()).map_err(|error| impossible(&error.to_string()))?;
@@ -156,7 +156,7 @@ impl Endpoint {
             let why = format!("nothing answers at {address} within {} s", limit.as_secs());
             Err(Failure::new(Kind::Timeout, why))
         });
-        let connection = connection.map_err(|failure| failure.on_the_way_if(true))?;
+        let connection = connection.map_err(|failure| failure.with_retry(Retry::LinkCut))?;
         // The key is the agent's. That it is the agent behind the other link, only this says.
         if connection.agent.instance != way.instance {
             connection.handle.end("it leads to another agent");

@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::error::{Failure, Kind, chain};
 use crate::link::{Dialed, Handle, LinkName, Monitored};
-use crate::pod::Place;
+use crate::pod::ContainerRef;
 
 /// What waits in the kernel for so long, not acknowledged or without room at the other end: that is out of reach (DESIGN §6).
 const STUCK: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ const STUCK: Duration = Duration::from_secs(30);
 pub(crate) struct Door {
     pub(crate) address: SocketAddr,
     pub(crate) key: PublicKey,
-    pub(crate) place: Place,
+    pub(crate) place: ContainerRef,
 }
 
 /// The caller says how long it may take.

@@ -16,7 +16,7 @@ use crate::link::exec_proxy::Agents;
 pub(crate) use crate::link::handle::{Handle, Monitored};
 
 use crate::error::Failure;
-use crate::pod::{Fate, Place};
+use crate::pod::{ContainerRef, Fate};
 use crate::protocol::target::{LinkChoice, Target};
 
 pub(crate) trait Pipe: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -27,7 +27,7 @@ pub(crate) struct Dialed {
     pub(crate) pipe: Box<dyn Pipe>,
     pub(crate) handle: Handle,
     /// Where it leads; `None` for an agent that is no matter of Kubernetes.
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<ContainerRef>,
     pub(crate) link: LinkName,
 }
 
@@ -108,7 +108,7 @@ impl Linker {
     }
 
     /// What became of the place that a dead link led to, if it is known already.
-    pub(crate) async fn fate(&self, place: &Place) -> Result<Fate, Failure> {
+    pub(crate) async fn fate(&self, place: &ContainerRef) -> Result<Fate, Failure> {
         exec_proxy::fate(&self.target, place, self.timeout).await
     }
 }

@@ -2,7 +2,7 @@
 
 use kube::client::AuthError;
 
-use crate::error::{Failure, Kind, chain};
+use crate::error::{Failure, Kind, Retry, chain};
 
 /// What was being done, for the message.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +85,7 @@ fn credentials(error: &AuthError) -> Failure {
 
 fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure {
     let mut source = Some(error);
-    let mut on_the_way = false;
+    let mut cut = false;
     while let Some(cause) = source {
         if let Some(auth) = cause.downcast_ref::<AuthError>() {
             return credentials(auth);
@@ -114,7 +114,7 @@ fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure
                 format!("no connection to the API server {server} in time; is it up, and reachable from here?"),
             );
         }
-        on_the_way |= io.is_some_and(was_cut) || cause.downcast_ref().is_some_and(hyper::Error::is_incomplete_message);
+        cut |= io.is_some_and(was_cut) || cause.downcast_ref().is_some_and(hyper::Error::is_incomplete_message);
         source = cause.source();
     }
     let failure = Failure::new(
@@ -124,7 +124,11 @@ fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure
             innermost(error)
         ),
     );
-    Failure { on_the_way, ..failure }
+    if cut {
+        failure.with_retry(Retry::LinkCut)
+    } else {
+        failure
+    }
 }
 
 /// There was a server, and a restart or the network between cut it off: it may be there again in a moment.
@@ -184,11 +188,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_is_on_the_way_however_it_is_wrapped_and_a_refusal_is_not() {
+    fn a_cut_link_may_be_retried_however_the_error_is_wrapped_and_a_refusal_may_not() {
         use std::io::{Error, ErrorKind};
         let wrapped = |kind| {
             let error = Error::other(Error::other(Error::new(kind, "inside")));
-            classify(&kube::Error::Service(Box::new(error)), DOING).on_the_way
+            classify(&kube::Error::Service(Box::new(error)), DOING).retry == Retry::LinkCut
         };
         assert!(wrapped(ErrorKind::UnexpectedEof) && wrapped(ErrorKind::ConnectionReset));
         assert!(!wrapped(ErrorKind::ConnectionRefused));

@@ -32,7 +32,7 @@ pub(crate) fn check(target: &Target) -> Result<(), Failure> {
 
 /// Where a link leads, to be recognised later.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ContainerRef {
     pub(crate) pod_uid: String,
     pub(crate) container: String,
     pub(crate) container_id: String,
@@ -141,11 +141,11 @@ impl Access {
     }
 
     /// The container that is meant, if it can be reached.
-    pub(crate) async fn place(&self, container: Option<&str>) -> Result<Place, Failure> {
+    pub(crate) async fn place(&self, container: Option<&str>) -> Result<ContainerRef, Failure> {
         self.view().await?.place(container)
     }
 
-    pub(crate) async fn fate(&self, place: &Place) -> Result<Fate, Failure> {
+    pub(crate) async fn fate(&self, place: &ContainerRef) -> Result<Fate, Failure> {
         match self.view().await {
             Ok(view) => Ok(view.fate(place)),
             Err(failure) if failure.kind == Kind::PodNotFound => {

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
-use crate::error::{Failure, Kind};
-use crate::pod::{Fate, Place};
+use crate::error::{Failure, Kind, Retry};
+use crate::pod::{ContainerRef, Fate};
 
 /// Where a pod does not say its system itself.
 const OS_LABEL: &str = "kubernetes.io/os";
@@ -145,7 +145,7 @@ fn container(name: String, memory_limit: Option<String>, status: ContainerStatus
 
 impl View {
     /// The container that is meant, if it can be reached.
-    pub(super) fn place(&self, wanted: Option<&str>) -> Result<Place, Failure> {
+    pub(super) fn place(&self, wanted: Option<&str>) -> Result<ContainerRef, Failure> {
         if self.windows {
             return Err(Failure::new(
                 Kind::Windows,
@@ -157,7 +157,7 @@ impl View {
         }
         let container = self.choose(wanted)?;
         self.reachable(container)?;
-        Ok(Place {
+        Ok(ContainerRef {
             pod_uid: self.uid.clone(),
             container: container.name.clone(),
             container_id: container.id.clone().unwrap_or_default(),
@@ -200,10 +200,7 @@ impl View {
             .as_ref()
             .map_or(String::new(), |reason| format!(" ({reason})"));
         let not_running = |what: String| Failure::new(Kind::PodNotRunning, what);
-        let starting = |what: String| Failure {
-            starting: true,
-            ..not_running(what)
-        };
+        let starting = |what: String| not_running(what).with_retry(Retry::PodStarting);
         let pod = &self.name;
         if self.deleting {
             return Err(not_running(format!(
@@ -240,7 +237,7 @@ impl View {
     }
 
     /// What became of a place, as far as the API knows by now.
-    pub(super) fn fate(&self, place: &Place) -> Fate {
+    pub(super) fn fate(&self, place: &ContainerRef) -> Fate {
         let pod = &self.name;
         let reason = self
             .reason

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::error::Retry;
 use crate::pod::{ExecSocket, Socket};
 
 const STDIN: u8 = 0;
@@ -183,9 +184,12 @@ impl Reader {
         String::from_utf8_lossy(&self.stderr).trim().to_owned()
     }
 
-    /// Of a stream at its end: the server did not say how the program ended, so it may run yet.
-    pub(super) fn was_cut(&self) -> bool {
-        self.status.is_none()
+    /// Tells, after the end of the stream, whether the exec was cut off: without a status the program may still run.
+    pub(super) fn retry(&self) -> Retry {
+        match self.status {
+            Some(_) => Retry::Never,
+            None => Retry::LinkCut,
+        }
     }
 
     /// How it ended, as a phrase.

@@ -132,6 +132,6 @@ impl Dial {
 
     fn cut(&self, reader: &Reader, what: &str) -> Failure {
         let why = format!("{what} ({}); try again", reader.epitaph());
-        self.failure(Kind::Agent, &why).on_the_way_if(reader.was_cut())
+        self.failure(Kind::Agent, &why).with_retry(reader.retry())
     }
 }

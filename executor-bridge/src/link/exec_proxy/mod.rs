@@ -25,7 +25,7 @@ use crate::link::exec_proxy::agent_binary::Binary;
 use crate::link::exec_proxy::exec_stream::{Reader, Writer};
 use crate::link::exec_proxy::scripts::Report;
 use crate::link::{Dialed, Handle, LinkName, Monitored, Start};
-use crate::pod::{Access, Fate, Place};
+use crate::pod::{Access, ContainerRef, Fate};
 use crate::protocol::target::{Target, hex};
 use crate::random;
 
@@ -57,13 +57,13 @@ pub(super) async fn dial(
     Ok(dial.pipe(proxy))
 }
 
-pub(super) async fn fate(target: &Target, place: &Place, limit: Duration) -> Result<Fate, Failure> {
+pub(super) async fn fate(target: &Target, place: &ContainerRef, limit: Duration) -> Result<Fate, Failure> {
     Access::open(target, limit).await?.fate(place).await
 }
 
 struct Dial {
     access: Access,
-    place: Place,
+    place: ContainerRef,
     limit: Duration,
     binaries: Vec<Arc<Binary>>,
 }
@@ -227,9 +227,7 @@ impl Dial {
                 Ok(Greeting::NoProgram)
             }
             Some(First::Other) => Ok(Greeting::Other(self.strange(&seen, &reader))),
-            None => Ok(Greeting::Other(
-                self.strange(&seen, &reader).on_the_way_if(reader.was_cut()),
-            )),
+            None => Ok(Greeting::Other(self.strange(&seen, &reader).with_retry(reader.retry()))),
         }
     }
 
