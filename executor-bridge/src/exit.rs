@@ -6,6 +6,9 @@ use crate::protocol::result::Outcome;
 /// A quiet end after the reader of our standard output went away: as the shell reports SIGPIPE.
 pub(crate) const BROKEN_PIPE: u8 = 128 + 13;
 
+/// As kubectl fails.
+pub(crate) const KUBECTL_FAILED: u8 = 1;
+
 pub(crate) fn code(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Ok(_) => 0,

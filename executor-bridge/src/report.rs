@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use crate::error::Failure;
 use crate::exit;
 use crate::protocol::result::Outcome;
 
@@ -23,4 +24,10 @@ pub(crate) fn conclude(outcome: &Outcome) -> u8 {
         say(sentence);
     }
     exit::code(outcome)
+}
+
+/// Its sentence is said; its exit code.
+pub(crate) fn report_failure(failure: &Failure) -> u8 {
+    say(&failure.message);
+    failure.kind.code()
 }

@@ -60,30 +60,3 @@ impl FromArgMatches for Filters {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use crate::cli::{Cli, Command};
-
-    #[test]
-    fn patterns_keep_their_order() {
-        let words = [
-            "podbridge",
-            "sync",
-            "--exclude",
-            "a",
-            "--include=b",
-            "x:/",
-            "--exclude",
-            "c",
-            ".",
-        ];
-        let Command::Sync(sync) = Cli::try_parse_from(words).unwrap().command else {
-            panic!("not a sync")
-        };
-        let expected = [(false, "a".into()), (true, "b".into()), (false, "c".into())];
-        assert_eq!(sync.filters.0, expected);
-    }
-}

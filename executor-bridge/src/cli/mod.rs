@@ -320,4 +320,24 @@ mod tests {
         assert_eq!(exec.command, ["ls", "-l", "--", "x"]);
         assert!(Cli::try_parse_from(["podbridge", "exec", "web"]).is_err());
     }
+
+    #[test]
+    fn patterns_keep_their_order() {
+        let words = [
+            "podbridge",
+            "sync",
+            "--exclude",
+            "a",
+            "--include=b",
+            "x:/",
+            "--exclude",
+            "c",
+            ".",
+        ];
+        let Command::Sync(sync) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("not a sync")
+        };
+        let expected = [(false, "a".into()), (true, "b".into()), (false, "c".into())];
+        assert_eq!(sync.filters.0, expected);
+    }
 }

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
+use crate::client::connection::{Incoming, Message, Outgoing};
+use crate::client::conversation::Conversation;
 use crate::client::signals::{Event, Signals};
 use crate::client::streams::{Printer, Stream, Streams, forward_stdin};
-use crate::client::{BridgeAddress, Conversation, Incoming, Message, Outgoing, runtime};
+use crate::client::{BridgeAddress, runtime};
 use crate::error::{Failure, Kind};
 use crate::protocol::request::{Exec, Input, Operation, Request};
 use crate::protocol::result::Outcome;

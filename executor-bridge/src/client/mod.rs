@@ -1,75 +1,19 @@
 //! The client's side of the client protocol, for the command line: finds or starts the bridge and speaks with it.
 
+mod ask;
 mod attached;
-mod bridge;
+mod bridge_address;
 mod connection;
+mod conversation;
+mod runtime;
 mod signals;
 mod streams;
 
-use std::io;
-use std::os::fd::BorrowedFd;
-use std::path::Path;
-
-use rustix::process::geteuid;
-use tokio::net::UnixStream;
-
+pub(crate) use crate::client::ask::ask;
 pub(crate) use crate::client::attached::{Ended, attend};
-pub(crate) use crate::client::bridge::BridgeAddress;
-pub(crate) use crate::client::connection::{Incoming, Message, Outgoing};
+pub(crate) use crate::client::bridge_address::BridgeAddress;
+pub(crate) use crate::client::connection::{Incoming, Message};
+pub(crate) use crate::client::conversation::{Conversation, begin_existing};
+pub(crate) use crate::client::runtime::runtime;
 pub(crate) use crate::client::signals::interrupted;
 pub(crate) use crate::client::streams::Streams;
-
-use crate::error::{Failure, Kind};
-use crate::protocol::request::Request;
-
-/// A connection with its request sent.
-#[derive(Debug)]
-pub(crate) struct Conversation {
-    pub incoming: Incoming,
-    pub outgoing: Outgoing,
-}
-
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Kind::Internal, format!("no event loop: {error}")))
-}
-
-/// Sends a request to a bridge that runs; `None` if none does.
-pub(crate) async fn begin_existing(socket: &Path, request: &Request) -> Result<Option<Conversation>, Failure> {
-    match connect(socket).await? {
-        Some(stream) => send(stream, request, &[]).await.map(Some),
-        None => Ok(None),
-    }
-}
-
-async fn connect(socket: &Path) -> Result<Option<UnixStream>, Failure> {
-    let failed = |why: String| Failure::new(Kind::Bridge, format!("the bridge on {} {why}", socket.display()));
-    let stream = match UnixStream::connect(socket).await {
-        Ok(stream) => stream,
-        // Reset: it died before it accepted us.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(failed(format!("cannot be reached: {error}"))),
-    };
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == geteuid().as_raw() => Ok(Some(stream)),
-        _ => Err(failed("belongs to another user; remove its socket".into())),
-    }
-}
-
-async fn send(stream: UnixStream, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<Conversation, Failure> {
-    let json = request
-        .encode()
-        .map_err(|error| Failure::usage(format!("the request cannot be written as JSON: {error}")))?;
-    let (incoming, mut outgoing) = connection::split(stream);
-    outgoing.request(json, descriptors).await?;
-    Ok(Conversation { incoming, outgoing })
-}

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::stdio;
 use tokio::sync::mpsc;
 
-use crate::client::Outgoing;
+use crate::client::connection::Outgoing;
 
 const STDIN_CHUNK: usize = 128 * 1024;
 

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::cli::{DockerOptions, TargetOptions};
 use crate::client::{self, Ended, Streams};
-use crate::commands::bridge;
+use crate::commands::bridge_of_pod::bridge_address;
 use crate::config::BridgeSettings;
 use crate::error::Failure;
 use crate::protocol::byte_string::ByteString;
@@ -54,7 +54,7 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: Docke
         ..Exec::default()
     };
     let container = target.container.clone();
-    let bridge = bridge(target, &pod, options)?;
+    let bridge = bridge_address(target, &pod, options)?;
     match client::attend(bridge, container, exec, Streams::standard())? {
         Ended::Outcome(outcome) => {
             let code = conclude(&outcome);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::{ExecOptions, TargetOptions};
 use crate::client::{self, Ended, Streams};
-use crate::commands::bridge;
+use crate::commands::bridge_of_pod::bridge_address;
 use crate::config::BridgeSettings;
 use crate::error::Failure;
 use crate::protocol::byte_string::ByteString;
@@ -17,7 +17,7 @@ use crate::{random, terminal};
 
 pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: ExecOptions) -> Result<u8, Failure> {
     let container = target.container.clone();
-    let bridge = bridge(target, &command.pod, options)?;
+    let bridge = bridge_address(target, &command.pod, options)?;
     let takes_stdin = command.stdin || command.tty || !terminal::stdin_is_terminal();
     let exec = exec(command, takes_stdin)?;
     match client::attend(bridge, container, exec, Streams::standard())? {

@@ -10,7 +10,8 @@ use std::process::Command;
 use clap::ValueEnum as _;
 
 use crate::cli::{GitOptions, TargetOptions};
-use crate::config::{self, BridgeSettings, Process};
+use crate::config::{self, BridgeSettings};
+use crate::env::Process;
 use crate::error::{Failure, Kind};
 use crate::program;
 

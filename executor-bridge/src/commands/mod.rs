@@ -1,6 +1,7 @@
 //! What `podbridge` can be asked for, one file per subcommand. An error is one sentence on stderr and its kind's exit code.
 
 mod bridge;
+mod bridge_of_pod;
 mod cp;
 mod docker;
 mod exec;
@@ -12,25 +13,16 @@ mod status;
 mod stop;
 mod sync;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use crate::cli::{Cli, Command, TargetOptions};
-use crate::client::{self, BridgeAddress, Conversation, Message};
-use crate::config::{self, BridgeSettings, Process};
+use crate::cli::{Cli, Command};
+use crate::env::Process;
 use crate::error::{Failure, Kind};
-use crate::protocol::request::Request;
-use crate::protocol::result::Outcome;
-use crate::report::say;
-use crate::sockets::PodReference;
-use crate::{kubectl_shim, telemetry};
-
-/// A bridge that is well answers at once.
-const ANSWER: Duration = Duration::from_secs(5);
+use crate::report::{report_failure, say};
+use crate::{config, kubectl_shim, telemetry};
 
 /// The main program.
 pub fn run() -> ExitCode {
@@ -73,13 +65,7 @@ pub fn run() -> ExitCode {
 }
 
 fn failed(failure: &Failure) -> ExitCode {
-    ExitCode::from(said(failure))
-}
-
-/// Its sentence is said; its exit code.
-fn said(failure: &Failure) -> u8 {
-    say(&failure.message);
-    failure.kind.code()
+    ExitCode::from(report_failure(failure))
 }
 
 /// Help and version go to stdout, mistakes to stderr.
@@ -99,46 +85,4 @@ fn no_command(error: &clap::Error) -> ExitCode {
         say(&format!("{}; see --help", sentence.trim_start_matches("error: ")));
     }
     ExitCode::from(Kind::Usage.code())
-}
-
-/// The bridge of a pod: the one in Zuul's slot, which knows itself how to reach it, unless another server is named.
-fn bridge(target: TargetOptions, pod: &str, options: BridgeSettings) -> Result<BridgeAddress, Failure> {
-    let reference = PodReference {
-        kubeconfig: target.kubeconfig.clone().map(PathBuf::from),
-        context: target.context.clone(),
-        namespace: target.namespace.clone(),
-        name: pod.to_owned(),
-    };
-    let other_server = target.server.is_some();
-    match reference.served_slot(&Process).filter(|_| !other_server) {
-        Some(slot) => Ok(BridgeAddress::Slot(slot.socket)),
-        None => Ok(BridgeAddress::OnDemand {
-            target: config::target(target, pod, &Process)?,
-            options,
-        }),
-    }
-}
-
-/// What a bridge that runs answers to that: `None` if none runs. One that says nothing is not waited for long.
-async fn ask(socket: &Path, request: &Request) -> Result<Option<Outcome>, Failure> {
-    let asked = async {
-        match client::begin_existing(socket, request).await? {
-            Some(conversation) => Ok(Some(result(conversation).await)),
-            None => Ok(None),
-        }
-    };
-    tokio::time::timeout(ANSWER, asked).await.unwrap_or_else(|_| {
-        let sentence = format!("the bridge at {} does not answer; end its process", socket.display());
-        Err(Failure::new(Kind::Bridge, sentence))
-    })
-}
-
-/// The result of an operation without output.
-async fn result(mut conversation: Conversation) -> Outcome {
-    loop {
-        match conversation.incoming.next().await {
-            Message::Result(outcome) | Message::Lost(outcome) => return outcome,
-            Message::Started | Message::Stdout(_) | Message::Stderr(_) => {}
-        }
-    }
 }

@@ -5,22 +5,14 @@ use std::io::Write as _;
 
 use crate::cli::{StatusOptions, TargetOptions};
 use crate::client;
-use crate::commands::{ask, said};
-use crate::config::{self, Process};
-use crate::error::{Failure, Kind};
+use crate::commands::bridge_of_pod;
+use crate::error::Failure;
 use crate::protocol::request::{Operation, Request};
 use crate::protocol::result::{Done, Outcome};
-use crate::report::say;
-use crate::sockets::Directory;
+use crate::report::{report_failure, say};
 
 pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, Failure> {
-    let directory = Directory::open()?;
-    let sockets = match &command.pod {
-        Some(pod) => vec![directory.files(&config::target(target, pod, &Process)?.key)?.socket],
-        None => directory
-            .sockets()
-            .map_err(|error| Failure::new(Kind::Bridge, format!("the bridges cannot be listed: {error}")))?,
-    };
+    let sockets = bridge_of_pod::sockets(target, command.pod.as_deref())?;
     let (found, code) = client::runtime()?.block_on(async {
         let request = Request {
             container: None,
@@ -28,10 +20,10 @@ pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, 
         };
         let (mut found, mut code) = (Vec::new(), 0);
         for socket in sockets {
-            match ask(&socket, &request).await {
+            match client::ask(&socket, &request).await {
                 Ok(Some(Outcome::Ok(done))) => found.push(done),
                 Ok(_) => {}
-                Err(failure) => code = said(&failure),
+                Err(failure) => code = report_failure(&failure),
             }
         }
         (found, code)

@@ -4,21 +4,13 @@ use std::path::PathBuf;
 
 use crate::cli::{StopOptions, TargetOptions};
 use crate::client;
-use crate::commands::{ask, said};
-use crate::config::{self, Process};
-use crate::error::{Failure, Kind};
+use crate::commands::bridge_of_pod;
+use crate::error::Failure;
 use crate::protocol::request::{Operation, Request};
-use crate::report::{conclude, say};
-use crate::sockets::Directory;
+use crate::report::{conclude, report_failure, say};
 
 pub(super) fn run(target: TargetOptions, command: StopOptions) -> Result<u8, Failure> {
-    let directory = Directory::open()?;
-    let sockets = match &command.pod {
-        Some(pod) => vec![directory.files(&config::target(target, pod, &Process)?.key)?.socket],
-        None => directory
-            .sockets()
-            .map_err(|error| Failure::new(Kind::Bridge, format!("the bridges cannot be listed: {error}")))?,
-    };
+    let sockets = bridge_of_pod::sockets(target, command.pod.as_deref())?;
     client::runtime()?.block_on(stop(sockets, command.pod.as_deref()))
 }
 
@@ -29,9 +21,9 @@ async fn stop(sockets: Vec<PathBuf>, pod: Option<&str>) -> Result<u8, Failure> {
     };
     let mut code = 0;
     for socket in sockets {
-        match ask(&socket, &request).await {
+        match client::ask(&socket, &request).await {
             Ok(Some(outcome)) => code = code.max(conclude(&outcome)),
-            Err(failure) => code = code.max(said(&failure)),
+            Err(failure) => code = code.max(report_failure(&failure)),
             // Nothing to end is what was asked for; say so where a name may be mistyped.
             Ok(None) => {
                 if let Some(pod) = pod {

@@ -6,14 +6,15 @@ use std::os::unix::ffi::OsStringExt as _;
 
 use crate::client::{self, BridgeAddress, Ended, Streams};
 use crate::error::{Failure, Kind};
-use crate::kubectl_shim::{FAILED, arguments};
+use crate::exit::{self, KUBECTL_FAILED};
+use crate::kubectl_shim::arguments;
 use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
 use crate::protocol::target::hex;
 use crate::report::say;
 use crate::sockets::ZuulSlot;
-use crate::{exit, random, terminal};
+use crate::{random, terminal};
 
 /// `None`: nothing ran, and the pod is the next kubectl's.
 pub(super) fn run(slot: ZuulSlot, wanted: arguments::Exec) -> Result<Option<u8>, Failure> {
@@ -71,7 +72,7 @@ fn conclude(outcome: &Outcome) -> u8 {
         Outcome::Ok(_) => "the bridge answered another question than it was asked",
     };
     say(sentence);
-    FAILED
+    KUBECTL_FAILED
 }
 
 /// kubectl's own words.

@@ -16,11 +16,10 @@ use std::process::{Command, ExitCode};
 
 use rustix::fs::{Access, access};
 
-use crate::config::{Environment as _, Process};
-use crate::kubectl_shim::Invocation;
+use crate::env::{self, Environment as _, PATH, PODBRIDGE_KUBECTL_DEPTH, Process};
+use crate::kubectl_shim::invocation::Invocation;
 use crate::report::say;
 
-const DEPTH: &str = "PODBRIDGE_KUBECTL_DEPTH";
 /// kubectl's plugins run kubectl, hardly ever deeper than this.
 const DEPTH_MAX: u32 = 8;
 
@@ -35,7 +34,7 @@ pub(super) fn pass_on(invocation: &Invocation) -> ExitCode {
         say(&format!("no {name} can be told from this one without /proc; mount it"));
         return ExitCode::from(NOT_FOUND);
     };
-    let path = Process.variable("PATH");
+    let path = Process.variable(PATH);
     let next = path.and_then(|path| behind(&own, candidates(&path, name)));
     let Some(next) = next else {
         say(&format!(
@@ -46,7 +45,9 @@ pub(super) fn pass_on(invocation: &Invocation) -> ExitCode {
     let mut command = Command::new(&next);
     command.arg0(&invocation.argv0).args(&invocation.arguments);
     if !is_program(&next) {
-        let depth = std::env::var(DEPTH).ok().and_then(|depth| depth.parse().ok());
+        let depth = Process
+            .variable(PODBRIDGE_KUBECTL_DEPTH)
+            .and_then(|depth| depth.to_str()?.parse().ok());
         let depth: u32 = depth.unwrap_or(0);
         if depth >= DEPTH_MAX {
             say(&format!(
@@ -55,7 +56,7 @@ pub(super) fn pass_on(invocation: &Invocation) -> ExitCode {
             ));
             return ExitCode::from(NOT_FOUND);
         }
-        command.env(DEPTH, (depth + 1).to_string());
+        command.env(PODBRIDGE_KUBECTL_DEPTH, (depth + 1).to_string());
     }
     let error = command.exec();
     say(&format!("{} cannot be run: {error}", next.display()));
@@ -64,7 +65,7 @@ pub(super) fn pass_on(invocation: &Invocation) -> ExitCode {
 
 /// What may be run by that name, in PATH's order.
 fn candidates<'a>(path: &'a OsStr, name: &'a str) -> impl Iterator<Item = (PathBuf, Metadata)> + 'a {
-    std::env::split_paths(path).filter_map(move |directory| {
+    env::split_paths(path).filter_map(move |directory| {
         // Never without a slash: that would be looked up in PATH.
         let directory = match directory.as_os_str().is_empty() {
             true => Path::new("."),

@@ -4,14 +4,14 @@ use std::io::Write as _;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::config::{self, Process};
-use crate::daemon;
+use crate::env::Process;
 use crate::error::Failure;
-use crate::kubectl_shim::FAILED;
+use crate::exit::KUBECTL_FAILED;
 use crate::kubectl_shim::arguments::Ports;
 use crate::report::say;
 use crate::shutdown::Why;
 use crate::sockets::ZuulSlot;
+use crate::{config, daemon};
 
 /// Zuul tries again for ever, and at once.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub(super) fn run(slot: ZuulSlot, ports: Ports) -> Result<u8, Failure> {
     match daemon::run_in_slot(slot, || announce(ports)) {
         Ok(Why::BuildOver) => Ok(0),
         // Another one, perhaps of a newer release, is started at once.
-        Ok(_) => Ok(FAILED),
+        Ok(_) => Ok(KUBECTL_FAILED),
         Err(failure) => Ok(fail(&failure)),
     }
 }
@@ -41,7 +41,7 @@ pub(super) fn run(slot: ZuulSlot, ports: Ports) -> Result<u8, Failure> {
 pub(super) fn fail(failure: &Failure) -> u8 {
     say(&failure.message);
     sleep(PAUSE);
-    FAILED
+    KUBECTL_FAILED
 }
 
 /// As kubectl says it. Zuul waits for the first line, and reads no other.

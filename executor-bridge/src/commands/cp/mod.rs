@@ -1,6 +1,6 @@
 //! `podbridge cp`: one file to or from a pod, verified, mode and modification time kept. `-` is standard input or output.
 
-mod sink;
+mod destination;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 
 use crate::cli::{CpOptions, TargetOptions};
 use crate::client::{self, BridgeAddress, Incoming, Message};
-use crate::commands::bridge;
-use crate::commands::cp::sink::Sink;
+use crate::commands::bridge_of_pod::bridge_address;
+use crate::commands::cp::destination::{PERMISSIONS, Sink};
 use crate::commands::location::Side;
 use crate::commands::progress::Progress;
 use crate::config::BridgeSettings;
@@ -36,7 +36,6 @@ const BRIDGES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 const TYPE: u32 = 0o170_000;
 const DIRECTORY: u32 = 0o040_000;
-const PERMISSIONS: u32 = 0o7777;
 
 pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: CpOptions) -> Result<u8, Failure> {
     let (source, destination) = (Side::parse(&command.source)?, Side::parse(&command.destination)?);
@@ -50,11 +49,11 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: CpOpt
     let runtime = client::runtime()?;
     let copied = match (source, destination) {
         (Side::Pod { pod, path }, local @ (Side::Local(_) | Side::Standard)) => {
-            let copy = copy(bridge(target, &pod, options)?);
+            let copy = copy(bridge_address(target, &pod, options)?);
             runtime.block_on(unless_interrupted(copy.download(path, local)))
         }
         (local @ (Side::Local(_) | Side::Standard), Side::Pod { pod, path }) => {
-            let copy = copy(bridge(target, &pod, options)?);
+            let copy = copy(bridge_address(target, &pod, options)?);
             runtime.block_on(unless_interrupted(copy.upload(local, path, command.user)))
         }
         _ => Err(Failure::usage("exactly one of SRC and DST must be POD:PATH")),

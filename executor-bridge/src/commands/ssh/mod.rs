@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use crate::commands::ssh::git_request::Service;
 use crate::config::BridgeSettings;
+use crate::env::{self, PODBRIDGE_GIT_CACHE};
 use crate::report::conclude;
 
 use crate::cli::{SshOptions, TargetOptions};
 use crate::client::{self, Ended, Streams};
-use crate::commands::bridge;
-use crate::config::{Environment as _, Process};
+use crate::commands::bridge_of_pod::bridge_address;
+use crate::env::{Environment as _, Process};
 use crate::error::{FailedKind, Failure};
 use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
@@ -32,7 +33,7 @@ const CACHE: &str = "/opt/git";
 
 /// Our own words, as if we had been called by our own name.
 pub(super) fn words() -> Vec<OsString> {
-    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let mut words: Vec<OsString> = env::arguments().collect();
     let name = words.first().map(Path::new).and_then(Path::file_name);
     if name == Some(OsStr::new(NAME)) {
         words.insert(1, "ssh".into());
@@ -71,7 +72,7 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SshOp
         ..Exec::default()
     };
     let container = target.container.clone();
-    let bridge = bridge(target, pod, options)?;
+    let bridge = bridge_address(target, pod, options)?;
     let attend = |exec| client::attend(bridge.clone(), container.clone(), exec, Streams::standard());
     let service = git_request::service(&line);
     let served = service.is_some();
@@ -91,9 +92,9 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SshOp
 
 /// The agent's words for a service.
 fn served(service: Service, caches: &[PathBuf]) -> Vec<ByteString> {
-    let set = Process.variable("PODBRIDGE_GIT_CACHE");
+    let set = Process.variable(PODBRIDGE_GIT_CACHE);
     let caches = match (caches, set) {
-        ([], Some(list)) => std::env::split_paths(&list)
+        ([], Some(list)) => env::split_paths(&list)
             .filter(|path| !path.as_os_str().is_empty())
             .collect(),
         ([], None) => vec![CACHE.into()],

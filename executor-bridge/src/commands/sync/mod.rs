@@ -18,7 +18,7 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use crate::cli::{Compress, Filters, SyncOptions, TargetOptions};
 use crate::client::{self, Ended, Streams};
-use crate::commands::bridge;
+use crate::commands::bridge_of_pod::bridge_address;
 use crate::commands::location::Side;
 use crate::commands::sync::report::Shown;
 use crate::config::BridgeSettings;
@@ -67,7 +67,7 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SyncO
     };
     podbridge_tree::validate(&open).map_err(|error| Failure::usage(error.to_string()))?;
     let container = target.container.clone();
-    let bridge = bridge(target, &pod, options)?;
+    let bridge = bridge_address(target, &pod, options)?;
     let exec = Exec {
         exec_id: Some(hex(&random::bytes::<16>())),
         argv: Some(vec![

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-use crate::client::{Conversation, connect, send};
+use crate::client::conversation::{Conversation, connect, send};
 use crate::config::BridgeSettings;
 use crate::error::{Failure, Kind};
 use crate::launch;

@@ -9,12 +9,12 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::commands::cp::PERMISSIONS;
 use crate::error::{Failure, Kind};
 use crate::protocol::result::FileStat;
 use crate::protocol::target::hex;
 use crate::random;
 
+pub(super) const PERMISSIONS: u32 = 0o7777;
 /// As many as Linux follows.
 const LINKS: usize = 40;
 
