@@ -12,12 +12,12 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{sleep, timeout};
 
 use crate::connections::Reachability;
-use crate::console::Console;
 use crate::console::last_line::LastLine;
+use crate::console::log_stream::Stream;
 use crate::console::not_found_timer::Rhythm;
 use crate::console::request::{self, Parsed, Request};
-use crate::console::source::Stream;
-use crate::session::{Interest, LogEvent, LogId, Logs, STALL, Source};
+use crate::console::siblings::Siblings;
+use crate::session::{Interest, LogEvent, LogId, Logs, STALL, Session, Source};
 
 /// For one request to arrive (zuul_console's REQUEST_TIMEOUT).
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -27,17 +27,17 @@ const HALF_CLOSED: Duration = Duration::from_millis(500);
 const VERSION: &[u8] = b"1\n";
 const NOT_FOUND: &[u8] = b"[Zuul] Log not found\n";
 
-pub(super) async fn hold(mut stream: TcpStream, console: &Console) -> io::Result<()> {
+pub(super) async fn hold(mut stream: TcpStream, session: &Session, siblings: &Siblings) -> io::Result<()> {
     let mut received = BytesMut::new();
     loop {
         let next = timeout(REQUEST_PATIENCE, next_request(&mut stream, &mut received)).await;
         match next.ok().transpose()?.flatten() {
             Some(Request::Version) => stream.write_all(VERSION).await?,
-            Some(Request::Finish(id)) => finish(console, &id).await,
+            Some(Request::Finish(id)) => finish(session, siblings, &id).await,
             Some(Request::Stream(id)) => {
                 let (reading, writing) = stream.split();
                 return tokio::select! {
-                    sent = send(writing, console, &id) => sent,
+                    sent = send(writing, session, siblings, &id) => sent,
                     () = closed(reading) => Ok(()),
                 };
             }
@@ -88,24 +88,25 @@ async fn write(writing: &mut WriteHalf<'_>, stream: &mut Stream, bytes: &[u8]) -
     }
 }
 
-async fn finish(console: &Console, id: &LogId) {
+async fn finish(session: &Session, siblings: &Siblings, id: &LogId) {
     let elsewhere = async {
-        let source = console.session.logs().and_then(|logs| logs.source(id));
+        let source = session.logs().and_then(|logs| logs.source(id));
         if let Some(Source::Sibling(socket)) = source {
-            console.siblings.delete(&socket, id).await;
+            siblings.delete(&socket, id).await;
         }
     };
     // Neither waits for the other's link.
-    tokio::join!(console.session.remove_log(id), elsewhere);
+    tokio::join!(session.remove_log(id), elsewhere);
 }
 
-async fn send(mut writing: WriteHalf<'_>, console: &Console, id: &LogId) -> io::Result<()> {
-    let Some(logs) = console.session.logs() else {
+async fn send(mut writing: WriteHalf<'_>, session: &Session, siblings: &Siblings, id: &LogId) -> io::Result<()> {
+    let Some(logs) = session.logs() else {
         return Ok(());
     };
     let interest = logs.interest(id);
     let mut sought = Sought {
-        console,
+        session,
+        siblings,
         logs,
         id,
         interest,
@@ -153,7 +154,8 @@ enum Over {
 
 /// One log that somebody wants.
 struct Sought<'a> {
-    console: &'a Console,
+    session: &'a Session,
+    siblings: &'a Siblings,
     logs: &'a Logs,
     id: &'a LogId,
     interest: Interest,
@@ -162,7 +164,7 @@ struct Sought<'a> {
 impl Sought<'_> {
     /// Waits for the log to be somewhere, and says meanwhile that it is not.
     async fn found(&mut self, writing: &mut WriteHalf<'_>) -> io::Result<Found> {
-        let session = &self.console.session;
+        let session = self.session;
         let (mut rhythm, mut ended, mut reach) = (Rhythm::begin(), self.logs.ended(), session.reach(None));
         loop {
             let changed = self.interest.changed();
@@ -187,7 +189,7 @@ impl Sought<'_> {
                 () = rhythm.due() => {}
                 Ok(()) = ended.changed() => {}
             }
-            self.console.siblings.look();
+            self.siblings.look();
             writing.write_all(NOT_FOUND).await?;
             rhythm.said();
         }
@@ -200,7 +202,7 @@ impl Sought<'_> {
         let Source::Container(container) = &run.source else {
             return None;
         };
-        let exists = self.console.session.log_exists(container.as_deref(), self.id).await?;
+        let exists = self.session.log_exists(container.as_deref(), self.id).await?;
         Some((run.source, exists))
     }
 

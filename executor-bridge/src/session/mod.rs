@@ -13,10 +13,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 pub(crate) use client::{Client, Input, InputCredit};
 pub(crate) use logs::{Event as LogEvent, Follow, Interest, Lists, LogId, Logs, Position, STALL, Source};
 
-use crate::connections::{BulkRuntime, Container, Lane};
+use crate::connections::{BulkRuntime, Container, Lane, Reachability};
 use crate::link::Linker;
 use crate::protocol::request;
 use crate::protocol::result::{Done, LinkStatus, Outcome};
@@ -151,6 +153,61 @@ impl Session {
         // Stable: control stays before bulk.
         links.sort_by(|a, b| a.container.cmp(&b.container));
         links
+    }
+
+    pub(crate) fn logs(&self) -> Option<&Arc<Logs>> {
+        self.build_pod.as_ref().map(|pod| &pod.logs)
+    }
+
+    /// Whether a container can be reached; from now on it is kept so.
+    pub(crate) fn reach(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
+        self.container(container);
+        let reachability = self.build_pod.as_ref().map(|pod| pod.reach(container));
+        reachability.unwrap_or_else(|| watch::channel(Reachability::Connecting).1)
+    }
+
+    pub(crate) fn follow(&self, container: Option<&str>, id: &LogId, position: Option<Position>) -> Follow {
+        Follow::new(id, position, self.reach(container))
+    }
+
+    /// Whether there is such a log this moment; `None` if nobody can say.
+    pub(crate) async fn log_exists(&self, container: Option<&str>, id: &LogId) -> Option<bool> {
+        logs::exists(&self.reach(container), id).await
+    }
+
+    /// Deletes a log wherever it is in this pod, and waits for a link to do so.
+    pub(crate) async fn remove_log(&self, id: &LogId) {
+        let names: Vec<_> = {
+            let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+            containers.keys().cloned().collect()
+        };
+        let containers = names.iter().map(|name| self.reach(name.as_deref())).collect();
+        logs::remove(containers, id).await;
+    }
+
+    /// The ids of all logs of this pod, one JSON array per line, again whenever they change; until the client has gone.
+    pub(crate) async fn list_logs(&self, client: Client) -> Outcome {
+        match self.logs() {
+            Some(logs) => logs::list(logs, client).await,
+            None => logs::unsupported(),
+        }
+    }
+
+    /// One log as it is written, until it is deleted.
+    pub(crate) async fn send_log(&self, id: &LogId, from: Option<request::Position>, client: Client) -> Outcome {
+        let follow = |container: Option<&str>, position| self.follow(container, id, position);
+        match self.logs() {
+            Some(logs) => logs::send(logs, id, from, client, follow).await,
+            None => logs::unsupported(),
+        }
+    }
+
+    pub(crate) async fn delete_log(&self, id: &LogId) -> Outcome {
+        if !self.serves_build() {
+            return logs::unsupported();
+        }
+        self.remove_log(id).await;
+        Outcome::done()
     }
 
     /// Waits for calls under way that no client waits for, but not long.

@@ -16,10 +16,11 @@ use crate::protocol::frame::Frame;
 use crate::protocol::request;
 use crate::protocol::result::{Done, FileStat, Outcome};
 use crate::session::client::{Client, gone};
+use crate::session::files::capability::no_root;
 use crate::session::files::get_sink::{Landing, Piece};
 use crate::session::files::passed_file::{self, Access, LocalFile};
+use crate::session::files::running_digest;
 use crate::session::files::stat::{convert, repeated};
-use crate::session::files::{put, running_digest};
 
 pub(crate) async fn get(container: &Container, request: request::Get, mut client: Client) -> Outcome {
     let file = match client.descriptors.is_empty() {
@@ -73,7 +74,7 @@ async fn receive(
                 digest: running_digest::digest(connection).into(),
                 sparse: connection.can(FILES_V2),
             };
-            let refused = put::no_root(connection, wanted.root.is_some());
+            let refused = no_root(connection, wanted.root.is_some());
             let mut files = connection.files();
             async move {
                 match refused {

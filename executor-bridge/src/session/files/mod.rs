@@ -1,5 +1,6 @@
 //! Single files between clients and a container: put, get, stat.
 
+mod capability;
 mod get;
 mod get_sink;
 pub(crate) mod passed_file;

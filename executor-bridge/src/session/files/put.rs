@@ -22,6 +22,7 @@ use crate::protocol::result::{Ended, Outcome};
 use crate::random;
 use crate::session::background::BackgroundCalls;
 use crate::session::client::{Client, Input, bad_request};
+use crate::session::files::capability::lacks;
 use crate::session::files::passed_file::{self, Access, LocalFile};
 use crate::session::files::put_source::{Answer, Call, Content};
 use crate::session::files::read_ahead::Piece;
@@ -287,21 +288,6 @@ async fn abandon(mut call: Call, parts: Parts) {
         }
     };
     let _ = tokio::time::timeout(FAREWELL, told).await;
-}
-
-/// The refusal of a root that the agent would leave out: it must never be asked to read elsewhere.
-pub(crate) fn no_root(connection: &Connection, wanted: bool) -> Option<Outcome> {
-    (wanted && !connection.can(FILES_V2)).then(|| lacks(connection, "`root`"))
-}
-
-fn lacks(connection: &Connection, what: &str) -> Outcome {
-    Outcome::failed(
-        FailedKind::Unsupported,
-        format!(
-            "agent {} does not know {what}; install a newer agent",
-            connection.agent.version
-        ),
-    )
 }
 
 fn forgotten() -> Outcome {

@@ -12,7 +12,7 @@ use crate::connections::{Connection, Container, Lane, is_broken_link, status};
 use crate::protocol::request;
 use crate::protocol::result::{Done, FileStat, Outcome};
 use crate::session::client::{Client, gone};
-use crate::session::files::put;
+use crate::session::files::capability::no_root;
 
 type Answered<T> = Result<(Arc<Connection>, T), Outcome>;
 
@@ -51,7 +51,7 @@ pub(crate) async fn stat(container: &Container, request: request::Stat, mut clie
     };
     let call = |connection: &Connection| {
         let wanted = wanted.clone();
-        let refused = put::no_root(connection, wanted.root.is_some());
+        let refused = no_root(connection, wanted.root.is_some());
         let mut files = connection.files();
         async move {
             match refused {

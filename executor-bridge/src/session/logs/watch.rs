@@ -10,7 +10,9 @@ use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use crate::connections::{Connection, Reachability, status};
-use crate::session::logs::{DIRECTORY, LogId, Logs, PREFIX, SUFFIX, Source};
+use crate::session::logs::index::Logs;
+use crate::session::logs::log_id::{DIRECTORY, LogId, PREFIX, SUFFIX};
+use crate::session::logs::source::Source;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

@@ -6,7 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use memchr::memmem;
 
-use crate::session::logs::{LogId, Source};
+use crate::session::logs::log_id::LogId;
+use crate::session::logs::source::Source;
 
 /// Ended ones that are remembered: Zuul asks for a log before the task begins, and again soon after its end at the latest.
 const REMEMBERED: usize = 4096;

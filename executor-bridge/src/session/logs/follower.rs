@@ -11,10 +11,13 @@ use tokio::time::{sleep, timeout};
 use tonic::{Status, Streaming};
 
 use crate::connections::{Connection, Reachability, is_broken_link, status};
-use crate::session::logs::LogId;
+use crate::session::logs::log_id::LogId;
 
 /// After an error that would come again at once.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// A reader that takes nothing for so long holds nothing of the link until it does.
+pub(crate) const STALL: Duration = Duration::from_secs(1);
 
 /// A place in one life of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,258 @@
+//! What logs there are in the pod's containers and at other sources, who waits for one, and which of them a running exec
+//! will write. No I/O: `watch` fills it from the agents, `console` asks.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::sync::watch::{Receiver, Sender};
+
+use crate::session::logs::log_id::LogId;
+use crate::session::logs::source::Source;
+use crate::session::logs::writers::{self, Run};
+
+/// Shared by everybody in one bridge.
+#[derive(Debug, Default)]
+pub(crate) struct Logs {
+    state: Mutex<State>,
+    /// Counts execs that have ended.
+    ended: Sender<u64>,
+    /// Counts changes of what this pod has.
+    changes: Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    present: HashMap<LogId, HashSet<Source>>,
+    /// Told whenever something about this log changes.
+    interested: HashMap<LogId, Arc<Notify>>,
+    runs: writers::Runs,
+}
+
+impl State {
+    fn tell(&self, id: &LogId) {
+        if let Some(interested) = self.interested.get(id) {
+            interested.notify_waiters();
+        }
+    }
+
+    fn appeared(&mut self, source: &Source, id: LogId) {
+        self.tell(&id);
+        self.present.entry(id).or_default().insert(source.clone());
+    }
+
+    fn gone(&mut self, source: &Source, id: &LogId) {
+        if let Some(sources) = self.present.get_mut(id) {
+            sources.remove(source);
+            if sources.is_empty() {
+                self.present.remove(id);
+            }
+        }
+    }
+}
+
+impl Logs {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a source tells of its logs; `all`: there are no others.
+    pub(crate) fn update(&self, source: &Source, all: bool, appeared: Vec<LogId>, gone: &[LogId]) {
+        let mut state = self.lock();
+        if all {
+            state.present.retain(|_, sources| {
+                sources.remove(source);
+                !sources.is_empty()
+            });
+        }
+        for id in gone {
+            state.gone(source, id);
+        }
+        for id in appeared {
+            state.appeared(source, id);
+        }
+        drop(state);
+        if let Source::Container(_) = source {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// A source has no such log any more, whatever it told before.
+    pub(crate) fn forget(&self, source: &Source, id: &LogId) {
+        self.lock().gone(source, id);
+    }
+
+    /// Where a log is now, if anywhere.
+    pub(crate) fn source(&self, id: &LogId) -> Option<Source> {
+        self.lock().present.get(id)?.iter().min().cloned()
+    }
+
+    /// In which container of this pod a log is.
+    pub(crate) fn own_source(&self, id: &LogId) -> Option<Option<String>> {
+        match self.source(id)? {
+            Source::Container(container) => Some(container),
+            Source::Sibling(_) => None,
+        }
+    }
+
+    /// Waits until a log is in a container of this pod; in which.
+    pub(crate) async fn appears(self: &Arc<Self>, id: &LogId) -> Option<String> {
+        let interest = self.interest(id);
+        loop {
+            let changed = interest.changed();
+            if let Some(container) = self.own_source(id) {
+                return container;
+            }
+            changed.await;
+        }
+    }
+
+    /// Changes when this pod's logs do.
+    pub(crate) fn changes(&self) -> Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// All that are in this pod.
+    pub(crate) fn own(&self) -> Vec<LogId> {
+        let own = |sources: &HashSet<Source>| sources.iter().any(|source| matches!(source, Source::Container(_)));
+        let state = self.lock();
+        let present = state.present.iter().filter(|(_, sources)| own(sources));
+        present.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// To be told of changes to one log.
+    pub(crate) fn interest(self: &Arc<Self>, id: &LogId) -> Interest {
+        let changed = self.lock().interested.entry(id.clone()).or_default().clone();
+        Interest {
+            logs: self.clone(),
+            id: id.clone(),
+            changed,
+        }
+    }
+
+    /// Changes when an exec has ended.
+    pub(crate) fn ended(&self) -> Receiver<u64> {
+        self.ended.subscribe()
+    }
+
+    /// A module was put into a file.
+    pub(crate) fn put(&self, path: &[u8], content: &[u8]) {
+        let ids = writers::ids(content);
+        if !ids.is_empty() {
+            self.lock().runs.remember(path, ids);
+        }
+    }
+
+    /// An exec begins with that payload as its standard input; it has ended when the answer is dropped.
+    pub(crate) fn begin(self: &Arc<Self>, container: Option<&str>, argv: &[Bytes], payload: &[u8]) -> Running {
+        let source = Source::Container(container.map(str::to_owned));
+        let mut ids = writers::ids(payload);
+        let mut state = self.lock();
+        if ids.is_empty() {
+            ids = state.runs.of_command(argv);
+        }
+        state.runs.begin(&source, &ids);
+        drop(state);
+        Running {
+            logs: self.clone(),
+            ids,
+        }
+    }
+
+    /// What is known of the exec that writes this log.
+    pub(crate) fn run(&self, id: &LogId) -> Option<Run> {
+        self.lock().runs.get(id)
+    }
+}
+
+/// An exec as long as it runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    logs: Arc<Logs>,
+    ids: Vec<LogId>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = self.logs.lock();
+        state.runs.end(&self.ids);
+        for id in &self.ids {
+            state.tell(id);
+        }
+        drop(state);
+        self.logs.ended.send_modify(|count| *count += 1);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Interest {
+    logs: Arc<Logs>,
+    id: LogId,
+    changed: Arc<Notify>,
+}
+
+impl Interest {
+    /// Ends at the first change after the answer was made; make it before looking.
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        let mut state = self.logs.lock();
+        // One of ours, one of the map's.
+        if Arc::strong_count(&self.changed) == 2 {
+            state.interested.remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> LogId {
+        LogId::new(text).unwrap()
+    }
+
+    #[test]
+    fn own_containers_come_first_and_a_source_can_begin_afresh() {
+        let logs = Logs::default();
+        let (own, other) = (Source::Container(None), Source::Sibling("x".into()));
+        logs.update(&other, true, vec![id("a"), id("b")], &[]);
+        logs.update(&own, true, vec![id("a")], &[]);
+        assert_eq!(logs.source(&id("a")), Some(own.clone()));
+        assert_eq!(logs.source(&id("b")), Some(other.clone()));
+        assert_eq!(logs.own(), [id("a")]);
+        logs.update(&own, true, vec![], &[]);
+        assert_eq!(logs.source(&id("a")), Some(other.clone()));
+        logs.update(&other, false, vec![], &[id("a")]);
+        assert_eq!(logs.source(&id("a")), None);
+    }
+
+    #[tokio::test]
+    async fn the_interested_are_told_and_forgotten() {
+        let logs = Arc::new(Logs::default());
+        let interest = logs.interest(&id("a"));
+        let second = logs.interest(&id("a"));
+        {
+            let changed = interest.changed();
+            logs.update(&Source::Container(None), false, vec![id("a")], &[]);
+            changed.await;
+        }
+        drop(interest);
+        {
+            let changed = second.changed();
+            let running = logs.begin(None, &[], br#"{"zuul_log_id": "a"}"#);
+            assert!(!logs.run(&id("a")).unwrap().ended);
+            drop(running);
+            changed.await;
+        }
+        assert!(logs.run(&id("a")).unwrap().ended);
+        assert_eq!(*logs.ended().borrow(), 1);
+        drop(second);
+        assert!(logs.lock().interested.is_empty());
+    }
+}
