@@ -1,18 +1,17 @@
 //! Options and environment, checked and put together: the target and its bridge's options. The only reader of the
 //! process's environment for these; `commands` call it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum as _;
 
 use crate::cli::{BridgeOptions, TargetOptions};
+use crate::env::{Environment, KUBECONFIG, PODBRIDGE_AGENT_SOCKET, PODBRIDGE_LEASE, PODBRIDGE_LINK, PODBRIDGE_TOKEN};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::{KeyedTarget, LinkChoice, Target};
 
-const KUBECONFIG: &str = "KUBECONFIG";
-const AGENT_SOCKET: &str = "PODBRIDGE_AGENT_SOCKET";
 /// As long as agents keep a command whose bridge names no lease.
 const LEASE: u64 = 15 * 60;
 
@@ -38,34 +37,14 @@ pub(crate) fn options(options: &BridgeOptions, environment: &impl Environment) -
 
 /// How long a command goes on in the pod when nobody is connected.
 pub(crate) fn lease(environment: &impl Environment) -> Result<Duration, Failure> {
-    const NAME: &str = "PODBRIDGE_LEASE";
-    let Some(given) = environment.variable(NAME) else {
+    let Some(given) = environment.variable(PODBRIDGE_LEASE) else {
         return Ok(Duration::from_secs(LEASE));
     };
     match given.to_str().and_then(|seconds| seconds.parse().ok()) {
         Some(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
         _ => Err(Failure::usage(format!(
-            "{NAME} is {given:?}; it may be 1 to 86400, in seconds, or unset for {LEASE}"
+            "{PODBRIDGE_LEASE} is {given:?}; it may be 1 to 86400, in seconds, or unset for {LEASE}"
         ))),
-    }
-}
-
-/// Environment variables that matter, by an interface that tests can fill.
-pub(crate) trait Environment {
-    fn variable(&self, name: &str) -> Option<OsString>;
-    fn current_directory(&self) -> std::io::Result<PathBuf>;
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Process;
-
-impl Environment for Process {
-    fn variable(&self, name: &str) -> Option<OsString> {
-        std::env::var_os(name).filter(|value| !value.is_empty())
-    }
-
-    fn current_directory(&self) -> std::io::Result<PathBuf> {
-        std::env::current_dir()
     }
 }
 
@@ -107,7 +86,7 @@ pub(crate) fn target(
         server: options.server,
         token: match options.token_file {
             Some(path) => Some(token(&path)?),
-            None => text("PODBRIDGE_TOKEN")?,
+            None => text(PODBRIDGE_TOKEN)?,
         },
         client_cert: file(options.client_certificate)?,
         client_key: file(options.client_key)?,
@@ -126,14 +105,13 @@ pub(crate) fn link(
     agent_socket: Option<PathBuf>,
     environment: &impl Environment,
 ) -> Result<(Option<LinkChoice>, Option<PathBuf>), Failure> {
-    const LINK: &str = "PODBRIDGE_LINK";
-    let link = match (link, environment.variable(LINK)) {
+    let link = match (link, environment.variable(PODBRIDGE_LINK)) {
         (Some(link), _) => Some(link),
         (None, Some(name)) => {
-            let name = utf8(&name, LINK)?;
+            let name = utf8(&name, PODBRIDGE_LINK)?;
             Some(LinkChoice::from_str(&name, false).map_err(|_| {
                 Failure::usage(format!(
-                    "{LINK} is {name:?}; it may be auto, exec-proxy, direct or local"
+                    "{PODBRIDGE_LINK} is {name:?}; it may be auto, exec-proxy, direct or local"
                 ))
             })?)
         }
@@ -143,7 +121,7 @@ pub(crate) fn link(
     let link = link.filter(|link| *link != LinkChoice::Auto);
     let agent_socket = match (link, agent_socket) {
         (_, Some(path)) => Some(path),
-        (Some(LinkChoice::Local), None) => environment.variable(AGENT_SOCKET).map(PathBuf::from),
+        (Some(LinkChoice::Local), None) => environment.variable(PODBRIDGE_AGENT_SOCKET).map(PathBuf::from),
         (_, None) => None,
     };
     let agent_socket = agent_socket.map(|path| absolute(&path, environment).map(PathBuf::from));
@@ -173,8 +151,8 @@ pub(crate) fn files_for_anywhere(environment: &impl Environment) -> Result<Vec<(
     if let Some(list) = environment.variable(KUBECONFIG) {
         files.push((KUBECONFIG, each_absolute(&list, environment)?));
     }
-    if let Some(path) = environment.variable(AGENT_SOCKET) {
-        files.push((AGENT_SOCKET, absolute(Path::new(&path), environment)?));
+    if let Some(path) = environment.variable(PODBRIDGE_AGENT_SOCKET) {
+        files.push((PODBRIDGE_AGENT_SOCKET, absolute(Path::new(&path), environment)?));
     }
     Ok(files)
 }
@@ -203,6 +181,7 @@ fn each_absolute(list: &OsStr, environment: &impl Environment) -> Result<String,
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::ffi::OsString;
 
     use clap::Parser as _;
 

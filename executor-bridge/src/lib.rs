@@ -9,6 +9,7 @@ mod config;
 mod connections;
 mod console;
 mod daemon;
+mod env;
 mod error;
 mod exit;
 mod kubectl_shim;

@@ -6,9 +6,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
+use crate::env;
+
 /// Where it was started from; another release may be there by now, or nothing.
 pub(crate) fn path() -> io::Result<PathBuf> {
-    std::env::current_exe().map(|path| match path.exists() {
+    env::current_program().map(|path| match path.exists() {
         true => path,
         false => unmarked(path),
     })
@@ -42,7 +44,7 @@ mod tests {
             unmarked("/usr/bin/podbridge".into()),
             PathBuf::from("/usr/bin/podbridge")
         );
-        assert_eq!(path().unwrap(), std::env::current_exe().unwrap());
-        assert_eq!(to_start(), std::env::current_exe().unwrap());
+        assert_eq!(path().unwrap(), env::current_program().unwrap());
+        assert_eq!(to_start(), env::current_program().unwrap());
     }
 }

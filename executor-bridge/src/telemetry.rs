@@ -11,9 +11,11 @@ use std::sync::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use crate::env::{Environment as _, PODBRIDGE_LOG, Process};
+
 /// `off`, `error`, `warn`, `info`, `debug` or `trace`; `default` when absent or unknown.
 fn level(default: LevelFilter) -> LevelFilter {
-    let wanted = std::env::var("PODBRIDGE_LOG").ok();
+    let wanted = Process.variable(PODBRIDGE_LOG).and_then(|name| name.into_string().ok());
     wanted.and_then(|name| name.parse().ok()).unwrap_or(default)
 }
 
@@ -39,7 +41,9 @@ pub(crate) fn start_for_daemon() {
 
 /// For a daemon in Zuul's slot.
 pub(crate) fn start_in_slot() {
-    let file = std::env::var_os("PODBRIDGE_LOG").filter(|value| Path::new(value).is_absolute());
+    let file = Process
+        .variable(PODBRIDGE_LOG)
+        .filter(|value| Path::new(value).is_absolute());
     let builder = tracing_subscriber::fmt()
         .with_max_level(level(LevelFilter::INFO))
         .with_ansi(false);

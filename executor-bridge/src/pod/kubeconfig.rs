@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use kube::config::{Kubeconfig, KubeconfigError};
 
+use crate::env::{Environment as _, HOME, KUBERNETES_SERVICE_HOST, Process};
 use crate::error::{Failure, Kind, chain};
 use crate::pod::flags::Flags;
 use crate::protocol::target::Target;
@@ -40,7 +41,9 @@ pub(super) fn source(target: &Target, flags: &Flags) -> Result<Source, Failure> 
         let named = format!("the kubeconfig {list}");
         return read_list(list).map(|content| Source::Kubeconfig { content, named });
     }
-    let default = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
+    let default = Process
+        .variable(HOME)
+        .map(|home| PathBuf::from(home).join(".kube/config"));
     if let Some(path) = default.filter(|path| path.exists()) {
         let named = format!("the kubeconfig {}", path.display());
         return read(&path).map(|content| Source::Kubeconfig { content, named });
@@ -51,7 +54,7 @@ pub(super) fn source(target: &Target, flags: &Flags) -> Result<Source, Failure> 
             named: "the absent kubeconfig".into(),
         });
     }
-    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+    if Process.variable(KUBERNETES_SERVICE_HOST).is_some() {
         return Ok(Source::InCluster);
     }
     Err(Failure::new(

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
+use crate::env::{Environment as _, PODBRIDGE_DIR, Process, XDG_RUNTIME_DIR};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::Key;
 
-const VARIABLE: &str = "PODBRIDGE_DIR";
 /// `sun_path` less its NUL.
 pub(super) const SOCKET_PATH_MAX: usize = 107;
 
@@ -22,8 +22,8 @@ pub(crate) struct Directory(PathBuf);
 impl Directory {
     /// `$PODBRIDGE_DIR`, else `$XDG_RUNTIME_DIR/podbridge`, else `/tmp/podbridge-<uid>`; made if absent.
     pub(crate) fn open() -> Result<Self, Failure> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let path = match (set(VARIABLE), set("XDG_RUNTIME_DIR")) {
+        let set = |name| Process.variable(name);
+        let path = match (set(PODBRIDGE_DIR), set(XDG_RUNTIME_DIR)) {
             (Some(directory), _) => PathBuf::from(directory),
             (None, Some(runtime)) => Path::new(&runtime).join("podbridge"),
             (None, None) => format!("/tmp/podbridge-{}", geteuid().as_raw()).into(),
@@ -36,7 +36,7 @@ impl Directory {
             Failure::new(
                 Kind::Bridge,
                 format!(
-                    "the directory {} cannot hold bridge sockets: {why}; fix it or set {VARIABLE} to another one",
+                    "the directory {} cannot hold bridge sockets: {why}; fix it or set {PODBRIDGE_DIR} to another one",
                     path.display()
                 ),
             )
@@ -69,7 +69,7 @@ impl Directory {
             return Err(Failure::new(
                 Kind::Bridge,
                 format!(
-                    "the socket path {} is longer than {SOCKET_PATH_MAX} bytes; set {VARIABLE} to a shorter one",
+                    "the socket path {} is longer than {SOCKET_PATH_MAX} bytes; set {PODBRIDGE_DIR} to a shorter one",
                     socket.display()
                 ),
             ));

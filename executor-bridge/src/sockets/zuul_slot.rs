@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Environment};
+use crate::config;
+use crate::env::{self, Environment, KUBECONFIG};
 use crate::error::{Failure, Kind};
 use crate::pod::{self, Identity};
 use crate::protocol::target::{self, LinkChoice, Target};
@@ -117,8 +118,8 @@ impl PodReference {
     pub(crate) fn kubeconfig(&self, environment: &impl Environment) -> Option<PathBuf> {
         let named = self.kubeconfig.clone();
         named.or_else(|| {
-            let list = environment.variable("KUBECONFIG")?;
-            let mut paths = std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty());
+            let list = environment.variable(KUBECONFIG)?;
+            let mut paths = env::split_paths(&list).filter(|path| !path.as_os_str().is_empty());
             paths.next().filter(|_| paths.next().is_none())
         })
     }

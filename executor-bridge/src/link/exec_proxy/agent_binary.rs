@@ -9,10 +9,10 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use crate::env::{Environment as _, PODBRIDGE_AGENT, Process};
 use crate::program;
 use crate::protocol::target::hex;
 
-const VARIABLE: &str = "PODBRIDGE_AGENT";
 const NAME: &str = "podbridge-agent";
 
 /// Names of machines as `uname -m` has them, with their numbers in an ELF header.
@@ -87,7 +87,7 @@ impl Agents {
 /// `$PODBRIDGE_AGENT`, else beside this program, else above it (the shims have a directory of their own), else in
 /// `../libexec/podbridge`.
 fn candidates() -> Vec<PathBuf> {
-    if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+    if let Some(path) = Process.variable(PODBRIDGE_AGENT) {
         return vec![path.into()];
     }
     let own = program::path().unwrap_or_default();
@@ -141,7 +141,7 @@ pub(super) fn none_for(machine: Option<&str>, found: &[Arc<Binary>]) -> String {
     };
     let name = machine.map_or_else(|| NAME.to_owned(), |machine| format!("{NAME}-{machine}"));
     format!(
-        "there is no agent binary{wanted} to bring into the container{has}: put {name} beside podbridge or name it in {VARIABLE}"
+        "there is no agent binary{wanted} to bring into the container{has}: put {name} beside podbridge or name it in {PODBRIDGE_AGENT}"
     )
 }
 
