@@ -1,6 +1,8 @@
-//! The trust of a direct link: each end makes a key of its own when it needs one, learns the other's over a link that Kubernetes
-//! guards, and then speaks to the owner of that key alone. TLS 1.3 with raw public keys (RFC 7250), proven by both ends; names and
-//! authorities have no part in it. Agent and bridge call it; sockets are theirs.
+//! TLS of a direct link. Each end makes a key of its own when it needs one, learns the other's key over a link that Kubernetes protects,
+//! and then talks to the owner of that key only (docs/adr/0013).
+//!
+//! Both ends use TLS 1.3 with raw public keys (RFC 7250) and prove that they own theirs. Host names and certificate authorities are not
+//! used. The agent and the bridge call this crate; it opens no socket and reads no file.
 
 mod allowed_keys;
 mod key;
@@ -27,12 +29,12 @@ pub use key::{InvalidKey, PublicKey};
 use provider::provider;
 use verifier::KeyVerifier;
 
-/// That the system gives no key is all that a caller can say of it.
+/// The system could not make a key pair. The cause is not reported: neither ring nor rustls names one.
 #[derive(Debug, thiserror::Error)]
-#[error("no key could be made for TLS")]
+#[error("the system could not make a key for TLS")]
 pub struct KeyGenerationError;
 
-/// One end: a private key that never leaves the process.
+/// Key pair of one end. The private key never leaves the process.
 #[derive(Clone)]
 pub struct Identity {
     certified: Arc<CertifiedKey>,
@@ -46,11 +48,12 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// Makes a new Ed25519 key pair.
     pub fn new() -> Result<Self, KeyGenerationError> {
         let pair = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyGenerationError)?;
         let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(pair.as_ref())).map_err(|_| KeyGenerationError)?;
         let public = key.public_key().ok_or(KeyGenerationError)?.to_vec();
-        // With raw public keys the key is what a certificate would be.
+        // With raw public keys, rustls expects the public key in place of a certificate.
         let certified = CertifiedKey::new(vec![CertificateDer::from(public.clone())], key);
         Ok(Self {
             certified: Arc::new(certified),
@@ -62,18 +65,19 @@ impl Identity {
         &self.public
     }
 
-    /// Accepts whoever proves one of these keys, as they are at that moment.
-    pub fn server_config(&self, enrolled: Arc<AllowedKeys>) -> Result<ServerConfig, rustls::Error> {
+    /// Returns the settings of a server that accepts clients that prove an allowed key. Keys may be added later; each handshake uses the
+    /// keys of its moment.
+    pub fn server_config(&self, allowed_keys: Arc<AllowedKeys>) -> Result<ServerConfig, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(Arc::new(KeyVerifier::new(enrolled)))
+            .with_client_cert_verifier(Arc::new(KeyVerifier::new(allowed_keys)))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.certified.clone())));
-        // Who comes again proves his key again.
+        // Without session tickets, so that a client that reconnects proves its key again.
         config.send_tls13_tickets = 0;
         Ok(config)
     }
 
-    /// Speaks to the owner of this key.
+    /// Returns the settings of a client that accepts only the server that proves the key `peer`.
     pub fn client_config(&self, peer: PublicKey) -> Result<ClientConfig, rustls::Error> {
         let expected = Arc::new(AllowedKeys::default());
         expected.add(peer);

@@ -1,4 +1,5 @@
-//! The cryptography that both ends need, and none besides: all of it goes into every pod, and what is not there cannot be asked for.
+//! Cryptographic algorithms of direct links: one signature, one key exchange and two ciphers. The set is small because the agent's binary
+//! is sent to every pod, and an algorithm that is missing cannot be negotiated.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 use rustls::{Error, SignatureScheme};
 
-pub(crate) const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+/// Signatures that a handshake may use: Ed25519 only.
+pub(crate) const SIGNATURE_ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[webpki::ring::ED25519],
     mapping: &[(SignatureScheme::ED25519, &[webpki::ring::ED25519])],
 };
@@ -19,27 +21,28 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256],
         kx_groups: vec![X25519],
-        signature_verification_algorithms: SIGNATURES,
-        secure_random: &Random,
-        key_provider: &NoFiles,
+        signature_verification_algorithms: SIGNATURE_ALGORITHMS,
+        secure_random: &SystemRandomness,
+        key_provider: &NoKeyFiles,
     })
 }
 
+/// ring's source of random bytes.
 #[derive(Debug)]
-struct Random;
+struct SystemRandomness;
 
-impl SecureRandom for Random {
+impl SecureRandom for SystemRandomness {
     fn fill(&self, bytes: &mut [u8]) -> Result<(), GetRandomFailed> {
         SystemRandom::new().fill(bytes).map_err(|_| GetRandomFailed)
     }
 }
 
-/// Keys are made, never read.
+/// Refuses to load keys: each end makes its key and stores it nowhere.
 #[derive(Debug)]
-struct NoFiles;
+struct NoKeyFiles;
 
-impl KeyProvider for NoFiles {
+impl KeyProvider for NoKeyFiles {
     fn load_private_key(&self, _key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
-        Err(Error::General("keys of direct links are in no file".into()))
+        Err(Error::General("keys of direct links are never loaded".into()))
     }
 }

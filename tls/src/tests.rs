@@ -1,4 +1,4 @@
-//! Both ends over a pipe in this process.
+//! Handshakes between both ends over a pipe in this process.
 
 use std::io;
 use std::sync::Arc;
@@ -10,77 +10,85 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 
-/// A word from the client, and back; what either end made of it.
-async fn talk(client: ClientConfig, server: ServerConfig) -> (io::Result<String>, io::Result<()>) {
+/// Sends a message from the client and back. Returns the result of each end.
+async fn exchange(client: ClientConfig, server: ServerConfig) -> (io::Result<String>, io::Result<()>) {
     let (near, far) = duplex(64 * 1024);
     let name = ServerName::try_from("127.0.0.1").unwrap();
-    let asks = async {
+    let client_side = async {
         let mut stream = TlsConnector::from(Arc::new(client)).connect(name, near).await?;
         stream.write_all(b"word\n").await?;
         let mut answer = [0; 5];
         stream.read_exact(&mut answer).await?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    let answers = async {
+    let server_side = async {
         let mut stream = TlsAcceptor::from(Arc::new(server)).accept(far).await?;
-        let mut word = [0; 5];
-        stream.read_exact(&mut word).await?;
-        stream.write_all(&word).await?;
+        let mut message = [0; 5];
+        stream.read_exact(&mut message).await?;
+        stream.write_all(&message).await?;
         stream.flush().await
     };
-    tokio::join!(asks, answers)
+    tokio::join!(client_side, server_side)
 }
 
-struct Ends {
+struct TestEnds {
     bridge: Identity,
     agent: Identity,
-    enrolled: Arc<AllowedKeys>,
+    allowed_keys: Arc<AllowedKeys>,
 }
 
-impl Ends {
+impl TestEnds {
     fn new() -> Self {
         Self {
             bridge: Identity::new().unwrap(),
             agent: Identity::new().unwrap(),
-            enrolled: Arc::default(),
+            allowed_keys: Arc::default(),
         }
     }
 
     fn server(&self) -> ServerConfig {
-        self.agent.server_config(self.enrolled.clone()).unwrap()
+        self.agent.server_config(self.allowed_keys.clone()).unwrap()
     }
 }
 
 #[tokio::test]
-async fn ends_that_know_each_other_talk() {
-    let ends = Ends::new();
-    ends.enrolled.add(ends.bridge.public_key().clone());
+async fn ends_with_each_other_s_keys_connect() {
+    let ends = TestEnds::new();
+    ends.allowed_keys.add(ends.bridge.public_key().clone());
     let client = ends.bridge.client_config(ends.agent.public_key().clone()).unwrap();
-    let (asked, answered) = talk(client, ends.server()).await;
-    assert_eq!(asked.unwrap(), "word\n");
-    answered.unwrap();
+    let (client_result, server_result) = exchange(client, ends.server()).await;
+    assert_eq!(client_result.unwrap(), "word\n");
+    server_result.unwrap();
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_known_is_refused_at_either_end() {
-    let ends = Ends::new();
+async fn an_unknown_key_is_refused_at_either_end() {
+    let ends = TestEnds::new();
     let client = || ends.bridge.client_config(ends.agent.public_key().clone()).unwrap();
-    let (asked, answered) = talk(client(), ends.server()).await;
-    asked.unwrap_err();
-    answered.unwrap_err();
-    // Another agent at this address.
-    ends.enrolled.add(ends.bridge.public_key().clone());
-    let impostor = Identity::new().unwrap().server_config(ends.enrolled.clone()).unwrap();
-    let (asked, answered) = talk(client(), impostor).await;
-    assert!(asked.unwrap_err().to_string().contains("invalid peer certificate"));
-    answered.unwrap_err();
+    let (client_result, server_result) = exchange(client(), ends.server()).await;
+    client_result.unwrap_err();
+    server_result.unwrap_err();
+    // Another agent answers at this address.
+    ends.allowed_keys.add(ends.bridge.public_key().clone());
+    let impostor = Identity::new()
+        .unwrap()
+        .server_config(ends.allowed_keys.clone())
+        .unwrap();
+    let (client_result, server_result) = exchange(client(), impostor).await;
+    assert!(
+        client_result
+            .unwrap_err()
+            .to_string()
+            .contains("invalid peer certificate")
+    );
+    server_result.unwrap_err();
 }
 
 #[tokio::test]
-async fn a_key_alone_does_not_help_without_its_proof() {
-    let ends = Ends::new();
-    ends.enrolled.add(ends.bridge.public_key().clone());
-    // It shows the bridge's key, and has its own.
+async fn a_public_key_without_its_private_key_is_refused() {
+    let ends = TestEnds::new();
+    ends.allowed_keys.add(ends.bridge.public_key().clone());
+    // The thief presents the bridge's public key, but owns another private key.
     let thief = Identity::new().unwrap();
     let shown = CertificateDer::from(ends.bridge.public_key().as_der().to_vec());
     let thief = Identity {
@@ -88,20 +96,20 @@ async fn a_key_alone_does_not_help_without_its_proof() {
         public: thief.public,
     };
     let client = thief.client_config(ends.agent.public_key().clone()).unwrap();
-    let (asked, answered) = talk(client, ends.server()).await;
-    asked.unwrap_err();
-    answered.unwrap_err();
+    let (client_result, server_result) = exchange(client, ends.server()).await;
+    client_result.unwrap_err();
+    server_result.unwrap_err();
 }
 
 #[tokio::test]
 async fn a_client_without_a_key_is_refused() {
-    let ends = Ends::new();
-    ends.enrolled.add(ends.bridge.public_key().clone());
+    let ends = TestEnds::new();
+    ends.allowed_keys.add(ends.bridge.public_key().clone());
     let mut client = ends.bridge.client_config(ends.agent.public_key().clone()).unwrap();
     client.client_auth_cert_resolver = Arc::new(NoClientKey);
-    let (asked, answered) = talk(client, ends.server()).await;
-    asked.unwrap_err();
-    answered.unwrap_err();
+    let (client_result, server_result) = exchange(client, ends.server()).await;
+    client_result.unwrap_err();
+    server_result.unwrap_err();
 }
 
 #[derive(Debug)]
@@ -120,7 +128,7 @@ impl rustls::client::ResolvesClientCert for NoClientKey {
 }
 
 #[test]
-fn only_keys_are_keys() {
+fn only_ed25519_public_keys_are_accepted() {
     let key = Identity::new().unwrap().public_key().clone();
     assert_eq!(PublicKey::try_from(key.as_der().to_vec()), Ok(key.clone()));
     let mut other = key.as_der().to_vec();
@@ -131,15 +139,15 @@ fn only_keys_are_keys() {
 }
 
 #[test]
-fn the_oldest_key_makes_room_and_a_known_one_stays() {
-    let enrolled = AllowedKeys::default();
+fn a_full_set_drops_the_key_that_was_added_longest_ago() {
+    let allowed_keys = AllowedKeys::default();
     let keys: Vec<_> = (0..65).map(|_| Identity::new().unwrap().public_key().clone()).collect();
     for key in &keys[..64] {
-        enrolled.add(key.clone());
+        allowed_keys.add(key.clone());
     }
-    enrolled.add(keys[0].clone());
-    enrolled.add(keys[64].clone());
-    assert!(enrolled.has(keys[0].as_der()));
-    assert!(!enrolled.has(keys[1].as_der()));
-    assert!(enrolled.has(keys[64].as_der()));
+    allowed_keys.add(keys[0].clone());
+    allowed_keys.add(keys[64].clone());
+    assert!(allowed_keys.contains(keys[0].as_der()));
+    assert!(!allowed_keys.contains(keys[1].as_der()));
+    assert!(allowed_keys.contains(keys[64].as_der()));
 }

@@ -1,4 +1,5 @@
-//! Who the other end may be: the owner of a key that is known, and has to prove it.
+//! Verification of the other end: its key must be allowed, and its signature must prove that it owns the key. rustls calls it in each
+//! handshake, at either end.
 
 use std::sync::Arc;
 
@@ -9,8 +10,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use crate::AllowedKeys;
-use crate::provider::SIGNATURES;
+use crate::provider::SIGNATURE_ALGORITHMS;
 
+/// Accepts the owners of these keys.
 #[derive(Debug)]
 pub(crate) struct KeyVerifier(Arc<AllowedKeys>);
 
@@ -19,8 +21,9 @@ impl KeyVerifier {
         Self(keys)
     }
 
-    fn known(&self, key: &CertificateDer<'_>) -> Result<(), Error> {
-        if self.0.has(key) {
+    /// Returns an error if the key is not allowed.
+    fn check(&self, key: &CertificateDer<'_>) -> Result<(), Error> {
+        if self.0.contains(key) {
             Ok(())
         } else {
             Err(CertificateError::ApplicationVerificationFailure.into())
@@ -28,17 +31,17 @@ impl KeyVerifier {
     }
 }
 
-/// What either end asks of a signature, word for word.
-macro_rules! signatures {
+/// Methods that rustls' server verifier and client verifier have in common.
+macro_rules! signature_methods {
     () => {
-        /// Both ends speak TLS 1.3 alone.
+        /// Refuses TLS 1.2, which no end offers.
         fn verify_tls12_signature(
             &self,
             _message: &[u8],
             _key: &CertificateDer<'_>,
             _signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            Err(Error::General("only TLS 1.3 is spoken here".into()))
+            Err(Error::General("direct links use TLS 1.3 only".into()))
         }
 
         fn verify_tls13_signature(
@@ -48,11 +51,11 @@ macro_rules! signatures {
             signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
             let key = SubjectPublicKeyInfoDer::from(key.as_ref());
-            verify_tls13_signature_with_raw_key(message, &key, signature, &SIGNATURES)
+            verify_tls13_signature_with_raw_key(message, &key, signature, &SIGNATURE_ALGORITHMS)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            SIGNATURES.supported_schemes()
+            SIGNATURE_ALGORITHMS.supported_schemes()
         }
 
         fn requires_raw_public_keys(&self) -> bool {
@@ -70,10 +73,10 @@ impl ServerCertVerifier for KeyVerifier {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.known(key).map(|()| ServerCertVerified::assertion())
+        self.check(key).map(|()| ServerCertVerified::assertion())
     }
 
-    signatures!();
+    signature_methods!();
 }
 
 impl ClientCertVerifier for KeyVerifier {
@@ -87,8 +90,8 @@ impl ClientCertVerifier for KeyVerifier {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.known(key).map(|()| ClientCertVerified::assertion())
+        self.check(key).map(|()| ClientCertVerified::assertion())
     }
 
-    signatures!();
+    signature_methods!();
 }
