@@ -60,6 +60,7 @@ impl ContentWriter {
         Self::start(move || Ok(put), length)
     }
 
+    /// Starts the writing thread; `length` is the number of bytes that the file has already.
     fn start(open: impl FnOnce() -> Result<Put, Error> + Send + 'static, length: u64) -> Self {
         let (parts, mut queue) = mpsc::channel(MAX_QUEUED_PARTS);
         let (reported, written) = watch::channel(length);

@@ -72,7 +72,7 @@ impl FileReader {
             }
         };
         let file = File::from(opened.map_err(|errno| Error::system("open it", &path)(errno.into()))?);
-        let stat = fstat(&file).map_err(|errno| Error::system("look at it", &path)(errno.into()))?;
+        let stat = fstat(&file).map_err(|errno| Error::system("read its attributes", &path)(errno.into()))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
             FileType::Directory => return Err(Error::system("read it", &path)(Errno::ISDIR.into())),
@@ -92,6 +92,7 @@ impl FileReader {
         })
     }
 
+    /// Returns the attributes at the time of opening.
     pub fn attributes(&self) -> Attributes {
         self.attributes
     }
@@ -162,7 +163,7 @@ impl FileReader {
 
     /// Fails if the file changed while it was read. Growth is allowed: a log grows, and the part up to `end` is complete.
     fn check_unchanged(&self) -> Result<(), Error> {
-        let stat = fstat(&self.file).map_err(|errno| Error::system("look at it", &self.path)(errno.into()))?;
+        let stat = fstat(&self.file).map_err(|errno| Error::system("read its attributes", &self.path)(errno.into()))?;
         let (now, then) = (Attributes::from(&stat), self.attributes);
         if now.size > then.size || (now.size, now.mtime_ns) == (then.size, then.mtime_ns) {
             Ok(())

@@ -69,6 +69,7 @@ impl Put {
         })
     }
 
+    /// Returns the target as the request named it.
     pub fn target(&self) -> &Target {
         &self.target
     }
@@ -78,6 +79,7 @@ impl Put {
         self.length
     }
 
+    /// Appends data.
     pub fn write(&mut self, data: &[u8]) -> Result<(), Error> {
         self.file
             .write_all_at(data, self.length)
@@ -138,6 +140,7 @@ impl Put {
         Ok(())
     }
 
+    /// Sets owner, mode and time of the temporary file.
     fn set_attributes(&self) -> Result<(), Error> {
         let path = &self.resolved.path;
         let replaced = self.resolved.stat();
@@ -188,6 +191,7 @@ fn temporary_name() -> String {
     format!(".podbridge-{:016x}", u64::from_ne_bytes(random))
 }
 
+/// Returns the time that is so many nanoseconds after the epoch, or before it.
 fn time(nanoseconds: i64) -> SystemTime {
     let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
     if nanoseconds < 0 {

@@ -116,6 +116,7 @@ pub async fn receive<E>(
     }
 }
 
+/// Sends an answer; waits for space in the channel.
 async fn answer<E>(answers: &mpsc::Sender<Result<Progress, E>>, progress: Progress) {
     // A sender that is gone may ask again on another stream.
     let _ = answers.send(Ok(progress)).await;

@@ -62,6 +62,6 @@ pub fn stat(location: &Location, follow: bool) -> Result<Option<Attributes>, Err
         }
         Ok(stat) => Ok(Some((&stat).into())),
         Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(Error::system("look at it", path)(errno.into())),
+        Err(errno) => Err(Error::system("read its attributes", path)(errno.into())),
     }
 }

@@ -24,6 +24,7 @@ pub(crate) enum Service {
 }
 
 impl Service {
+    /// Returns the name that git knows the program by.
     fn name(self) -> &'static str {
         match self {
             Service::ReceivePack => "receive-pack",

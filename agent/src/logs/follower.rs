@@ -77,6 +77,7 @@ impl Follower {
         }
     }
 
+    /// Looks for the next event. Blocks.
     fn check(&mut self) -> io::Result<CheckOutcome> {
         if let Some(log) = &mut self.log {
             if log.watch.is_none() {

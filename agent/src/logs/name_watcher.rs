@@ -71,6 +71,7 @@ impl NameWatcher {
         }
     }
 
+    /// Watches, lists and compares. `None`: no change. Blocks.
     fn check(&mut self) -> io::Result<Option<NameChanges>> {
         // Drops the old watches only after the new ones exist, so that a directory in both stays watched.
         self.watched = self.watch()?;

@@ -64,6 +64,7 @@ impl OpenLog {
         Ok(())
     }
 
+    /// Returns the position of the next byte to read.
     pub(super) fn position(&self) -> io::Result<Position> {
         Ok(Position {
             file: identity(&self.file.metadata()?),

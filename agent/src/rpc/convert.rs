@@ -42,6 +42,7 @@ pub(super) fn exec_id(bytes: &[u8]) -> Result<ExecId, Status> {
         .map_err(|_| Status::invalid_argument("exec_id must have 16 bytes"))
 }
 
+/// Checks a request to start a command; absent values get their defaults.
 pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
     let invalid = |text: &str| Status::invalid_argument(text.to_owned());
     require(&request.requires)?;
@@ -110,6 +111,7 @@ pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
     })
 }
 
+/// Returns the terminal size; 24 rows and 80 columns for absent values.
 pub(super) fn size(pty: wire::Pty) -> Size {
     let characters = |wanted: u32, default| match u16::try_from(wanted).unwrap_or(u16::MAX) {
         0 => default,
@@ -227,6 +229,7 @@ pub(super) fn new_file(header: wire::PutHeader) -> Result<(Target, Hasher), Stat
     Ok((target, hasher))
 }
 
+/// Returns the transfer that a Write begins.
 pub(super) fn transfer(header: wire::PutHeader) -> Result<Transfer, Status> {
     let id = header.transfer_id[..]
         .try_into()
@@ -247,7 +250,7 @@ pub(super) fn transfer_part(message: wire::PutRequest) -> Result<files::Part, fi
     }
 }
 
-/// A digest of another length becomes zeros: it differs from the content's digest, so that the put fails.
+/// Returns the trailer. A digest of a wrong length becomes zeros: it differs from the content's digest, so that the put fails.
 pub(super) fn trailer(trailer: &wire::PutTrailer) -> Trailer {
     Trailer {
         length: trailer.length,

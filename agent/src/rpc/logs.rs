@@ -27,6 +27,7 @@ const NAME_OVERHEAD: usize = 8;
 #[derive(Debug)]
 pub(crate) struct LogsService(pub(crate) Logs);
 
+/// Checks the path of a log.
 fn path(bytes: &Bytes) -> Result<PathBuf, Status> {
     if bytes.starts_with(b"/") && !bytes.contains(&0) {
         Ok(PathBuf::from(OsStr::from_bytes(bytes)))

@@ -115,6 +115,7 @@ impl ListenerState {
         })
     }
 
+    /// Listens on a port of the kernel's choice and returns it.
     async fn listen(&mut self, address: IpAddr, queue: &ConnectionQueue) -> Result<u16, Error> {
         if self.ports.len() == MAX_ADDRESSES {
             return Err(Error::TooManyAddresses);
@@ -164,6 +165,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Se
     }
 }
 
+/// Runs the TLS handshake; an error if the client has no allowed key.
 async fn shake_hands(
     socket: TcpStream,
     acceptor: &TlsAcceptor,
