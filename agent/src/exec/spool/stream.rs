@@ -139,8 +139,8 @@ impl Stream {
         let mut gathered = BytesMut::with_capacity(max);
         gathered.extend_from_slice(&head[..head.len().min(max)]);
         for (_, chunk) in self.chunks.range(index + 1..) {
-            let room = max - gathered.len();
-            gathered.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            let space = max - gathered.len();
+            gathered.extend_from_slice(&chunk[..chunk.len().min(space)]);
             if gathered.len() == max {
                 break;
             }
