@@ -1,15 +1,19 @@
-//! What both ends sum the content of a file up with. A hole counts as the zeros that it reads as.
+//! Content digest: the digest of a file's bytes that both sides compute, to verify a transfer or to compare two files.
+//!
+//! A hole counts as the zeros that it reads as, so that equal bytes have equal digests, however they are stored. The tree copy has a second
+//! digest, which it calls transfer digest, where a hole counts as its length (`tree/src/digest.rs`). The two are never compared.
 
 use sha2::Digest as _;
 
 use crate::v1;
 
-/// As it travels.
+/// Value of a digest, as messages carry it.
 pub type Sum = [u8; 32];
 
-/// What holes are made of; large, because BLAKE3 takes many blocks at once.
+/// Zeros to hash for a hole. The array is large because BLAKE3 hashes many blocks in parallel.
 pub static ZEROS: [u8; 128 * 1024] = [0; 128 * 1024];
 
+/// Running computation of a content digest.
 #[derive(Debug, Clone)]
 pub enum Hasher {
     Sha256(sha2::Sha256),
@@ -17,6 +21,7 @@ pub enum Hasher {
 }
 
 impl Hasher {
+    /// Starts the digest of an empty content.
     pub fn new(digest: v1::Digest) -> Self {
         match digest {
             v1::Digest::Sha256 => Self::Sha256(sha2::Sha256::new()),
@@ -24,7 +29,7 @@ impl Hasher {
         }
     }
 
-    /// As results name it.
+    /// Returns the name of the algorithm for results and error messages.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sha256(_) => "SHA-256",
@@ -32,6 +37,7 @@ impl Hasher {
         }
     }
 
+    /// Adds the next bytes of the content.
     pub fn update(&mut self, data: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(data),
@@ -41,6 +47,7 @@ impl Hasher {
         }
     }
 
+    /// Adds a hole: `count` zeros.
     pub fn zeros(&mut self, mut count: u64) {
         while count > 0 {
             let part = count.min(ZEROS.len() as u64);
@@ -49,6 +56,7 @@ impl Hasher {
         }
     }
 
+    /// Returns the digest of everything added so far.
     pub fn sum(&self) -> Sum {
         match self {
             Self::Sha256(hasher) => hasher.clone().finalize().into(),
@@ -62,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hole_is_its_zeros() {
+    fn a_hole_counts_as_zeros() {
         for digest in [v1::Digest::Sha256, v1::Digest::Blake3] {
             let mut sparse = Hasher::new(digest);
             sparse.update(b"a");

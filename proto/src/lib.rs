@@ -1,6 +1,8 @@
-//! The gRPC API between bridge and agent: generated messages, clients and servers, the limits both sides keep, and
-//! the digests both compute.
-//! It owns the wire and nothing else: no state, no I/O. Both binaries depend on it; it depends on neither.
+//! The gRPC API between bridge and agent: generated messages, clients and servers, the limits that both sides keep, and the digest of a
+//! file's content that both sides compute.
+//!
+//! The crate owns what both sides must agree on and nothing else: it keeps no state and does no I/O. The agent, the bridge and the tree
+//! copy depend on it; it depends on none of them.
 
 pub mod digest;
 pub mod limits;

@@ -1,24 +1,24 @@
-//! Numbers and names that both ends of the wire must agree on. Changing one is a protocol change.
+//! Numbers and names that bridge and agent must agree on. Changing one of them changes the protocol.
 
-/// Protocol major: peers of different majors refuse each other by name.
+/// Protocol major. Hello fails between peers of different majors.
 pub const PROTOCOL_MAJOR: u32 = 1;
 
-/// Largest data field in any message, bytes. 64 to 256 KiB is h2's throughput plateau.
+/// Largest data field in any message, bytes. The throughput of h2 is highest from 64 to 256 KiB.
 pub const MAX_CHUNK: usize = 128 * 1024;
 
-/// Most zeros in one hole, bytes: both ends sum them up, and must say now and then how far they are.
+/// Longest hole in one message, bytes. Both sides hash its zeros, and must report progress in between.
 pub const MAX_HOLE: u64 = 1 << 30;
 
-/// Largest encoded message either side accepts, bytes: an inline module (MAX_INLINE_STDIN) and its envelope.
+/// Largest encoded message that either side accepts, bytes: inline stdin (MAX_INLINE_STDIN) and its envelope.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
-/// Largest stdin that travels inside Start, bytes.
+/// Largest stdin in StartRequest.stdin, bytes.
 pub const MAX_INLINE_STDIN: usize = 4 * 1024 * 1024;
 
-/// Most files that go with one command in PutAndExec: each is held open in the bridge and staged in the pod.
+/// Most files in one PutAndExec. The bridge holds each file open, and the agent writes each to a temporary file.
 pub const MAX_PUTS: usize = 16;
 
-/// Capabilities named in `HelloResponse.capabilities`; a peer may require them by these names.
+/// Capabilities of this build, sorted: the agent sends them in `HelloResponse.capabilities`, and a peer may require them by name.
 pub const CAPABILITIES: &[&str] = &[
     "exec.agent_program",
     "exec.drop_oldest",
@@ -30,21 +30,20 @@ pub const CAPABILITIES: &[&str] = &[
     "logs.v1",
 ];
 
-/// Transfers that go on after a cut, holes, BLAKE3, sync, roots.
+/// Capability of Files: resumable transfers, holes, BLAKE3, sync, roots.
 pub const FILES_V2: &str = "files.v2";
 
-/// Links to the pod's own address (Agent.Enroll).
+/// Capability of Agent.Enroll: direct links to the pod's own address.
 pub const LINK_DIRECT: &str = "link.direct";
 
-/// Those that every bridge needs from the first call on; the others it requires where it uses them, so that an older agent
-/// serves as far as it can.
+/// Capabilities that every bridge requires in Hello. It requires the others where it uses them, so that an older agent remains usable.
 pub const BASIC_CAPABILITIES: &[&str] = &["exec.v1", "files.v1"];
 
-/// First line that `podbridge-agent proxy` prints, so that shell noise on the link is told from an agent.
+/// First line that `podbridge-agent proxy` prints. It distinguishes an agent from other output of the shell.
 pub const PROXY_MAGIC: &str = "podbridge-proxy/1\n";
 
-/// Metadata key of an error status that a system call caused: its errno in decimal. The status message is one sentence.
+/// Metadata key of a status that a system call caused; its value is the errno in decimal.
 pub const ERRNO_METADATA: &str = "podbridge-errno";
 
-/// Metadata key of an error status with value `digest` when length or digest of a transfer did not match.
+/// Metadata key of a status; its value is `digest` if length or digest of a transfer did not match.
 pub const KIND_METADATA: &str = "podbridge-kind";

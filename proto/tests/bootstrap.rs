@@ -1,11 +1,11 @@
-//! Regenerates `src/gen` with protox (no `protoc`) and fails when the committed code differs.
-//! To accept a change of the .proto files: `PODBRIDGE_BLESS=1 cargo test -p podbridge-proto`.
+//! Generates `src/gen` anew with protox (`protoc` is not needed) and fails if the committed code differs.
+//! To accept a change of the .proto files, run `PODBRIDGE_BLESS=1 cargo test -p podbridge-proto`.
 
 use std::path::PathBuf;
 
 #[test]
 fn generated_code_is_up_to_date() {
-    // Asked at run time: clones share a target directory.
+    // Read at run time, because clones of the repository may share a target directory.
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs this"));
     let mut files: Vec<PathBuf> = std::fs::read_dir(root.join("podbridge/v1"))
         .unwrap()
@@ -19,7 +19,7 @@ fn generated_code_is_up_to_date() {
     tonic_prost_build::configure()
         .out_dir(&out)
         .bytes(".")
-        .build_transport(false) // no TCP client: bridges dial through their own links
+        .build_transport(false) // no TCP client: bridges connect over their own links
         .compile_fds(descriptors)
         .expect("code is generated");
 
