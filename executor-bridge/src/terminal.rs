@@ -23,15 +23,15 @@ pub(crate) fn size() -> Size {
 }
 
 /// Every key goes to the command, until this is dropped.
-pub(crate) struct Raw(Termios);
+pub(crate) struct RawMode(Termios);
 
-impl std::fmt::Debug for Raw {
+impl std::fmt::Debug for RawMode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Raw").finish_non_exhaustive()
+        f.debug_struct("RawMode").finish_non_exhaustive()
     }
 }
 
-impl Raw {
+impl RawMode {
     /// `None` if standard input is no terminal.
     pub(crate) fn enter() -> io::Result<Option<Self>> {
         if !stdin_is_terminal() {
@@ -45,7 +45,7 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
         // A terminal that has gone needs nothing any more.
         let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.0);

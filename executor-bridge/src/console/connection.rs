@@ -13,32 +13,32 @@ use tokio::time::{sleep, timeout};
 
 use crate::connections::Reachability;
 use crate::console::last_line::LastLine;
-use crate::console::log_stream::Stream;
-use crate::console::not_found_timer::Rhythm;
-use crate::console::request::{self, Parsed, Request};
+use crate::console::log_stream::LogStream;
+use crate::console::not_found_timer::NotFoundTimer;
+use crate::console::request::{self, ParseResult, Request};
 use crate::console::siblings::Siblings;
-use crate::session::{Interest, LogEvent, LogId, Logs, STALL, Session, Source};
+use crate::session::{Interest, LogEvent, LogId, LogIndex, LogSource, READER_STALL, Session};
 
 /// For one request to arrive (zuul_console's REQUEST_TIMEOUT).
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that has only stopped to speak gets what there is (zuul_console looks for its end as seldom).
-const HALF_CLOSED: Duration = Duration::from_millis(500);
+const HALF_CLOSED_WAIT: Duration = Duration::from_millis(500);
 
 const VERSION: &[u8] = b"1\n";
 const NOT_FOUND: &[u8] = b"[Zuul] Log not found\n";
 
-pub(super) async fn hold(mut stream: TcpStream, session: &Session, siblings: &Siblings) -> io::Result<()> {
+pub(super) async fn serve(mut stream: TcpStream, session: &Session, siblings: &Siblings) -> io::Result<()> {
     let mut received = BytesMut::new();
     loop {
-        let next = timeout(REQUEST_PATIENCE, next_request(&mut stream, &mut received)).await;
+        let next = timeout(REQUEST_TIMEOUT, next_request(&mut stream, &mut received)).await;
         match next.ok().transpose()?.flatten() {
             Some(Request::Version) => stream.write_all(VERSION).await?,
-            Some(Request::Finish(id)) => finish(session, siblings, &id).await,
+            Some(Request::Finish(id)) => delete_log(session, siblings, &id).await,
             Some(Request::Stream(id)) => {
                 let (reading, writing) = stream.split();
                 return tokio::select! {
-                    sent = send(writing, session, siblings, &id) => sent,
-                    () = closed(reading) => Ok(()),
+                    sent = stream_log(writing, session, siblings, &id) => sent,
+                    () = wait_for_close(reading) => Ok(()),
                 };
             }
             // Gone, silent, or not one of Zuul's.
@@ -50,12 +50,12 @@ pub(super) async fn hold(mut stream: TcpStream, session: &Session, siblings: &Si
 async fn next_request(stream: &mut TcpStream, received: &mut BytesMut) -> io::Result<Option<Request>> {
     loop {
         match request::parse(received) {
-            Parsed::Request(request, length) => {
+            ParseResult::Request(request, length) => {
                 let _ = received.split_to(length);
                 return Ok(Some(request));
             }
-            Parsed::Bad => return Ok(None),
-            Parsed::Incomplete => {}
+            ParseResult::Bad => return Ok(None),
+            ParseResult::Incomplete => {}
         }
         received.reserve(request::MAX_LENGTH);
         if stream.read_buf(received).await? == 0 {
@@ -65,11 +65,11 @@ async fn next_request(stream: &mut TcpStream, received: &mut BytesMut) -> io::Re
 }
 
 /// Waits until the client closes. What else it says is not listened to.
-async fn closed(mut reading: ReadHalf<'_>) {
+async fn wait_for_close(mut reading: ReadHalf<'_>) {
     let mut buffer = [0; 256];
     loop {
         match reading.read(&mut buffer).await {
-            Ok(0) => return sleep(HALF_CLOSED).await,
+            Ok(0) => return sleep(HALF_CLOSED_WAIT).await,
             Ok(_) => {}
             Err(_) => return,
         }
@@ -77,9 +77,9 @@ async fn closed(mut reading: ReadHalf<'_>) {
 }
 
 /// Writes, and lets the log's source rest while the client does not read.
-async fn write(writing: &mut WriteHalf<'_>, stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+async fn write(writing: &mut WriteHalf<'_>, stream: &mut LogStream, bytes: &[u8]) -> io::Result<()> {
     let mut writing = pin!(writing.write_all(bytes));
-    match timeout(STALL, &mut writing).await {
+    match timeout(READER_STALL, &mut writing).await {
         Ok(written) => written,
         Err(_) => {
             stream.pause();
@@ -88,10 +88,10 @@ async fn write(writing: &mut WriteHalf<'_>, stream: &mut Stream, bytes: &[u8]) -
     }
 }
 
-async fn finish(session: &Session, siblings: &Siblings, id: &LogId) {
+async fn delete_log(session: &Session, siblings: &Siblings, id: &LogId) {
     let elsewhere = async {
         let source = session.logs().and_then(|logs| logs.source(id));
-        if let Some(Source::Sibling(socket)) = source {
+        if let Some(LogSource::Sibling(socket)) = source {
             siblings.delete(&socket, id).await;
         }
     };
@@ -99,12 +99,12 @@ async fn finish(session: &Session, siblings: &Siblings, id: &LogId) {
     tokio::join!(session.remove_log(id), elsewhere);
 }
 
-async fn send(mut writing: WriteHalf<'_>, session: &Session, siblings: &Siblings, id: &LogId) -> io::Result<()> {
+async fn stream_log(mut writing: WriteHalf<'_>, session: &Session, siblings: &Siblings, id: &LogId) -> io::Result<()> {
     let Some(logs) = session.logs() else {
         return Ok(());
     };
     let interest = logs.interest(id);
-    let mut sought = Sought {
+    let mut search = LogSearch {
         session,
         siblings,
         logs,
@@ -112,15 +112,15 @@ async fn send(mut writing: WriteHalf<'_>, session: &Session, siblings: &Siblings
         interest,
     };
     loop {
-        let (source, stream) = match sought.found(&mut writing).await? {
-            Found::At(source, stream) => (source, stream),
-            Found::Never => return Ok(()),
-            Found::Lost(why) => return say_lost(&mut writing, &why, true).await,
+        let (source, stream) = match search.wait_for_log(&mut writing).await? {
+            SearchResult::At(source, stream) => (source, stream),
+            SearchResult::WillNotAppear => return Ok(()),
+            SearchResult::Lost(why) => return say_lost(&mut writing, &why, true).await,
         };
-        if let Some(why) = sought.carry(stream, &mut writing).await? {
+        if let Some(why) = search.stream_content(stream, &mut writing).await? {
             return match why {
-                Over::Lost { why, at_start } => say_lost(&mut writing, &why, at_start).await,
-                Over::Ended => Ok(()),
+                StreamEnd::Lost { why, at_start } => say_lost(&mut writing, &why, at_start).await,
+                StreamEnd::Deleted => Ok(()),
             };
         }
         logs.forget(&source, id);
@@ -135,93 +135,98 @@ async fn say_lost(writing: &mut WriteHalf<'_>, why: &str, at_start: bool) -> io:
     writing.write_all(line.as_bytes()).await
 }
 
-enum Found {
-    At(Source, Stream),
+enum SearchResult {
+    At(LogSource, LogStream),
     /// Its task has ended without one.
-    Never,
+    WillNotAppear,
     Lost(String),
 }
 
-enum Over {
+enum StreamEnd {
     Lost {
         why: String,
         /// No line is unfinished.
         at_start: bool,
     },
     /// Its task has ended, and the log was deleted.
-    Ended,
+    Deleted,
 }
 
 /// One log that somebody wants.
-struct Sought<'a> {
+struct LogSearch<'a> {
     session: &'a Session,
     siblings: &'a Siblings,
-    logs: &'a Logs,
+    logs: &'a LogIndex,
     id: &'a LogId,
     interest: Interest,
 }
 
-impl Sought<'_> {
+impl LogSearch<'_> {
     /// Waits for the log to be somewhere, and says meanwhile that it is not.
-    async fn found(&mut self, writing: &mut WriteHalf<'_>) -> io::Result<Found> {
+    async fn wait_for_log(&mut self, writing: &mut WriteHalf<'_>) -> io::Result<SearchResult> {
         let session = self.session;
-        let (mut rhythm, mut ended, mut reach) = (Rhythm::begin(), self.logs.ended(), session.reach(None));
+        let (mut timer, mut ended, mut reachability) =
+            (NotFoundTimer::new(), self.logs.exec_ends(), session.reachability(None));
         loop {
             let changed = self.interest.changed();
             if let Some(source) = self.logs.source(self.id) {
-                let stream = Stream::open(&source, self.id, session);
-                return Ok(Found::At(source, stream));
+                let stream = LogStream::open(&source, self.id, session);
+                return Ok(SearchResult::At(source, stream));
             }
-            match self.after_its_task().await {
-                Some((_, false)) => return Ok(Found::Never),
+            match self.exists_after_task().await {
+                Some((_, false)) => return Ok(SearchResult::WillNotAppear),
                 Some((source, true)) => {
-                    let stream = Stream::open(&source, self.id, session);
-                    return Ok(Found::At(source, stream));
+                    let stream = LogStream::open(&source, self.id, session);
+                    return Ok(SearchResult::At(source, stream));
                 }
                 None => {}
             }
-            if let Reachability::Lost(why) = &*reach.borrow_and_update() {
-                return Ok(Found::Lost(why.clone()));
+            if let Reachability::Lost(why) = &*reachability.borrow_and_update() {
+                return Ok(SearchResult::Lost(why.clone()));
             }
             tokio::select! {
                 () = changed => continue,
-                Ok(()) = reach.changed() => continue,
-                () = rhythm.due() => {}
+                Ok(()) = reachability.changed() => continue,
+                () = timer.wait_until_due() => {}
                 Ok(()) = ended.changed() => {}
             }
-            self.siblings.look();
+            self.siblings.scan();
             writing.write_all(NOT_FOUND).await?;
-            rhythm.said();
+            timer.restart();
         }
     }
 
     /// Whether it is there, once the task that writes it has ended; `None` before. Asked, as what the agent tells of logs and
     /// what it tells of an exec's end come on two streams.
-    async fn after_its_task(&self) -> Option<(Source, bool)> {
-        let run = self.logs.run(self.id).filter(|run| run.ended)?;
-        let Source::Container(container) = &run.source else {
+    async fn exists_after_task(&self) -> Option<(LogSource, bool)> {
+        let writer = self.logs.writer(self.id).filter(|writer| writer.ended)?;
+        let LogSource::Container(container) = &writer.source else {
             return None;
         };
         let exists = self.session.log_exists(container.as_deref(), self.id).await?;
-        Some((run.source, exists))
+        Some((writer.source, exists))
     }
 
     /// Sends the log as it is written. `None`: it is there no longer, and may be elsewhere.
-    async fn carry(&self, mut stream: Stream, writing: &mut WriteHalf<'_>) -> io::Result<Option<Over>> {
+    async fn stream_content(
+        &self,
+        mut stream: LogStream,
+        writing: &mut WriteHalf<'_>,
+    ) -> io::Result<Option<StreamEnd>> {
         let mut line = LastLine::default();
-        let mut ended = self.logs.ended();
+        let mut ended = self.logs.exec_ends();
         // While the file is away.
-        let mut absent: Option<Rhythm> = None;
+        let mut absent: Option<NotFoundTimer> = None;
         loop {
             let due = async {
                 match &absent {
-                    Some(rhythm) => rhythm.due().await,
+                    Some(timer) => timer.wait_until_due().await,
                     None => std::future::pending().await,
                 }
             };
             let event = tokio::select! {
                 event = stream.next() => event,
-                () = sleep(line.patience()), if line.holds() => {
+                () = sleep(line.hold_timeout()), if line.is_holding() => {
                     write(writing, &mut stream, &line.flush()).await?;
                     continue;
                 }
@@ -239,19 +244,19 @@ impl Sought<'_> {
                 }
                 (Some(LogEvent::Absent), _) => {
                     write(writing, &mut stream, &line.flush()).await?;
-                    absent = Some(Rhythm::begin());
+                    absent = Some(NotFoundTimer::new());
                 }
                 (Some(LogEvent::Lost(why)), _) => {
                     write(writing, &mut stream, &line.flush()).await?;
                     let at_start = line.at_start();
-                    return Ok(Some(Over::Lost { why, at_start }));
+                    return Ok(Some(StreamEnd::Lost { why, at_start }));
                 }
-                (None, Some(rhythm)) => {
-                    if let Some((_, false)) = self.after_its_task().await {
-                        return Ok(Some(Over::Ended));
+                (None, Some(timer)) => {
+                    if let Some((_, false)) = self.exists_after_task().await {
+                        return Ok(Some(StreamEnd::Deleted));
                     }
                     writing.write_all(NOT_FOUND).await?;
-                    rhythm.said();
+                    timer.restart();
                 }
                 (None, None) => {
                     write(writing, &mut stream, &line.flush()).await?;

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 
 /// What follows the time stamp.
-const MARK: &[u8] = b" | [Zuul] Task exit code";
+const EXIT_CODE_MARK: &[u8] = b" | [Zuul] Task exit code";
 /// `str(datetime.now())`, digits as 0; the fraction is absent when it is zero.
 const STAMPS: [&[u8]; 2] = [b"0000-00-00 00:00:00.000000", b"0000-00-00 00:00:00"];
 
@@ -41,7 +41,7 @@ fn is_stamp(bytes: &[u8], stamp: &[u8]) -> bool {
 fn may_begin(bytes: &[u8]) -> bool {
     STAMPS.iter().any(|stamp| match bytes.len().checked_sub(stamp.len()) {
         None | Some(0) => is_stamp(bytes, stamp),
-        Some(_) => is_stamp(&bytes[..stamp.len()], stamp) && MARK.starts_with(&bytes[stamp.len()..]),
+        Some(_) => is_stamp(&bytes[..stamp.len()], stamp) && EXIT_CODE_MARK.starts_with(&bytes[stamp.len()..]),
     })
 }
 
@@ -58,7 +58,7 @@ impl LastLine {
         };
         let mut sent = BytesMut::new();
         let mut from = 0;
-        for mark in memmem::find_iter(&data, MARK) {
+        for mark in memmem::find_iter(&data, EXIT_CODE_MARK) {
             let before = &data[..mark];
             let stamp = STAMPS.iter().find(|stamp| {
                 let start = before.len().checked_sub(stamp.len());
@@ -77,7 +77,7 @@ impl LastLine {
                 from = start;
             }
         }
-        let keep = self.unsure(&data[from..]);
+        let keep = self.undecided_length(&data[from..]);
         let end = data.len() - keep;
         self.held.extend_from_slice(&data[end..]);
         let rest = data.slice(from..end);
@@ -95,8 +95,8 @@ impl LastLine {
     }
 
     /// How many bytes at the end may be the beginning of a line without its newline before it.
-    fn unsure(&self, rest: &[u8]) -> usize {
-        let longest = STAMPS[0].len() + MARK.len();
+    fn undecided_length(&self, rest: &[u8]) -> usize {
+        let longest = STAMPS[0].len() + EXIT_CODE_MARK.len();
         let from = rest.len().saturating_sub(longest - 1);
         let in_line = |start: usize| match start {
             0 => !self.at_start,
@@ -106,12 +106,12 @@ impl LastLine {
         start.map_or(0, |start| rest.len() - start)
     }
 
-    pub(super) fn holds(&self) -> bool {
+    pub(super) fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }
 
     /// How long to hold it: a few digits are most likely output; after a whole time stamp the rest must be on its way.
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn hold_timeout(&self) -> Duration {
         match self.held.len() < STAMPS[1].len() {
             true => Duration::from_millis(50),
             false => Duration::from_secs(2),
@@ -125,7 +125,7 @@ impl LastLine {
 
     /// What was held back and is nothing but output.
     pub(super) fn flush(&mut self) -> Bytes {
-        if self.holds() {
+        if self.is_holding() {
             self.at_start = false;
         }
         self.held.split().freeze()
@@ -187,9 +187,9 @@ mod tests {
     fn nothing_else_waits() {
         let mut line = LastLine::default();
         assert_eq!(line.push("2026-11-26 10:20:29.000001 | prompt> ".into()).len(), 37);
-        assert!(!line.holds());
+        assert!(!line.is_holding());
         assert_eq!(line.push("20".into()), "");
-        assert!(line.holds());
+        assert!(line.is_holding());
         assert_eq!(line.flush(), "20");
     }
 }

@@ -9,23 +9,23 @@ use crate::client::{self, Conversation, Message};
 use crate::protocol::request::{self, Log, Operation, Request};
 use crate::protocol::result::Outcome;
 use crate::protocol::target::{hex, unhex};
-use crate::session::{Follow, LogEvent, LogId, Position, Session, Source};
+use crate::session::{LogEvent, LogFollower, LogId, LogSource, Position, Session};
 
 /// Until Zuul has started a sibling again.
-const RETURN: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(50);
+const RESTART_WAIT: Duration = Duration::from_secs(20);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
-pub(super) enum Stream {
-    Own(Follow),
-    Sibling(Sibling),
+pub(super) enum LogStream {
+    Own(LogFollower),
+    Sibling(SiblingStream),
 }
 
-impl Stream {
-    pub(super) fn open(source: &Source, id: &LogId, session: &Session) -> Self {
+impl LogStream {
+    pub(super) fn open(source: &LogSource, id: &LogId, session: &Session) -> Self {
         match source {
-            Source::Container(container) => Self::Own(session.follow(container.as_deref(), id, None)),
-            Source::Sibling(socket) => Self::Sibling(Sibling {
+            LogSource::Container(container) => Self::Own(session.follow_log(container.as_deref(), id, None)),
+            LogSource::Sibling(socket) => Self::Sibling(SiblingStream {
                 socket: socket.clone(),
                 id: id.as_str().to_owned(),
                 position: None,
@@ -52,7 +52,7 @@ impl Stream {
 }
 
 #[derive(Debug)]
-pub(super) struct Sibling {
+pub(super) struct SiblingStream {
     socket: PathBuf,
     id: String,
     /// Where the next byte belongs; `None` before the first.
@@ -60,19 +60,19 @@ pub(super) struct Sibling {
     open: Option<Conversation>,
 }
 
-impl Sibling {
+impl SiblingStream {
     async fn next(&mut self) -> Option<LogEvent> {
-        let mut sought = None;
+        let mut reconnecting_since = None;
         loop {
             let Some(open) = &mut self.open else {
-                self.open = self.begin().await;
-                let since = *sought.get_or_insert_with(Instant::now);
+                self.open = self.open().await;
+                let since = *reconnecting_since.get_or_insert_with(Instant::now);
                 if self.open.is_none() {
                     // Where nothing was read, nothing can be read twice elsewhere.
-                    if self.position.is_none() || since.elapsed() > RETURN {
+                    if self.position.is_none() || since.elapsed() > RESTART_WAIT {
                         return None;
                     }
-                    sleep(PAUSE).await;
+                    sleep(RECONNECT_PAUSE).await;
                 }
                 continue;
             };
@@ -84,7 +84,7 @@ impl Sibling {
                     return Some(LogEvent::Data(data));
                 }
                 Message::Stderr(json) => {
-                    let position = parse(&json)?;
+                    let position = parse_position(&json)?;
                     if self.position.as_ref() != Some(&position) {
                         self.position = Some(position.clone());
                         return Some(LogEvent::Begins(position));
@@ -98,7 +98,7 @@ impl Sibling {
         }
     }
 
-    async fn begin(&self) -> Option<Conversation> {
+    async fn open(&self) -> Option<Conversation> {
         let position = self.position.as_ref().map(|position| request::Position {
             file: hex(&position.file),
             offset: position.offset,
@@ -114,7 +114,7 @@ impl Sibling {
     }
 }
 
-fn parse(json: &[u8]) -> Option<Position> {
+fn parse_position(json: &[u8]) -> Option<Position> {
     let request::Position { file, offset } = serde_json::from_slice(json).ok()?;
     let file = unhex(&file)?.into();
     Some(Position { file, offset })

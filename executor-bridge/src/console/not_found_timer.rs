@@ -5,34 +5,37 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-const OFTEN: Duration = Duration::from_millis(50);
-const SELDOM: Duration = Duration::from_millis(500);
-const FIRST: Duration = Duration::from_secs(2);
+const FIRST_INTERVAL: Duration = Duration::from_millis(50);
+const LATER_INTERVAL: Duration = Duration::from_millis(500);
+const FIRST_PHASE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
-pub(super) struct Rhythm {
-    begun: Instant,
+pub(super) struct NotFoundTimer {
+    started: Instant,
     next: Instant,
 }
 
-impl Rhythm {
+impl NotFoundTimer {
     /// The first line is due at once.
-    pub(super) fn begin() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { begun: now, next: now }
+        Self {
+            started: now,
+            next: now,
+        }
     }
 
     /// Waits until a line is due.
-    pub(super) async fn due(&self) {
+    pub(super) async fn wait_until_due(&self) {
         tokio::time::sleep_until(self.next).await;
     }
 
     /// A line was said now.
-    pub(super) fn said(&mut self) {
+    pub(super) fn restart(&mut self) {
         let now = Instant::now();
-        let pause = match now.duration_since(self.begun) < FIRST {
-            true => OFTEN,
-            false => SELDOM,
+        let pause = match now.duration_since(self.started) < FIRST_PHASE {
+            true => FIRST_INTERVAL,
+            false => LATER_INTERVAL,
         };
         self.next = now + pause;
     }
@@ -44,13 +47,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn often_for_two_seconds_then_seldom() {
-        let begun = Instant::now();
-        let mut rhythm = Rhythm::begin();
+        let started = Instant::now();
+        let mut timer = NotFoundTimer::new();
         let mut times = Vec::new();
-        while begun.elapsed() < Duration::from_secs(4) {
-            rhythm.due().await;
-            times.push(begun.elapsed().as_millis());
-            rhythm.said();
+        while started.elapsed() < Duration::from_secs(4) {
+            timer.wait_until_due().await;
+            times.push(started.elapsed().as_millis());
+            timer.restart();
         }
         assert_eq!(times[..3], [0, 50, 100]);
         let early = times.iter().filter(|time| **time < 2000).count();

@@ -16,7 +16,7 @@ pub(super) enum Request {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub(super) enum ParseResult {
     /// And how many bytes it took.
     Request(Request, usize),
     Incomplete,
@@ -24,15 +24,15 @@ pub(super) enum Parsed {
 }
 
 /// The request at the beginning of what was received.
-pub(super) fn parse(received: &[u8]) -> Parsed {
+pub(super) fn parse(received: &[u8]) -> ParseResult {
     let Some(end) = received.iter().take(MAX_LENGTH - 1).position(|byte| *byte == b'\n') else {
         return match received.len() < MAX_LENGTH {
-            true => Parsed::Incomplete,
-            false => Parsed::Bad,
+            true => ParseResult::Incomplete,
+            false => ParseResult::Bad,
         };
     };
     let Ok(line) = std::str::from_utf8(&received[..end]) else {
-        return Parsed::Bad;
+        return ParseResult::Bad;
     };
     let line = line.trim();
     let with_id = |id: &str, request: fn(LogId) -> Request| LogId::new(id).map(request);
@@ -42,7 +42,7 @@ pub(super) fn parse(received: &[u8]) -> Parsed {
         Some(("f", id)) => with_id(id, Request::Finish),
         _ => with_id(line, Request::Stream),
     };
-    request.map_or(Parsed::Bad, |request| Parsed::Request(request, end + 1))
+    request.map_or(ParseResult::Bad, |request| ParseResult::Request(request, end + 1))
 }
 
 #[cfg(test)]
@@ -55,32 +55,35 @@ mod tests {
 
     #[test]
     fn requests_are_read() {
-        assert_eq!(parse(b"v:0\ns:x"), Parsed::Request(Request::Version, 4));
+        assert_eq!(parse(b"v:0\ns:x"), ParseResult::Request(Request::Version, 4));
         assert_eq!(
             parse(b"s:u-1-node\n"),
-            Parsed::Request(Request::Stream(id("u-1-node")), 11)
+            ParseResult::Request(Request::Stream(id("u-1-node")), 11)
         );
         assert_eq!(
             parse(b"u-1-node\r\n"),
-            Parsed::Request(Request::Stream(id("u-1-node")), 10)
+            ParseResult::Request(Request::Stream(id("u-1-node")), 10)
         );
-        assert_eq!(parse(b"f:../../u\n"), Parsed::Request(Request::Finish(id("u")), 10));
-        assert_eq!(parse(b"s:u"), Parsed::Incomplete);
-        assert_eq!(parse(b""), Parsed::Incomplete);
+        assert_eq!(
+            parse(b"f:../../u\n"),
+            ParseResult::Request(Request::Finish(id("u")), 10)
+        );
+        assert_eq!(parse(b"s:u"), ParseResult::Incomplete);
+        assert_eq!(parse(b""), ParseResult::Incomplete);
     }
 
     #[test]
     fn nonsense_is_refused() {
-        assert_eq!(parse(b"\n"), Parsed::Bad);
-        assert_eq!(parse(b"s:\n"), Parsed::Bad);
-        assert_eq!(parse(b"s:\xff\n"), Parsed::Bad);
-        assert_eq!(parse(b"s:a\0b\n"), Parsed::Bad);
-        assert_eq!(parse(&[b'x'; 1024]), Parsed::Bad);
+        assert_eq!(parse(b"\n"), ParseResult::Bad);
+        assert_eq!(parse(b"s:\n"), ParseResult::Bad);
+        assert_eq!(parse(b"s:\xff\n"), ParseResult::Bad);
+        assert_eq!(parse(b"s:a\0b\n"), ParseResult::Bad);
+        assert_eq!(parse(&[b'x'; 1024]), ParseResult::Bad);
         let mut long = vec![b'x'; 1022];
-        assert_eq!(parse(&long), Parsed::Incomplete);
+        assert_eq!(parse(&long), ParseResult::Incomplete);
         long.push(b'\n');
-        assert!(matches!(parse(&long), Parsed::Request(_, 1023)));
+        assert!(matches!(parse(&long), ParseResult::Request(_, 1023)));
         long.insert(0, b'x');
-        assert_eq!(parse(&long), Parsed::Bad);
+        assert_eq!(parse(&long), ParseResult::Bad);
     }
 }

@@ -13,7 +13,7 @@ use crate::console::siblings::Siblings;
 use crate::session::Session;
 
 /// After an accept that failed for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -21,18 +21,18 @@ pub(crate) struct Console {
     session: Arc<Session>,
     siblings: Siblings,
     /// Whoever opens thousands of connections must leave descriptors for the tasks themselves.
-    room: Arc<Semaphore>,
+    connection_permits: Arc<Semaphore>,
 }
 
 impl Console {
     /// `socket`: our own, among those of the bridges of this build's other pods.
     pub(crate) fn new(session: Arc<Session>, socket: PathBuf) -> Arc<Self> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let room = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
+        let connection_permits = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
         Arc::new(Self {
             siblings: Siblings::new(session.clone(), socket),
             session,
-            room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
+            connection_permits: Arc::new(Semaphore::new(connection_permits.min(Semaphore::MAX_PERMITS))),
         })
     }
 
@@ -43,11 +43,11 @@ impl Console {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "console connection not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
                     continue;
                 }
             };
-            let Ok(place) = self.room.clone().try_acquire_owned() else {
+            let Ok(permit) = self.connection_permits.clone().try_acquire_owned() else {
                 tracing::warn!("console connection refused: there are too many");
                 continue;
             };
@@ -55,8 +55,8 @@ impl Console {
             tokio::spawn(async move {
                 // Lines are to arrive as they are written. An error concerns that connection only, which has gone.
                 let _ = stream.set_nodelay(true);
-                let _ = connection::hold(stream, &console.session, &console.siblings).await;
-                drop(place);
+                let _ = connection::serve(stream, &console.session, &console.siblings).await;
+                drop(permit);
             });
         }
     }

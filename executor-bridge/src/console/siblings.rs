@@ -12,23 +12,23 @@ use tokio::time::Instant;
 
 use crate::client::{self, Message};
 use crate::protocol::request::{Log, Operation, Request};
-use crate::session::{Lists, LogId, Session, Source};
+use crate::session::{LogId, LogListDecoder, LogSource, Session};
 
 /// The directory is not read more often, whoever waits.
-const INTERVAL: Duration = Duration::from_secs(1);
+const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Siblings {
     session: Arc<Session>,
     own: PathBuf,
-    found: Arc<Mutex<Found>>,
+    known: Arc<Mutex<KnownSiblings>>,
 }
 
 #[derive(Debug, Default)]
-struct Found {
+struct KnownSiblings {
     /// Those that tell us of their logs.
-    told: HashSet<PathBuf>,
-    looked: Option<Instant>,
+    listening: HashSet<PathBuf>,
+    last_scan: Option<Instant>,
 }
 
 fn request(operation: Operation) -> Request {
@@ -43,24 +43,27 @@ impl Siblings {
         Self {
             session,
             own,
-            found: Arc::default(),
+            known: Arc::default(),
         }
     }
 
     /// Somebody waits for a log that is not here: listens to all siblings that there are.
-    pub(super) fn look(&self) {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if found.looked.is_some_and(|looked| looked.elapsed() < INTERVAL) {
+    pub(super) fn scan(&self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known
+            .last_scan
+            .is_some_and(|last_scan| last_scan.elapsed() < SCAN_INTERVAL)
+        {
             return;
         }
-        found.looked = Some(Instant::now());
-        for socket in sockets(&self.own) {
-            if found.told.insert(socket.clone()) {
-                let (session, all) = (self.session.clone(), self.found.clone());
+        known.last_scan = Some(Instant::now());
+        for socket in sibling_sockets(&self.own) {
+            if known.listening.insert(socket.clone()) {
+                let (session, known_siblings) = (self.session.clone(), self.known.clone());
                 tokio::spawn(async move {
                     listen(&session, &socket).await;
-                    let mut found = all.lock().unwrap_or_else(PoisonError::into_inner);
-                    found.told.remove(&socket);
+                    let mut known = known_siblings.lock().unwrap_or_else(PoisonError::into_inner);
+                    known.listening.remove(&socket);
                 });
             }
         }
@@ -79,7 +82,7 @@ impl Siblings {
 }
 
 /// Sockets beside ours.
-fn sockets(own: &Path) -> Vec<PathBuf> {
+fn sibling_sockets(own: &Path) -> Vec<PathBuf> {
     let entries = own.parent().and_then(|directory| fs::read_dir(directory).ok());
     let entries = entries.into_iter().flatten().flatten();
     let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
@@ -92,8 +95,8 @@ async fn listen(session: &Session, socket: &Path) {
     let Ok(Some(mut conversation)) = client::begin_existing(socket, &request(Operation::Logs)).await else {
         return;
     };
-    let source = Source::Sibling(socket.to_owned());
-    let mut lists = Lists::default();
+    let source = LogSource::Sibling(socket.to_owned());
+    let mut lists = LogListDecoder::default();
     loop {
         match conversation.incoming.next().await {
             Message::Stdout(data) => {

@@ -12,9 +12,9 @@ use tokio::time::sleep;
 use crate::sys;
 
 /// For a file that is replaced by another one.
-const REPLACED: Duration = Duration::from_millis(100);
+const REPLACE_PAUSE: Duration = Duration::from_millis(100);
 /// Where changes cannot be watched.
-const INTERVAL: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Waits until there is no such file.
 pub(super) async fn wait(kubeconfig: &Path) {
@@ -26,7 +26,7 @@ pub(super) async fn wait(kubeconfig: &Path) {
         }
     };
     while !watched && !is_gone(kubeconfig).await {
-        sleep(INTERVAL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -34,7 +34,7 @@ async fn is_gone(kubeconfig: &Path) -> bool {
     if !is_absent(kubeconfig) {
         return false;
     }
-    sleep(REPLACED).await;
+    sleep(REPLACE_PAUSE).await;
     is_absent(kubeconfig)
 }
 

@@ -19,27 +19,27 @@ use crate::protocol::request::{Operation, Request, RequestError};
 use crate::protocol::result::{Bridge, Done, Outcome};
 use crate::protocol::target::Target;
 use crate::session::{Client, LogId, Session};
-use crate::shutdown::{Shutdown, Why};
+use crate::shutdown::{Shutdown, ShutdownReason};
 
 /// A client that connects and says nothing is not kept for longer.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a result that nobody reads.
-const RESULT_PATIENCE: Duration = Duration::from_secs(5);
+const RESULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Replies that the client has no room for: one is being written, one waits.
-const REPLIES: usize = 1;
+const QUEUED_REPLIES: usize = 1;
 
 /// What all connections of one bridge share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct BridgeState {
     pub(super) target: Arc<Target>,
     pub(super) session: Arc<Session>,
     pub(super) shutdown: Shutdown,
     pub(super) idle: Option<Duration>,
-    pub(super) begun: Instant,
+    pub(super) started: Instant,
     pub(super) operations: AtomicUsize,
 }
 
-pub(super) async fn serve(stream: UnixStream, shared: &Shared) {
+pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == geteuid().as_raw() => {}
         // The directory keeps others out; a descriptor may still be handed over.
@@ -50,11 +50,11 @@ pub(super) async fn serve(stream: UnixStream, shared: &Shared) {
     }
     let (mut reader, mut writer) = peer::split(stream);
     let request = tokio::select! {
-        request = tokio::time::timeout(REQUEST_PATIENCE, reader.request()) => request,
-        reason = shared.shutdown.wait() => {
+        request = tokio::time::timeout(REQUEST_TIMEOUT, reader.request()) => request,
+        reason = bridge.shutdown.wait() => {
             // Closing with the request unread resets the connection, and the client tries the next bridge.
             if !reader.is_unread() {
-                refuse_to_begin(&mut writer, reason).await;
+                refuse_request(&mut writer, reason).await;
             }
             return;
         }
@@ -76,18 +76,18 @@ pub(super) async fn serve(stream: UnixStream, shared: &Shared) {
     let request = match Request::parse(&json) {
         Ok(request) => request,
         Err(error) => {
-            send_result(&mut writer, &refused(&error)).await;
+            send_result(&mut writer, &request_error_outcome(&error)).await;
             return;
         }
     };
     drop(json);
-    if shared.shutdown.begun() {
-        refuse_to_begin(&mut writer, shared.shutdown.wait().await).await;
+    if bridge.shutdown.is_requested() {
+        refuse_request(&mut writer, bridge.shutdown.wait().await).await;
         return;
     }
-    shared.operations.fetch_add(1, Ordering::Relaxed);
-    perform(request, descriptors, reader, writer, shared).await;
-    shared.operations.fetch_sub(1, Ordering::Relaxed);
+    bridge.operations.fetch_add(1, Ordering::Relaxed);
+    perform(request, descriptors, reader, writer, bridge).await;
+    bridge.operations.fetch_sub(1, Ordering::Relaxed);
 }
 
 async fn perform(
@@ -95,14 +95,14 @@ async fn perform(
     descriptors: VecDeque<OwnedFd>,
     reader: peer::Reader,
     mut writer: Writer,
-    shared: &Shared,
+    bridge: &BridgeState,
 ) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let name = request.operation.name();
-    let stops = matches!(request.operation, Operation::Stop) && !shared.session.serves_build();
-    let (forward, inputs) = mpsc::unbounded_channel();
-    let (replies, mut outgoing) = mpsc::channel(REPLIES);
-    let (telling, result_delivered) = oneshot::channel();
+    let stops = matches!(request.operation, Operation::Stop) && !bridge.session.serves_build();
+    let (input_queue, inputs) = mpsc::unbounded_channel();
+    let (replies, mut outgoing) = mpsc::channel(QUEUED_REPLIES);
+    let (_delivered, result_delivered) = oneshot::channel();
     let client = Client {
         inputs,
         replies,
@@ -110,8 +110,8 @@ async fn perform(
         result_delivered,
     };
     let container = request.container.clone();
-    let reading = tokio::spawn(reader.forward(forward));
-    let writing = async move {
+    let reader_task = tokio::spawn(reader.forward(input_queue));
+    let write_replies = async move {
         while let Some(frame) = outgoing.recv().await {
             if writer.send(frame).await.is_err() {
                 break;
@@ -121,34 +121,34 @@ async fn perform(
         drop(outgoing);
         writer
     };
-    let operating = async {
+    let run_operation = async {
         tokio::select! {
-            outcome = operate(request, client, shared) => Some(outcome),
-            reason = shared.shutdown.wait() => match reason {
+            outcome = operate(request, client, bridge) => Some(outcome),
+            reason = bridge.shutdown.wait() => match reason {
                 // Without a result the client goes on with the next bridge.
-                Why::Signal(_) => None,
-                Why::Asked | Why::Idle | Why::BuildOver => Some(stopped(reason)),
+                ShutdownReason::Signal(_) => None,
+                ShutdownReason::StopRequest | ShutdownReason::Idle | ShutdownReason::BuildEnded => Some(bridge_stopped(reason)),
             },
         }
     };
-    let (mut writer, outcome) = tokio::join!(writing, operating);
+    let (mut writer, outcome) = tokio::join!(write_replies, run_operation);
     if let Some(outcome) = &outcome {
         send_result(&mut writer, outcome).await;
     }
-    drop(telling);
-    reading.abort();
-    let milliseconds = begun.elapsed().as_millis() as u64;
+    drop(_delivered);
+    reader_task.abort();
+    let milliseconds = started.elapsed().as_millis() as u64;
     let container = container.as_deref().unwrap_or("-");
     let outcome = outcome.map_or("handed over", |outcome| outcome.name());
     tracing::info!(operation = name, container, outcome, milliseconds, "operation ended");
     if stops {
-        shared.shutdown.begin(Why::Asked);
+        bridge.shutdown.request(ShutdownReason::StopRequest);
     }
 }
 
-async fn operate(request: Request, client: Client, shared: &Shared) -> Outcome {
+async fn operate(request: Request, client: Client, bridge: &BridgeState) -> Outcome {
     let container = request.container.as_deref();
-    let session = &shared.session;
+    let session = &bridge.session;
     if !session.admits(container) {
         return Outcome::failed(
             FailedKind::BadRequest,
@@ -175,15 +175,15 @@ async fn operate(request: Request, client: Client, shared: &Shared) -> Outcome {
             bridge: Some(Bridge {
                 version: env!("CARGO_PKG_VERSION").into(),
                 pid: std::process::id(),
-                target: shared.target.public(),
-                uptime_s: shared.begun.elapsed().as_secs(),
-                operations: shared.operations.load(Ordering::Relaxed).saturating_sub(1),
-                idle_s: shared.idle.unwrap_or_default().as_secs(),
+                target: bridge.target.public(),
+                uptime_s: bridge.started.elapsed().as_secs(),
+                operations: bridge.operations.load(Ordering::Relaxed).saturating_sub(1),
+                idle_s: bridge.idle.unwrap_or_default().as_secs(),
             }),
             links: Some(session.links()),
             ..Done::default()
         }),
-        Operation::Stop if shared.session.serves_build() => Outcome::failed(
+        Operation::Stop if bridge.session.serves_build() => Outcome::failed(
             FailedKind::Unsupported,
             "this bridge belongs to a Zuul build and ends with it",
         ),
@@ -192,7 +192,7 @@ async fn operate(request: Request, client: Client, shared: &Shared) -> Outcome {
     }
 }
 
-fn refused(error: &RequestError) -> Outcome {
+fn request_error_outcome(error: &RequestError) -> Outcome {
     let kind = match error {
         RequestError::Version(_) | RequestError::Requires(_) | RequestError::Operation(_) => FailedKind::Unsupported,
         RequestError::Json(_) | RequestError::Invalid(_) => FailedKind::BadRequest,
@@ -200,9 +200,9 @@ fn refused(error: &RequestError) -> Outcome {
     Outcome::failed(kind, error.to_string())
 }
 
-async fn refuse_to_begin(writer: &mut Writer, reason: Why) {
+async fn refuse_request(writer: &mut Writer, reason: ShutdownReason) {
     // Without a result the client goes to the next bridge.
-    if let Why::Signal(_) = reason {
+    if let ShutdownReason::Signal(_) = reason {
         return;
     }
     let outcome = Outcome::Unreachable(Failure::new(
@@ -212,7 +212,7 @@ async fn refuse_to_begin(writer: &mut Writer, reason: Why) {
     send_result(writer, &outcome).await;
 }
 
-fn stopped(reason: Why) -> Outcome {
+fn bridge_stopped(reason: ShutdownReason) -> Outcome {
     Outcome::lost(
         Kind::BridgeLost,
         format!("the bridge ended while the operation ran: {reason}"),
@@ -222,5 +222,5 @@ fn stopped(reason: Why) -> Outcome {
 async fn send_result(writer: &mut Writer, outcome: &Outcome) {
     let frame = Frame::Result(Bytes::from(outcome.encode()));
     // A client that has gone, or that does not read, wants no result.
-    let _ = tokio::time::timeout(RESULT_PATIENCE, writer.send(frame)).await;
+    let _ = tokio::time::timeout(RESULT_TIMEOUT, writer.send(frame)).await;
 }

@@ -13,7 +13,7 @@ pub(super) struct Hangup(AsyncFd<OwnedFd>);
 
 impl Hangup {
     /// tokio reports a half-closed stream as ready for ever; an epoll of its own reports nothing but the hangup.
-    pub(super) fn of(stream: &impl AsFd) -> io::Result<Self> {
+    pub(super) fn new(stream: &impl AsFd) -> io::Result<Self> {
         let watcher = epoll::create(CreateFlags::CLOEXEC)?;
         // EPOLLHUP is always reported, whatever is asked for.
         epoll::add(&watcher, stream, EventData::new_u64(0), EventFlags::empty())?;
@@ -39,7 +39,7 @@ mod tests {
     #[tokio::test]
     async fn half_closing_is_no_hangup() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let hangup = Hangup::of(&ours).unwrap();
+        let hangup = Hangup::new(&ours).unwrap();
         theirs.shutdown(Shutdown::Write).unwrap();
         let early = tokio::time::timeout(Duration::from_millis(20), hangup.wait()).await;
         assert!(early.is_err());

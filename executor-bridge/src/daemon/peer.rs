@@ -17,14 +17,14 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::daemon::hangup::Hangup;
 use crate::protocol::STDIN_WINDOW;
 use crate::protocol::frame::{Frame, FrameError};
-use crate::session::{Input, InputCredit};
+use crate::session::{ClientInput, InputCredit};
 
 /// A client that obeys the window never fills this; another one is no longer read until its stdin was taken.
-const PENDING_MAX: usize = 2 * STDIN_WINDOW;
+const MAX_PENDING: usize = 2 * STDIN_WINDOW;
 /// What a frame costs at least, so that empty ones cannot pile up either.
 const FRAME_COST: usize = 256;
 /// Most descriptors with one request: stdin, stdout, stderr, and files that go with a command.
-const DESCRIPTORS: usize = 3 + MAX_PUTS;
+const MAX_DESCRIPTORS: usize = 3 + MAX_PUTS;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
@@ -108,53 +108,53 @@ impl Reader {
     }
 
     /// Reads what follows the request until the client has gone, and hands it over.
-    pub(super) async fn forward(mut self, inputs: mpsc::UnboundedSender<Input>) {
+    pub(super) async fn forward(mut self, inputs: mpsc::UnboundedSender<ClientInput>) {
         let last = match self.forward_frames(&inputs).await {
-            Ok(()) => Input::Gone,
-            Err(ClientError::Frame(error)) => Input::Bad(error.to_string()),
-            Err(error @ ClientError::NoRequest) => Input::Bad(error.to_string()),
-            Err(ClientError::Io(_) | ClientError::Gone) => Input::Gone,
+            Ok(()) => ClientInput::Disconnected,
+            Err(ClientError::Frame(error)) => ClientInput::ProtocolError(error.to_string()),
+            Err(error @ ClientError::NoRequest) => ClientInput::ProtocolError(error.to_string()),
+            Err(ClientError::Io(_) | ClientError::Gone) => ClientInput::Disconnected,
         };
         // An operation that has ended no longer listens.
         let _ = inputs.send(last);
     }
 
-    async fn forward_frames(&mut self, inputs: &mpsc::UnboundedSender<Input>) -> Result<(), ClientError> {
-        let pending = Arc::new(Semaphore::new(PENDING_MAX));
-        let hangup = Hangup::of(&self.stream)?;
-        let mut ended = false;
+    async fn forward_frames(&mut self, inputs: &mpsc::UnboundedSender<ClientInput>) -> Result<(), ClientError> {
+        let pending = Arc::new(Semaphore::new(MAX_PENDING));
+        let hangup = Hangup::new(&self.stream)?;
+        let mut at_eof = false;
         loop {
             while let Some(frame) = Frame::decode(&mut self.read)? {
                 let cost = match &frame {
                     Frame::Stdin(data) => data.len().max(FRAME_COST),
                     _ => FRAME_COST,
                 };
-                let charge = tokio::select! {
+                let credit = tokio::select! {
                     biased;
-                    charge = pending.clone().acquire_many_owned(cost as u32) => charge.map_err(|_| ClientError::Gone)?,
+                    credit = pending.clone().acquire_many_owned(cost as u32) => credit.map_err(|_| ClientError::Gone)?,
                     // Somebody who fills the window and then dies must still be noticed.
                     () = hangup.wait() => return Ok(()),
                 };
-                let charge = InputCredit::new(charge);
+                let credit = InputCredit::new(credit);
                 let input = match frame {
-                    Frame::Stdin(data) => Input::Stdin(data, charge),
-                    Frame::StdinEof => Input::StdinEof(charge),
-                    Frame::Signal(number) => Input::Signal(number, charge),
-                    Frame::Resize { rows, cols } => Input::Resize { rows, cols, charge },
+                    Frame::Stdin(data) => ClientInput::Stdin(data, credit),
+                    Frame::StdinEof => ClientInput::StdinEof(credit),
+                    Frame::Signal(number) => ClientInput::Signal(number, credit),
+                    Frame::Resize { rows, cols } => ClientInput::Resize { rows, cols, credit },
                     _ => return Err(ClientError::NoRequest),
                 };
                 if inputs.send(input).is_err() {
                     return Ok(());
                 }
             }
-            if ended {
+            if at_eof {
                 hangup.wait().await;
                 return Ok(());
             }
             self.stream.readable().await?;
             self.read.reserve(64 * 1024);
             match self.stream.try_read_buf(&mut self.read) {
-                Ok(0) => ended = true,
+                Ok(0) => at_eof = true,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
@@ -164,7 +164,7 @@ impl Reader {
 }
 
 fn receive(stream: &UnixStream, buffer: &mut [u8], descriptors: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(
         stream,
@@ -178,6 +178,6 @@ fn receive(stream: &UnixStream, buffer: &mut [u8], descriptors: &mut VecDeque<Ow
         }
     }
     // Only what one request may carry; the rest is closed here.
-    descriptors.truncate(DESCRIPTORS);
+    descriptors.truncate(MAX_DESCRIPTORS);
     Ok(received.bytes)
 }

@@ -23,15 +23,15 @@ pub(crate) fn run_detached(options: BridgeSettings) -> Result<(), Failure> {
         let files = Directory::open()?.files(&target.key)?;
         Ok((target, sockets::bind_locked(&files)?))
     });
-    let (target, bound, told) = match bound {
+    let (target, bound, answer) = match bound {
         Ok((target, bound)) => (target, bound, Ok(())),
         Err(failure) => {
             tell_launcher(&Err(failure.clone()));
             return Err(failure);
         }
     };
-    tell_launcher(&told);
-    let_go_of_caller().map_err(|error| Failure::new(Kind::Bridge, format!("cannot detach: {error}")))?;
+    tell_launcher(&answer);
+    detach_from_caller().map_err(|error| Failure::new(Kind::Bridge, format!("cannot detach: {error}")))?;
     serve::run(target, bound, options, Session::new, |_, _| Ok(())).map(drop)
 }
 
@@ -68,7 +68,7 @@ fn target_from_stdin() -> Result<KeyedTarget, Failure> {
 }
 
 /// Standard input and output become /dev/null, the working directory `/`: nothing of the caller is kept busy.
-fn let_go_of_caller() -> std::io::Result<()> {
+fn detach_from_caller() -> std::io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;

@@ -11,20 +11,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::config::BridgeSettings;
-use crate::daemon::dispatch::{self, Shared};
+use crate::daemon::dispatch::{self, BridgeState};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::{KeyedTarget, Target};
 use crate::session::Session;
-use crate::shutdown::{Shutdown, Why};
+use crate::shutdown::{Shutdown, ShutdownReason};
 use crate::sockets::BoundSocket;
 use crate::sys;
 
 /// From the wish to end until the process ends, whatever still runs.
-const DRAIN: Duration = Duration::from_secs(3);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Threads that may wait for a disk or a credential plugin.
 const BLOCKING_THREADS: usize = 8;
 /// After an accept that failed for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Makes the session of a bridge from target, connect timeout and lease.
 pub(super) type NewSession = fn(Arc<Target>, Duration, Duration) -> Session;
@@ -36,7 +36,7 @@ pub(super) fn run(
     options: BridgeSettings,
     new_session: NewSession,
     on_start: impl FnOnce(&Arc<Session>, &Shutdown) -> io::Result<()>,
-) -> Result<Why, Failure> {
+) -> Result<ShutdownReason, Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("the bridge cannot run: {error}"));
     sys::set_up_heap();
     // Named: with two providers in the build, rustls would not choose.
@@ -58,78 +58,82 @@ async fn serve(
     options: BridgeSettings,
     new_session: NewSession,
     on_start: impl FnOnce(&Arc<Session>, &Shutdown) -> io::Result<()>,
-) -> io::Result<Why> {
+) -> io::Result<ShutdownReason> {
     let listener = UnixListener::from_std(bound.listener.try_clone()?)?;
     let shutdown = Shutdown::default();
     watch_signals(shutdown.clone())?;
-    let target_of = Arc::new(target.target);
-    let session = Arc::new(new_session(target_of.clone(), options.connect_timeout, options.lease));
+    let shared_target = Arc::new(target.target);
+    let session = Arc::new(new_session(
+        shared_target.clone(),
+        options.connect_timeout,
+        options.lease,
+    ));
     on_start(&session, &shutdown)?;
-    let shared = Arc::new(Shared {
+    let bridge = Arc::new(BridgeState {
         session,
-        target: target_of,
+        target: shared_target,
         shutdown: shutdown.clone(),
         idle: options.idle,
-        begun: Instant::now(),
+        started: Instant::now(),
         operations: AtomicUsize::new(0),
     });
-    tracing::info!(key = %target.key, pid = std::process::id(), target = ?shared.target, "bridge begins");
+    tracing::info!(key = %target.key, pid = std::process::id(), target = ?bridge.target, "bridge begins");
     let mut clients = JoinSet::new();
-    let reason = accept(&listener, &mut clients, &shared).await;
+    let reason = accept(&listener, &mut clients, &bridge).await;
     bound.remove();
-    if !shutdown.begun() {
+    if !shutdown.is_requested() {
         // Who connected before the socket's file went away is served, not dropped. When we are told to end they are reset
         // by the listener's end, and try the next bridge.
-        while let Some(stream) = waiting(&listener).await {
-            welcome(stream, &mut clients, &shared);
+        while let Some(stream) = accept_queued(&listener).await {
+            spawn_client(stream, &mut clients, &bridge);
         }
     }
     drop(listener);
     drop(bound);
     let served = async { while clients.join_next().await.is_some() {} };
-    if shutdown.begun() {
+    if shutdown.is_requested() {
         // What is left after that ends with the process.
-        let _ = tokio::time::timeout(DRAIN, served).await;
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, served).await;
     } else {
         served.await;
     }
-    shared.session.settle(DRAIN).await;
+    bridge.session.settle(DRAIN_TIMEOUT).await;
     tracing::info!(%reason, "bridge ends");
     Ok(reason)
 }
 
 /// Until the end is asked for or due; why.
-async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, shared: &Arc<Shared>) -> Why {
+async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc<BridgeState>) -> ShutdownReason {
     loop {
         let unused = clients.is_empty();
         let idle = async {
-            match shared.idle {
+            match bridge.idle {
                 Some(idle) if unused => tokio::time::sleep(idle).await,
                 _ => std::future::pending().await,
             }
         };
         tokio::select! {
-            reason = shared.shutdown.wait() => return reason,
-            () = idle => return Why::Idle,
+            reason = bridge.shutdown.wait() => return reason,
+            () = idle => return ShutdownReason::Idle,
             Some(_) = clients.join_next(), if !unused => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => welcome(stream, clients, shared),
+                Ok((stream, _)) => spawn_client(stream, clients, bridge),
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
                 }
             },
         }
     }
 }
 
-fn welcome(stream: tokio::net::UnixStream, clients: &mut JoinSet<()>, shared: &Arc<Shared>) {
-    let shared = shared.clone();
-    clients.spawn(async move { dispatch::serve(stream, &shared).await });
+fn spawn_client(stream: tokio::net::UnixStream, clients: &mut JoinSet<()>, bridge: &Arc<BridgeState>) {
+    let bridge = bridge.clone();
+    clients.spawn(async move { dispatch::serve_client(stream, &bridge).await });
 }
 
 /// A client that is in the queue already.
-async fn waiting(listener: &UnixListener) -> Option<tokio::net::UnixStream> {
+async fn accept_queued(listener: &UnixListener) -> Option<tokio::net::UnixStream> {
     // Ready at once or not at all.
     let accepted = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
     accepted.ok().and_then(Result::ok).map(|(stream, _)| stream)
@@ -141,11 +145,11 @@ fn watch_signals(shutdown: Shutdown) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         let reason = tokio::select! {
-            _ = term.recv() => Why::Signal("SIGTERM"),
-            _ = interrupt.recv() => Why::Signal("SIGINT"),
-            _ = hangup.recv() => Why::Signal("SIGHUP"),
+            _ = term.recv() => ShutdownReason::Signal("SIGTERM"),
+            _ = interrupt.recv() => ShutdownReason::Signal("SIGINT"),
+            _ = hangup.recv() => ShutdownReason::Signal("SIGHUP"),
         };
-        shutdown.begin(reason);
+        shutdown.request(reason);
     });
     Ok(())
 }

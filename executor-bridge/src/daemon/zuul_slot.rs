@@ -16,7 +16,7 @@ use crate::daemon::{build_end, serve};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::{KeyedTarget, Target};
 use crate::session::Session;
-use crate::shutdown::{Shutdown, Why};
+use crate::shutdown::{Shutdown, ShutdownReason};
 use crate::{sockets, telemetry};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,14 +34,14 @@ pub(crate) struct SlotBridge {
 
 /// What a bridge does for Zuul beside serving clients.
 #[derive(Debug)]
-pub(super) struct Streams {
+pub(super) struct SlotServices {
     listeners: [TcpListener; 2],
     kubeconfig: PathBuf,
     socket: PathBuf,
 }
 
-impl Streams {
-    pub(super) fn begin(self, session: &Arc<Session>, shutdown: &Shutdown) -> io::Result<()> {
+impl SlotServices {
+    pub(super) fn start(self, session: &Arc<Session>, shutdown: &Shutdown) -> io::Result<()> {
         let console = Console::new(session.clone(), self.socket);
         for listener in self.listeners {
             listener.set_nonblocking(true)?;
@@ -49,18 +49,18 @@ impl Streams {
             tokio::spawn(console.clone().serve(listener));
         }
         // Dials at once: Zuul's first playbook does not wait for long.
-        drop(session.reach(None));
+        drop(session.reachability(None));
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
             build_end::wait(&self.kubeconfig).await;
-            shutdown.begin(Why::BuildOver);
+            shutdown.request(ShutdownReason::BuildEnded);
         });
         Ok(())
     }
 }
 
 /// Serves until the build is over. An error that `listening` was not called before is Zuul's to read.
-pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<Why, Failure> {
+pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<ShutdownReason, Failure> {
     let target = KeyedTarget::new(slot.target)?;
     raise_descriptors();
     let listeners = [listen(slot.ports[0])?, listen(slot.ports[1])?];
@@ -68,8 +68,9 @@ pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<
     listening();
     telemetry::start_in_slot();
     // Nobody drains Zuul's pipe, and whoever still had it open would keep Zuul waiting for its end.
-    let_go().map_err(|error| Failure::new(Kind::Bridge, format!("cannot let go of the caller's pipe: {error}")))?;
-    let streams = Streams {
+    detach_stdio()
+        .map_err(|error| Failure::new(Kind::Bridge, format!("cannot let go of the caller's pipe: {error}")))?;
+    let services = SlotServices {
         listeners,
         kubeconfig: slot.kubeconfig,
         socket: slot.socket,
@@ -79,8 +80,8 @@ pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<
         connect_timeout: CONNECT_TIMEOUT,
         lease: slot.lease,
     };
-    serve::run(target, bound, options, Session::of_build, |session, shutdown| {
-        streams.begin(session, shutdown)
+    serve::run(target, bound, options, Session::for_build, |session, shutdown| {
+        services.start(session, shutdown)
     })
 }
 
@@ -101,7 +102,7 @@ fn raise_descriptors() {
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
-fn let_go() -> io::Result<()> {
+fn detach_stdio() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;

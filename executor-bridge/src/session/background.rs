@@ -9,13 +9,13 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct BackgroundCalls(TaskTracker);
 
 impl BackgroundCalls {
-    pub(crate) fn send(&self, errand: impl Future<Output = ()> + Send + 'static) {
-        self.0.spawn(errand);
+    pub(crate) fn send(&self, call: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(call);
     }
 
-    pub(crate) async fn settle(&self, backoff: Duration) {
+    pub(crate) async fn settle(&self, limit: Duration) {
         self.0.close();
         // What is not done by then ends with the process.
-        let _ = tokio::time::timeout(backoff, self.0.wait()).await;
+        let _ = tokio::time::timeout(limit, self.0.wait()).await;
     }
 }

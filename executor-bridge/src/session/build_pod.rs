@@ -6,28 +6,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::connections::{Container, KeepAlive, Reachability};
-use crate::session::logs::{Logs, Source, watch_logs};
+use crate::session::logs::{LogIndex, LogSource, watch_logs};
 
 /// The containers of a build's pod, kept in reach for as long as the build lasts, and their logs.
 #[derive(Debug, Default)]
 pub(crate) struct BuildPod {
-    pub(crate) logs: Arc<Logs>,
-    keepers: Mutex<HashMap<Option<String>, Arc<KeepAlive>>>,
+    pub(crate) logs: Arc<LogIndex>,
+    keep_alives: Mutex<HashMap<Option<String>, Arc<KeepAlive>>>,
 }
 
 impl BuildPod {
-    pub(crate) fn reach(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
-        let keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
-        let keeper = keepers.get(&container.map(str::to_owned));
-        keeper.map_or_else(|| watch::channel(Reachability::Connecting).1, |keeper| keeper.reach())
+    pub(crate) fn reachability(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
+        let keep_alives = self.keep_alives.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep_alive = keep_alives.get(&container.map(str::to_owned));
+        keep_alive.map_or_else(
+            || watch::channel(Reachability::Connecting).1,
+            |keep_alive| keep_alive.reach(),
+        )
     }
 
-    pub(crate) fn keep(&self, container: Arc<Container>) {
-        let mut keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn keep_connected(&self, container: Arc<Container>) {
+        let mut keep_alives = self.keep_alives.lock().unwrap_or_else(PoisonError::into_inner);
         let name = container.name().map(str::to_owned);
-        let keeper = KeepAlive::start(container);
-        let source = Source::Container(name.clone());
-        tokio::spawn(watch_logs(source, self.logs.clone(), keeper.reach()));
-        keepers.insert(name, keeper);
+        let keep_alive = KeepAlive::start(container);
+        let source = LogSource::Container(name.clone());
+        tokio::spawn(watch_logs(source, self.logs.clone(), keep_alive.reach()));
+        keep_alives.insert(name, keep_alive);
     }
 }

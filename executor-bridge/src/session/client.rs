@@ -13,19 +13,19 @@ use crate::protocol::result::Outcome;
 
 /// What a client says after its request.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub(crate) enum ClientInput {
     Stdin(Bytes, InputCredit),
     StdinEof(#[expect(dead_code, reason = "counts until it is dropped")] InputCredit),
     Signal(u8, InputCredit),
     Resize {
         rows: u16,
         cols: u16,
-        charge: InputCredit,
+        credit: InputCredit,
     },
     /// Closed the connection: cancel.
-    Gone,
+    Disconnected,
     /// Broke the protocol: cancel, and say so.
-    Bad(String),
+    ProtocolError(String),
 }
 
 /// What an input weighs in its client's allowance, until it was dealt with.
@@ -41,7 +41,7 @@ impl InputCredit {
 /// The client as an operation sees it.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) inputs: mpsc::UnboundedReceiver<Input>,
+    pub(crate) inputs: mpsc::UnboundedReceiver<ClientInput>,
     /// Bounded: a slow client slows its own operation down. Closed: it has gone.
     pub(crate) replies: mpsc::Sender<Frame>,
     pub(crate) descriptors: VecDeque<OwnedFd>,
@@ -50,12 +50,17 @@ pub(crate) struct Client {
 }
 
 /// Ends when the client gives up; for operations that take no input.
-pub(crate) async fn gone(inputs: &mut mpsc::UnboundedReceiver<Input>) -> Outcome {
+pub(crate) async fn wait_for_cancel(inputs: &mut mpsc::UnboundedReceiver<ClientInput>) -> Outcome {
     loop {
         match inputs.recv().await {
-            Some(Input::Gone) | None => return Outcome::Cancelled(Default::default()),
-            Some(Input::Bad(why)) => return bad_request(why),
-            Some(Input::Stdin(..) | Input::StdinEof(_) | Input::Signal(..) | Input::Resize { .. }) => {}
+            Some(ClientInput::Disconnected) | None => return Outcome::Cancelled(Default::default()),
+            Some(ClientInput::ProtocolError(why)) => return bad_request(why),
+            Some(
+                ClientInput::Stdin(..)
+                | ClientInput::StdinEof(_)
+                | ClientInput::Signal(..)
+                | ClientInput::Resize { .. },
+            ) => {}
         }
     }
 }

@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub(crate) use client::{Client, Input, InputCredit};
-pub(crate) use logs::{Event as LogEvent, Follow, Interest, Lists, LogId, Logs, Position, STALL, Source};
+pub(crate) use client::{Client, ClientInput, InputCredit};
+pub(crate) use logs::{
+    Interest, LogEvent, LogFollower, LogId, LogIndex, LogListDecoder, LogSource, Position, READER_STALL,
+};
 
 use crate::connections::{BulkRuntime, Container, Lane, Reachability};
 use crate::link::Linker;
@@ -25,11 +27,11 @@ use crate::protocol::result::{Done, LinkStatus, Outcome};
 use crate::protocol::target::Target;
 use background::BackgroundCalls;
 use build_pod::BuildPod;
-use client::gone;
+use client::wait_for_cancel;
 use exec::BulkLimiter;
 
 /// More than pods have.
-const CONTAINERS: usize = 64;
+const MAX_CONTAINERS: usize = 64;
 
 /// The pod of one target.
 #[derive(Debug)]
@@ -51,13 +53,13 @@ impl Session {
             bulk_runtime: Arc::default(),
             containers: Mutex::default(),
             background_calls: BackgroundCalls::default(),
-            bulk_limiter: Arc::new(BulkLimiter::of_this_machine()),
+            bulk_limiter: Arc::new(BulkLimiter::for_this_machine()),
             build_pod: None,
         }
     }
 
     /// For Zuul's slot: the pod is kept in reach, and only as the machine that was reached first.
-    pub(crate) fn of_build(target: Arc<Target>, connect_timeout: Duration, lease: Duration) -> Self {
+    pub(crate) fn for_build(target: Arc<Target>, connect_timeout: Duration, lease: Duration) -> Self {
         let build_pod = Some(BuildPod::default());
         Self {
             build_pod,
@@ -73,22 +75,25 @@ impl Session {
     /// Each container that was ever named is kept in reach: no client may name them without end.
     pub(crate) fn admits(&self, container: Option<&str>) -> bool {
         let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-        containers.len() < CONTAINERS || containers.contains_key(&container.map(str::to_owned))
+        containers.len() < MAX_CONTAINERS || containers.contains_key(&container.map(str::to_owned))
     }
 
     fn container(&self, name: Option<&str>) -> Arc<Container> {
         let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = || {
+        let new_container = || {
             let pin_container = self.build_pod.is_some();
             let name = name.map(str::to_owned);
             let container = Container::new(self.linker.clone(), self.bulk_runtime.clone(), name, pin_container);
             let container = Arc::new(container);
             if let Some(pod) = &self.build_pod {
-                pod.keep(container.clone());
+                pod.keep_connected(container.clone());
             }
             container
         };
-        containers.entry(name.map(str::to_owned)).or_insert_with(begin).clone()
+        containers
+            .entry(name.map(str::to_owned))
+            .or_insert_with(new_container)
+            .clone()
     }
 
     pub(crate) async fn exec(&self, container: Option<&str>, request: request::Exec, client: Client) -> Outcome {
@@ -130,7 +135,7 @@ impl Session {
         let container = self.container(container);
         let connected = tokio::select! {
             connected = container.connection(Lane::Control) => connected,
-            outcome = gone(&mut client.inputs) => return outcome,
+            outcome = wait_for_cancel(&mut client.inputs) => return outcome,
         };
         match connected {
             Ok(connection) => Outcome::Ok(Done {
@@ -155,24 +160,24 @@ impl Session {
         links
     }
 
-    pub(crate) fn logs(&self) -> Option<&Arc<Logs>> {
+    pub(crate) fn logs(&self) -> Option<&Arc<LogIndex>> {
         self.build_pod.as_ref().map(|pod| &pod.logs)
     }
 
     /// Whether a container can be reached; from now on it is kept so.
-    pub(crate) fn reach(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
+    pub(crate) fn reachability(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
         self.container(container);
-        let reachability = self.build_pod.as_ref().map(|pod| pod.reach(container));
+        let reachability = self.build_pod.as_ref().map(|pod| pod.reachability(container));
         reachability.unwrap_or_else(|| watch::channel(Reachability::Connecting).1)
     }
 
-    pub(crate) fn follow(&self, container: Option<&str>, id: &LogId, position: Option<Position>) -> Follow {
-        Follow::new(id, position, self.reach(container))
+    pub(crate) fn follow_log(&self, container: Option<&str>, id: &LogId, position: Option<Position>) -> LogFollower {
+        LogFollower::new(id, position, self.reachability(container))
     }
 
     /// Whether there is such a log this moment; `None` if nobody can say.
     pub(crate) async fn log_exists(&self, container: Option<&str>, id: &LogId) -> Option<bool> {
-        logs::exists(&self.reach(container), id).await
+        logs::exists(&self.reachability(container), id).await
     }
 
     /// Deletes a log wherever it is in this pod, and waits for a link to do so.
@@ -181,7 +186,7 @@ impl Session {
             let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
             containers.keys().cloned().collect()
         };
-        let containers = names.iter().map(|name| self.reach(name.as_deref())).collect();
+        let containers = names.iter().map(|name| self.reachability(name.as_deref())).collect();
         logs::remove(containers, id).await;
     }
 
@@ -195,7 +200,7 @@ impl Session {
 
     /// One log as it is written, until it is deleted.
     pub(crate) async fn send_log(&self, id: &LogId, from: Option<request::Position>, client: Client) -> Outcome {
-        let follow = |container: Option<&str>, position| self.follow(container, id, position);
+        let follow = |container: Option<&str>, position| self.follow_log(container, id, position);
         match self.logs() {
             Some(logs) => logs::send(logs, id, from, client, follow).await,
             None => logs::unsupported(),
@@ -211,7 +216,7 @@ impl Session {
     }
 
     /// Waits for calls under way that no client waits for, but not long.
-    pub(crate) async fn settle(&self, backoff: Duration) {
-        self.background_calls.settle(backoff).await;
+    pub(crate) async fn settle(&self, limit: Duration) {
+        self.background_calls.settle(limit).await;
     }
 }

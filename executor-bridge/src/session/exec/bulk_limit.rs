@@ -8,76 +8,76 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 /// As many as this machine has cores, and not fewer: one waits for the other side while the other works.
-const LEAST: usize = 2;
+const MIN_PERMITS: usize = 2;
 /// When none has begun or ended for so long, those that run may wait for somebody, or take long: one more begins.
-const STALL: Duration = Duration::from_millis(500);
+const STALL_TIME: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(crate) struct BulkLimiter {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     /// When a command began or ended.
-    moved: Instant,
+    last_change: Instant,
     /// When places beyond the usual ones were made, each for one of the commands that ran then; the earliest first.
-    widened: Vec<Instant>,
+    extra_permits: Vec<Instant>,
 }
 
 /// Counts until it is dropped.
 #[derive(Debug)]
 pub(crate) struct BulkPermit {
-    place: Option<OwnedSemaphorePermit>,
-    begun: Instant,
-    turns: Arc<BulkLimiter>,
+    permit: Option<OwnedSemaphorePermit>,
+    started: Instant,
+    limiter: Arc<BulkLimiter>,
 }
 
 impl BulkLimiter {
-    pub(crate) fn of_this_machine() -> Self {
-        Self::new(std::thread::available_parallelism().map_or(LEAST, |cores| LEAST.max(cores.get())))
+    pub(crate) fn for_this_machine() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(MIN_PERMITS, |cores| MIN_PERMITS.max(cores.get())))
     }
 
-    fn new(places: usize) -> Self {
+    fn new(permits: usize) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(places)),
+            permits: Arc::new(Semaphore::new(permits)),
             state: Mutex::new(State {
-                moved: Instant::now(),
-                widened: Vec::new(),
+                last_change: Instant::now(),
+                extra_permits: Vec::new(),
             }),
         }
     }
 
     /// First come, first served.
-    pub(crate) async fn take(self: &Arc<Self>) -> BulkPermit {
-        let place = self.places.clone().acquire_owned();
-        tokio::pin!(place);
-        let place = loop {
-            let stalled = self.state().moved + STALL;
+    pub(crate) async fn acquire(self: &Arc<Self>) -> BulkPermit {
+        let permit = self.permits.clone().acquire_owned();
+        tokio::pin!(permit);
+        let permit = loop {
+            let stalled = self.state().last_change + STALL_TIME;
             tokio::select! {
                 biased;
-                place = &mut place => break place.expect("nobody closes it"),
-                () = sleep_until(stalled) => self.widen(),
+                permit = &mut permit => break permit.expect("nobody closes it"),
+                () = sleep_until(stalled) => self.add_permit(),
             }
         };
-        let begun = Instant::now();
-        self.state().moved = begun;
+        let started = Instant::now();
+        self.state().last_change = started;
         BulkPermit {
-            place: Some(place),
-            begun,
-            turns: self.clone(),
+            permit: Some(permit),
+            started,
+            limiter: self.clone(),
         }
     }
 
     /// For the first in the queue, unless another one in it has done so.
-    fn widen(&self) {
+    fn add_permit(&self) {
         let mut state = self.state();
-        if state.moved.elapsed() >= STALL {
+        if state.last_change.elapsed() >= STALL_TIME {
             let now = Instant::now();
-            state.moved = now;
-            state.widened.push(now);
-            self.places.add_permits(1);
+            state.last_change = now;
+            state.extra_permits.push(now);
+            self.permits.add_permits(1);
         }
     }
 
@@ -88,13 +88,13 @@ impl BulkLimiter {
 
 impl Drop for BulkPermit {
     fn drop(&mut self) {
-        let mut state = self.turns.state();
-        state.moved = Instant::now();
+        let mut state = self.limiter.state();
+        state.last_change = Instant::now();
         // One of those that stood still has ended, and needs no other place beside its own. Whoever else ends hands his place on, or
         // the next in the queue would stand still as long again.
-        if let Some(index) = state.widened.iter().position(|widened| *widened > self.begun) {
-            state.widened.remove(index);
-            self.place.take().expect("dropped once").forget();
+        if let Some(index) = state.extra_permits.iter().position(|added| *added > self.started) {
+            state.extra_permits.remove(index);
+            self.permit.take().expect("dropped once").forget();
         }
     }
 }
@@ -107,72 +107,72 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(1);
 
-    async fn is_full(turns: &Arc<BulkLimiter>) -> bool {
-        timeout(SOON, turns.take()).await.is_err()
+    async fn is_full(limiter: &Arc<BulkLimiter>) -> bool {
+        timeout(SOON, limiter.acquire()).await.is_err()
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_comes_late_begins_when_another_ends() {
-        let turns = Arc::new(BulkLimiter::new(2));
-        let (first, _second) = (turns.take().await, turns.take().await);
-        assert!(is_full(&turns).await);
+        let limiter = Arc::new(BulkLimiter::new(2));
+        let (first, _second) = (limiter.acquire().await, limiter.acquire().await);
+        assert!(is_full(&limiter).await);
         drop(first);
-        let third = timeout(SOON, turns.take()).await.unwrap();
-        assert!(is_full(&turns).await);
+        let third = timeout(SOON, limiter.acquire()).await.unwrap();
+        assert!(is_full(&limiter).await);
         drop(third);
     }
 
     #[tokio::test(start_paused = true)]
     async fn commands_that_end_for_no_one_keep_none_from_beginning() {
-        let turns = Arc::new(BulkLimiter::new(1));
-        let begun = Instant::now();
+        let limiter = Arc::new(BulkLimiter::new(1));
+        let started = Instant::now();
         let mut running = Vec::new();
         for number in 0..4 {
-            running.push(turns.take().await);
-            assert_eq!(begun.elapsed(), STALL * number);
+            running.push(limiter.acquire().await);
+            assert_eq!(started.elapsed(), STALL_TIME * number);
         }
         // Their places go with them, but for the usual one.
         running.clear();
-        let _first = turns.take().await;
-        assert!(is_full(&turns).await);
+        let _first = limiter.acquire().await;
+        assert!(is_full(&limiter).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_behind_one_that_stands_still_waits_once() {
-        let turns = Arc::new(BulkLimiter::new(1));
-        let begun = Instant::now();
-        let still = turns.take().await;
+        let limiter = Arc::new(BulkLimiter::new(1));
+        let started = Instant::now();
+        let still = limiter.acquire().await;
         for _ in 0..20 {
-            drop(turns.take().await);
+            drop(limiter.acquire().await);
         }
-        assert_eq!(begun.elapsed(), STALL);
+        assert_eq!(started.elapsed(), STALL_TIME);
         drop(still);
-        let _only = turns.take().await;
-        assert!(is_full(&turns).await);
+        let _only = limiter.acquire().await;
+        assert!(is_full(&limiter).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn those_that_wait_begin_one_by_one() {
-        let turns = Arc::new(BulkLimiter::new(1));
-        let _running = turns.take().await;
-        let begun = Instant::now();
+        let limiter = Arc::new(BulkLimiter::new(1));
+        let _running = limiter.acquire().await;
+        let started = Instant::now();
         let wait = || {
-            let turns = turns.clone();
-            tokio::spawn(async move { (turns.take().await, begun.elapsed()) })
+            let limiter = limiter.clone();
+            tokio::spawn(async move { (limiter.acquire().await, started.elapsed()) })
         };
         let (second, third) = (wait(), wait());
         let (_second, after) = second.await.unwrap();
-        assert_eq!(after, STALL);
+        assert_eq!(after, STALL_TIME);
         let (_third, after) = third.await.unwrap();
-        assert_eq!(after, STALL * 2);
+        assert_eq!(after, STALL_TIME * 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_takes_no_place() {
-        let turns = Arc::new(BulkLimiter::new(1));
-        let first = turns.take().await;
-        assert!(is_full(&turns).await);
+        let limiter = Arc::new(BulkLimiter::new(1));
+        let first = limiter.acquire().await;
+        assert!(is_full(&limiter).await);
         drop(first);
-        assert!(!is_full(&turns).await);
+        assert!(!is_full(&limiter).await);
     }
 }

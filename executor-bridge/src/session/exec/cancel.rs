@@ -13,9 +13,9 @@ use crate::connections::recovery::{self, LostAgent, Recovery};
 use crate::connections::{Connection, Container, is_broken_link, status};
 
 /// How long the agent's answer to a cancel is sought, and then the command's end.
-const CANCEL: Duration = Duration::from_secs(60);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks whether it has ended.
-const PAUSE: Duration = Duration::from_millis(200);
+const RELEASE_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 pub(crate) async fn release(connection: Arc<Connection>, id: [u8; 16]) {
     let exec_id = Bytes::copy_from_slice(&id);
@@ -25,11 +25,11 @@ pub(crate) async fn release(connection: Arc<Connection>, id: [u8; 16]) {
 
 /// Nobody will ask for what it wrote: it shall not be kept for a lease. Its tree has some time to end.
 async fn release_when_ended(connection: Arc<Connection>, id: [u8; 16]) {
-    let begun = Instant::now();
-    while begun.elapsed() < CANCEL {
+    let started = Instant::now();
+    while started.elapsed() < CANCEL_TIMEOUT {
         let exec_id = Bytes::copy_from_slice(&id);
         match connection.exec().release(ReleaseRequest { exec_id }).await {
-            Err(status) if status.code() == Code::FailedPrecondition => sleep(PAUSE).await,
+            Err(status) if status.code() == Code::FailedPrecondition => sleep(RELEASE_RETRY_PAUSE).await,
             _ => return,
         }
     }
@@ -37,7 +37,7 @@ async fn release_when_ended(connection: Arc<Connection>, id: [u8; 16]) {
 
 /// Over another link too, if the exec's own has just broken.
 pub(crate) async fn cancel(container: Arc<Container>, lost_agent: LostAgent, id: [u8; 16]) {
-    let mut backoff = Backoff::new(CANCEL);
+    let mut backoff = Backoff::new(CANCEL_TIMEOUT);
     let reason = loop {
         let connection = match recovery::recover(&container, &lost_agent, &mut backoff).await {
             Recovery::Reconnected(connection) => connection,

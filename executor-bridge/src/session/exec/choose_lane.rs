@@ -6,7 +6,7 @@ use podbridge_proto::v1::StartRequest;
 use crate::connections::Lane;
 
 /// Programs that are run through a pipe to move files and repositories.
-const MOVERS: &[&[u8]] = &[
+const BULK_PROGRAMS: &[&[u8]] = &[
     b"cpio",
     b"git-receive-pack",
     b"git-upload-archive",
@@ -15,16 +15,16 @@ const MOVERS: &[&[u8]] = &[
     b"tar",
 ];
 
-pub(crate) fn of(start: &StartRequest) -> Lane {
-    let moves = start.agent_program || MOVERS.contains(&program(&start.argv));
-    match moves && start.pty.is_none() {
+pub(crate) fn lane_of(start: &StartRequest) -> Lane {
+    let moves_much = start.agent_program || BULK_PROGRAMS.contains(&program_name(&start.argv));
+    match moves_much && start.pty.is_none() {
         true => Lane::Bulk,
         false => Lane::Control,
     }
 }
 
 /// The name of the program, also of one that a shell is to run.
-fn program(argv: &[Bytes]) -> &[u8] {
+fn program_name(argv: &[Bytes]) -> &[u8] {
     let base = |word: &'_ [u8]| word.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     let word = match argv {
         [shell, option, script] if shell[base(shell)..] == *b"sh" && option == "-c" => {
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn what_moves_much_is_known_by_its_program() {
         let lane = |words: &[&str]| {
-            of(&StartRequest {
+            lane_of(&StartRequest {
                 argv: words.iter().map(|word| word.to_string().into()).collect(),
                 ..StartRequest::default()
             })
@@ -57,6 +57,6 @@ mod tests {
             agent_program: true,
             ..StartRequest::default()
         };
-        assert_eq!(of(&own), Lane::Bulk);
+        assert_eq!(lane_of(&own), Lane::Bulk);
     }
 }

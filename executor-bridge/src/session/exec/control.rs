@@ -10,9 +10,9 @@ use tonic::Status;
 use crate::connections::{Connection, provably_not_sent};
 use crate::protocol::request::Size;
 use crate::session::client::InputCredit;
-use crate::session::exec::prepare::size;
+use crate::session::exec::prepare::pty_size;
 
-pub(crate) enum Control {
+pub(crate) enum ControlMessage {
     Signal(u8),
     Resize(Size),
 }
@@ -22,9 +22,9 @@ pub(crate) enum Control {
 pub(crate) async fn send(
     id: [u8; 16],
     mut links: watch::Receiver<Option<Arc<Connection>>>,
-    mut controls: mpsc::UnboundedReceiver<(Control, InputCredit)>,
+    mut controls: mpsc::UnboundedReceiver<(ControlMessage, InputCredit)>,
 ) {
-    while let Some((control, _charge)) = controls.recv().await {
+    while let Some((control, _credit)) = controls.recv().await {
         loop {
             let Some(connection) = links.borrow_and_update().clone() else {
                 match links.changed().await {
@@ -49,11 +49,11 @@ pub(crate) async fn send(
     }
 }
 
-async fn call(connection: &Connection, id: [u8; 16], control: &Control) -> Result<(), Status> {
+async fn call(connection: &Connection, id: [u8; 16], control: &ControlMessage) -> Result<(), Status> {
     let mut exec = connection.exec();
     let exec_id = Bytes::copy_from_slice(&id);
     match control {
-        Control::Signal(number) => {
+        ControlMessage::Signal(number) => {
             let request = SignalRequest {
                 exec_id,
                 signal: (*number).into(),
@@ -61,8 +61,8 @@ async fn call(connection: &Connection, id: [u8; 16], control: &Control) -> Resul
             };
             exec.signal(request).await.map(drop)
         }
-        Control::Resize(wanted) => {
-            let size = Some(size(*wanted));
+        ControlMessage::Resize(wanted) => {
+            let size = Some(pty_size(*wanted));
             exec.resize(ResizeRequest { exec_id, size }).await.map(drop)
         }
     }

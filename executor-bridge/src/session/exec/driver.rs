@@ -12,10 +12,10 @@ use crate::connections::{Connection, Container, Lane, is_broken_link, provably_n
 use crate::error::{Failure, Kind};
 use crate::protocol::result::{Ended, Outcome};
 use crate::session::exec::puts;
-use crate::session::exec::running_exec::{End, Running};
+use crate::session::exec::running_exec::{LinkEnd, RunningExec};
 use crate::session::files::passed_file::LocalFile;
 
-pub(crate) enum Over {
+pub(crate) enum ExecEnd {
     Closed(Arc<Connection>, Outcome),
     /// The command is to end.
     Cancel(Outcome),
@@ -24,48 +24,48 @@ pub(crate) enum Over {
 }
 
 /// Keeps one exec on a link.
-pub(crate) struct Carrier<'a> {
+pub(crate) struct ExecDriver<'a> {
     pub(crate) container: &'a Arc<Container>,
     pub(crate) lane: Lane,
     pub(crate) start: StartRequest,
     pub(crate) puts: Vec<(PutHeader, LocalFile)>,
-    pub(crate) running: Running,
+    pub(crate) running: RunningExec,
     pub(crate) links: watch::Sender<Option<Arc<Connection>>>,
     /// Where the start may have arrived: this agent and no other has the exec.
     pub(crate) lost_agent: Option<LostAgent>,
 }
 
-impl Carrier<'_> {
-    pub(crate) async fn carry(&mut self) -> Over {
+impl ExecDriver<'_> {
+    pub(crate) async fn drive(&mut self) -> ExecEnd {
         let mut hint = String::new();
         let lease = self.container.linker().lease();
         let mut backoff = Backoff::new(lease);
         loop {
-            let connection = match self.link(&hint, &mut backoff).await {
+            let connection = match self.connect(&hint, &mut backoff).await {
                 Ok(connection) => connection,
-                Err(over) => return over,
+                Err(end) => return end,
             };
-            let before = self
+            let previous_agent = self
                 .lost_agent
                 .replace(LostAgent::of_connection(&connection, "the client went away"));
-            if before.is_none() && self.running.tell_agent(&connection.agent.instance).await.is_err() {
-                return Over::Cancel(Outcome::Cancelled(Ended::default()));
+            if previous_agent.is_none() && self.running.tell_agent(&connection.agent.instance).await.is_err() {
+                return ExecEnd::Cancel(Outcome::Cancelled(Ended::default()));
             }
-            let mut moved = false;
-            let status = match self.open(&connection).await {
+            let mut received = false;
+            let status = match self.open_stream(&connection).await {
                 Ok(Ok(events)) => {
                     self.links.send_replace(Some(connection.clone()));
-                    match self.running.follow(events, &mut moved).await {
-                        End::Closed(outcome) => return Over::Closed(connection, outcome),
-                        End::Cancel(outcome) => return Over::Cancel(outcome),
-                        End::Broken(status) => status,
+                    match self.running.forward_events(events, &mut received).await {
+                        LinkEnd::Closed(outcome) => return ExecEnd::Closed(connection, outcome),
+                        LinkEnd::Cancel(outcome) => return ExecEnd::Cancel(outcome),
+                        LinkEnd::Broken(status) => status,
                     }
                 }
                 Ok(Err(status)) => status,
-                Err(outcome) => return Over::Cancel(outcome),
+                Err(outcome) => return ExecEnd::Cancel(outcome),
             };
             if !is_broken_link(&status, &connection) {
-                return Over::Lost(self.refused(&status, before.is_some()));
+                return ExecEnd::Lost(self.refusal_outcome(&status, previous_agent.is_some()));
             }
             hint = status::reason(&status);
             tracing::info!(
@@ -73,14 +73,14 @@ impl Carrier<'_> {
                 reason = hint,
                 "the link of an exec broke"
             );
-            if moved {
+            if received {
                 backoff = Backoff::new(lease);
             }
-            if !moved && provably_not_sent(&status) {
+            if !received && provably_not_sent(&status) {
                 connection
                     .handle
                     .end("the connection had ended before the request was sent");
-                self.lost_agent = before;
+                self.lost_agent = previous_agent;
             } else {
                 self.lost_agent = Some(LostAgent::of_connection(&connection, &hint));
             }
@@ -88,32 +88,32 @@ impl Carrier<'_> {
     }
 
     /// A link to the agent that has the exec; to any, as long as none has.
-    async fn link(&mut self, hint: &str, backoff: &mut Backoff) -> Result<Arc<Connection>, Over> {
+    async fn connect(&mut self, hint: &str, backoff: &mut Backoff) -> Result<Arc<Connection>, ExecEnd> {
         let Some(lost_agent) = &self.lost_agent else {
-            let linked = async {
+            let connecting = async {
                 backoff.pause().await;
                 self.container.connection(self.lane).await
             };
-            return match self.running.meanwhile(linked).await {
-                Ok(Ok(_)) if backoff.is_over() => Err(Over::Lost(Outcome::Unreachable(Failure::new(
+            return match self.running.while_listening(connecting).await {
+                Ok(Ok(_)) if backoff.is_over() => Err(ExecEnd::Lost(Outcome::Unreachable(Failure::new(
                     Kind::Timeout,
                     format!("every link broke before the command was sent: {hint}"),
                 )))),
                 Ok(Ok(connection)) => Ok(connection),
-                Ok(Err(failure)) => Err(Over::Lost(Outcome::Unreachable(failure))),
-                Err(outcome) => Err(Over::Lost(outcome)),
+                Ok(Err(failure)) => Err(ExecEnd::Lost(Outcome::Unreachable(failure))),
+                Err(outcome) => Err(ExecEnd::Lost(outcome)),
             };
         };
-        let recovered = recovery::recover(self.container, lost_agent, backoff);
-        match self.running.meanwhile(recovered).await {
+        let recovering = recovery::recover(self.container, lost_agent, backoff);
+        match self.running.while_listening(recovering).await {
             Ok(Recovery::Reconnected(connection)) => Ok(connection),
-            Ok(Recovery::GivenUp(outcome)) => Err(Over::Lost(outcome)),
-            Err(outcome) => Err(Over::Cancel(outcome)),
+            Ok(Recovery::GivenUp(outcome)) => Err(ExecEnd::Lost(outcome)),
+            Err(outcome) => Err(ExecEnd::Cancel(outcome)),
         }
     }
 
     /// Starts the command, which changes nothing if the agent has it already; follows it where it is known to have it.
-    async fn open(&mut self, connection: &Connection) -> Result<Result<Streaming<ExecEvent>, Status>, Outcome> {
+    async fn open_stream(&mut self, connection: &Connection) -> Result<Result<Streaming<ExecEvent>, Status>, Outcome> {
         let mut exec = connection.exec();
         let (stdout_offset, stderr_offset) = (self.running.stdout.offset, self.running.stderr.offset);
         let attach = self.running.started.then(|| AttachRequest {
@@ -127,7 +127,7 @@ impl Carrier<'_> {
             stderr_offset,
         };
         let puts = &self.puts;
-        let opened = async {
+        let opening = async {
             let events = match attach {
                 Some(attach) => exec.attach(attach).await,
                 None if !puts.is_empty() => return puts::run(&mut exec, run, puts).await,
@@ -135,11 +135,11 @@ impl Carrier<'_> {
             };
             Ok(events.map(tonic::Response::into_inner))
         };
-        self.running.meanwhile(opened).await?
+        self.running.while_listening(opening).await?
     }
 
     /// The agent's own answer.
-    fn refused(&self, status: &Status, may_have_run: bool) -> Outcome {
+    fn refusal_outcome(&self, status: &Status, may_have_run: bool) -> Outcome {
         match may_have_run || self.running.started {
             true => Outcome::lost(
                 Kind::AgentLost,

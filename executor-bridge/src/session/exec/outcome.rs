@@ -6,9 +6,9 @@ use podbridge_proto::v1::exit_record::Cause;
 use crate::protocol::result::{Ended, Outcome};
 
 /// `None`: a record without a cause, which no agent makes.
-pub(crate) fn ended(record: ExitRecord, held_open: bool) -> Option<Outcome> {
+pub(crate) fn from_exit_record(record: ExitRecord, held_open: bool) -> Option<Outcome> {
     let survivors = record.survivors;
-    let tree = |what: &str, reason: String| {
+    let killed = |what: &str, reason: String| {
         let mut message = match reason.as_str() {
             "" => format!("the command was {what}"),
             reason => format!("the command was {what}: {reason}"),
@@ -32,8 +32,8 @@ pub(crate) fn ended(record: ExitRecord, held_open: bool) -> Option<Outcome> {
             held_open,
             message: format!("the command was ended by signal {signal}"),
         },
-        Cause::TimedOut(ended) => Outcome::TimedOut(tree("ended by its timeout", ended.reason)),
-        Cause::Cancelled(ended) => Outcome::Cancelled(tree("cancelled", ended.reason)),
+        Cause::TimedOut(ended) => Outcome::TimedOut(killed("ended by its timeout", ended.reason)),
+        Cause::Cancelled(ended) => Outcome::Cancelled(killed("cancelled", ended.reason)),
         Cause::OomKilled(ended) => Outcome::OomKilled {
             message: match ended.reason.as_str() {
                 "" => "the command was ended because the container reached its memory limit; raise the limit".into(),

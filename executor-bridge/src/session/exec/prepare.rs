@@ -13,7 +13,7 @@ use crate::session::client::{Client, bad_request};
 use crate::session::files::passed_file::{self, Access, LocalFile};
 use crate::session::files::put;
 
-pub(crate) struct Prepared {
+pub(crate) struct PreparedExec {
     pub(crate) start: StartRequest,
     pub(crate) id: [u8; 16],
     /// Too long to travel inside Start.
@@ -25,7 +25,7 @@ pub(crate) struct Prepared {
     pub(crate) resume: Option<Resume>,
 }
 
-pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> Result<Prepared, Outcome> {
+pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> Result<PreparedExec, Outcome> {
     let descriptors = &mut client.descriptors;
     let input = match request.stdin {
         request::Input::Fd => Some(passed_file::take(descriptors, "stdin", Access::Read)?),
@@ -39,7 +39,7 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
     let stderr = output("stderr", request.stderr)?;
     let puts = std::mem::take(&mut request.puts).into_iter().map(|put| {
         let file = passed_file::take(descriptors, "the content of a file", Access::Read)?;
-        Ok((put::header(put), file))
+        Ok((put::to_header(put), file))
     });
     let puts = puts.collect::<Result<Vec<_>, Outcome>>()?;
     let id = request.id().unwrap_or_else(random::bytes);
@@ -77,7 +77,7 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
             .collect(),
         cwd: request.cwd.map(|cwd| cwd.0.into()).unwrap_or_default(),
         user: request.user.unwrap_or_default(),
-        pty: request.pty.map(size),
+        pty: request.pty.map(pty_size),
         stdin_mode: mode.into(),
         stdin: inline,
         timeout_ms,
@@ -87,7 +87,7 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
         ..StartRequest::default()
     };
     start.digest = Sha256::digest(start.encode_to_vec()).to_vec().into();
-    Ok(Prepared {
+    Ok(PreparedExec {
         start,
         id,
         stdin_file,
@@ -98,7 +98,7 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
     })
 }
 
-pub(crate) fn size(size: Size) -> Pty {
+pub(crate) fn pty_size(size: Size) -> Pty {
     Pty {
         rows: size.rows.into(),
         cols: size.cols.into(),

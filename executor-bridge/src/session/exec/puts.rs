@@ -16,7 +16,7 @@ use crate::protocol::result::Outcome;
 use crate::session::files::passed_file::LocalFile;
 
 /// Chunks handed to HTTP/2 and not yet taken by it.
-const IN_FLIGHT: usize = 4;
+const QUEUED_PARTS: usize = 4;
 
 /// The outer error: a file cannot be read.
 pub(crate) async fn run(
@@ -24,23 +24,23 @@ pub(crate) async fn run(
     run: RunRequest,
     puts: &[(PutHeader, LocalFile)],
 ) -> Result<Result<Streaming<ExecEvent>, Status>, Outcome> {
-    let (parts, outgoing) = mpsc::channel(IN_FLIGHT);
+    let (parts, outgoing) = mpsc::channel(QUEUED_PARTS);
     let call = exec.put_and_exec(ReceiverStream::new(outgoing));
     tokio::pin!(call);
     // The call moves only while it is polled; its answer, a refusal too, may come before the last part.
-    let feeding = feed(run, puts, parts);
-    tokio::pin!(feeding);
+    let feed = send_parts(run, puts, parts);
+    tokio::pin!(feed);
     let answer = tokio::select! {
         answer = &mut call => answer,
-        fed = &mut feeding => {
-            fed?;
+        sent = &mut feed => {
+            sent?;
             call.await
         }
     };
     Ok(answer.map(Response::into_inner))
 }
 
-async fn feed(
+async fn send_parts(
     run: RunRequest,
     puts: &[(PutHeader, LocalFile)],
     parts: mpsc::Sender<PutAndExecRequest>,

@@ -13,17 +13,17 @@ use crate::session::background::BackgroundCalls;
 use crate::session::client::Client;
 use crate::session::exec::bulk_limit::BulkLimiter;
 use crate::session::exec::cancel::{cancel, release};
-use crate::session::exec::driver::{Carrier, Over};
-use crate::session::exec::prepare::{self, Prepared};
-use crate::session::exec::running_exec::{Running, Sink, Wires};
+use crate::session::exec::driver::{ExecDriver, ExecEnd};
+use crate::session::exec::prepare::{self, PreparedExec};
+use crate::session::exec::running_exec::{InputQueues, OutputSink, RunningExec};
 use crate::session::exec::{choose_lane, control, stdin};
-use crate::session::logs::Logs;
+use crate::session::logs::LogIndex;
 
 pub(crate) async fn run(
     container: &Arc<Container>,
     background_calls: &BackgroundCalls,
     bulk_limiter: &Arc<BulkLimiter>,
-    logs: Option<&Arc<Logs>>,
+    logs: Option<&Arc<LogIndex>>,
     request: request::Exec,
     mut client: Client,
 ) -> Outcome {
@@ -31,7 +31,7 @@ pub(crate) async fn run(
         Ok(prepared) => prepared,
         Err(outcome) => return outcome,
     };
-    let Prepared {
+    let PreparedExec {
         mut start,
         id,
         stdin_file,
@@ -42,9 +42,9 @@ pub(crate) async fn run(
     } = prepared;
     // No part of the digest: a bridge with another lease may have to send this start again.
     start.lease_ms = container.linker().lease().as_millis() as u64;
-    let _running = logs.map(|logs| logs.begin(container.name(), &start.argv, &start.stdin));
-    let (links, watched) = watch::channel(None);
-    let (pieces, queued_pieces) = mpsc::unbounded_channel();
+    let _writer = logs.map(|logs| logs.start_exec(container.name(), &start.argv, &start.stdin));
+    let (links, links_receiver) = watch::channel(None);
+    let (stdin_parts, queued_stdin_parts) = mpsc::unbounded_channel();
     let (controls, queued_controls) = mpsc::unbounded_channel();
     let (acks, incoming_acks) = mpsc::unbounded_channel();
     let (unreadable, broken_stdin) = mpsc::channel(1);
@@ -52,40 +52,43 @@ pub(crate) async fn run(
     // A file is read from its start; the agent drops what it has.
     let from = if stdin_file.is_some() { 0 } else { progress.stdin };
     let mut tasks = JoinSet::new();
-    tasks.spawn(stdin::pump(id, from, watched.clone(), queued_pieces, acks));
-    tasks.spawn(control::send(id, watched, queued_controls));
+    tasks.spawn(stdin::pump(id, from, links_receiver.clone(), queued_stdin_parts, acks));
+    tasks.spawn(control::send(id, links_receiver, queued_controls));
     if let Some(file) = stdin_file {
-        let pieces = pieces.clone();
+        let stdin_parts = stdin_parts.clone();
         tasks.spawn(async move {
-            if let Err(outcome) = stdin::read_file(file, pieces).await {
+            if let Err(outcome) = stdin::read_file(file, stdin_parts).await {
                 // Nobody listens when the exec has ended.
                 let _ = unreadable.send(outcome).await;
             }
         });
     }
-    let mut running = Running {
+    let mut running = RunningExec {
         id,
         client,
-        wires: Wires { pieces, controls },
+        input_queues: InputQueues {
+            stdin: stdin_parts,
+            controls,
+        },
         acks: incoming_acks,
         broken_stdin,
-        stdout: Sink::new(stdout, progress.stdout),
-        stderr: Sink::new(stderr, progress.stderr),
+        stdout: OutputSink::new(stdout, progress.stdout),
+        stderr: OutputSink::new(stderr, progress.stderr),
         started: progress.started,
         outbox: None,
         exit: None,
     };
-    let lane = choose_lane::of(&start);
+    let lane = choose_lane::lane_of(&start);
     let lost_agent = (!progress.instance.is_empty()).then(|| LostAgent::of_another_bridge(progress.instance, lane));
     // Who comes from another bridge has had it.
     let _permit = match lane == Lane::Bulk && lost_agent.is_none() {
-        true => match running.meanwhile(bulk_limiter.take()).await {
+        true => match running.while_listening(bulk_limiter.acquire()).await {
             Ok(permit) => Some(permit),
             Err(outcome) => return outcome,
         },
         false => None,
     };
-    let mut carrier = Carrier {
+    let mut driver = ExecDriver {
         container,
         lane,
         start,
@@ -94,12 +97,12 @@ pub(crate) async fn run(
         links,
         lost_agent,
     };
-    let over = carrier.carry().await;
-    let Carrier {
+    let end = driver.drive().await;
+    let ExecDriver {
         lost_agent, running, ..
-    } = carrier;
-    match over {
-        Over::Closed(connection, outcome) => {
+    } = driver;
+    match end {
+        ExecEnd::Closed(connection, outcome) => {
             let result_delivered = running.client.result_delivered;
             background_calls.send(async move {
                 // Not earlier: a client without its result asks the next bridge for it. The error says "told".
@@ -109,12 +112,12 @@ pub(crate) async fn run(
             outcome
         }
         // Sent or not, started or not: the agent fences the id.
-        Over::Cancel(outcome) => {
+        ExecEnd::Cancel(outcome) => {
             if let Some(lost_agent) = lost_agent {
                 background_calls.send(cancel(container.clone(), lost_agent, id));
             }
             outcome
         }
-        Over::Lost(outcome) => outcome,
+        ExecEnd::Lost(outcome) => outcome,
     }
 }

@@ -14,72 +14,77 @@ use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request::Size;
 use crate::protocol::result::{Ended, Outcome};
 use crate::protocol::target::hex;
-use crate::session::client::{Client, Input, InputCredit, bad_request};
-use crate::session::exec::control::Control;
-use crate::session::exec::outcome::ended;
+use crate::session::client::{Client, ClientInput, InputCredit, bad_request};
+use crate::session::exec::control::ControlMessage;
+use crate::session::exec::outcome::from_exit_record;
 use crate::session::exec::stdin;
 use crate::session::files::passed_file::LocalFile;
-use crate::session::unacknowledged::Piece;
+use crate::session::unacknowledged::InputPart;
 
 /// Where the client's inputs go; filled also before the command runs.
-pub(crate) struct Wires {
-    pub(crate) pieces: mpsc::UnboundedSender<Piece>,
-    pub(crate) controls: mpsc::UnboundedSender<(Control, InputCredit)>,
+pub(crate) struct InputQueues {
+    pub(crate) stdin: mpsc::UnboundedSender<InputPart>,
+    pub(crate) controls: mpsc::UnboundedSender<(ControlMessage, InputCredit)>,
 }
 
-impl Wires {
+impl InputQueues {
     /// An outcome if the client's input ends the operation. Nobody listens once the command has ended: no matter.
-    fn take(&mut self, input: Option<Input>) -> Option<Outcome> {
+    fn enqueue(&mut self, input: Option<ClientInput>) -> Option<Outcome> {
         match input {
-            Some(Input::Stdin(data, charge)) => drop(self.pieces.send(Piece::Data(data, charge))),
-            Some(Input::StdinEof(_)) => drop(self.pieces.send(Piece::Eof)),
-            Some(Input::Signal(number, charge)) => drop(self.controls.send((Control::Signal(number), charge))),
-            Some(Input::Resize { rows, cols, charge }) => {
-                drop(self.controls.send((Control::Resize(Size { rows, cols }), charge)));
+            Some(ClientInput::Stdin(data, credit)) => drop(self.stdin.send(InputPart::Data(data, credit))),
+            Some(ClientInput::StdinEof(_)) => drop(self.stdin.send(InputPart::Eof)),
+            Some(ClientInput::Signal(number, credit)) => {
+                drop(self.controls.send((ControlMessage::Signal(number), credit)))
             }
-            Some(Input::Gone) | None => return Some(Outcome::Cancelled(Ended::default())),
-            Some(Input::Bad(why)) => return Some(bad_request(why)),
+            Some(ClientInput::Resize { rows, cols, credit }) => {
+                drop(
+                    self.controls
+                        .send((ControlMessage::Resize(Size { rows, cols }), credit)),
+                );
+            }
+            Some(ClientInput::Disconnected) | None => return Some(Outcome::Cancelled(Ended::default())),
+            Some(ClientInput::ProtocolError(why)) => return Some(bad_request(why)),
         }
         None
     }
 }
 
 /// Where one output stream goes, and how far it is.
-pub(crate) struct Sink {
+pub(crate) struct OutputSink {
     file: Option<LocalFile>,
     pub(crate) offset: u64,
 }
 
-impl Sink {
+impl OutputSink {
     pub(crate) fn new(file: Option<LocalFile>, offset: u64) -> Self {
         Self { file, offset }
     }
 }
 
 /// How one link ended.
-pub(crate) enum End {
+pub(crate) enum LinkEnd {
     Closed(Outcome),
     /// Ended by the client, or by what cannot go on.
     Cancel(Outcome),
     Broken(Status),
 }
 
-pub(crate) struct Running {
+pub(crate) struct RunningExec {
     pub(crate) id: [u8; 16],
     pub(crate) client: Client,
-    pub(crate) wires: Wires,
+    pub(crate) input_queues: InputQueues,
     pub(crate) acks: mpsc::UnboundedReceiver<stdin::Ack>,
     /// The file that is its stdin cannot be read.
     pub(crate) broken_stdin: mpsc::Receiver<Outcome>,
-    pub(crate) stdout: Sink,
-    pub(crate) stderr: Sink,
+    pub(crate) stdout: OutputSink,
+    pub(crate) stderr: OutputSink,
     pub(crate) started: bool,
     /// A frame that the client has no room for yet: while it waits, no event is read, and HTTP/2 holds the agent back.
     pub(crate) outbox: Option<Frame>,
     pub(crate) exit: Option<ExitRecord>,
 }
 
-impl Running {
+impl RunningExec {
     /// Tells the client, before anything is sent, which agent may have the exec from now on. An error: it has gone.
     pub(crate) async fn tell_agent(&self, instance: &str) -> Result<(), mpsc::error::SendError<Frame>> {
         let json = serde_json::json!({ "instance": instance }).to_string();
@@ -87,13 +92,13 @@ impl Running {
     }
 
     /// Waits for something else while the client is heard; its outcome if it ends the exec.
-    pub(crate) async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> Result<T, Outcome> {
-        tokio::pin!(something);
+    pub(crate) async fn while_listening<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Outcome> {
+        tokio::pin!(future);
         loop {
             tokio::select! {
-                done = &mut something => return Ok(done),
+                done = &mut future => return Ok(done),
                 Some(outcome) = self.broken_stdin.recv() => return Err(outcome),
-                input = self.client.inputs.recv() => if let Some(outcome) = self.wires.take(input) {
+                input = self.client.inputs.recv() => if let Some(outcome) = self.input_queues.enqueue(input) {
                     return Err(outcome);
                 },
             }
@@ -101,42 +106,42 @@ impl Running {
     }
 
     /// Carries events to the client as long as the link lives. True in `moved` if any came.
-    pub(crate) async fn follow(&mut self, mut events: Streaming<ExecEvent>, moved: &mut bool) -> End {
+    pub(crate) async fn forward_events(&mut self, mut events: Streaming<ExecEvent>, received: &mut bool) -> LinkEnd {
         let replies = self.client.replies.clone();
         loop {
-            let free = self.outbox.is_none();
+            let outbox_free = self.outbox.is_none();
             tokio::select! {
-                room = replies.reserve(), if !free => match (room, self.outbox.take()) {
-                    (Ok(room), Some(frame)) => room.send(frame),
-                    _ => return End::Cancel(Outcome::Cancelled(Ended::default())),
+                permit = replies.reserve(), if !outbox_free => match (permit, self.outbox.take()) {
+                    (Ok(permit), Some(frame)) => permit.send(frame),
+                    _ => return LinkEnd::Cancel(Outcome::Cancelled(Ended::default())),
                 },
-                Some(stdin::Ack { offset, closed }) = self.acks.recv(), if free => {
+                Some(stdin::Ack { offset, closed }) = self.acks.recv(), if outbox_free => {
                     self.outbox = Some(Frame::StdinAck { offset, closed });
                 }
-                Some(outcome) = self.broken_stdin.recv() => return End::Cancel(outcome),
-                input = self.client.inputs.recv() => if let Some(outcome) = self.wires.take(input) {
-                    return End::Cancel(outcome);
+                Some(outcome) = self.broken_stdin.recv() => return LinkEnd::Cancel(outcome),
+                input = self.client.inputs.recv() => if let Some(outcome) = self.input_queues.enqueue(input) {
+                    return LinkEnd::Cancel(outcome);
                 },
-                event = events.message(), if free => {
+                event = events.message(), if outbox_free => {
                     let event = match event {
                         Ok(Some(ExecEvent { event })) => event,
-                        Ok(None) => return End::Broken(ended_early()),
-                        Err(status) => return End::Broken(status),
+                        Ok(None) => return LinkEnd::Broken(ended_early()),
+                        Err(status) => return LinkEnd::Broken(status),
                     };
-                    *moved = true;
+                    *received = true;
                     // None: an event of a newer agent, and nothing that this bridge required.
                     let Some(event) = event else { continue };
-                    match self.event(event).await {
+                    match self.handle_event(event).await {
                         Ok(None) => {}
-                        Ok(Some(outcome)) => return End::Closed(outcome),
-                        Err(outcome) => return End::Cancel(outcome),
+                        Ok(Some(outcome)) => return LinkEnd::Closed(outcome),
+                        Err(outcome) => return LinkEnd::Cancel(outcome),
                     }
                 },
             }
         }
     }
 
-    async fn event(&mut self, event: Event) -> Result<Option<Outcome>, Outcome> {
+    async fn handle_event(&mut self, event: Event) -> Result<Option<Outcome>, Outcome> {
         match event {
             // Every link begins with it; the client is told once.
             Event::Started(_) if self.started => {}
@@ -145,7 +150,7 @@ impl Running {
                 let json = serde_json::json!({ "exec_id": hex(&self.id), "pid": started.pid });
                 self.outbox = Some(Frame::Started(json.to_string().into()));
             }
-            Event::Output(output) => self.output(output).await?,
+            Event::Output(output) => self.handle_output(output).await?,
             Event::Gap(gap) => {
                 return Err(Outcome::Lost(Failure::bug(&format!(
                     "the agent dropped {} bytes of output",
@@ -153,12 +158,12 @@ impl Running {
                 ))));
             }
             Event::Exited(record) => self.exit = Some(record),
-            Event::Closed(closed) => return self.closed(&closed).map(Some),
+            Event::Closed(closed) => return self.handle_closed(&closed).map(Some),
         }
         Ok(None)
     }
 
-    async fn output(&mut self, output: Output) -> Result<(), Outcome> {
+    async fn handle_output(&mut self, output: Output) -> Result<(), Outcome> {
         let (sink, frame): (_, fn(Bytes) -> Frame) = match output.stream() {
             Stream::Stdout => (&mut self.stdout, Frame::Stdout),
             Stream::Stderr => (&mut self.stderr, Frame::Stderr),
@@ -182,7 +187,7 @@ impl Running {
         Ok(())
     }
 
-    fn closed(&mut self, closed: &Closed) -> Result<Outcome, Outcome> {
+    fn handle_closed(&mut self, closed: &Closed) -> Result<Outcome, Outcome> {
         let Some(record) = self.exit.take() else {
             return Err(Outcome::Lost(Failure::bug(
                 "the agent closed an exec without an exit record",
@@ -199,7 +204,8 @@ impl Running {
                 "the agent could not put output into a file"
             );
         }
-        ended(record, closed.held_open).ok_or_else(|| Outcome::Lost(Failure::bug("the exit record has no cause")))
+        from_exit_record(record, closed.held_open)
+            .ok_or_else(|| Outcome::Lost(Failure::bug("the exit record has no cause")))
     }
 }
 

@@ -2,7 +2,6 @@
 //! goes on where the last one broke. From a client's frames or from a file it passed. Runs beside the output, so that
 //! neither waits for the other.
 
-use std::future::pending;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,10 +15,10 @@ use crate::connections::{Connection, is_broken_link};
 use crate::protocol::result::Outcome;
 use crate::session::client::InputCredit;
 use crate::session::files::passed_file::LocalFile;
-use crate::session::unacknowledged::{Pending, Piece};
+use crate::session::unacknowledged::{InputPart, UnacknowledgedInput};
 
 /// Chunks handed to HTTP/2 and not yet taken by it.
-const IN_FLIGHT: usize = 8;
+const QUEUED_CHUNKS: usize = 8;
 /// Of a file, read and not acknowledged.
 const FILE_WINDOW: usize = 2 << 20;
 
@@ -36,18 +35,18 @@ pub(crate) async fn pump(
     id: [u8; 16],
     from: u64,
     mut links: watch::Receiver<Option<Arc<Connection>>>,
-    mut pieces: mpsc::UnboundedReceiver<Piece>,
+    mut parts: mpsc::UnboundedReceiver<InputPart>,
     acks: mpsc::UnboundedSender<Ack>,
 ) {
-    let mut pending = Pending::beginning_at(from);
-    match pieces.recv().await {
-        Some(piece) => pending.add(piece),
+    let mut input = UnacknowledgedInput::starting_at(from);
+    match parts.recv().await {
+        Some(part) => input.add(part),
         None => return,
     }
     loop {
         let connection = links.borrow_and_update().clone();
         if let Some(connection) = connection
-            && let Over::Closed = write(&connection, id, &mut pending, &mut pieces, &acks).await
+            && let WriteEnd::Closed = write_over_link(&connection, id, &mut input, &mut parts, &acks).await
         {
             break;
         }
@@ -56,47 +55,47 @@ pub(crate) async fn pump(
         }
     }
     let _ = acks.send(Ack {
-        offset: pending.taken,
+        offset: input.acknowledged,
         closed: true,
     });
-    drop(pending);
+    drop(input);
     // A client that goes on must not be stopped by a window that nobody opens any more.
-    while pieces.recv().await.is_some() {}
+    while parts.recv().await.is_some() {}
 }
 
-enum Over {
+enum WriteEnd {
     Closed,
     /// The link broke, or the agent ends.
     Broken,
 }
 
 /// Sends over one link, from the first byte that is not acknowledged: the agent drops what it has already.
-async fn write(
+async fn write_over_link(
     connection: &Connection,
     id: [u8; 16],
-    pending: &mut Pending,
-    pieces: &mut mpsc::UnboundedReceiver<Piece>,
+    input: &mut UnacknowledgedInput,
+    parts: &mut mpsc::UnboundedReceiver<InputPart>,
     acks: &mpsc::UnboundedSender<Ack>,
-) -> Over {
+) -> WriteEnd {
     let mut exec = connection.exec();
-    let (chunks, outgoing) = mpsc::channel(IN_FLIGHT);
+    let (chunks, outgoing) = mpsc::channel(QUEUED_CHUNKS);
     let call = exec.write_stdin(ReceiverStream::new(outgoing));
     tokio::pin!(call);
     let mut chunks = Some(chunks);
     let mut answers = None;
     let mut exec_id = Bytes::copy_from_slice(&id);
-    let mut offset = pending.start();
+    let mut offset = input.start();
     // Nobody sends any more: what is queued is all.
-    let mut silent = false;
+    let mut input_closed = false;
     loop {
-        let wanted = offset < pending.end || pending.eof;
+        let has_more = offset < input.end || input.eof;
         tokio::select! {
-            room = room(chunks.clone()), if wanted => match room {
-                Some(room) => {
-                    let (start, data) = pending.after(offset);
+            permit = reserve(chunks.clone()), if has_more => match permit {
+                Some(permit) => {
+                    let (start, data) = input.next_chunk(offset);
                     offset = start + data.len() as u64;
-                    let eof = pending.eof && offset == pending.end;
-                    room.send(StdinChunk { exec_id: std::mem::take(&mut exec_id), offset: start, data, eof });
+                    let eof = input.eof && offset == input.end;
+                    permit.send(StdinChunk { exec_id: std::mem::take(&mut exec_id), offset: start, data, eof });
                     if eof {
                         chunks = None;
                     }
@@ -104,37 +103,37 @@ async fn write(
                 // The call has ended, and says how below.
                 None => chunks = None,
             },
-            piece = pieces.recv(), if !pending.eof && !silent => match piece {
-                Some(piece) => pending.add(piece),
-                None => silent = true,
+            part = parts.recv(), if !input.eof && !input_closed => match part {
+                Some(part) => input.add(part),
+                None => input_closed = true,
             },
-            answer = next(&mut answers, &mut call) => match answer {
+            answer = next_ack(&mut answers, &mut call) => match answer {
                 Ok(Some(StdinAck { offset, closed })) => {
-                    pending.acknowledge(offset);
+                    input.acknowledge(offset);
                     if closed {
-                        return Over::Closed;
+                        return WriteEnd::Closed;
                     }
                     // The client has gone when nobody listens; the output's side sees that.
                     let _ = acks.send(Ack { offset, closed });
                 }
-                Ok(None) => return Over::Broken,
-                Err(status) if is_broken_link(&status, connection) => return Over::Broken,
+                Ok(None) => return WriteEnd::Broken,
+                Err(status) if is_broken_link(&status, connection) => return WriteEnd::Broken,
                 // The exec has ended, or another writer took over.
-                Err(_) => return Over::Closed,
+                Err(_) => return WriteEnd::Closed,
             },
         }
     }
 }
 
-async fn room(chunks: Option<mpsc::Sender<StdinChunk>>) -> Option<mpsc::OwnedPermit<StdinChunk>> {
+async fn reserve(chunks: Option<mpsc::Sender<StdinChunk>>) -> Option<mpsc::OwnedPermit<StdinChunk>> {
     match chunks {
         Some(chunks) => chunks.reserve_owned().await.ok(),
-        None => pending().await,
+        None => std::future::pending().await,
     }
 }
 
 /// The next acknowledgement; opens the call first.
-async fn next(
+async fn next_ack(
     answers: &mut Option<Streaming<StdinAck>>,
     call: &mut (impl Future<Output = Result<Response<Streaming<StdinAck>>, Status>> + Unpin),
 ) -> Result<Option<StdinAck>, Status> {
@@ -146,21 +145,21 @@ async fn next(
 }
 
 /// Queues a file's content. A file that cannot be read to its end must not look like a shorter one: no end is queued then.
-pub(crate) async fn read_file(file: LocalFile, pieces: mpsc::UnboundedSender<Piece>) -> Result<(), Outcome> {
+pub(crate) async fn read_file(file: LocalFile, parts: mpsc::UnboundedSender<InputPart>) -> Result<(), Outcome> {
     let window = Arc::new(Semaphore::new(FILE_WINDOW));
     let mut offset = 0;
     loop {
-        let wanted = (file.size().saturating_sub(offset)).min(MAX_CHUNK as u64) as u32;
-        let data = match wanted {
+        let has_more = (file.size().saturating_sub(offset)).min(MAX_CHUNK as u64) as u32;
+        let data = match has_more {
             0 => Bytes::new(),
             _ => {
-                let Ok(charge) = window.clone().acquire_many_owned(wanted).await else {
+                let Ok(credit) = window.clone().acquire_many_owned(has_more).await else {
                     return Ok(());
                 };
-                let data = file.read_at(offset, wanted as usize).await?;
+                let data = file.read_at(offset, has_more as usize).await?;
                 if !data.is_empty()
-                    && pieces
-                        .send(Piece::Data(data.clone(), InputCredit::new(charge)))
+                    && parts
+                        .send(InputPart::Data(data.clone(), InputCredit::new(credit)))
                         .is_err()
                 {
                     return Ok(());
@@ -170,7 +169,7 @@ pub(crate) async fn read_file(file: LocalFile, pieces: mpsc::UnboundedSender<Pie
         };
         if data.is_empty() {
             // The exec has ended when nobody listens.
-            let _ = pieces.send(Piece::Eof);
+            let _ = parts.send(InputPart::Eof);
             return Ok(());
         }
         offset += data.len() as u64;

@@ -7,11 +7,11 @@ use crate::error::FailedKind;
 use crate::protocol::result::Outcome;
 
 /// The refusal of a root that the agent would leave out: it must never be asked to read elsewhere.
-pub(crate) fn no_root(connection: &Connection, wanted: bool) -> Option<Outcome> {
-    (wanted && !connection.can(FILES_V2)).then(|| lacks(connection, "`root`"))
+pub(crate) fn refuse_root(connection: &Connection, wanted: bool) -> Option<Outcome> {
+    (wanted && !connection.can(FILES_V2)).then(|| unsupported_by_agent(connection, "`root`"))
 }
 
-pub(crate) fn lacks(connection: &Connection, what: &str) -> Outcome {
+pub(crate) fn unsupported_by_agent(connection: &Connection, what: &str) -> Outcome {
     Outcome::failed(
         FailedKind::Unsupported,
         format!(

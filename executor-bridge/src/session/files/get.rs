@@ -15,12 +15,12 @@ use crate::error::{FailedKind, Failure, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request;
 use crate::protocol::result::{Done, FileStat, Outcome};
-use crate::session::client::{Client, gone};
-use crate::session::files::capability::no_root;
-use crate::session::files::get_sink::{Landing, Piece};
+use crate::session::client::{Client, wait_for_cancel};
+use crate::session::files::capability::refuse_root;
+use crate::session::files::get_sink::{GetSink, ReceivedPart};
 use crate::session::files::passed_file::{self, Access, LocalFile};
 use crate::session::files::running_digest;
-use crate::session::files::stat::{convert, repeated};
+use crate::session::files::stat::{call_until_answered, to_file_stat};
 
 pub(crate) async fn get(container: &Container, request: request::Get, mut client: Client) -> Outcome {
     let file = match client.descriptors.is_empty() {
@@ -35,13 +35,13 @@ pub(crate) async fn get(container: &Container, request: request::Get, mut client
     } = client;
     tokio::select! {
         outcome = receive(container, &request, file.as_ref(), &replies) => outcome,
-        outcome = gone(&mut inputs) => outcome,
+        outcome = wait_for_cancel(&mut inputs) => outcome,
     }
 }
 
 /// What has come so far.
-struct Received {
-    landing: Landing,
+struct PartialFile {
+    sink: GetSink,
     length: u64,
     stat: Option<FileStat>,
     /// Of the file; empty if the agent does not tell.
@@ -49,9 +49,9 @@ struct Received {
 }
 
 /// How one stream of parts ended.
-enum End {
+enum StreamEnd {
     Trailer(GetTrailer),
-    Over(Outcome),
+    Failed(Outcome),
     /// It is another file now than the one whose beginning came.
     Changed,
 }
@@ -63,18 +63,18 @@ async fn receive(
     replies: &mpsc::Sender<Frame>,
 ) -> Outcome {
     let mut backoff = Backoff::new(container.linker().timeout());
-    let mut received: Option<Received> = None;
+    let mut received: Option<PartialFile> = None;
     loop {
         let offset = received.as_ref().map_or(0, |received| received.length);
-        let opened = repeated(container, Lane::Bulk, &mut backoff, |connection| {
+        let opened = call_until_answered(container, Lane::Bulk, &mut backoff, |connection| {
             let wanted = GetRequest {
                 path: request.path.0.clone().into(),
                 offset,
                 root: request.root.as_ref().map(|root| root.0.clone().into()),
-                digest: running_digest::digest(connection).into(),
+                digest: running_digest::choose_kind(connection).into(),
                 sparse: connection.can(FILES_V2),
             };
-            let refused = no_root(connection, wanted.root.is_some());
+            let refused = refuse_root(connection, wanted.root.is_some());
             let mut files = connection.files();
             async move {
                 match refused {
@@ -87,26 +87,26 @@ async fn receive(
             Ok((connection, Ok(parts))) => (connection, parts.into_inner()),
             Ok((_, Err(outcome))) | Err(outcome) => return outcome,
         };
-        let mut current = received.take().unwrap_or_else(|| Received {
-            landing: Landing::new(file, replies, running_digest::digest(&connection)),
+        let mut current = received.take().unwrap_or_else(|| PartialFile {
+            sink: GetSink::new(file, replies, running_digest::choose_kind(&connection)),
             length: 0,
             stat: None,
             version: Bytes::new(),
         });
         let status = match current.run(parts).await {
-            Ok(End::Over(outcome)) => return outcome,
-            Ok(End::Trailer(trailer)) => {
-                let Received { landing, stat, .. } = current;
-                return finish(landing, &trailer, stat).await;
+            Ok(StreamEnd::Failed(outcome)) => return outcome,
+            Ok(StreamEnd::Trailer(trailer)) => {
+                let PartialFile { sink, stat, .. } = current;
+                return finish(sink, &trailer, stat).await;
             }
-            Ok(End::Changed) if file.is_some() => {
+            Ok(StreamEnd::Changed) if file.is_some() => {
                 // Its writer is done before another one begins.
-                if let Err(outcome) = current.landing.finish().await {
+                if let Err(outcome) = current.sink.finish().await {
                     return outcome;
                 }
                 continue;
             }
-            Ok(End::Changed) => {
+            Ok(StreamEnd::Changed) => {
                 return Outcome::failed(
                     FailedKind::Io,
                     "the file changed while the link was down, after its beginning had come; try again",
@@ -118,21 +118,21 @@ async fn receive(
             return status::outcome(&status);
         }
         let lost_agent = LostAgent::of_connection(&connection, &status::reason(&status));
-        let came = current.length > offset;
+        let made_progress = current.length > offset;
         // Of a file that cannot be told from another one, a descriptor gets it all again, and frames cannot.
-        let again = match (file, current.version.is_empty() && current.length > 0) {
+        let restarted = match (file, current.version.is_empty() && current.length > 0) {
             (None, true) => return recovery::lost(container, &lost_agent).await,
-            (Some(_), true) => current.landing.finish().await.map(drop),
+            (Some(_), true) => current.sink.finish().await.map(drop),
             (_, false) => {
-                let cut = current.landing.take(Piece::Cut).await;
+                let cut = current.sink.accept(ReceivedPart::LinkBreak).await;
                 received = Some(current);
                 cut
             }
         };
-        if let Err(outcome) = again {
+        if let Err(outcome) = restarted {
             return outcome;
         }
-        if came {
+        if made_progress {
             // A link that carried something was good.
             backoff = Backoff::new(container.linker().timeout());
         }
@@ -142,54 +142,54 @@ async fn receive(
     }
 }
 
-impl Received {
-    async fn run(&mut self, mut parts: Streaming<GetResponse>) -> Result<End, Status> {
+impl PartialFile {
+    async fn run(&mut self, mut parts: Streaming<GetResponse>) -> Result<StreamEnd, Status> {
         while let Some(GetResponse { part }) = parts.message().await? {
-            let (piece, length) = match part {
+            let (part_, length) = match part {
                 Some(Part::Stat(found)) => {
                     if self.length > 0 && found.version != self.version {
-                        return Ok(End::Changed);
+                        return Ok(StreamEnd::Changed);
                     }
-                    self.stat = Some(convert(&found));
+                    self.stat = Some(to_file_stat(&found));
                     self.version = found.version;
                     continue;
                 }
                 Some(Part::Data(data)) => {
                     let length = data.len() as u64;
-                    (Piece::Data(data), length)
+                    (ReceivedPart::Data(data), length)
                 }
-                Some(Part::Hole(count)) => (Piece::Hole(count), count),
-                Some(Part::Trailer(trailer)) => return Ok(End::Trailer(trailer)),
+                Some(Part::Hole(count)) => (ReceivedPart::Hole(count), count),
+                Some(Part::Trailer(trailer)) => return Ok(StreamEnd::Trailer(trailer)),
                 None => continue,
             };
-            if let Err(outcome) = self.landing.take(piece).await {
-                return Ok(End::Over(outcome));
+            if let Err(outcome) = self.sink.accept(part_).await {
+                return Ok(StreamEnd::Failed(outcome));
             }
             self.length += length;
         }
-        Ok(End::Over(Outcome::Lost(Failure::new(
+        Ok(StreamEnd::Failed(Outcome::Lost(Failure::new(
             Kind::AgentLost,
             "the agent ended the file early; try again",
         ))))
     }
 }
 
-async fn finish(landing: Landing, trailer: &GetTrailer, stat: Option<FileStat>) -> Outcome {
-    let sums = match landing.finish().await {
-        Ok(sums) => sums,
+async fn finish(sink: GetSink, trailer: &GetTrailer, stat: Option<FileStat>) -> Outcome {
+    let digest = match sink.finish().await {
+        Ok(digest) => digest,
         Err(outcome) => return outcome,
     };
-    if !sums.agree(trailer) {
+    if !digest.matches(trailer) {
         return Outcome::failed(
             FailedKind::Digest,
             format!(
                 "the file came with {} bytes and another digest than the agent's; try again",
-                sums.length()
+                digest.length()
             ),
         );
     }
     Outcome::Ok(Done {
         stat: stat.map(Some),
-        ..sums.done()
+        ..digest.to_done()
     })
 }

@@ -11,117 +11,123 @@ use crate::error::Failure;
 use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::result::{Ended, Outcome};
 use crate::session::files::passed_file::LocalFile;
-use crate::session::files::running_digest::{self, Sums};
+use crate::session::files::running_digest::{DigestInput, RunningDigest};
 
 /// Pieces that wait for the disk.
-const BEHIND: usize = 4;
+const QUEUED_PARTS: usize = 4;
 
 #[derive(Debug)]
-pub(crate) enum Piece {
+pub(crate) enum ReceivedPart {
     Data(Bytes),
     Hole(u64),
     /// The link broke here.
-    Cut,
+    LinkBreak,
 }
 
-pub(crate) enum Landing {
+pub(crate) enum GetSink {
     File {
-        pieces: mpsc::Sender<Piece>,
-        writing: JoinHandle<Result<Sums, Outcome>>,
+        parts: mpsc::Sender<ReceivedPart>,
+        writer: JoinHandle<Result<RunningDigest, Outcome>>,
     },
     Frames {
         replies: mpsc::Sender<Frame>,
-        sums: Sums,
+        digest: RunningDigest,
     },
 }
 
-impl Landing {
-    pub(crate) fn new(file: Option<&LocalFile>, replies: &mpsc::Sender<Frame>, digest: Digest) -> Self {
+impl GetSink {
+    pub(crate) fn new(file: Option<&LocalFile>, replies: &mpsc::Sender<Frame>, kind: Digest) -> Self {
         match file {
             Some(file) => {
-                let (pieces, queue) = mpsc::channel(BEHIND);
+                let (parts, queue) = mpsc::channel(QUEUED_PARTS);
                 let file = file.clone();
-                let writing = spawn_blocking(move || write(&file, queue, Sums::new(digest)));
-                Self::File { pieces, writing }
+                let writer = spawn_blocking(move || write_file(&file, queue, RunningDigest::new(kind)));
+                Self::File { parts, writer }
             }
             None => Self::Frames {
                 replies: replies.clone(),
-                sums: Sums::new(digest),
+                digest: RunningDigest::new(kind),
             },
         }
     }
 
     /// `Err`: it cannot go on.
-    pub(crate) async fn take(&mut self, piece: Piece) -> Result<(), Outcome> {
+    pub(crate) async fn accept(&mut self, part: ReceivedPart) -> Result<(), Outcome> {
         match self {
-            Self::File { pieces, writing } => match pieces.send(piece).await {
+            Self::File { parts, writer } => match parts.send(part).await {
                 Ok(()) => Ok(()),
                 // The writer has given up, and says why.
-                Err(_) => Err(joined(writing.await).err().unwrap_or_else(gone)),
+                Err(_) => Err(writer_result(writer.await).err().unwrap_or_else(client_gone)),
             },
-            Self::Frames { replies, sums } => {
-                match &piece {
-                    Piece::Data(data) => sums.add(&running_digest::Piece::Data(data)),
-                    Piece::Hole(count) => sums.add(&running_digest::Piece::Hole(*count)),
-                    Piece::Cut => sums.begin_part(),
+            Self::Frames { replies, digest } => {
+                match &part {
+                    ReceivedPart::Data(data) => digest.add(&DigestInput::Data(data)),
+                    ReceivedPart::Hole(count) => digest.add(&DigestInput::Hole(*count)),
+                    ReceivedPart::LinkBreak => digest.start_part(),
                 }
-                print(replies, piece).await
+                send_frames(replies, part).await
             }
         }
     }
 
     /// All that came is where it belongs; the digests of it.
-    pub(crate) async fn finish(self) -> Result<Sums, Outcome> {
+    pub(crate) async fn finish(self) -> Result<RunningDigest, Outcome> {
         match self {
-            Self::File { pieces, writing } => {
-                drop(pieces);
-                joined(writing.await)
+            Self::File { parts, writer } => {
+                drop(parts);
+                writer_result(writer.await)
             }
-            Self::Frames { sums, .. } => Ok(sums),
+            Self::Frames { digest, .. } => Ok(digest),
         }
     }
 }
 
-fn gone() -> Outcome {
+fn client_gone() -> Outcome {
     Outcome::Cancelled(Ended::default())
 }
 
-fn joined(writing: Result<Result<Sums, Outcome>, tokio::task::JoinError>) -> Result<Sums, Outcome> {
-    writing.unwrap_or_else(|_| Err(Outcome::Lost(Failure::bug("the file's writer failed"))))
+fn writer_result(
+    writer: Result<Result<RunningDigest, Outcome>, tokio::task::JoinError>,
+) -> Result<RunningDigest, Outcome> {
+    writer.unwrap_or_else(|_| Err(Outcome::Lost(Failure::bug("the file's writer failed"))))
 }
 
-async fn print(replies: &mpsc::Sender<Frame>, piece: Piece) -> Result<(), Outcome> {
-    let send = async |data| replies.send(Frame::Stdout(data)).await.map_err(|_| gone());
-    match piece {
-        Piece::Data(data) if data.len() >= MAX_LENGTH => {
+async fn send_frames(replies: &mpsc::Sender<Frame>, part: ReceivedPart) -> Result<(), Outcome> {
+    let send = async |data| replies.send(Frame::Stdout(data)).await.map_err(|_| client_gone());
+    match part {
+        ReceivedPart::Data(data) if data.len() >= MAX_LENGTH => {
             Err(Outcome::Lost(Failure::bug("the agent sent more at once than it may")))
         }
-        Piece::Data(data) => send(data).await,
-        Piece::Hole(mut count) => {
+        ReceivedPart::Data(data) => send(data).await,
+        ReceivedPart::Hole(mut count) => {
             while count > 0 {
-                let part = count.min(ZEROS.len() as u64);
-                send(Bytes::from_static(&ZEROS[..part as usize])).await?;
-                count -= part;
+                let length = count.min(ZEROS.len() as u64);
+                send(Bytes::from_static(&ZEROS[..length as usize])).await?;
+                count -= length;
             }
             Ok(())
         }
-        Piece::Cut => Ok(()),
+        ReceivedPart::LinkBreak => Ok(()),
     }
 }
 
-fn write(file: &LocalFile, mut pieces: mpsc::Receiver<Piece>, mut sums: Sums) -> Result<Sums, Outcome> {
+fn write_file(
+    file: &LocalFile,
+    mut parts: mpsc::Receiver<ReceivedPart>,
+    mut digest: RunningDigest,
+) -> Result<RunningDigest, Outcome> {
     // What is not written is a hole then.
     file.truncate_now(0)?;
-    while let Some(piece) = pieces.blocking_recv() {
-        match piece {
-            Piece::Data(data) => {
-                file.write_now(sums.length(), &data)?;
-                sums.add(&running_digest::Piece::Data(&data));
+    while let Some(part) = parts.blocking_recv() {
+        match part {
+            ReceivedPart::Data(data) => {
+                file.write_now(digest.length(), &data)?;
+                digest.add(&DigestInput::Data(&data));
             }
-            Piece::Hole(count) => sums.add(&running_digest::Piece::Hole(count)),
-            Piece::Cut => sums.begin_part(),
+            ReceivedPart::Hole(count) => digest.add(&DigestInput::Hole(count)),
+            ReceivedPart::LinkBreak => digest.start_part(),
         }
     }
-    file.truncate_now(sums.length())?;
-    Ok(sums)
+    file.truncate_now(digest.length())?;
+    Ok(digest)
 }

@@ -19,24 +19,24 @@ use crate::protocol::result::Outcome;
 use crate::session::client::bad_request;
 
 /// st_blocks counts these.
-const BLOCK: u64 = 512;
+const BLOCK_SIZE: u64 = 512;
 
 /// A file that stays usable from several threads.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalFile {
     file: Arc<File>,
     /// Size and modification time when it was passed.
-    passed: State,
+    passed: FileState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State {
+struct FileState {
     size: u64,
     mtime: (i64, i64),
 }
 
-impl State {
-    fn of(file: impl AsFd) -> io::Result<Self> {
+impl FileState {
+    fn new(file: impl AsFd) -> io::Result<Self> {
         let stat = fstat(file)?;
         Ok(Self {
             size: u64::try_from(stat.st_size).unwrap_or(0),
@@ -71,7 +71,7 @@ pub(crate) fn take(
     };
     check(&descriptor, access).map_err(|why| bad_request(format!("the descriptor for {what} {why}")))?;
     Ok(LocalFile {
-        passed: State::of(&descriptor).map_err(|error| failed("examined", &error))?,
+        passed: FileState::new(&descriptor).map_err(|error| failed("examined", &error))?,
         file: Arc::new(File::from(descriptor)),
     })
 }
@@ -100,7 +100,7 @@ fn failed(what: &str, error: &io::Error) -> Outcome {
     )
 }
 
-fn joined<T>(result: Result<io::Result<T>, tokio::task::JoinError>, what: &str) -> Result<T, Outcome> {
+fn io_result<T>(result: Result<io::Result<T>, tokio::task::JoinError>, what: &str) -> Result<T, Outcome> {
     let result = result.unwrap_or_else(|error| Err(io::Error::other(error)));
     result.map_err(|error| failed(what, &error))
 }
@@ -113,7 +113,7 @@ impl LocalFile {
 
     /// An error if it is no longer as it was passed: what was read of it may be of both.
     pub(crate) fn check_unchanged(&self) -> Result<(), Outcome> {
-        match State::of(&*self.file).map_err(|error| failed("examined", &error))? == self.passed {
+        match FileState::new(&*self.file).map_err(|error| failed("examined", &error))? == self.passed {
             true => Ok(()),
             false => Err(Outcome::failed(
                 FailedKind::LocalFile,
@@ -150,7 +150,7 @@ impl LocalFile {
         let stat = fstat(&*self.file).map_err(|errno| failed("examined", &errno.into()))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         // A file without holes, and the end of one.
-        if u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK) >= size || offset >= size {
+        if u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK_SIZE) >= size || offset >= size {
             return Ok(Extent::Data(u64::MAX));
         }
         let data = match seek(&*self.file, SeekFrom::Data(offset)) {
@@ -182,7 +182,7 @@ impl LocalFile {
 
     pub(crate) async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), Outcome> {
         let file = self.file.clone();
-        joined(
+        io_result(
             spawn_blocking(move || file.write_all_at(&data, offset)).await,
             "written",
         )

@@ -21,35 +21,35 @@ use crate::protocol::request;
 use crate::protocol::result::{Ended, Outcome};
 use crate::random;
 use crate::session::background::BackgroundCalls;
-use crate::session::client::{Client, Input, bad_request};
-use crate::session::files::capability::lacks;
+use crate::session::client::{Client, ClientInput, bad_request};
+use crate::session::files::capability::unsupported_by_agent;
 use crate::session::files::passed_file::{self, Access, LocalFile};
-use crate::session::files::put_source::{Answer, Call, Content};
-use crate::session::files::read_ahead::Piece;
-use crate::session::files::running_digest::{self, Sums};
-use crate::session::logs::Logs;
+use crate::session::files::put_source::{PutAnswer, PutCall, PutSource};
+use crate::session::files::read_ahead::ContentPart;
+use crate::session::files::running_digest::{self, RunningDigest};
+use crate::session::logs::LogIndex;
 
 /// How Ansible names the file of a module that it does not send as standard input.
-const MODULE: &[u8] = b"/AnsiballZ_";
+const MODULE_NAME: &[u8] = b"/AnsiballZ_";
 /// Those are smaller, bytes.
-const MODULE_MAX: u64 = 4 << 20;
+const MAX_MODULE: u64 = 4 << 20;
 
 /// Chunks handed to HTTP/2 and not yet taken by it.
-const IN_FLIGHT: usize = 4;
+const QUEUED_PARTS: usize = 4;
 /// To tell the agent that nobody will go on.
-const FAREWELL: Duration = Duration::from_secs(5);
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn put(
     container: &Container,
     background_calls: &BackgroundCalls,
-    logs: Option<&Logs>,
+    logs: Option<&LogIndex>,
     request: request::Put,
     mut client: Client,
 ) -> Outcome {
     let progress = request.progress;
     let header = PutHeader {
         transfer_id: random::bytes::<16>().to_vec().into(),
-        ..header(request)
+        ..to_header(request)
     };
     let file = match client.descriptors.is_empty() {
         true => None,
@@ -59,26 +59,26 @@ pub(crate) async fn put(
         },
     };
     if let (Some(logs), Some(file)) = (logs, &file)
-        && memmem::find(&header.path, MODULE).is_some()
-        && file.size() <= MODULE_MAX
+        && memmem::find(&header.path, MODULE_NAME).is_some()
+        && file.size() <= MAX_MODULE
         && let Ok(content) = file.read_at(0, file.size() as usize).await
     {
-        logs.put(&header.path, &content);
+        logs.note_module(&header.path, &content);
     }
     let lane = lane(file.as_ref());
     let mut transfer = Transfer {
         header,
         acknowledges: file.is_none() || progress,
-        content: Content::new(file),
-        sums: None,
-        begun: false,
-        there: 0,
-        told: 0,
+        source: PutSource::new(file),
+        digest: None,
+        started: false,
+        written: 0,
+        reported: 0,
     };
     let mut backoff = Backoff::new(container.linker().timeout());
     let mut lost_agent: Option<LostAgent> = None;
     loop {
-        let linked = async {
+        let connecting = async {
             match &lost_agent {
                 None => container.connection(lane).await.map_err(Outcome::Unreachable),
                 Some(lost_agent) => match recovery::recover(container, lost_agent, &mut backoff).await {
@@ -88,23 +88,23 @@ pub(crate) async fn put(
             }
         };
         let linked = tokio::select! {
-            linked = linked => linked,
-            outcome = transfer.listen(&mut client) => return outcome,
+            linked = connecting => linked,
+            outcome = transfer.wait_for_cancel(&mut client) => return outcome,
         };
         let connection = match linked {
             Ok(connection) => connection,
             Err(outcome) => return outcome,
         };
-        let before = transfer.there;
+        let written_before = transfer.written;
         match transfer.run(&connection, background_calls, &mut client).await {
             Ok(outcome) => return outcome,
             Err(status) if is_broken_link(&status, &connection) => {
                 let broken = LostAgent::of_connection(&connection, &status::reason(&status));
                 // A file can be read again, and nothing was renamed if the agent did not say so; frames are gone.
-                if !connection.can(FILES_V2) && transfer.content.is_framed() {
+                if !connection.can(FILES_V2) && transfer.source.is_framed() {
                     return recovery::lost(container, &broken).await;
                 }
-                if transfer.there > before {
+                if transfer.written > written_before {
                     // A link that carried something was good.
                     backoff = Backoff::new(container.linker().timeout());
                 }
@@ -118,12 +118,12 @@ pub(crate) async fn put(
 /// What is no longer than a module travels with the commands.
 fn lane(file: Option<&LocalFile>) -> Lane {
     match file {
-        Some(file) if file.size() <= MODULE_MAX => Lane::Control,
+        Some(file) if file.size() <= MAX_MODULE => Lane::Control,
         _ => Lane::Bulk,
     }
 }
 
-pub(crate) fn header(request: request::Put) -> PutHeader {
+pub(crate) fn to_header(request: request::Put) -> PutHeader {
     PutHeader {
         path: request.path.0.into(),
         mode: request.mode,
@@ -137,27 +137,27 @@ pub(crate) fn header(request: request::Put) -> PutHeader {
 
 struct Transfer {
     header: PutHeader,
-    content: Content,
+    source: PutSource,
     /// Of what the agent can; the same one over all links.
-    sums: Option<Arc<Mutex<Sums>>>,
+    digest: Option<Arc<Mutex<RunningDigest>>>,
     /// The agent may know of it.
-    begun: bool,
+    started: bool,
     /// The client wants to know what is there.
     acknowledges: bool,
     /// What the agent has written, and what of it the client was told.
-    there: u64,
-    told: u64,
+    written: u64,
+    reported: u64,
 }
 
 type Parts = mpsc::Sender<PutRequest>;
 
-fn part(part: Part) -> PutRequest {
+fn request(part: Part) -> PutRequest {
     PutRequest { part: Some(part) }
 }
 
 impl Transfer {
     /// Keeps what the client sends until it gives up.
-    async fn listen(&mut self, client: &mut Client) -> Outcome {
+    async fn wait_for_cancel(&mut self, client: &mut Client) -> Outcome {
         loop {
             let input = client.inputs.recv().await;
             if let Err(outcome) = self.take(input) {
@@ -166,13 +166,13 @@ impl Transfer {
         }
     }
 
-    fn take(&mut self, input: Option<Input>) -> Result<(), Outcome> {
+    fn take(&mut self, input: Option<ClientInput>) -> Result<(), Outcome> {
         match input {
-            Some(Input::Stdin(data, charge)) => self.content.add(data, charge),
-            Some(Input::StdinEof(_)) => self.content.end(),
-            Some(Input::Signal(..) | Input::Resize { .. }) => {}
-            Some(Input::Gone) | None => return Err(Outcome::Cancelled(Ended::default())),
-            Some(Input::Bad(why)) => return Err(bad_request(why)),
+            Some(ClientInput::Stdin(data, credit)) => self.source.add(data, credit),
+            Some(ClientInput::StdinEof(_)) => self.source.end(),
+            Some(ClientInput::Signal(..) | ClientInput::Resize { .. }) => {}
+            Some(ClientInput::Disconnected) | None => return Err(Outcome::Cancelled(Ended::default())),
+            Some(ClientInput::ProtocolError(why)) => return Err(bad_request(why)),
         }
         Ok(())
     }
@@ -186,69 +186,69 @@ impl Transfer {
     ) -> Result<Outcome, Status> {
         let resumable = connection.can(FILES_V2);
         if !resumable && (self.header.sync || self.header.root.is_some()) {
-            return Ok(lacks(connection, "`sync` and `root`"));
+            return Ok(unsupported_by_agent(connection, "`sync` and `root`"));
         }
-        let digest = running_digest::digest(connection);
-        self.header.digest = digest.into();
+        let kind = running_digest::choose_kind(connection);
+        self.header.digest = kind.into();
         if !resumable {
             // Begins again, or for the first time.
-            self.there = 0;
+            self.written = 0;
         }
-        let sums = self
-            .sums
-            .get_or_insert_with(|| Arc::new(Mutex::new(Sums::new(digest))))
+        let digest = self
+            .digest
+            .get_or_insert_with(|| Arc::new(Mutex::new(RunningDigest::new(kind))))
             .clone();
-        let (parts, outgoing) = mpsc::channel(IN_FLIGHT);
+        let (parts, outgoing) = mpsc::channel(QUEUED_PARTS);
         // The channel has room for it.
-        let _ = parts.try_send(part(Part::Header(self.header.clone())));
-        let mut call = Call::begin(connection, resumable, outgoing);
+        let _ = parts.try_send(request(Part::Header(self.header.clone())));
+        let mut call = PutCall::start(connection, resumable, outgoing);
         // Of a transfer that is new the agent has nothing: that needs no answer.
-        let mut placed = !(resumable && self.begun) && self.content.seek(0, &sums, resumable);
-        self.begun = true;
+        let mut positioned = !(resumable && self.started) && self.source.seek(0, &digest, resumable);
+        self.started = true;
         let mut next = None;
-        let mut fed = false;
+        let mut all_queued = false;
         let stopped = loop {
             tokio::select! {
                 answer = call.next() => match answer? {
-                    Answer::There(length) => {
-                        if !placed {
-                            placed = self.content.seek(length, &sums, resumable);
-                            if !placed {
-                                break forgotten();
+                    PutAnswer::Written(length) => {
+                        if !positioned {
+                            positioned = self.source.seek(length, &digest, resumable);
+                            if !positioned {
+                                break data_lost();
                             }
                         }
                         self.acknowledge(length);
                     }
-                    Answer::Done(answer) => return Ok(judge(&answer, &lock(&sums))),
+                    PutAnswer::Done(answer) => return Ok(to_outcome(&answer, &lock(&digest))),
                 },
-                piece = self.content.next(&sums), if placed && next.is_none() && !fed => match piece {
-                    Ok(Piece::Data(data)) => next = Some(Part::Data(data)),
-                    Ok(Piece::Hole(count)) => next = Some(Part::Hole(count)),
-                    Ok(Piece::End) => {
-                        let sums = lock(&sums);
+                part = self.source.next(&digest), if positioned && next.is_none() && !all_queued => match part {
+                    Ok(ContentPart::Data(data)) => next = Some(Part::Data(data)),
+                    Ok(ContentPart::Hole(count)) => next = Some(Part::Hole(count)),
+                    Ok(ContentPart::End) => {
+                        let digest = lock(&digest);
                         next = Some(Part::Trailer(PutTrailer {
-                            length: sums.length(),
-                            digest: sums.sum().to_vec().into(),
+                            length: digest.length(),
+                            digest: digest.sum().to_vec().into(),
                         }));
-                        fed = true;
+                        all_queued = true;
                     }
                     Err(outcome) => break outcome,
                 },
-                room = parts.reserve(), if next.is_some() => match (room, next.take()) {
-                    (Ok(room), Some(next)) => {
+                permit = parts.reserve(), if next.is_some() => match (permit, next.take()) {
+                    (Ok(permit), Some(next)) => {
                         if let (false, Part::Data(data)) = (resumable, &next) {
                             // Such an agent does not say what it has.
-                            self.acknowledge(self.there + data.len() as u64);
+                            self.acknowledge(self.written + data.len() as u64);
                         }
-                        room.send(part(next));
+                        permit.send(request(next));
                     }
                     // The call has ended, and says how above.
-                    _ => fed = true,
+                    _ => all_queued = true,
                 },
-                room = client.replies.reserve(), if self.acknowledges && self.told < self.there => match room {
-                    Ok(room) => {
-                        self.told = self.there;
-                        room.send(Frame::StdinAck { offset: self.told, closed: false });
+                permit = client.replies.reserve(), if self.acknowledges && self.reported < self.written => match permit {
+                    Ok(permit) => {
+                        self.reported = self.written;
+                        permit.send(Frame::StdinAck { offset: self.reported, closed: false });
                     }
                     Err(_) => break Outcome::Cancelled(Ended::default()),
                 },
@@ -264,49 +264,49 @@ impl Transfer {
     }
 
     fn acknowledge(&mut self, length: u64) {
-        self.there = self.there.max(length);
-        self.content.acknowledge(self.there);
+        self.written = self.written.max(length);
+        self.source.acknowledge(self.written);
     }
 }
 
-fn lock(sums: &Mutex<Sums>) -> MutexGuard<'_, Sums> {
-    sums.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(digest: &Mutex<RunningDigest>) -> MutexGuard<'_, RunningDigest> {
+    digest.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Without it the agent would keep what it has for a while.
-async fn abandon(mut call: Call, parts: Parts) {
-    let told = async {
-        let farewell = parts.send(part(Part::Abandon(Abandon {})));
-        let mut farewell = std::pin::pin!(farewell.fuse());
+async fn abandon(mut call: PutCall, parts: Parts) {
+    let reported = async {
+        let sending = parts.send(request(Part::Abandon(Abandon {})));
+        let mut sending = std::pin::pin!(sending.fuse());
         loop {
             tokio::select! {
-                _ = &mut farewell => {}
-                answer = call.next() => if !matches!(answer, Ok(Answer::There(_))) {
+                _ = &mut sending => {}
+                answer = call.next() => if !matches!(answer, Ok(PutAnswer::Written(_))) {
                     return;
                 },
             }
         }
     };
-    let _ = tokio::time::timeout(FAREWELL, told).await;
+    let _ = tokio::time::timeout(ABANDON_TIMEOUT, reported).await;
 }
 
-fn forgotten() -> Outcome {
+fn data_lost() -> Outcome {
     Outcome::lost(
         Kind::LinkLost,
         "the link broke, and the agent no longer has what had come before; try again",
     )
 }
 
-fn judge(answer: &PutResponse, sums: &Sums) -> Outcome {
-    if answer.length != sums.length() || answer.digest[..] != sums.sum()[..] {
+fn to_outcome(answer: &PutResponse, digest: &RunningDigest) -> Outcome {
+    if answer.length != digest.length() || answer.digest[..] != digest.sum()[..] {
         return Outcome::failed(
             FailedKind::Digest,
             format!(
                 "the agent wrote {} bytes with another digest than the {} that were sent; try again",
                 answer.length,
-                sums.length()
+                digest.length()
             ),
         );
     }
-    Outcome::Ok(sums.done())
+    Outcome::Ok(digest.to_done())
 }

@@ -13,31 +13,31 @@ use crate::connections::Connection;
 use crate::protocol::result::Outcome;
 use crate::session::client::InputCredit;
 use crate::session::files::passed_file::LocalFile;
-use crate::session::files::read_ahead::{self, Piece};
-use crate::session::files::running_digest::{self, Sums};
-use crate::session::unacknowledged::{self, Pending};
+use crate::session::files::read_ahead::{self, ContentPart};
+use crate::session::files::running_digest::{DigestInput, RunningDigest};
+use crate::session::unacknowledged::{InputPart, UnacknowledgedInput};
 
-pub(crate) enum Content {
+pub(crate) enum PutSource {
     File {
         file: LocalFile,
-        pieces: mpsc::Receiver<Result<Piece, Outcome>>,
+        parts: mpsc::Receiver<Result<ContentPart, Outcome>>,
     },
     Frames {
-        pending: Pending,
+        input: UnacknowledgedInput,
         /// What is sent next.
         offset: u64,
     },
 }
 
-impl Content {
+impl PutSource {
     pub(crate) fn new(file: Option<LocalFile>) -> Self {
         match file {
             Some(file) => Self::File {
                 file,
-                pieces: mpsc::channel(1).1,
+                parts: mpsc::channel(1).1,
             },
             None => Self::Frames {
-                pending: Pending::default(),
+                input: UnacknowledgedInput::default(),
                 offset: 0,
             },
         }
@@ -47,56 +47,56 @@ impl Content {
         matches!(self, Self::Frames { .. })
     }
 
-    pub(crate) fn add(&mut self, data: Bytes, charge: InputCredit) {
-        if let Self::Frames { pending, .. } = self {
-            pending.add(unacknowledged::Piece::Data(data, charge));
+    pub(crate) fn add(&mut self, data: Bytes, credit: InputCredit) {
+        if let Self::Frames { input, .. } = self {
+            input.add(InputPart::Data(data, credit));
         }
     }
 
     pub(crate) fn end(&mut self) {
-        if let Self::Frames { pending, .. } = self {
-            pending.add(unacknowledged::Piece::Eof);
+        if let Self::Frames { input, .. } = self {
+            input.add(InputPart::Eof);
         }
     }
 
     /// Goes on at `from`. False if that is gone.
-    pub(crate) fn seek(&mut self, from: u64, sums: &Arc<Mutex<Sums>>, holes: bool) -> bool {
+    pub(crate) fn seek(&mut self, from: u64, digest: &Arc<Mutex<RunningDigest>>, holes: bool) -> bool {
         match self {
-            Self::File { file, pieces } => {
-                *pieces = read_ahead::read(file, from, sums.clone(), holes);
+            Self::File { file, parts } => {
+                *parts = read_ahead::read(file, from, digest.clone(), holes);
                 true
             }
-            Self::Frames { pending, offset } => {
+            Self::Frames { input, offset } => {
                 *offset = from;
-                (pending.start()..=pending.end).contains(&from)
+                (input.start()..=input.end).contains(&from)
             }
         }
     }
 
     pub(crate) fn acknowledge(&mut self, length: u64) {
-        if let Self::Frames { pending, .. } = self {
-            pending.acknowledge(length);
+        if let Self::Frames { input, .. } = self {
+            input.acknowledge(length);
         }
     }
 
     /// The next piece; of frames, when it has come. Cancel-safe.
-    pub(crate) async fn next(&mut self, sums: &Mutex<Sums>) -> Result<Piece, Outcome> {
+    pub(crate) async fn next(&mut self, digest: &Mutex<RunningDigest>) -> Result<ContentPart, Outcome> {
         match self {
-            Self::File { pieces, .. } => match pieces.recv().await {
-                Some(piece) => piece,
+            Self::File { parts, .. } => match parts.recv().await {
+                Some(part) => part,
                 // The reader has said its last.
                 None => std::future::pending().await,
             },
-            Self::Frames { pending, offset } => {
-                let data = pending.at(*offset);
+            Self::Frames { input, offset } => {
+                let data = input.chunk_at(*offset);
                 if !data.is_empty() {
-                    let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
-                    sums.cover(*offset, &running_digest::Piece::Data(&data));
+                    let mut digest = digest.lock().unwrap_or_else(PoisonError::into_inner);
+                    digest.add_unseen(*offset, &DigestInput::Data(&data));
                     *offset += data.len() as u64;
-                    return Ok(Piece::Data(data));
+                    return Ok(ContentPart::Data(data));
                 }
-                match pending.eof {
-                    true => Ok(Piece::End),
+                match input.eof {
+                    true => Ok(ContentPart::End),
                     false => std::future::pending().await,
                 }
             }
@@ -105,24 +105,24 @@ impl Content {
 }
 
 /// What the agent says of a put.
-pub(crate) enum Answer {
+pub(crate) enum PutAnswer {
     /// So much is written.
-    There(u64),
+    Written(u64),
     Done(PutResponse),
 }
 
-type Calling<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
+type PendingCall<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
 
 /// It moves only while `next` is polled.
-pub(crate) enum Call {
+pub(crate) enum PutCall {
     /// To an agent that answers once, at the end.
-    Put(Calling<PutResponse>),
-    Opening(Calling<Streaming<WriteProgress>>),
+    Put(PendingCall<PutResponse>),
+    Opening(PendingCall<Streaming<WriteProgress>>),
     Open(Streaming<WriteProgress>),
 }
 
-impl Call {
-    pub(crate) fn begin(connection: &Connection, resumable: bool, parts: mpsc::Receiver<PutRequest>) -> Self {
+impl PutCall {
+    pub(crate) fn start(connection: &Connection, resumable: bool, parts: mpsc::Receiver<PutRequest>) -> Self {
         let mut files = connection.files();
         let parts = ReceiverStream::new(parts);
         match resumable {
@@ -132,15 +132,15 @@ impl Call {
     }
 
     /// Cancel-safe; not to be asked again after the end.
-    pub(crate) async fn next(&mut self) -> Result<Answer, Status> {
+    pub(crate) async fn next(&mut self) -> Result<PutAnswer, Status> {
         loop {
             match self {
-                Self::Put(call) => return call.await.map(|answer| Answer::Done(answer.into_inner())),
+                Self::Put(call) => return call.await.map(|answer| PutAnswer::Done(answer.into_inner())),
                 Self::Opening(call) => *self = Self::Open(call.await?.into_inner()),
                 Self::Open(answers) => {
                     return match answers.message().await? {
-                        Some(WriteProgress { done: Some(done), .. }) => Ok(Answer::Done(done)),
-                        Some(WriteProgress { length, done: None }) => Ok(Answer::There(length)),
+                        Some(WriteProgress { done: Some(done), .. }) => Ok(PutAnswer::Done(done)),
+                        Some(WriteProgress { length, done: None }) => Ok(PutAnswer::Written(length)),
                         None => Err(Status::internal("the agent ended the file early; try again")),
                     };
                 }

@@ -10,13 +10,13 @@ use tokio::task::spawn_blocking;
 
 use crate::protocol::result::Outcome;
 use crate::session::files::passed_file::{Extent, LocalFile};
-use crate::session::files::running_digest::{self, Sums};
+use crate::session::files::running_digest::{DigestInput, RunningDigest};
 
 /// Read and not yet taken.
-const AHEAD: usize = 4;
+const QUEUED_PARTS: usize = 4;
 
 #[derive(Debug)]
-pub(crate) enum Piece {
+pub(crate) enum ContentPart {
     Data(Bytes),
     Hole(u64),
     End,
@@ -26,34 +26,34 @@ pub(crate) enum Piece {
 pub(crate) fn read(
     file: &LocalFile,
     from: u64,
-    sums: Arc<Mutex<Sums>>,
+    digest: Arc<Mutex<RunningDigest>>,
     holes: bool,
-) -> mpsc::Receiver<Result<Piece, Outcome>> {
-    let (pieces, receiver) = mpsc::channel(AHEAD);
+) -> mpsc::Receiver<Result<ContentPart, Outcome>> {
+    let (parts, receiver) = mpsc::channel(QUEUED_PARTS);
     let file = file.clone();
     spawn_blocking(move || {
-        let mut reading = Reading {
+        let mut reader = ContentReader {
             file,
             offset: from,
             data_until: if holes { from } else { u64::MAX },
         };
         loop {
-            let offset = reading.offset;
-            let piece = reading.next();
-            let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
-            let over = match &piece {
-                Ok(Piece::Data(data)) => {
-                    sums.cover(offset, &running_digest::Piece::Data(data));
+            let offset = reader.offset;
+            let part = reader.next();
+            let mut digest = digest.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_last = match &part {
+                Ok(ContentPart::Data(data)) => {
+                    digest.add_unseen(offset, &DigestInput::Data(data));
                     false
                 }
-                Ok(Piece::Hole(count)) => {
-                    sums.cover(offset, &running_digest::Piece::Hole(*count));
+                Ok(ContentPart::Hole(count)) => {
+                    digest.add_unseen(offset, &DigestInput::Hole(*count));
                     false
                 }
-                Ok(Piece::End) | Err(_) => true,
+                Ok(ContentPart::End) | Err(_) => true,
             };
-            drop(sums);
-            if pieces.blocking_send(piece).is_err() || over {
+            drop(digest);
+            if parts.blocking_send(part).is_err() || is_last {
                 return;
             }
         }
@@ -61,21 +61,21 @@ pub(crate) fn read(
     receiver
 }
 
-struct Reading {
+struct ContentReader {
     file: LocalFile,
     offset: u64,
     /// No hole begins before.
     data_until: u64,
 }
 
-impl Reading {
-    fn next(&mut self) -> Result<Piece, Outcome> {
+impl ContentReader {
+    fn next(&mut self) -> Result<ContentPart, Outcome> {
         if self.offset >= self.data_until {
             match self.file.extent(self.offset)? {
                 Extent::Data(until) => self.data_until = until,
                 Extent::Hole(count) => {
                     self.offset += count;
-                    return Ok(Piece::Hole(count));
+                    return Ok(ContentPart::Hole(count));
                 }
             }
         }
@@ -83,9 +83,9 @@ impl Reading {
         let data = self.file.read_now(self.offset, wanted)?;
         if data.is_empty() {
             self.file.check_unchanged()?;
-            return Ok(Piece::End);
+            return Ok(ContentPart::End);
         }
         self.offset += data.len() as u64;
-        Ok(Piece::Data(data))
+        Ok(ContentPart::Data(data))
     }
 }

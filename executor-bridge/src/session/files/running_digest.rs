@@ -9,14 +9,14 @@ use crate::protocol::target::hex;
 
 /// A run of bytes; a hole is zeros that were not sent.
 #[derive(Debug)]
-pub(crate) enum Piece<'a> {
+pub(crate) enum DigestInput<'a> {
     Data(&'a [u8]),
     Hole(u64),
 }
 
 #[derive(Debug)]
-pub(crate) struct Sums {
-    digest: Digest,
+pub(crate) struct RunningDigest {
+    kind: Digest,
     whole: Hasher,
     length: u64,
     /// What came since the last cut, and the length before it; `None`: there was none.
@@ -24,18 +24,18 @@ pub(crate) struct Sums {
 }
 
 /// The best that the agent knows.
-pub(crate) fn digest(connection: &Connection) -> Digest {
+pub(crate) fn choose_kind(connection: &Connection) -> Digest {
     match connection.can(podbridge_proto::limits::FILES_V2) {
         true => Digest::Blake3,
         false => Digest::Sha256,
     }
 }
 
-impl Sums {
-    pub(crate) fn new(digest: Digest) -> Self {
+impl RunningDigest {
+    pub(crate) fn new(kind: Digest) -> Self {
         Self {
-            digest,
-            whole: Hasher::new(digest),
+            kind,
+            whole: Hasher::new(kind),
             length: 0,
             part: None,
         }
@@ -49,33 +49,33 @@ impl Sums {
         self.whole.sum()
     }
 
-    pub(crate) fn add(&mut self, piece: &Piece<'_>) {
+    pub(crate) fn add(&mut self, input: &DigestInput<'_>) {
         let hashers = [Some(&mut self.whole), self.part.as_mut().map(|(hasher, _)| hasher)];
         for hasher in hashers.into_iter().flatten() {
-            match *piece {
-                Piece::Data(data) => hasher.update(data),
-                Piece::Hole(count) => hasher.zeros(count),
+            match *input {
+                DigestInput::Data(data) => hasher.update(data),
+                DigestInput::Hole(count) => hasher.zeros(count),
             }
         }
-        self.length += piece.length();
+        self.length += input.length();
     }
 
     /// Adds what is new of a piece that begins at `offset`; none is left out.
-    pub(crate) fn cover(&mut self, offset: u64, piece: &Piece<'_>) {
-        let seen = self.length.saturating_sub(offset).min(piece.length());
-        match *piece {
-            Piece::Data(data) => self.add(&Piece::Data(&data[seen as usize..])),
-            Piece::Hole(count) => self.add(&Piece::Hole(count - seen)),
+    pub(crate) fn add_unseen(&mut self, offset: u64, input: &DigestInput<'_>) {
+        let seen = self.length.saturating_sub(offset).min(input.length());
+        match *input {
+            DigestInput::Data(data) => self.add(&DigestInput::Data(&data[seen as usize..])),
+            DigestInput::Hole(count) => self.add(&DigestInput::Hole(count - seen)),
         }
     }
 
     /// What comes now is summed up by the agent without what came before.
-    pub(crate) fn begin_part(&mut self) {
-        self.part = Some((Hasher::new(self.digest), self.length));
+    pub(crate) fn start_part(&mut self) {
+        self.part = Some((Hasher::new(self.kind), self.length));
     }
 
     /// Whether the agent sent what came since the last cut.
-    pub(crate) fn agree(&self, trailer: &GetTrailer) -> bool {
+    pub(crate) fn matches(&self, trailer: &GetTrailer) -> bool {
         let (hasher, before) = self
             .part
             .as_ref()
@@ -83,9 +83,9 @@ impl Sums {
         trailer.length == self.length - before && trailer.digest[..] == hasher.sum()[..]
     }
 
-    pub(crate) fn done(&self) -> Done {
+    pub(crate) fn to_done(&self) -> Done {
         let sum = Some(hex(&self.sum()));
-        let (sha256, blake3) = match self.digest {
+        let (sha256, blake3) = match self.kind {
             Digest::Sha256 => (sum, None),
             Digest::Blake3 => (None, sum),
         };
@@ -98,7 +98,7 @@ impl Sums {
     }
 }
 
-impl Piece<'_> {
+impl DigestInput<'_> {
     fn length(&self) -> u64 {
         match self {
             Self::Data(data) => data.len() as u64,
@@ -113,24 +113,24 @@ mod tests {
 
     #[test]
     fn what_is_sent_again_counts_once_and_a_part_for_itself() {
-        let mut whole = Sums::new(Digest::Blake3);
-        whole.add(&Piece::Data(b"abc\0\0\0def"));
-        let mut sums = Sums::new(Digest::Blake3);
-        sums.cover(0, &Piece::Data(b"abc"));
-        sums.cover(3, &Piece::Hole(2));
-        sums.cover(1, &Piece::Data(b"bc"));
-        sums.cover(3, &Piece::Hole(3));
-        sums.begin_part();
-        sums.cover(6, &Piece::Data(b"def"));
-        assert_eq!((sums.length(), sums.sum()), (9, whole.sum()));
+        let mut whole = RunningDigest::new(Digest::Blake3);
+        whole.add(&DigestInput::Data(b"abc\0\0\0def"));
+        let mut digest = RunningDigest::new(Digest::Blake3);
+        digest.add_unseen(0, &DigestInput::Data(b"abc"));
+        digest.add_unseen(3, &DigestInput::Hole(2));
+        digest.add_unseen(1, &DigestInput::Data(b"bc"));
+        digest.add_unseen(3, &DigestInput::Hole(3));
+        digest.start_part();
+        digest.add_unseen(6, &DigestInput::Data(b"def"));
+        assert_eq!((digest.length(), digest.sum()), (9, whole.sum()));
         let mut part = Hasher::new(Digest::Blake3);
         part.update(b"def");
         let trailer = |length, hasher: &Hasher| GetTrailer {
             length,
             digest: hasher.sum().to_vec().into(),
         };
-        assert!(sums.agree(&trailer(3, &part)));
-        assert!(!sums.agree(&trailer(9, &part)));
-        assert!(whole.agree(&trailer(9, &whole.whole)));
+        assert!(digest.matches(&trailer(3, &part)));
+        assert!(!digest.matches(&trailer(9, &part)));
+        assert!(whole.matches(&trailer(9, &whole.whole)));
     }
 }

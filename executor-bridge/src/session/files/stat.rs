@@ -11,18 +11,18 @@ use crate::connections::recovery::{self, LostAgent, Recovery};
 use crate::connections::{Connection, Container, Lane, is_broken_link, status};
 use crate::protocol::request;
 use crate::protocol::result::{Done, FileStat, Outcome};
-use crate::session::client::{Client, gone};
-use crate::session::files::capability::no_root;
+use crate::session::client::{Client, wait_for_cancel};
+use crate::session::files::capability::refuse_root;
 
-type Answered<T> = Result<(Arc<Connection>, T), Outcome>;
+type CallResult<T> = Result<(Arc<Connection>, T), Outcome>;
 
 /// A call that changes nothing: repeated when its link breaks.
-pub(crate) async fn repeated<T, F>(
+pub(crate) async fn call_until_answered<T, F>(
     container: &Container,
     lane: Lane,
     backoff: &mut Backoff,
     call: impl Fn(&Connection) -> F,
-) -> Answered<T>
+) -> CallResult<T>
 where
     F: Future<Output = Result<T, Status>>,
 {
@@ -51,7 +51,7 @@ pub(crate) async fn stat(container: &Container, request: request::Stat, mut clie
     };
     let call = |connection: &Connection| {
         let wanted = wanted.clone();
-        let refused = no_root(connection, wanted.root.is_some());
+        let refused = refuse_root(connection, wanted.root.is_some());
         let mut files = connection.files();
         async move {
             match refused {
@@ -62,19 +62,19 @@ pub(crate) async fn stat(container: &Container, request: request::Stat, mut clie
     };
     let mut backoff = Backoff::new(container.linker().timeout());
     let answered = tokio::select! {
-        answered = repeated(container, Lane::Control, &mut backoff, call) => answered,
-        outcome = gone(&mut client.inputs) => return outcome,
+        answered = call_until_answered(container, Lane::Control, &mut backoff, call) => answered,
+        outcome = wait_for_cancel(&mut client.inputs) => return outcome,
     };
     match answered {
         Ok((_, Ok(answer))) => Outcome::Ok(Done {
-            stat: Some(answer.into_inner().stat.as_ref().map(convert)),
+            stat: Some(answer.into_inner().stat.as_ref().map(to_file_stat)),
             ..Done::default()
         }),
         Ok((_, Err(outcome))) | Err(outcome) => outcome,
     }
 }
 
-pub(crate) fn convert(stat: &wire::FileStat) -> FileStat {
+pub(crate) fn to_file_stat(stat: &wire::FileStat) -> FileStat {
     FileStat {
         mode: stat.mode,
         size: stat.size,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use podbridge_proto::v1::follow_event::Event as Told;
+use podbridge_proto::v1::follow_event::Event as WireEvent;
 use podbridge_proto::v1::{FollowEvent, FollowRequest, LogPosition};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -14,10 +14,10 @@ use crate::connections::{Connection, Reachability, is_broken_link, status};
 use crate::session::logs::log_id::LogId;
 
 /// After an error that would come again at once.
-const PAUSE: Duration = Duration::from_millis(500);
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// A reader that takes nothing for so long holds nothing of the link until it does.
-pub(crate) const STALL: Duration = Duration::from_secs(1);
+pub(crate) const READER_STALL: Duration = Duration::from_secs(1);
 
 /// A place in one life of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) struct Position {
 
 /// What happens to a log.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum LogEvent {
     /// What follows is another file, or the same from its beginning.
     Begins(Position),
     Data(Bytes),
@@ -40,20 +40,20 @@ pub(crate) enum Event {
 }
 
 #[derive(Debug)]
-pub(crate) struct Follow {
+pub(crate) struct LogFollower {
     path: String,
-    reach: watch::Receiver<Reachability>,
+    reachability: watch::Receiver<Reachability>,
     /// Where the next byte belongs; `None` before the first.
     position: Option<Position>,
     open: Option<(Arc<Connection>, Streaming<FollowEvent>)>,
 }
 
-impl Follow {
+impl LogFollower {
     /// `position`: where it was followed to before.
-    pub(crate) fn new(id: &LogId, position: Option<Position>, reach: watch::Receiver<Reachability>) -> Self {
+    pub(crate) fn new(id: &LogId, position: Option<Position>, reachability: watch::Receiver<Reachability>) -> Self {
         Self {
             path: id.path(),
-            reach,
+            reachability,
             position,
             open: None,
         }
@@ -65,7 +65,7 @@ impl Follow {
     }
 
     /// Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> LogEvent {
         loop {
             let message = match &mut self.open {
                 Some((connection, events)) => tokio::select! {
@@ -76,58 +76,58 @@ impl Follow {
                         continue;
                     }
                 },
-                None => match self.begin().await {
+                None => match self.open().await {
                     Ok(()) => continue,
                     Err(event) => return event,
                 },
             };
-            let told = match message {
-                Ok(Some(FollowEvent { event: Some(told) })) => told,
+            let event = match message {
+                Ok(Some(FollowEvent { event: Some(event) })) => event,
                 // An event of a newer agent, and nothing that was asked for.
                 Ok(Some(FollowEvent { event: None })) => continue,
                 Ok(None) => {
                     self.open = None;
                     continue;
                 }
-                Err(status) => match self.broken(&status).await {
+                Err(status) => match self.handle_error(&status).await {
                     Some(event) => return event,
                     None => continue,
                 },
             };
-            match told {
-                Told::Absent(_) => {
+            match event {
+                WireEvent::Absent(_) => {
                     self.position = None;
-                    return Event::Absent;
+                    return LogEvent::Absent;
                 }
-                Told::Begins(LogPosition { file, offset }) => {
+                WireEvent::Begins(LogPosition { file, offset }) => {
                     let position = Position { file, offset };
                     if self.position.as_ref() != Some(&position) {
                         self.position = Some(position.clone());
-                        return Event::Begins(position);
+                        return LogEvent::Begins(position);
                     }
                 }
-                Told::Data(data) => {
+                WireEvent::Data(data) => {
                     if let Some(position) = &mut self.position {
                         position.offset += data.len() as u64;
                     }
-                    return Event::Data(data);
+                    return LogEvent::Data(data);
                 }
             }
         }
     }
 
     /// Opens the call on a link that lives, as soon as there is one.
-    async fn begin(&mut self) -> Result<(), Event> {
+    async fn open(&mut self) -> Result<(), LogEvent> {
         let connection = loop {
-            match &*self.reach.borrow_and_update() {
+            match &*self.reachability.borrow_and_update() {
                 Reachability::Up(connection) if connection.alive() && !connection.superseded.is_cancelled() => {
                     break connection.clone();
                 }
                 Reachability::Up(_) | Reachability::Connecting => {}
-                Reachability::Lost(why) => return Err(Event::Lost(why.clone())),
+                Reachability::Lost(why) => return Err(LogEvent::Lost(why.clone())),
             }
-            if self.reach.changed().await.is_err() {
-                return Err(Event::Lost("the bridge ends".into()));
+            if self.reachability.changed().await.is_err() {
+                return Err(LogEvent::Lost("the bridge ends".into()));
             }
         };
         let request = FollowRequest {
@@ -144,30 +144,30 @@ impl Follow {
             }
             Err(status) if is_broken_link(&status, &connection) => {
                 // Its keeper seeks another one; a call that only this end refused is made again.
-                let _ = timeout(PAUSE, connection.handle.wait()).await;
+                let _ = timeout(REFUSED_PAUSE, connection.handle.wait()).await;
                 Ok(())
             }
-            Err(status) => Err(self.refused(&status).await),
+            Err(status) => Err(self.report_refusal(&status).await),
         }
     }
 
-    async fn broken(&mut self, status: &Status) -> Option<Event> {
+    async fn handle_error(&mut self, status: &Status) -> Option<LogEvent> {
         let (connection, _) = self.open.take()?;
         match is_broken_link(status, &connection) {
             true => None,
-            false => Some(self.refused(status).await),
+            false => Some(self.report_refusal(status).await),
         }
     }
 
     /// The agent's own answer.
-    async fn refused(&mut self, status: &Status) -> Event {
+    async fn report_refusal(&mut self, status: &Status) -> LogEvent {
         tracing::warn!(
             path = self.path,
             reason = status::reason(status),
             "log cannot be followed"
         );
         self.position = None;
-        sleep(PAUSE).await;
-        Event::Absent
+        sleep(REFUSED_PAUSE).await;
+        LogEvent::Absent
     }
 }

@@ -9,12 +9,12 @@ use tokio::sync::Notify;
 use tokio::sync::watch::{Receiver, Sender};
 
 use crate::session::logs::log_id::LogId;
-use crate::session::logs::source::Source;
-use crate::session::logs::writers::{self, Run};
+use crate::session::logs::source::LogSource;
+use crate::session::logs::writers::{self, LogWriter, LogWriters};
 
 /// Shared by everybody in one bridge.
 #[derive(Debug, Default)]
-pub(crate) struct Logs {
+pub(crate) struct LogIndex {
     state: Mutex<State>,
     /// Counts execs that have ended.
     ended: Sender<u64>,
@@ -24,25 +24,25 @@ pub(crate) struct Logs {
 
 #[derive(Debug, Default)]
 struct State {
-    present: HashMap<LogId, HashSet<Source>>,
+    present: HashMap<LogId, HashSet<LogSource>>,
     /// Told whenever something about this log changes.
     interested: HashMap<LogId, Arc<Notify>>,
-    runs: writers::Runs,
+    writers: LogWriters,
 }
 
 impl State {
-    fn tell(&self, id: &LogId) {
+    fn notify(&self, id: &LogId) {
         if let Some(interested) = self.interested.get(id) {
             interested.notify_waiters();
         }
     }
 
-    fn appeared(&mut self, source: &Source, id: LogId) {
-        self.tell(&id);
+    fn add(&mut self, source: &LogSource, id: LogId) {
+        self.notify(&id);
         self.present.entry(id).or_default().insert(source.clone());
     }
 
-    fn gone(&mut self, source: &Source, id: &LogId) {
+    fn remove(&mut self, source: &LogSource, id: &LogId) {
         if let Some(sources) = self.present.get_mut(id) {
             sources.remove(source);
             if sources.is_empty() {
@@ -52,13 +52,13 @@ impl State {
     }
 }
 
-impl Logs {
+impl LogIndex {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a source tells of its logs; `all`: there are no others.
-    pub(crate) fn update(&self, source: &Source, all: bool, appeared: Vec<LogId>, gone: &[LogId]) {
+    pub(crate) fn update(&self, source: &LogSource, all: bool, appeared: Vec<LogId>, gone: &[LogId]) {
         let mut state = self.lock();
         if all {
             state.present.retain(|_, sources| {
@@ -67,41 +67,41 @@ impl Logs {
             });
         }
         for id in gone {
-            state.gone(source, id);
+            state.remove(source, id);
         }
         for id in appeared {
-            state.appeared(source, id);
+            state.add(source, id);
         }
         drop(state);
-        if let Source::Container(_) = source {
+        if let LogSource::Container(_) = source {
             self.changes.send_modify(|count| *count += 1);
         }
     }
 
     /// A source has no such log any more, whatever it told before.
-    pub(crate) fn forget(&self, source: &Source, id: &LogId) {
-        self.lock().gone(source, id);
+    pub(crate) fn forget(&self, source: &LogSource, id: &LogId) {
+        self.lock().remove(source, id);
     }
 
     /// Where a log is now, if anywhere.
-    pub(crate) fn source(&self, id: &LogId) -> Option<Source> {
+    pub(crate) fn source(&self, id: &LogId) -> Option<LogSource> {
         self.lock().present.get(id)?.iter().min().cloned()
     }
 
     /// In which container of this pod a log is.
-    pub(crate) fn own_source(&self, id: &LogId) -> Option<Option<String>> {
+    pub(crate) fn own_container(&self, id: &LogId) -> Option<Option<String>> {
         match self.source(id)? {
-            Source::Container(container) => Some(container),
-            Source::Sibling(_) => None,
+            LogSource::Container(container) => Some(container),
+            LogSource::Sibling(_) => None,
         }
     }
 
     /// Waits until a log is in a container of this pod; in which.
-    pub(crate) async fn appears(self: &Arc<Self>, id: &LogId) -> Option<String> {
+    pub(crate) async fn wait_for_own(self: &Arc<Self>, id: &LogId) -> Option<String> {
         let interest = self.interest(id);
         loop {
             let changed = interest.changed();
-            if let Some(container) = self.own_source(id) {
+            if let Some(container) = self.own_container(id) {
                 return container;
             }
             changed.await;
@@ -114,8 +114,8 @@ impl Logs {
     }
 
     /// All that are in this pod.
-    pub(crate) fn own(&self) -> Vec<LogId> {
-        let own = |sources: &HashSet<Source>| sources.iter().any(|source| matches!(source, Source::Container(_)));
+    pub(crate) fn own_ids(&self) -> Vec<LogId> {
+        let own = |sources: &HashSet<LogSource>| sources.iter().any(|source| matches!(source, LogSource::Container(_)));
         let state = self.lock();
         let present = state.present.iter().filter(|(_, sources)| own(sources));
         present.map(|(id, _)| id.clone()).collect()
@@ -132,53 +132,53 @@ impl Logs {
     }
 
     /// Changes when an exec has ended.
-    pub(crate) fn ended(&self) -> Receiver<u64> {
+    pub(crate) fn exec_ends(&self) -> Receiver<u64> {
         self.ended.subscribe()
     }
 
     /// A module was put into a file.
-    pub(crate) fn put(&self, path: &[u8], content: &[u8]) {
-        let ids = writers::ids(content);
+    pub(crate) fn note_module(&self, path: &[u8], content: &[u8]) {
+        let ids = writers::find_ids(content);
         if !ids.is_empty() {
-            self.lock().runs.remember(path, ids);
+            self.lock().writers.note_module(path, ids);
         }
     }
 
     /// An exec begins with that payload as its standard input; it has ended when the answer is dropped.
-    pub(crate) fn begin(self: &Arc<Self>, container: Option<&str>, argv: &[Bytes], payload: &[u8]) -> Running {
-        let source = Source::Container(container.map(str::to_owned));
-        let mut ids = writers::ids(payload);
+    pub(crate) fn start_exec(self: &Arc<Self>, container: Option<&str>, argv: &[Bytes], payload: &[u8]) -> WriterGuard {
+        let source = LogSource::Container(container.map(str::to_owned));
+        let mut ids = writers::find_ids(payload);
         let mut state = self.lock();
         if ids.is_empty() {
-            ids = state.runs.of_command(argv);
+            ids = state.writers.ids_of_command(argv);
         }
-        state.runs.begin(&source, &ids);
+        state.writers.start(&source, &ids);
         drop(state);
-        Running {
+        WriterGuard {
             logs: self.clone(),
             ids,
         }
     }
 
     /// What is known of the exec that writes this log.
-    pub(crate) fn run(&self, id: &LogId) -> Option<Run> {
-        self.lock().runs.get(id)
+    pub(crate) fn writer(&self, id: &LogId) -> Option<LogWriter> {
+        self.lock().writers.get(id)
     }
 }
 
 /// An exec as long as it runs.
 #[derive(Debug)]
-pub(crate) struct Running {
-    logs: Arc<Logs>,
+pub(crate) struct WriterGuard {
+    logs: Arc<LogIndex>,
     ids: Vec<LogId>,
 }
 
-impl Drop for Running {
+impl Drop for WriterGuard {
     fn drop(&mut self) {
         let mut state = self.logs.lock();
-        state.runs.end(&self.ids);
+        state.writers.end(&self.ids);
         for id in &self.ids {
-            state.tell(id);
+            state.notify(id);
         }
         drop(state);
         self.logs.ended.send_modify(|count| *count += 1);
@@ -187,7 +187,7 @@ impl Drop for Running {
 
 #[derive(Debug)]
 pub(crate) struct Interest {
-    logs: Arc<Logs>,
+    logs: Arc<LogIndex>,
     id: LogId,
     changed: Arc<Notify>,
 }
@@ -219,13 +219,13 @@ mod tests {
 
     #[test]
     fn own_containers_come_first_and_a_source_can_begin_afresh() {
-        let logs = Logs::default();
-        let (own, other) = (Source::Container(None), Source::Sibling("x".into()));
+        let logs = LogIndex::default();
+        let (own, other) = (LogSource::Container(None), LogSource::Sibling("x".into()));
         logs.update(&other, true, vec![id("a"), id("b")], &[]);
         logs.update(&own, true, vec![id("a")], &[]);
         assert_eq!(logs.source(&id("a")), Some(own.clone()));
         assert_eq!(logs.source(&id("b")), Some(other.clone()));
-        assert_eq!(logs.own(), [id("a")]);
+        assert_eq!(logs.own_ids(), [id("a")]);
         logs.update(&own, true, vec![], &[]);
         assert_eq!(logs.source(&id("a")), Some(other.clone()));
         logs.update(&other, false, vec![], &[id("a")]);
@@ -234,24 +234,24 @@ mod tests {
 
     #[tokio::test]
     async fn the_interested_are_told_and_forgotten() {
-        let logs = Arc::new(Logs::default());
+        let logs = Arc::new(LogIndex::default());
         let interest = logs.interest(&id("a"));
         let second = logs.interest(&id("a"));
         {
             let changed = interest.changed();
-            logs.update(&Source::Container(None), false, vec![id("a")], &[]);
+            logs.update(&LogSource::Container(None), false, vec![id("a")], &[]);
             changed.await;
         }
         drop(interest);
         {
             let changed = second.changed();
-            let running = logs.begin(None, &[], br#"{"zuul_log_id": "a"}"#);
-            assert!(!logs.run(&id("a")).unwrap().ended);
+            let running = logs.start_exec(None, &[], br#"{"zuul_log_id": "a"}"#);
+            assert!(!logs.writer(&id("a")).unwrap().ended);
             drop(running);
             changed.await;
         }
-        assert!(logs.run(&id("a")).unwrap().ended);
-        assert_eq!(*logs.ended().borrow(), 1);
+        assert!(logs.writer(&id("a")).unwrap().ended);
+        assert_eq!(*logs.exec_ends().borrow(), 1);
         drop(second);
         assert!(logs.lock().interested.is_empty());
     }

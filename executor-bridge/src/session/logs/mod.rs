@@ -8,9 +8,9 @@ mod source;
 mod watch;
 mod writers;
 
-pub(crate) use follower::{Event, Follow, Position, STALL};
-pub(crate) use index::{Interest, Logs};
+pub(crate) use follower::{LogEvent, LogFollower, Position, READER_STALL};
+pub(crate) use index::{Interest, LogIndex};
 pub(crate) use log_id::LogId;
-pub(crate) use requests::{Lists, exists, list, remove, send, unsupported};
-pub(crate) use source::Source;
+pub(crate) use requests::{LogListDecoder, exists, list, remove, send, unsupported};
+pub(crate) use source::LogSource;
 pub(crate) use watch::watch_logs;

@@ -15,18 +15,18 @@ use crate::protocol::frame::Frame;
 use crate::protocol::request;
 use crate::protocol::result::{Ended, Outcome};
 use crate::protocol::target::{hex, unhex};
-use crate::session::client::{Client, gone};
-use crate::session::logs::follower::{Event, Follow, Position, STALL};
-use crate::session::logs::index::Logs;
+use crate::session::client::{Client, wait_for_cancel};
+use crate::session::logs::follower::{LogEvent, LogFollower, Position, READER_STALL};
+use crate::session::logs::index::LogIndex;
 use crate::session::logs::log_id::LogId;
 use crate::session::logs::watch;
 
 /// For an agent's answer that somebody waits for, who is told meanwhile that there is nothing.
-const QUESTION: Duration = Duration::from_secs(2);
+const EXISTS_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a link on which a log can be deleted.
-const REMOVAL: Duration = Duration::from_secs(60);
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Until a bridge that was started again knows its logs.
-const RETURN: Duration = Duration::from_secs(20);
+const RESTART_WAIT: Duration = Duration::from_secs(20);
 
 /// Only a bridge in Zuul's slot knows logs.
 pub(crate) fn unsupported() -> Outcome {
@@ -37,20 +37,25 @@ pub(crate) fn unsupported() -> Outcome {
 }
 
 /// Whether there is such a log this moment; `None` if nobody can say.
-pub(crate) async fn exists(reach: &Receiver<Reachability>, id: &LogId) -> Option<bool> {
-    let connection = match &*reach.borrow() {
+pub(crate) async fn exists(reachability: &Receiver<Reachability>, id: &LogId) -> Option<bool> {
+    let connection = match &*reachability.borrow() {
         Reachability::Up(connection) => connection.clone(),
         Reachability::Connecting | Reachability::Lost(_) => return None,
     };
-    timeout(QUESTION, watch::log_exists(&connection, id)).await.ok()?.ok()
+    timeout(EXISTS_TIMEOUT, watch::log_exists(&connection, id))
+        .await
+        .ok()?
+        .ok()
 }
 
 /// Deletes a log wherever it is in this pod, and waits for a link to do so.
 pub(crate) async fn remove(containers: Vec<Receiver<Reachability>>, id: &LogId) {
-    let removals = containers.into_iter().map(|mut reach| {
-        timeout(REMOVAL, async move {
-            let reached = reach.wait_for(|reach| !matches!(reach, Reachability::Connecting)).await;
-            let Ok(Reachability::Up(connection)) = reached.map(|reach| reach.clone()) else {
+    let removals = containers.into_iter().map(|mut reachability| {
+        timeout(REMOVE_TIMEOUT, async move {
+            let reached = reachability
+                .wait_for(|reachability| !matches!(reachability, Reachability::Connecting))
+                .await;
+            let Ok(Reachability::Up(connection)) = reached.map(|reachability| reachability.clone()) else {
                 return;
             };
             if let Err(status) = watch::remove_log(&connection, id).await {
@@ -62,11 +67,11 @@ pub(crate) async fn remove(containers: Vec<Receiver<Reachability>>, id: &LogId) 
 }
 
 /// The ids of all logs of this pod, one JSON array per line, again whenever they change; until the client has gone.
-pub(crate) async fn list(logs: &Logs, mut client: Client) -> Outcome {
+pub(crate) async fn list(logs: &LogIndex, mut client: Client) -> Outcome {
     let mut changes = logs.changes();
     loop {
         changes.borrow_and_update();
-        let ids = logs.own();
+        let ids = logs.own_ids();
         let ids: Vec<_> = ids.iter().map(LogId::as_str).collect();
         let line = format!("{}\n", serde_json::json!(ids));
         if client.replies.send(Frame::Stdout(line.into())).await.is_err() {
@@ -74,25 +79,25 @@ pub(crate) async fn list(logs: &Logs, mut client: Client) -> Outcome {
         }
         tokio::select! {
             _ = changes.changed() => {}
-            outcome = gone(&mut client.inputs) => return outcome,
+            outcome = wait_for_cancel(&mut client.inputs) => return outcome,
         }
     }
 }
 
 /// One log as it is written, until it is deleted.
 pub(crate) async fn send(
-    logs: &Arc<Logs>,
+    logs: &Arc<LogIndex>,
     id: &LogId,
     from: Option<request::Position>,
     mut client: Client,
-    follow: impl FnOnce(Option<&str>, Option<Position>) -> Follow,
+    follow: impl FnOnce(Option<&str>, Option<Position>) -> LogFollower,
 ) -> Outcome {
-    let backoff = match &from {
+    let wait = match &from {
         // What was there before this bridge is there as soon as it has looked.
-        Some(_) => RETURN,
+        Some(_) => RESTART_WAIT,
         None => Duration::ZERO,
     };
-    let Ok(container) = timeout(backoff, logs.appears(id)).await else {
+    let Ok(container) = timeout(wait, logs.wait_for_own(id)).await else {
         return Outcome::done();
     };
     let from = from.and_then(|request::Position { file, offset }| {
@@ -103,19 +108,19 @@ pub(crate) async fn send(
     loop {
         let event = tokio::select! {
             event = follow.next() => event,
-            outcome = gone(&mut client.inputs) => return outcome,
+            outcome = wait_for_cancel(&mut client.inputs) => return outcome,
         };
         let frame = match event {
-            Event::Begins(Position { file, offset }) => {
+            LogEvent::Begins(Position { file, offset }) => {
                 let file = hex(&file);
                 Frame::Stderr(serde_json::json!(request::Position { file, offset }).to_string().into())
             }
-            Event::Data(data) => Frame::Stdout(data),
-            Event::Absent => return Outcome::done(),
-            Event::Lost(why) => return Outcome::Lost(Failure::new(Kind::AgentLost, why)),
+            LogEvent::Data(data) => Frame::Stdout(data),
+            LogEvent::Absent => return Outcome::done(),
+            LogEvent::Lost(why) => return Outcome::Lost(Failure::new(Kind::AgentLost, why)),
         };
         let mut sending = pin!(client.replies.send(frame));
-        let sent = match timeout(STALL, &mut sending).await {
+        let sent = match timeout(READER_STALL, &mut sending).await {
             Ok(sent) => sent,
             Err(_) => {
                 follow.pause();
@@ -130,9 +135,9 @@ pub(crate) async fn send(
 
 /// The lists that `list_logs` sends, put together again.
 #[derive(Debug, Default)]
-pub(crate) struct Lists(BytesMut);
+pub(crate) struct LogListDecoder(BytesMut);
 
-impl Lists {
+impl LogListDecoder {
     pub(crate) fn add(&mut self, data: &Bytes) {
         self.0.extend_from_slice(data);
     }

@@ -10,15 +10,19 @@ use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use crate::connections::{Connection, Reachability, status};
-use crate::session::logs::index::Logs;
+use crate::session::logs::index::LogIndex;
 use crate::session::logs::log_id::{DIRECTORY, LogId, PREFIX, SUFFIX};
-use crate::session::logs::source::Source;
+use crate::session::logs::source::LogSource;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Watches the logs of one container over each connection that it gets.
-pub(crate) async fn watch_logs(source: Source, logs: Arc<Logs>, mut reachability: watch::Receiver<Reachability>) {
+pub(crate) async fn watch_logs(
+    source: LogSource,
+    logs: Arc<LogIndex>,
+    mut reachability: watch::Receiver<Reachability>,
+) {
     loop {
         let connection = match &*reachability.borrow_and_update() {
             Reachability::Up(connection) => Some(connection.clone()),
@@ -40,7 +44,7 @@ pub(crate) async fn watch_logs(source: Source, logs: Arc<Logs>, mut reachability
 }
 
 /// Never returns; an agent that is too old to be watched has no live logs, but runs tasks.
-async fn watch_connection(source: &Source, logs: &Logs, connection: &Connection) {
+async fn watch_connection(source: &LogSource, logs: &LogIndex, connection: &Connection) {
     let mut pause = FIRST_PAUSE;
     loop {
         match watch_once(source, logs, connection).await {
@@ -53,7 +57,7 @@ async fn watch_connection(source: &Source, logs: &Logs, connection: &Connection)
     }
 }
 
-async fn watch_once(source: &Source, logs: &Logs, connection: &Connection) -> Result<(), Status> {
+async fn watch_once(source: &LogSource, logs: &LogIndex, connection: &Connection) -> Result<(), Status> {
     let request = WatchRequest {
         directory: DIRECTORY.into(),
         prefix: PREFIX.into(),

@@ -7,35 +7,35 @@ use bytes::Bytes;
 use memchr::memmem;
 
 use crate::session::logs::log_id::LogId;
-use crate::session::logs::source::Source;
+use crate::session::logs::source::LogSource;
 
 /// Ended ones that are remembered: Zuul asks for a log before the task begins, and again soon after its end at the latest.
-const REMEMBERED: usize = 4096;
+const MAX_ENDED: usize = 4096;
 /// Files that are remembered: a module is run soon after it was put, unless its task ended before.
-const FILES: usize = 32;
+const MAX_MODULES: usize = 32;
 /// More in one payload are not ours to know.
-const IDS: usize = 16;
+const MAX_IDS: usize = 16;
 /// Longest id that is looked for, bytes.
-const LONGEST: usize = 512;
+const MAX_ID_LENGTH: usize = 512;
 
 /// An exec whose payload carried a log id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) source: Source,
+pub(crate) struct LogWriter {
+    pub(crate) source: LogSource,
     pub(crate) ended: bool,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Runs {
-    known: HashMap<LogId, (Source, usize)>,
+pub(crate) struct LogWriters {
+    known: HashMap<LogId, (LogSource, usize)>,
     /// In the order in which they ended.
     ended: VecDeque<LogId>,
     /// Modules that were put into a file, the newest last: an exec that names it will write those logs.
-    files: VecDeque<(Vec<u8>, Vec<LogId>)>,
+    modules: VecDeque<(Vec<u8>, Vec<LogId>)>,
 }
 
-impl Runs {
-    pub(crate) fn begin(&mut self, source: &Source, ids: &[LogId]) {
+impl LogWriters {
+    pub(crate) fn start(&mut self, source: &LogSource, ids: &[LogId]) {
         for id in ids {
             let (at, running) = self.known.entry(id.clone()).or_insert_with(|| (source.clone(), 0));
             *at = source.clone();
@@ -53,7 +53,7 @@ impl Runs {
                 self.ended.push_back(id.clone());
             }
         }
-        while self.ended.len() > REMEMBERED {
+        while self.ended.len() > MAX_ENDED {
             let Some(oldest) = self.ended.pop_front() else { return };
             // One that runs again is remembered for its later end.
             if self.known.get(&oldest).is_some_and(|(_, running)| *running == 0) && !self.ended.contains(&oldest) {
@@ -62,25 +62,25 @@ impl Runs {
         }
     }
 
-    pub(crate) fn remember(&mut self, path: &[u8], ids: Vec<LogId>) {
-        if self.files.len() == FILES {
-            self.files.pop_front();
+    pub(crate) fn note_module(&mut self, path: &[u8], ids: Vec<LogId>) {
+        if self.modules.len() == MAX_MODULES {
+            self.modules.pop_front();
         }
-        self.files.push_back((path.to_owned(), ids));
+        self.modules.push_back((path.to_owned(), ids));
     }
 
     /// The ids in the files that a command line gives to Python. Ansible names a file in others too, before it runs it.
-    pub(crate) fn of_command(&self, argv: &[Bytes]) -> Vec<LogId> {
+    pub(crate) fn ids_of_command(&self, argv: &[Bytes]) -> Vec<LogId> {
         let run = |path: &[u8]| {
             argv.iter()
                 .any(|word| memmem::find_iter(word, path).any(|at| is_python(&word[..at])))
         };
-        let files = self.files.iter().filter(|(path, _)| run(path));
+        let files = self.modules.iter().filter(|(path, _)| run(path));
         files.flat_map(|(_, ids)| ids.clone()).collect()
     }
 
-    pub(crate) fn get(&self, id: &LogId) -> Option<Run> {
-        self.known.get(id).map(|(source, running)| Run {
+    pub(crate) fn get(&self, id: &LogId) -> Option<LogWriter> {
+        self.known.get(id).map(|(source, running)| LogWriter {
             source: source.clone(),
             ended: *running == 0,
         })
@@ -100,11 +100,11 @@ fn is_python(before: &[u8]) -> bool {
 }
 
 /// The log ids in a payload. The arguments stand in it as JSON or as a Python literal of JSON: quotes may be escaped.
-pub(crate) fn ids(payload: &[u8]) -> Vec<LogId> {
+pub(crate) fn find_ids(payload: &[u8]) -> Vec<LogId> {
     const KEY: &[u8] = b"zuul_log_id";
     let mut ids = Vec::new();
-    for at in memmem::find_iter(payload, KEY).take(IDS) {
-        if let Some(id) = value(&payload[at + KEY.len()..])
+    for at in memmem::find_iter(payload, KEY).take(MAX_IDS) {
+        if let Some(id) = id_after_key(&payload[at + KEY.len()..])
             && !ids.contains(&id)
         {
             ids.push(id);
@@ -114,7 +114,7 @@ pub(crate) fn ids(payload: &[u8]) -> Vec<LogId> {
 }
 
 /// What is between the next quotes, after `": "`.
-fn value(rest: &[u8]) -> Option<LogId> {
+fn id_after_key(rest: &[u8]) -> Option<LogId> {
     let syntax = |byte: &u8| matches!(byte, b'"' | b'\\' | b':' | b' ');
     let from = rest
         .iter()
@@ -123,7 +123,7 @@ fn value(rest: &[u8]) -> Option<LogId> {
     let rest = &rest[from..];
     let length = rest
         .iter()
-        .take(LONGEST)
+        .take(MAX_ID_LENGTH)
         .position(|byte| matches!(byte, b'"' | b'\\'))?;
     LogId::new(std::str::from_utf8(&rest[..length]).ok()?)
 }
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn texts(payload: &str) -> Vec<String> {
-        ids(payload.as_bytes())
+        find_ids(payload.as_bytes())
             .iter()
             .map(|id| id.as_str().to_owned())
             .collect()
@@ -157,10 +157,10 @@ mod tests {
 
     #[test]
     fn a_command_that_names_a_module_writes_its_logs() {
-        let mut runs = Runs::default();
+        let mut writers = LogWriters::default();
         let id = LogId::new("a").unwrap();
-        for n in 0..FILES {
-            runs.remember(format!("/tmp/{n}/AnsiballZ_command.py").as_bytes(), vec![id.clone()]);
+        for n in 0..MAX_MODULES {
+            writers.note_module(format!("/tmp/{n}/AnsiballZ_command.py").as_bytes(), vec![id.clone()]);
         }
         let argv = |n: usize| {
             [
@@ -169,27 +169,27 @@ mod tests {
                 format!("python3 /tmp/{n}/AnsiballZ_command.py && sleep 0").into(),
             ]
         };
-        assert_eq!(runs.of_command(&argv(0)), std::slice::from_ref(&id));
-        assert_eq!(runs.of_command(&argv(FILES)), []);
+        assert_eq!(writers.ids_of_command(&argv(0)), std::slice::from_ref(&id));
+        assert_eq!(writers.ids_of_command(&argv(MAX_MODULES)), []);
         let chmod = ["chmod u+rwx /tmp/0/ /tmp/0/AnsiballZ_command.py".into()];
-        assert_eq!(runs.of_command(&chmod), []);
-        runs.remember(b"/tmp/x", vec![id]);
-        assert_eq!(runs.of_command(&argv(0)), []);
+        assert_eq!(writers.ids_of_command(&chmod), []);
+        writers.note_module(b"/tmp/x", vec![id]);
+        assert_eq!(writers.ids_of_command(&argv(0)), []);
     }
 
     #[test]
     fn the_oldest_ended_are_forgotten() {
-        let mut runs = Runs::default();
+        let mut writers = LogWriters::default();
         let id = |n: usize| LogId::new(&n.to_string()).unwrap();
-        let source = Source::Container(None);
-        runs.begin(&source, &[LogId::new("running").unwrap()]);
-        for n in 0..REMEMBERED + 10 {
-            runs.begin(&source, &[id(n)]);
-            runs.end(&[id(n)]);
+        let source = LogSource::Container(None);
+        writers.start(&source, &[LogId::new("running").unwrap()]);
+        for n in 0..MAX_ENDED + 10 {
+            writers.start(&source, &[id(n)]);
+            writers.end(&[id(n)]);
         }
-        assert_eq!(runs.known.len(), REMEMBERED + 1);
-        assert_eq!(runs.get(&id(9)), None);
-        assert!(runs.get(&id(10)).unwrap().ended);
-        assert!(!runs.get(&LogId::new("running").unwrap()).unwrap().ended);
+        assert_eq!(writers.known.len(), MAX_ENDED + 1);
+        assert_eq!(writers.get(&id(9)), None);
+        assert!(writers.get(&id(10)).unwrap().ended);
+        assert!(!writers.get(&LogId::new("running").unwrap()).unwrap().ended);
     }
 }
