@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use podbridge_files::reason;
 use podbridge_proto::limits::MAX_HOLE;
 
 /// A system call on a path that failed.
@@ -77,10 +78,4 @@ impl Error {
             _ => None,
         }
     }
-}
-
-/// Returns the system's words without "(os error N)".
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

@@ -2,13 +2,15 @@
 //! `rpc::files` makes them.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use podbridge_files::sparse::{is_sparse, next_data};
 use podbridge_proto::digest::{Hasher, Sum};
 use podbridge_proto::limits::MAX_HOLE;
-use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom, Stat, fstat, fstatfs, openat, seek};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, openat};
 use rustix::io::Errno;
 
 use super::resolve::ResolvedPath;
@@ -25,8 +27,6 @@ const VIRTUAL_FILE_SYSTEMS: [i64; 7] = [
     0x7472_6163,
     0x7363_6673,
 ];
-/// Unit of st_blocks, in bytes.
-const STAT_BLOCK_SIZE: u64 = 512;
 
 /// An open regular file and how much of it was read.
 #[derive(Debug)]
@@ -36,12 +36,10 @@ pub struct FileReader {
     attributes: Attributes,
     /// Size at the time of opening; the file must be unchanged when reading reaches it. `None`: read until the kernel reports the end.
     end: Option<u64>,
-    /// Whether to look for holes: the file has fewer blocks than its size needs, and the client accepts holes.
-    sparse: bool,
     /// Offset of the next byte to read.
     offset: u64,
-    /// End of the data around `offset`; a hole may begin there.
-    data_until: u64,
+    /// Range of data at or after `offset`; holes surround it. Without a search for holes it is the whole file.
+    data: Range<u64>,
     hasher: Hasher,
     /// Bytes read, holes counted.
     length: u64,
@@ -81,12 +79,11 @@ impl FileReader {
         let attributes = Attributes::from(&stat);
         Ok(Self {
             end: has_reliable_size(&file, &stat).then_some(attributes.size),
-            sparse: sparse && (stat.st_blocks as u64).saturating_mul(STAT_BLOCK_SIZE) < attributes.size,
+            data: 0..if sparse && is_sparse(&stat) { 0 } else { attributes.size },
             path,
             file,
             attributes,
             offset,
-            data_until: 0,
             hasher,
             length: 0,
         })
@@ -104,17 +101,18 @@ impl FileReader {
             if self.offset >= end {
                 return self.check_unchanged().map(|()| Chunk::End);
             }
-            if self.sparse && self.offset >= self.data_until {
-                let count = self.hole_length(end);
-                if count > 0 {
-                    self.hasher.zeros(count);
-                    self.offset += count;
-                    self.length += count;
-                    return Ok(Chunk::Hole(count));
-                }
+            if self.offset >= self.data.end {
+                // After an error, the rest is read as data.
+                self.data = next_data(&self.file, self.offset, end).unwrap_or(self.offset..end);
             }
-            let until = if self.sparse { self.data_until.min(end) } else { end };
-            wanted = wanted.min(until - self.offset);
+            if self.offset < self.data.start {
+                let count = (self.data.start - self.offset).min(MAX_HOLE);
+                self.hasher.zeros(count);
+                self.offset += count;
+                self.length += count;
+                return Ok(Chunk::Hole(count));
+            }
+            wanted = wanted.min(self.data.end - self.offset);
         }
         let data = self.data(wanted as usize)?;
         if data.is_empty() {
@@ -143,22 +141,6 @@ impl FileReader {
         }
         buffer.truncate(filled);
         Ok(buffer)
-    }
-
-    /// Returns the length of the hole at the offset, at most `MAX_HOLE`. If it is 0, sets `data_until`.
-    fn hole_length(&mut self, end: u64) -> u64 {
-        let data = match seek(&self.file, SeekFrom::Data(self.offset)) {
-            Ok(data) => data.min(end),
-            // NXIO: no data after the offset.
-            Err(Errno::NXIO) => end,
-            Err(_) => self.offset,
-        };
-        if data == self.offset {
-            self.data_until = seek(&self.file, SeekFrom::Hole(self.offset))
-                .unwrap_or(end)
-                .max(self.offset + 1);
-        }
-        (data - self.offset).min(MAX_HOLE)
     }
 
     /// Fails if the file changed while it was read. Growth is allowed: a log grows, and the part up to `end` is complete.

@@ -6,10 +6,10 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, fchown};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use podbridge_files::temporary::{self, TemporaryName};
 use podbridge_proto::digest::{Hasher, Sum};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::resolve::ResolvedPath;
 use super::{Error, Location};
@@ -38,7 +38,7 @@ pub struct Put {
     target: Target,
     resolved: ResolvedPath,
     /// Temporary name in the target's directory; `None` after the rename.
-    temporary: Option<String>,
+    temporary: Option<TemporaryName>,
     file: File,
     hasher: Hasher,
     length: u64,
@@ -55,9 +55,8 @@ impl Put {
             Some(FileType::Symlink) => return Err(Error::SymbolicLink(resolved.path)),
             Some(_) => return Err(Error::NotRegular(resolved.path)),
         }
-        let temporary = temporary_name();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&resolved.directory, &temporary, flags, Mode::RUSR | Mode::WUSR);
+        let temporary = temporary::name(temporary::random_number());
+        let file = temporary::create(&resolved.directory, &temporary, Mode::RUSR | Mode::WUSR);
         let file = file.map_err(|errno| Error::system("write it", &resolved.path)(errno.into()))?;
         Ok(Self {
             target,
@@ -122,7 +121,7 @@ impl Put {
     pub fn commit(mut self) -> Result<(), Error> {
         let ResolvedPath { directory, name, path } = &self.resolved;
         if let Some(temporary) = &self.temporary {
-            renameat(directory, temporary, directory, name)
+            renameat(directory, &temporary[..], directory, name)
                 .map_err(|errno| Error::system("replace it", path)(errno.into()))?;
             self.temporary = None;
         }
@@ -178,17 +177,9 @@ impl Drop for Put {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             // May fail if the file system is gone; no caller is left to report to.
-            let _ = unlinkat(&self.resolved.directory, temporary, AtFlags::empty());
+            let _ = unlinkat(&self.resolved.directory, &temporary[..], AtFlags::empty());
         }
     }
-}
-
-/// Returns a name of fixed length: a suffix could exceed NAME_MAX for a target with a name of 255 bytes.
-fn temporary_name() -> String {
-    let mut random = [0u8; 8];
-    // getrandom never fails for 8 bytes. If the name exists, EXCL makes `create` fail.
-    let _ = getrandom(&mut random, GetRandomFlags::empty());
-    format!(".podbridge-{:016x}", u64::from_ne_bytes(random))
 }
 
 /// Returns the time that is so many nanoseconds after the epoch, or before it.
