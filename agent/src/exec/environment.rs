@@ -3,9 +3,10 @@
 
 use std::ffi::CString;
 
+use podbridge_files::users::Account;
+
 use super::{Command, ExecId};
 use crate::env::{EXEC_ID, Variables};
-use crate::sys::users::Account;
 
 /// Returns the `NAME=value` that marks every process of an exec's tree, also a process that left the session. See
 /// `process_tree`.

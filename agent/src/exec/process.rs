@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use podbridge_files::users;
 use rustix::fs::{FileType, Uid, fchown, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Rlimit;
@@ -17,7 +18,7 @@ use super::{Command, StartFailure, StdinMode, environment};
 use crate::env;
 use crate::sys::fork::{ForkError, PreparedCommand, Stdio, Step};
 use crate::sys::reaper::{Child, Reaper};
-use crate::sys::{lookup, pty, users};
+use crate::sys::{lookup, pty};
 
 /// Path of the agent's own executable, as the child sees it before its execve(2), while it is a copy of the agent. It works where
 /// the file was replaced since, and where the command's user may not enter the file's directory.

@@ -7,13 +7,13 @@ use std::os::unix::fs::{FileExt, PermissionsExt, fchown};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use podbridge_files::temporary::{self, TemporaryName};
+use podbridge_files::users;
 use podbridge_proto::digest::{Hasher, Sum};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use super::resolve::ResolvedPath;
 use super::{Error, Location};
-use crate::sys::users;
 
 /// Mode of a new file if the request has none: 0666 less the usual umask.
 const DEFAULT_MODE: u32 = 0o644;

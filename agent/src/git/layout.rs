@@ -6,11 +6,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use podbridge_files::users;
 use rustix::process::geteuid;
 
 use super::Error;
 use crate::env;
-use crate::sys::users;
 
 /// Name of a repository until it is complete. The directory is beside or in its final one, so that renames complete it.
 pub(super) const UNFINISHED: &str = ".podbridge-new";

@@ -1,5 +1,5 @@
 //! System calls, and every `unsafe` block of the agent: fork and exec, the reaper of children, the init for PID 1, the heap, /proc,
-//! cgroups, users, program lookup. It knows nothing of execs, files or gRPC, and of the agent it uses `env` only. All other modules
+//! cgroups, program lookup. It knows nothing of execs, files or gRPC, and of the agent it uses `env` only. All other modules
 //! may call it.
 
 pub(crate) mod cgroup;
@@ -17,4 +17,3 @@ pub(crate) mod lookup;
 pub(crate) mod proc;
 pub(crate) mod pty;
 pub(crate) mod reaper;
-pub(crate) mod users;

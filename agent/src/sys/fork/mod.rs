@@ -8,11 +8,10 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::AtomicI32;
 
+use podbridge_files::users::Identity;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Gid, Pid, Rlimit, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
-
-use super::users::Identity;
 
 /// The standard descriptors of the child.
 #[derive(Debug)]
