@@ -1,4 +1,5 @@
-//! Pauses between tries of the same thing, longer and longer, with jitter, up to a limit.
+//! Pauses between attempts of the same operation. `Backoff` limits and jitters them, for everything that dials; `DoublingPause` is the bare
+//! sequence, for callers that decide by themselves when to stop.
 
 use std::time::Duration;
 
@@ -9,35 +10,76 @@ use crate::random;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How long a link is sought again, and how often.
+/// A pause that doubles with each use, up to a longest pause.
+#[derive(Debug)]
+pub(crate) struct DoublingPause {
+    next: Duration,
+    longest: Duration,
+}
+
+impl DoublingPause {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        Self { next: first, longest }
+    }
+
+    /// Returns the present pause, and doubles it for the next call.
+    pub(crate) fn advance(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        pause
+    }
+
+    pub(crate) async fn sleep(&mut self) {
+        sleep(self.advance()).await;
+    }
+}
+
+/// Attempts to reach something again, within a time limit: the first at once, later ones after longer and longer pauses.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     limit: Duration,
-    begun: Option<Instant>,
-    next: Duration,
+    started: Option<Instant>,
+    pause: DoublingPause,
 }
 
 impl Backoff {
+    /// Makes a backoff whose time limit runs from its first attempt.
     pub(crate) fn new(limit: Duration) -> Self {
         Self {
             limit,
-            begun: None,
-            next: FIRST_PAUSE,
+            started: None,
+            pause: DoublingPause::new(FIRST_PAUSE, LONGEST_PAUSE),
         }
     }
 
-    /// The first try is at once, later ones wait longer and longer; jittered, as many bridges lose the same API server.
+    /// Waits before an attempt. The first attempt is made at once.
     pub(crate) async fn pause(&mut self) {
-        if self.begun.is_none() {
-            self.begun = Some(Instant::now());
+        if self.started.is_none() {
+            self.started = Some(Instant::now());
             return;
         }
-        let [jitter] = random::bytes();
-        sleep(self.next.mul_f32(0.5 + f32::from(jitter) / 255.0)).await;
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        sleep(self.pause.advance().mul_f32(0.5 + jitter())).await;
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.begun.is_some_and(|begun| begun.elapsed() > self.limit)
+        self.started.is_some_and(|started| started.elapsed() > self.limit)
+    }
+}
+
+/// Returns a random number from 0 to 1. Many bridges lose the same API server at the same moment, and must not return together.
+pub(crate) fn jitter() -> f32 {
+    let [byte] = random::bytes();
+    f32::from(byte) / 255.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_doubles_up_to_the_longest() {
+        let mut pause = DoublingPause::new(Duration::from_millis(250), Duration::from_millis(600));
+        let pauses = [(); 4].map(|()| pause.advance().as_millis());
+        assert_eq!(pauses, [250, 500, 600, 600]);
     }
 }

@@ -1,4 +1,5 @@
-//! One gRPC connection to one agent, on one link: its settings, the Hello that begins it, and whether it still lives.
+//! One gRPC connection to one agent, on one link: its HTTP/2 settings, the first call Hello, and whether it is still alive. Dials nothing
+//! itself. `endpoint` and `upgrade` open connections; operations of `session` call the agent on them.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,16 +20,16 @@ use tower::service_fn;
 
 use crate::connections::status;
 use crate::error::{Failure, Kind, Retry, chain};
-use crate::link::{Dialed, Handle, LinkName, Pipe};
+use crate::link::{DialedLink, Handle, LinkName, Pipe};
 use crate::pod::ContainerRef;
 use crate::protocol::result::Agent;
 
-/// What travels on a connection; each container has one of either kind, so that no command waits behind a file (DESIGN §6).
+/// Use of a connection. Each container has one connection for each lane, so that no command waits behind a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
-    /// Commands and logs: small, and somebody waits for each.
+    /// Commands and logs: small messages, and a user waits for each.
     Control,
-    /// Files, trees and repositories: as much as the link can carry.
+    /// Files, trees and repositories: as many bytes as the link can carry.
     Bulk,
 }
 
@@ -40,8 +41,8 @@ impl Lane {
         }
     }
 
-    /// Flow control, fixed: a reader that stands still holds so much of its stream. For bulk it must cover the bandwidth of a
-    /// link times its round trip: 8 MiB are 800 MB/s at 10 ms.
+    /// Returns the fixed flow-control window of a stream, which is also the memory that one stalled stream can hold. For bulk it
+    /// covers bandwidth times round trip: 8 MiB allow 800 MB/s at 10 ms.
     fn stream_window(self) -> u32 {
         match self {
             Lane::Control => 1 << 20,
@@ -50,15 +51,17 @@ impl Lane {
     }
 }
 
-/// Never what stops a stream: each has a window of its own, and so many are never unread.
+/// Flow-control window of the connection. So large that it never stops a stream: the window of each stream does that.
 const CONNECTION_WINDOW: u32 = 1 << 30;
-const FRAME: u32 = 256 << 10;
-/// A ping when nothing came for so long, also while no call is open.
+const FRAME_SIZE: u32 = 256 << 10;
+/// Time without incoming bytes after which a ping is sent, also while no call is open.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// hyper would end the connection for a late pong even while bytes move; `Handle::watch_silence` judges instead.
-const PONG_PATIENCE: Duration = Duration::from_secs(24 * 3600);
-const SILENCE: Duration = Duration::from_secs(45);
-const STALL: Duration = Duration::from_secs(30);
+/// hyper's limit for a pong; in effect never. hyper would end the connection for a late pong even while bytes move, so
+/// `Handle::watch_silence` decides instead.
+const PONG_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// A link counts as dead after this time without incoming bytes, if also nothing could be sent for `STALL_LIMIT`.
+const SILENCE_LIMIT: Duration = Duration::from_secs(45);
+const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -66,32 +69,34 @@ pub(crate) struct Connection {
     pub(crate) handle: Handle,
     pub(crate) agent: Agent,
     capabilities: Vec<String>,
-    pub(crate) place: Option<ContainerRef>,
+    /// Container of the agent; `None` for an agent outside Kubernetes.
+    pub(crate) container: Option<ContainerRef>,
     pub(crate) lane: Lane,
     pub(crate) link: LinkName,
-    /// There is a better one by now. This one lives for as long as calls on it do.
+    /// Cancelled when a connection on a better link has replaced this one; this one then ends with its last call.
     pub(crate) superseded: CancellationToken,
 }
 
-/// The connector was asked a second time: the first pipe has ended, and nothing of the new request was sent.
+/// Error of the second call of the connector: the only pipe has ended, and nothing of the new request was sent.
 #[derive(Debug, thiserror::Error)]
 #[error("the link has ended")]
 pub(crate) struct NotSent;
 
 impl Connection {
-    pub(crate) async fn open(dialed: Dialed, lane: Lane, timeout: Duration) -> Result<Self, Failure> {
-        let Dialed {
+    /// Opens a connection on a dialled link, and waits at most `timeout` for the agent's Hello.
+    pub(crate) async fn open(dialed: DialedLink, lane: Lane, timeout: Duration) -> Result<Self, Failure> {
+        let DialedLink {
             pipe,
             handle,
-            place,
-            link,
+            container,
+            name: link,
         } = dialed;
         let opened = tokio::time::timeout(timeout, hello(pipe, lane)).await;
         let (channel, agent, capabilities) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(failure)) => {
-                let reason = handle.ended();
-                handle.end("the agent did not say hello");
+                let reason = handle.end_reason();
+                handle.end("the agent did not answer Hello");
                 return Err(match reason {
                     Some(reason) => Failure {
                         message: format!("{} ({reason})", failure.message),
@@ -102,36 +107,36 @@ impl Connection {
                 });
             }
             Err(_) => {
-                handle.end("the agent did not say hello");
+                handle.end("the agent did not answer Hello");
                 return Err(Failure::new(
                     Kind::Timeout,
                     format!("the agent did not answer within {} s", timeout.as_secs()),
                 ));
             }
         };
-        handle.watch_silence(SILENCE, STALL);
+        handle.watch_silence(SILENCE_LIMIT, STALL_LIMIT);
         Ok(Self {
             channel,
             handle,
             agent,
             capabilities,
-            place,
+            container,
             lane,
             link,
             superseded: CancellationToken::new(),
         })
     }
 
-    pub(crate) fn alive(&self) -> bool {
-        self.handle.ended().is_none()
+    pub(crate) fn is_alive(&self) -> bool {
+        self.handle.end_reason().is_none()
     }
 
-    /// Whether the agent can do this (limits.rs).
+    /// Tells whether the agent has this capability (podbridge_proto::limits).
     pub(crate) fn can(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|name| name == capability)
     }
 
-    /// Has the agent listen at this address for whoever has this key (agent.proto).
+    /// Asks the agent to listen at this address for the bridge with this key (agent.proto).
     pub(crate) async fn enroll(&self, key: &PublicKey, address: IpAddr) -> Result<EnrollResponse, tonic::Status> {
         let request = EnrollRequest {
             bridge_key: key.as_der().to_vec().into(),
@@ -149,16 +154,16 @@ impl Connection {
         LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    /// Which machine it is: another one after its container was restarted.
+    /// Returns the identity of the container, which is another one after a restart of the container.
     pub(crate) fn container_identity(&self) -> String {
-        match &self.place {
-            Some(place) => format!("{}/{}", place.pod_uid, place.container_id),
-            // Behind the agent's own random part: boot id and start of PID 1.
+        match &self.container {
+            Some(container) => format!("{}/{}", container.pod_uid, container.container_id),
+            // The part of the instance after the agent's random number: boot id and start time of PID 1.
             None => self
                 .agent
                 .instance
                 .split_once('.')
-                .map_or("", |(_, machine)| machine)
+                .map_or("", |(_, identity)| identity)
                 .to_owned(),
         }
     }
@@ -177,13 +182,18 @@ async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<S
     let channel = Endpoint::from_static("http://podbridge-agent")
         .initial_stream_window_size(lane.stream_window())
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME)
+        .max_frame_size(FRAME_SIZE)
         .http2_keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PONG_PATIENCE)
+        .keep_alive_timeout(PONG_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| Failure::new(Kind::Agent, format!("the agent speaks no HTTP/2: {}", chain(&error))))?;
+        .map_err(|error| {
+            Failure::new(
+                Kind::Agent,
+                format!("the agent does not speak HTTP/2: {}", chain(&error)),
+            )
+        })?;
     let version = env!("CARGO_PKG_VERSION");
     let request = HelloRequest {
         protocol_major: PROTOCOL_MAJOR,
@@ -196,7 +206,7 @@ async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<S
         Code::FailedPrecondition => Failure::new(Kind::Agent, status.message()),
         Code::Unimplemented => Failure::new(
             Kind::Agent,
-            format!("the agent is no podbridge agent of this protocol; install release {version} of it"),
+            format!("the program that answers is not a podbridge agent of this protocol; install release {version} of podbridge-agent"),
         ),
         _ => Failure::new(
             Kind::Agent,
@@ -224,7 +234,7 @@ async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<S
     Ok((channel, agent, answer.capabilities))
 }
 
-/// Whether a failed call can have reached the agent, or was never sent.
+/// Tells whether a failed call was certainly never sent. `false`: the agent may have received it.
 pub(crate) fn provably_not_sent(status: &tonic::Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
@@ -232,7 +242,7 @@ pub(crate) fn provably_not_sent(status: &tonic::Status) -> bool {
             return true;
         }
         if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            // Cancelled: still in our queue when the connection ended. Closed: never taken into it.
+            // Cancelled: still in hyper's queue when the connection ended. Closed: never put into the queue.
             return error.is_canceled() || error.is_closed();
         }
         source = error.source();
@@ -240,7 +250,7 @@ pub(crate) fn provably_not_sent(status: &tonic::Status) -> bool {
     false
 }
 
-/// An agent's own answer has no cause on our side; a broken connection has one.
+/// Tells whether a call failed because its link broke. A status that the agent sent has no error source on our side.
 pub(crate) fn is_broken_link(status: &tonic::Status, connection: &Connection) -> bool {
-    std::error::Error::source(status).is_some() || !connection.alive()
+    std::error::Error::source(status).is_some() || !connection.is_alive()
 }

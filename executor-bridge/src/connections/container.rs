@@ -1,4 +1,5 @@
-//! One container: a line for commands and logs, and one for what is large, dialled with the first of it.
+//! One container of the pod, with a control connection and a bulk connection; each is dialled on its first use. `session` and `recovery`
+//! ask it for a connection.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use crate::connections::endpoint::Endpoint;
 use crate::connections::lane_connection::LaneConnection;
 use crate::connections::{Connection, Lane};
 use crate::error::Failure;
-use crate::link::{Linker, Start};
+use crate::link::{AgentStart, Linker};
 use crate::protocol::result::LinkStatus;
 
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl Container {
             bulk,
             name,
             dialed: Default::default(),
-            direct: Default::default(),
+            routes: Default::default(),
             pinned: pin_container.then(Default::default),
         });
         Self {
@@ -38,39 +39,41 @@ impl Container {
         &self.endpoint.linker
     }
 
-    /// `None`: the pod's default.
+    /// Returns the container's name as the client gave it; `None`: the pod's default container.
     pub(crate) fn name(&self) -> Option<&str> {
         self.endpoint.name.as_deref()
     }
 
     /// Waits for the next dial that succeeds.
-    pub(crate) async fn dialed_anew(&self) {
+    pub(crate) async fn wait_for_dial(&self) {
         self.endpoint.dialed.notified().await;
     }
 
-    /// A connection that was alive a moment ago; an agent is started if there is none.
+    /// Returns a connection that was alive a moment ago. Starts an agent if there is none.
     pub(crate) async fn connection(&self, lane: Lane) -> Result<Arc<Connection>, Failure> {
-        self.line(lane).dialed(Start::IfNeeded).await
+        self.lane_connection(lane).connect(AgentStart::IfNeeded).await
     }
 
-    /// The same, but no agent is started: the one that is sought runs, or is gone for ever.
+    /// Returns a connection like `connection`, but starts no agent: the caller needs an agent that was there before, and that one runs or
+    /// is gone for ever.
     pub(crate) async fn reconnect(&self, lane: Lane) -> Result<Arc<Connection>, Failure> {
-        self.line(lane).dialed(Start::Never).await
+        self.lane_connection(lane).connect(AgentStart::Never).await
     }
 
-    fn line(&self, lane: Lane) -> &LaneConnection {
+    fn lane_connection(&self, lane: Lane) -> &LaneConnection {
         match lane {
             Lane::Control => &self.control,
             Lane::Bulk => &self.bulk,
         }
     }
 
+    /// Ends the connections of both lanes.
     pub(crate) fn drop_links(&self) {
         self.control.drop_link();
         self.bulk.drop_link();
     }
 
-    /// Of the lines that were needed.
+    /// Returns the status of the control lane, and of the bulk lane if it was ever used.
     pub(crate) fn status(&self) -> Vec<LinkStatus> {
         let down = || LinkStatus {
             container: self.endpoint.name.clone(),

@@ -1,5 +1,5 @@
-//! What is known of the direct route to one container's agent: unknown, being tried, known, or on hold after it broke or could not be
-//! had. Pure state, no I/O; one for each container. `upgrade` fills it.
+//! The direct route to the agent of one container: unknown, being searched, known, or on hold after a failure. Pure state of one container;
+//! does no I/O. `upgrade` reads and changes it.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,34 +8,37 @@ use podbridge_tls::Identity;
 use tokio::sync::watch;
 
 use crate::error::{Failure, Kind};
-use crate::link::{Door, Handle};
+use crate::link::{DirectAddress, Handle};
 
-/// What is large waits so long for the faster link: several round trips, and less than anybody notices.
+/// Time for which a bulk operation waits for the faster link: several round trips, and too short for a user to notice.
 pub(crate) const UPGRADE_WAIT: Duration = Duration::from_millis(100);
-/// After a direct link that broke, or could not be had. A network that lets a handshake pass and no more would else be tried for ever.
-const HOLD: Duration = Duration::from_secs(600);
+/// Pause of the search after a direct link broke or could not be dialled. Without it a network that passes a handshake and nothing else
+/// would be tried for ever.
+const HOLD_TIME: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(crate) struct DirectRoutes {
     state: watch::Sender<State>,
-    /// This container's alone: an agent that passed another's answer off as its own would lead to a door that is closed.
+    /// Key of this bridge for this container alone. If an agent returned the address and key of another container's agent, that agent
+    /// would not accept this key.
     identity: OnceLock<Identity>,
 }
 
 #[derive(Debug)]
 enum State {
     Unknown,
-    Trying,
+    Searching,
     Known(Arc<DirectRoute>),
     OnHold { instance: String, since: Instant },
 }
 
-/// To one agent.
+/// A direct route to one agent.
 #[derive(Debug)]
 pub(crate) struct DirectRoute {
-    pub(crate) door: Door,
+    pub(crate) address: DirectAddress,
+    /// Instance of the agent.
     pub(crate) instance: String,
-    /// Of the links that were dialled on it.
+    /// Handles of the links that were dialled on this route.
     links: Mutex<Vec<Handle>>,
 }
 
@@ -49,80 +52,83 @@ impl Default for DirectRoutes {
 }
 
 impl DirectRoutes {
-    /// Whether a direct link to this agent is to be sought.
-    pub(crate) fn begin(&self, instance: &str) -> bool {
-        let mut seek = true;
+    /// Tells whether to look for a direct link to this agent, and notes that the search has begun.
+    pub(crate) fn begin_search(&self, instance: &str) -> bool {
+        let mut search = true;
         self.state.send_if_modified(|state| match state {
-            State::OnHold { instance: known, since } if known == instance && since.elapsed() < HOLD => {
-                seek = false;
+            State::OnHold { instance: known, since } if known == instance && since.elapsed() < HOLD_TIME => {
+                search = false;
                 false
             }
-            State::Known(way) if way.instance == instance => false,
+            State::Known(route) if route.instance == instance => false,
             _ => {
-                *state = State::Trying;
+                *state = State::Searching;
                 true
             }
         });
-        seek
+        search
     }
 
-    /// Two lanes may find the same at once: their links are counted together.
-    pub(crate) fn found(&self, way: Arc<DirectRoute>, link: Handle) {
+    /// Adds a link on a route. Both lanes may find a route to the same agent at once: then the first route has the links of both.
+    pub(crate) fn add_link(&self, route: Arc<DirectRoute>, link: Handle) {
         self.state.send_modify(|state| match state {
-            State::Known(known) if known.instance == way.instance => known.add(link),
+            State::Known(known) if known.instance == route.instance => known.add(link),
             _ => {
-                way.add(link);
-                *state = State::Known(way);
+                route.add(link);
+                *state = State::Known(route);
             }
         });
     }
 
-    /// Nothing was found out.
+    /// Ends a search without a result, or forgets the route to this agent.
     pub(crate) fn forget(&self, instance: &str) {
         self.state.send_if_modified(|state| {
-            let ours = match state {
-                State::Trying => true,
-                State::Known(way) => way.instance == instance,
+            let concerned = match state {
+                State::Searching => true,
+                State::Known(route) => route.instance == instance,
                 State::Unknown | State::OnHold { .. } => false,
             };
-            if ours {
+            if concerned {
                 *state = State::Unknown;
             }
-            ours
+            concerned
         });
     }
 
+    /// Refuses further searches for this agent, for a while.
     pub(crate) fn put_on_hold(&self, instance: &str) {
         self.state.send_if_modified(|state| {
-            // What is known of a later agent stays.
-            let ours = !matches!(state, State::Known(way) if way.instance != instance);
-            if ours {
+            // A known route to another, later agent stays.
+            let concerned = !matches!(state, State::Known(route) if route.instance != instance);
+            if concerned {
                 *state = State::OnHold {
                     instance: instance.to_owned(),
                     since: Instant::now(),
                 };
             }
-            ours
+            concerned
         });
     }
 
-    pub(crate) fn known(&self) -> Option<Arc<DirectRoute>> {
+    pub(crate) fn known_route(&self) -> Option<Arc<DirectRoute>> {
         match &*self.state.borrow() {
-            State::Known(way) => Some(way.clone()),
-            State::Unknown | State::Trying | State::OnHold { .. } => None,
+            State::Known(route) => Some(route.clone()),
+            State::Unknown | State::Searching | State::OnHold { .. } => None,
         }
     }
 
-    pub(crate) async fn tried(&self) {
+    /// Waits until no search is running.
+    pub(crate) async fn wait_for_search(&self) {
         let mut state = self.state.subscribe();
-        // We hold its sender ourselves: it cannot be gone.
-        let _ = state.wait_for(|state| !matches!(state, State::Trying)).await;
+        // The error case cannot happen: `self` holds the sender.
+        let _ = state.wait_for(|state| !matches!(state, State::Searching)).await;
     }
 
+    /// Returns this bridge's key for this container; makes it on first use.
     pub(crate) fn identity(&self) -> Result<&Identity, Failure> {
         if self.identity.get().is_none() {
             let made = Identity::new().map_err(|error| Failure::new(Kind::Internal, error.to_string()))?;
-            // Another lane may have been first: its key is the one that counts.
+            // The other lane may have set a key meanwhile: then that key is used.
             let _ = self.identity.set(made);
         }
         Ok(self.identity.get().expect("it was set a line before"))
@@ -130,20 +136,22 @@ impl DirectRoutes {
 }
 
 impl DirectRoute {
-    pub(crate) fn new(door: Door, instance: String) -> Self {
+    pub(crate) fn new(address: DirectAddress, instance: String) -> Self {
         Self {
-            door,
+            address,
             instance,
             links: Mutex::default(),
         }
     }
 
+    /// Adds the handle of a link, and drops handles of links that were ended on purpose.
     fn add(&self, link: Handle) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.retain(|link| link.ended().is_none() || link.has_broken());
+        links.retain(|link| link.end_reason().is_none() || link.has_broken());
         links.push(link);
     }
 
+    /// Tells whether any link on this route broke, whichever lane it belonged to.
     pub(crate) fn has_broken(&self) -> bool {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.iter().any(Handle::has_broken)
@@ -157,12 +165,12 @@ mod tests {
     use super::*;
     use crate::pod::ContainerRef;
 
-    fn way(instance: &str) -> Arc<DirectRoute> {
+    fn route(instance: &str) -> Arc<DirectRoute> {
         Arc::new(DirectRoute {
-            door: Door {
+            address: DirectAddress {
                 address: "192.0.2.1:4000".parse().unwrap(),
                 key: Identity::new().unwrap().public_key().clone(),
-                place: ContainerRef {
+                container: ContainerRef {
                     pod_uid: "uid".into(),
                     container: "main".into(),
                     container_id: "id".into(),
@@ -180,64 +188,64 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_had_is_left_alone_until_another_agent_is_there() {
-        let direct = DirectRoutes::default();
-        assert!(direct.begin("one"));
-        direct.put_on_hold("one");
-        assert!(!direct.begin("one"));
-        assert!(direct.begin("two"));
+    fn after_a_failed_search_only_another_agent_is_searched() {
+        let routes = DirectRoutes::default();
+        assert!(routes.begin_search("one"));
+        routes.put_on_hold("one");
+        assert!(!routes.begin_search("one"));
+        assert!(routes.begin_search("two"));
     }
 
     #[test]
-    fn a_broken_way_to_the_agent_says_nothing_of_direct_links() {
-        let direct = DirectRoutes::default();
-        assert!(direct.begin("one"));
-        direct.forget("one");
-        assert!(direct.begin("one"));
-        direct.found(way("one"), link());
-        assert!(direct.known().is_some());
-        // Of an earlier agent, and late.
-        direct.forget("zero");
-        direct.put_on_hold("zero");
-        assert!(direct.known().is_some());
+    fn a_search_without_a_result_may_be_repeated() {
+        let routes = DirectRoutes::default();
+        assert!(routes.begin_search("one"));
+        routes.forget("one");
+        assert!(routes.begin_search("one"));
+        routes.add_link(route("one"), link());
+        assert!(routes.known_route().is_some());
+        // Late answers about an earlier agent change nothing.
+        routes.forget("zero");
+        routes.put_on_hold("zero");
+        assert!(routes.known_route().is_some());
     }
 
     #[test]
-    fn a_break_counts_whichever_lane_had_the_link() {
-        let direct = DirectRoutes::default();
+    fn a_break_on_either_lane_counts_for_the_route() {
+        let routes = DirectRoutes::default();
         let (control, bulk) = (link(), link());
-        assert!(direct.begin("one"));
-        direct.found(way("one"), control.clone());
-        // Bulk was late to see it, and asked for itself.
-        assert!(direct.begin("one"));
-        direct.found(way("one"), bulk);
+        assert!(routes.begin_search("one"));
+        routes.add_link(route("one"), control.clone());
+        // The bulk lane did not see the route in time, and found it by itself.
+        assert!(routes.begin_search("one"));
+        routes.add_link(route("one"), bulk);
         control.note_break("it was cut");
-        assert!(direct.known().unwrap().has_broken());
-        // And is not forgotten when there is a new link.
-        direct.found(way("one"), link());
-        assert!(direct.known().unwrap().has_broken());
+        assert!(routes.known_route().unwrap().has_broken());
+        // A new link does not hide the break.
+        routes.add_link(route("one"), link());
+        assert!(routes.known_route().unwrap().has_broken());
     }
 
     #[test]
-    fn a_link_that_was_ended_is_no_break() {
-        let direct = DirectRoutes::default();
+    fn ending_a_link_is_not_counted_as_a_break() {
+        let routes = DirectRoutes::default();
         let control = link();
-        direct.found(way("one"), control.clone());
+        routes.add_link(route("one"), control.clone());
         control.end("nobody needs it");
-        assert!(!direct.known().unwrap().has_broken());
+        assert!(!routes.known_route().unwrap().has_broken());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_is_woken_by_any_answer() {
-        let direct = Arc::new(DirectRoutes::default());
-        direct.tried().await;
+    async fn every_result_of_a_search_ends_the_wait() {
+        let routes = Arc::new(DirectRoutes::default());
+        routes.wait_for_search().await;
         for answer in [DirectRoutes::forget, DirectRoutes::put_on_hold] {
-            assert!(direct.begin("one"));
-            assert!(timeout(UPGRADE_WAIT, direct.tried()).await.is_err());
-            answer(&direct, "one");
-            direct.tried().await;
-            direct.found(way("two"), link());
-            direct.forget("two");
+            assert!(routes.begin_search("one"));
+            assert!(timeout(UPGRADE_WAIT, routes.wait_for_search()).await.is_err());
+            answer(&routes, "one");
+            routes.wait_for_search().await;
+            routes.add_link(route("two"), link());
+            routes.forget("two");
         }
     }
 }

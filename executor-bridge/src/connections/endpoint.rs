@@ -1,5 +1,5 @@
-//! The endpoint of one container: how its agent is dialled, and what the connections of both lanes share. `lane_connection` dials
-//! through it; `upgrade` adds direct links to it.
+//! The endpoint of one container: what the connections of both lanes share, and how a new connection is opened. Keeps no connection:
+//! `lane_connection` opens its connections here and keeps them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,31 +8,31 @@ use tokio::sync::Notify;
 use crate::backoff::Backoff;
 use crate::connections::bulk_runtime::BulkRuntime;
 use crate::connections::direct_route::DirectRoutes;
-use crate::connections::{Connection, Lane};
+use crate::connections::{Connection, Lane, upgrade};
 use crate::error::{Failure, Kind, Retry};
-use crate::link::{Linker, Start};
+use crate::link::{AgentStart, Linker};
 use crate::protocol::target::LinkChoice;
 
-/// What the lines of one container have in common.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) linker: Arc<Linker>,
     pub(crate) bulk: Arc<BulkRuntime>,
-    /// `None`: the pod's default.
+    /// Name of the container; `None`: the pod's default container.
     pub(crate) name: Option<String>,
-    /// Told at every dial that succeeds.
+    /// Notified of every dial that succeeds.
     pub(crate) dialed: Notify,
-    pub(crate) direct: DirectRoutes,
-    /// The machine that was reached first and none but that is reached again; `None`: whichever is there.
+    pub(crate) routes: DirectRoutes,
+    /// Identity of the container that was reached first: another one is refused. `None`: every container of this name is accepted.
     pub(crate) pinned: Option<OnceLock<String>>,
 }
 
 impl Endpoint {
-    pub(crate) async fn open(&self, lane: Lane, start: Start) -> Result<Connection, Failure> {
-        if let Some(connection) = self.try_known_route(lane).await {
+    /// Opens a connection: on the direct route if one is known, else on the link that the target chooses.
+    pub(crate) async fn open(&self, lane: Lane, start: AgentStart) -> Result<Connection, Failure> {
+        let linker = &self.linker;
+        if let Some(connection) = upgrade::try_known_route(&self.routes, linker.pod(), lane).await {
             return Ok(connection);
         }
-        let linker = &self.linker;
         let mut backoff = Backoff::new(linker.timeout());
         let connection = loop {
             backoff.pause().await;
@@ -41,41 +41,55 @@ impl Endpoint {
                 Err(failure) => Err(failure),
             };
             match opened {
-                Err(failure) if failure.retry == Retry::LinkCut && !backoff.is_over() => {}
-                // Zuul starts with a pod as soon as it has its name.
-                Err(failure) if failure.retry == Retry::PodStarting && self.pinned.is_some() && !backoff.is_over() => {}
+                Err(failure) if self.may_retry(failure.retry) && !backoff.is_over() => {}
                 opened => break opened?,
             }
         };
         let connection = match &self.pinned {
-            Some(machine) => check_pinned(connection, machine, linker)?,
+            Some(pinned) => check_pinned(connection, pinned, linker)?,
             None => connection,
         };
         match linker.choice() {
-            LinkChoice::Direct => self.find_direct(&connection).await.map_err(|failure| Failure {
-                message: format!(
-                    "{}; without `--link direct` the API server carries all",
-                    failure.message
-                ),
-                ..failure
-            }),
+            LinkChoice::Direct => {
+                let direct = upgrade::find_direct(&self.routes, linker.pod(), &connection).await;
+                direct.map_err(|failure| Failure {
+                    message: format!(
+                        "{}; without `--link direct` the API server carries all",
+                        failure.message
+                    ),
+                    ..failure
+                })
+            }
             LinkChoice::Auto | LinkChoice::ExecProxy | LinkChoice::Local => Ok(connection),
+        }
+    }
+
+    fn may_retry(&self, retry: Retry) -> bool {
+        match retry {
+            Retry::LinkCut => true,
+            // Zuul uses a pod as soon as the pod has a name, before its containers run. Only Zuul pins its containers.
+            Retry::PodStarting => self.pinned.is_some(),
+            Retry::Never => false,
         }
     }
 }
 
-/// A container that was restarted is empty: what was prepared in it is gone, and nothing may run there as if it were not.
-fn check_pinned(connection: Connection, machine: &OnceLock<String>, linker: &Linker) -> Result<Connection, Failure> {
-    if *machine.get_or_init(|| connection.container_identity()) == connection.container_identity() {
+/// Refuses a container that is not the pinned one. A restarted container has lost the files that the build prepared in it, so no command
+/// may run there.
+fn check_pinned(connection: Connection, pinned: &OnceLock<String>, linker: &Linker) -> Result<Connection, Failure> {
+    if *pinned.get_or_init(|| connection.container_identity()) == connection.container_identity() {
         return Ok(connection);
     }
-    connection.handle.end("it leads to another machine");
-    let container = connection.place.as_ref().map_or("-", |place| &place.container);
+    connection.handle.end("it leads to another container");
+    let name = connection
+        .container
+        .as_ref()
+        .map_or("-", |container| &container.container);
     Err(Failure::new(
         Kind::PodNotRunning,
         format!(
-            "container {container} of pod {} was restarted: it is no longer the machine that this build began with; \
-             look for its reason with `kubectl describe pod`",
+            "container {name} of pod {} was restarted during the build, and the files of the build in it are lost; \
+             `kubectl describe pod` shows the reason of the restart",
             linker.pod()
         ),
     ))

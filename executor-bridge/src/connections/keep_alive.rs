@@ -1,5 +1,5 @@
-//! Keeps the control connection of one container of a Zuul build up for as long as the build lasts: dials before anybody asks, and again
-//! whenever the link breaks. `session` starts one for each container of a build and reads its reachability.
+//! Keeps the control connection of one container of a Zuul build up for as long as the build lasts: dials before any client asks, and again
+//! whenever the link breaks. Runs no operation. `session` starts one for each container of a build and reads its reachability.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,97 +7,94 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, DoublingPause, jitter};
 use crate::connections::recovery::{self, LostAgent, Recovery};
 use crate::connections::{Connection, Container, Lane};
 use crate::error::Kind;
 use crate::protocol::result::Outcome;
-use crate::random;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Between questions about a pod that the API says is not there, or not for us.
-const GONE_PAUSE: Duration = Duration::from_secs(60);
+/// Pause before another agent is dialled, after one was lost.
+const LOST_PAUSE: Duration = Duration::from_millis(250);
+/// Pauses between dials that fail.
+const FIRST_FAILED_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_FAILED_PAUSE: Duration = Duration::from_secs(30);
+/// Pause between dials of a pod that the API does not know, or that has another operating system.
+const NO_POD_PAUSE: Duration = Duration::from_secs(60);
 
-/// Whether a container can be reached.
+/// State of the connection to a container.
 #[derive(Debug, Clone)]
 pub(crate) enum Reachability {
     Connecting,
     Up(Arc<Connection>),
-    /// Its agent is gone: which pod, and why, as one line.
+    /// The agent is gone. The text is one line with the pod and the reason.
     Lost(String),
 }
 
 #[derive(Debug)]
 pub(crate) struct KeepAlive {
     container: Arc<Container>,
-    reach: watch::Sender<Reachability>,
+    reachability: watch::Sender<Reachability>,
 }
 
 impl KeepAlive {
     pub(crate) fn start(container: Arc<Container>) -> Arc<Self> {
-        let keeper = Arc::new(Self {
+        let keep_alive = Arc::new(Self {
             container,
-            reach: watch::Sender::new(Reachability::Connecting),
+            reachability: watch::Sender::new(Reachability::Connecting),
         });
-        let kept = keeper.clone();
-        tokio::spawn(async move { kept.keep().await });
-        keeper
+        let task = keep_alive.clone();
+        tokio::spawn(async move { task.run().await });
+        keep_alive
     }
 
-    pub(crate) fn reach(&self) -> watch::Receiver<Reachability> {
-        self.reach.subscribe()
+    pub(crate) fn reachability(&self) -> watch::Receiver<Reachability> {
+        self.reachability.subscribe()
     }
 
-    async fn keep(&self) {
-        let mut pause = FIRST_PAUSE;
+    async fn run(&self) {
+        let new_pauses = || DoublingPause::new(FIRST_FAILED_PAUSE, LONGEST_FAILED_PAUSE);
+        let mut failed_pauses = new_pauses();
         loop {
-            let wait = match self.container.connection(Lane::Control).await {
+            let pause = match self.container.connection(Lane::Control).await {
                 Ok(connection) => {
-                    pause = FIRST_PAUSE;
-                    let why = self.stay(connection).await;
+                    failed_pauses = new_pauses();
+                    let why = self.stay_connected(connection).await;
                     let pod = self.container.linker().pod();
                     tracing::warn!(pod, why, "the agent is lost");
-                    // One line, as it goes into logs of lines.
-                    let why = format!("pod {pod} lost: {}", why.replace('\n', " "));
-                    self.reach.send_replace(Reachability::Lost(why));
-                    FIRST_PAUSE
+                    // Live logs consist of lines: the reason must be one.
+                    let line = format!("pod {pod} lost: {}", why.replace('\n', " "));
+                    self.reachability.send_replace(Reachability::Lost(line));
+                    LOST_PAUSE
                 }
-                // A client's mistake; who uses it all the same dials for himself.
+                // A client named a container that the pod does not have. A client that uses the name again makes a dial of its own.
                 Err(failure) if failure.kind == Kind::ContainerNotFound && self.container.name().is_some() => return,
-                Err(failure) if matches!(failure.kind, Kind::PodNotFound | Kind::Windows) => GONE_PAUSE,
-                Err(_) => {
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                    pause
-                }
+                Err(failure) if matches!(failure.kind, Kind::PodNotFound | Kind::Windows) => NO_POD_PAUSE,
+                Err(_) => failed_pauses.advance(),
             };
-            // Many bridges lose the same API server at the same moment.
-            let [jitter] = random::bytes();
-            let wait = wait.mul_f32(1.0 + f32::from(jitter) / 510.0);
             tokio::select! {
-                () = sleep(wait) => {}
-                // A client needed it sooner.
-                () = self.container.dialed_anew() => {}
+                () = sleep(pause.mul_f32(1.0 + jitter() / 2.0)) => {}
+                // A client needed the connection sooner, and its dial succeeded.
+                () = self.container.wait_for_dial() => {}
             }
         }
     }
 
-    /// With one agent, over as many links as it takes; why it is lost.
-    async fn stay(&self, mut connection: Arc<Connection>) -> String {
+    /// Stays connected to one agent, over as many links as necessary. Returns the reason why the agent is lost.
+    async fn stay_connected(&self, mut connection: Arc<Connection>) -> String {
         loop {
-            self.reach.send_replace(Reachability::Up(connection.clone()));
+            self.reachability.send_replace(Reachability::Up(connection.clone()));
             let hint = tokio::select! {
-                hint = connection.handle.wait() => hint,
+                hint = connection.handle.wait_for_end() => hint,
                 () = connection.superseded.cancelled() => match self.container.reconnect(Lane::Control).await {
                     Ok(better) if better.agent.instance == connection.agent.instance => {
                         connection = better;
                         continue;
                     }
-                    _ => "the link that took its place broke".into(),
+                    _ => "the direct link that replaced it broke".into(),
                 },
             };
             let lost_agent = LostAgent::of_connection(&connection, &hint);
-            self.reach.send_replace(Reachability::Connecting);
+            self.reachability.send_replace(Reachability::Connecting);
             let mut backoff = Backoff::new(self.container.linker().lease());
             match recovery::recover(&self.container, &lost_agent, &mut backoff).await {
                 Recovery::Reconnected(again) => connection = again,

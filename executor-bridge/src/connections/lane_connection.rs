@@ -1,49 +1,71 @@
-//! The connection of one lane of a container: dialled when first needed and again when dead. Callers that come while a dial is under
-//! way share it and its answer. A connection on a faster link replaces it as soon as there is one. `container` owns one for each lane.
+//! The connection of one lane of a container: dialled when it is first needed, and again when it is dead. Callers that come during a dial
+//! share its answer. A connection on a direct link replaces the first one as soon as there is one. `container` owns one for each lane;
+//! `endpoint` opens the connections.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::runtime::Handle;
+use tokio::sync::SetOnce;
 use tokio::time::{sleep, timeout};
 
 use crate::connections::direct_route::UPGRADE_WAIT;
 use crate::connections::endpoint::Endpoint;
-use crate::connections::{Connection, Lane};
+use crate::connections::{Connection, Lane, upgrade};
 use crate::error::Failure;
-use crate::link::Start;
+use crate::link::AgentStart;
 use crate::protocol::result::LinkStatus;
 use crate::protocol::target::LinkChoice;
 use crate::sys;
 
-/// A connection for bulk that nobody used for so long is closed: it costs a process in the pod. Between one and two of these.
-const UNUSED: Duration = Duration::from_secs(60);
+/// A bulk connection costs a process in the pod: it is closed after one to two of these intervals without use.
+const UNUSED_INTERVAL: Duration = Duration::from_secs(60);
 
-type Opening = Shared<BoxFuture<'static, Result<Arc<Connection>, Failure>>>;
+type Opened = Result<Arc<Connection>, Failure>;
 
-#[derive(Debug, Clone)]
-struct Dial {
-    /// Of its line's dials.
-    number: u64,
-    start: Start,
-    opening: Opening,
+#[derive(Debug)]
+enum Dial {
+    /// A task dials; it sets the answer at its end.
+    Opening {
+        start: AgentStart,
+        answer: Arc<SetOnce<Opened>>,
+    },
+    Open(Arc<Connection>),
+    Failed(Failure),
 }
 
 #[derive(Debug, Default)]
 struct DialState {
+    /// The latest dial; `None` before the first use, and after its connection was closed.
     dial: Option<Dial>,
-    dials: u64,
-    /// By the dial's connection; calls may still be on it.
+    /// Sequence number of the latest dial; tells a late task whether its dial was replaced.
+    number: u64,
+    /// The connection that a better one has replaced; calls may still run on it.
     superseded: Weak<Connection>,
+}
+
+impl DialState {
+    /// Returns the latest dial if it has this sequence number.
+    fn dial(&mut self, number: u64) -> Option<&mut Dial> {
+        self.dial.as_mut().filter(|_| self.number == number)
+    }
+}
+
+/// The state, shared with the tasks that dial, upgrade and close connections.
+#[derive(Debug, Clone, Default)]
+struct SharedState(Arc<Mutex<DialState>>);
+
+impl SharedState {
+    fn lock(&self) -> MutexGuard<'_, DialState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct LaneConnection {
     lane: Lane,
     endpoint: Arc<Endpoint>,
-    slot: Arc<Mutex<DialState>>,
+    state: SharedState,
 }
 
 impl LaneConnection {
@@ -51,125 +73,99 @@ impl LaneConnection {
         Self {
             lane,
             endpoint,
-            slot: Arc::default(),
+            state: SharedState::default(),
         }
     }
 
-    pub(crate) async fn dialed(&self, start: Start) -> Result<Arc<Connection>, Failure> {
-        let opening = {
-            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-            let usable = slot.dial.as_ref().filter(|dial| match dial.opening.peek() {
-                Some(Ok(connection)) => connection.alive(),
-                Some(Err(_)) => false,
-                None => dial.start == start || dial.start == Start::IfNeeded,
-            });
-            match usable {
-                Some(dial) => dial.opening.clone(),
-                None => {
-                    slot.dials += 1;
-                    let number = slot.dials;
-                    let opening = self.begin(start, number);
-                    let dial = Dial { number, start, opening };
-                    slot.dial.insert(dial).opening.clone()
+    /// Returns the open connection, or the answer of the dial that is under way, or of a new dial.
+    pub(crate) async fn connect(&self, start: AgentStart) -> Opened {
+        let answer = {
+            let mut state = self.state.lock();
+            match &state.dial {
+                Some(Dial::Open(connection)) if connection.is_alive() => return Ok(connection.clone()),
+                // A dial that may not start an agent does not serve a caller that needs one.
+                Some(Dial::Opening { start: allowed, answer })
+                    if *allowed == start || *allowed == AgentStart::IfNeeded =>
+                {
+                    answer.clone()
+                }
+                _ => {
+                    state.number += 1;
+                    let answer = self.dial(start, state.number);
+                    state.dial = Some(Dial::Opening {
+                        start,
+                        answer: answer.clone(),
+                    });
+                    answer
                 }
             }
         };
-        opening.await
+        answer.wait().await.clone()
     }
 
-    /// In a task of its own: a client that gives up does not stop it for the others.
-    fn begin(&self, start: Start, number: u64) -> Opening {
-        let (lane, endpoint, slot) = (self.lane, self.endpoint.clone(), self.slot.clone());
-        let runtime = match lane {
+    /// Dials in a task of its own, so that a caller that gives up does not stop the dial for the others.
+    fn dial(&self, start: AgentStart, number: u64) -> Arc<SetOnce<Opened>> {
+        // A connection is served by the runtime on which it is opened.
+        let runtime = match self.lane {
             Lane::Control => Handle::current(),
-            Lane::Bulk => endpoint.bulk.runtime(),
+            Lane::Bulk => self.endpoint.bulk.runtime(),
         };
-        // The connection lives where it is dialled.
-        let task = runtime.spawn(async move {
-            let begun = Instant::now();
-            let opened = endpoint.open(lane, start).await;
-            let milliseconds = begun.elapsed().as_millis() as u64;
-            let (pod, container) = (endpoint.linker.pod(), endpoint.name.as_deref().unwrap_or("-"));
-            match opened {
-                Ok(connection) => {
-                    endpoint.dialed.notify_waiters();
-                    let (agent, link) = (&connection.agent.version, connection.link.as_str());
-                    tracing::info!(
-                        pod,
-                        container,
-                        lane = lane.name(),
-                        link,
-                        agent,
-                        milliseconds,
-                        "link is up"
-                    );
-                    // Of certificates, and perhaps of an agent's way to the pod.
-                    sys::give_memory_back();
-                    let connection = Arc::new(connection);
-                    if lane == Lane::Bulk {
-                        tokio::spawn(close_unused(Arc::downgrade(&connection), slot.clone(), number));
-                    }
-                    if endpoint.linker.choice() != LinkChoice::Auto || !endpoint.seeks_direct(&connection) {
-                        return Ok(connection);
-                    }
-                    let better = tokio::spawn(upgrade(endpoint, connection.clone(), slot, number));
-                    // A command goes at once; what is large gains by the faster link.
-                    match lane {
-                        Lane::Control => Ok(connection),
-                        Lane::Bulk => match timeout(UPGRADE_WAIT, better).await {
-                            Ok(Ok(Some(better))) => Ok(better),
-                            _ => Ok(connection),
-                        },
-                    }
-                }
-                Err(failure) => {
-                    let kind = failure.kind.name();
-                    tracing::warn!(pod, container, lane = lane.name(), kind, %failure, milliseconds, "link failed");
-                    Err(failure)
-                }
+        let opening = runtime.spawn(open(
+            self.lane,
+            self.endpoint.clone(),
+            self.state.clone(),
+            start,
+            number,
+        ));
+        let answer = Arc::new(SetOnce::new());
+        let (state, answer_to_set) = (self.state.clone(), answer.clone());
+        runtime.spawn(async move {
+            let panicked = |_| Err(Failure::bug("the dial of the link failed"));
+            let opened = opening.await.unwrap_or_else(panicked);
+            // `upgrade` may have put a better connection there already; it stays.
+            if let Some(dial @ Dial::Opening { .. }) = state.lock().dial(number) {
+                *dial = match opened.clone() {
+                    Ok(connection) => Dial::Open(connection),
+                    Err(failure) => Dial::Failed(failure),
+                };
             }
+            // The error case cannot happen: only this task sets it.
+            let _ = answer_to_set.set(opened);
         });
-        async move {
-            task.await
-                .unwrap_or_else(|_| Err(Failure::bug("the dial of the link failed")))
-        }
-        .boxed()
-        .shared()
+        answer
     }
 
+    /// Ends the connection, and the one that it has replaced.
     pub(crate) fn drop_link(&self) {
         let (dial, superseded) = {
-            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-            (slot.dial.take(), std::mem::take(&mut slot.superseded))
+            let mut state = self.state.lock();
+            (state.dial.take(), std::mem::take(&mut state.superseded))
         };
-        let current = dial.as_ref().and_then(|dial| dial.opening.peek());
-        let current = current.and_then(|dialed| dialed.as_ref().ok().cloned());
+        let current = match dial {
+            Some(Dial::Open(connection)) => Some(connection),
+            Some(Dial::Opening { .. } | Dial::Failed(_)) | None => None,
+        };
         for connection in [current, superseded.upgrade()].into_iter().flatten() {
             connection.handle.end("a client asked for a new link");
         }
     }
 
-    /// `None`: it was not needed yet.
+    /// Returns the status of the lane; `None` if the lane was not needed yet.
     pub(crate) fn status(&self) -> Option<LinkStatus> {
-        let dial = {
-            let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-            slot.dial.clone()?
-        };
-        let dialed = dial.opening.peek();
-        let (state, agent, message) = match dialed {
-            None => ("dialing", None, None),
-            Some(Ok(connection)) => match connection.handle.ended() {
-                None => ("up", Some(connection.agent.clone()), None),
-                Some(reason) => ("down", None, Some(reason)),
+        let shared = self.state.lock();
+        let (state, connection, agent, message) = match shared.dial.as_ref()? {
+            Dial::Opening { .. } => ("dialing", None, None, None),
+            Dial::Open(connection) => match connection.handle.end_reason() {
+                None => ("up", Some(connection), Some(connection.agent.clone()), None),
+                Some(reason) => ("down", Some(connection), None, Some(reason)),
             },
-            Some(Err(failure)) => ("down", None, Some(failure.message.clone())),
+            Dial::Failed(failure) => ("down", None, None, Some(failure.message.clone())),
         };
-        let connection = dialed.and_then(|dialed| dialed.as_ref().ok());
-        let place = connection.and_then(|connection| connection.place.as_ref());
-        let place = place.map(|place| place.container.clone());
+        let container = connection.and_then(|connection| connection.container.as_ref());
+        let container = container.map(|container| container.container.clone());
         let link = connection.map_or(self.endpoint.linker.first(), |connection| connection.link);
         Some(LinkStatus {
-            container: self.endpoint.name.clone().or(place),
+            container: self.endpoint.name.clone().or(container),
             link: link.as_str().into(),
             lane: self.lane.name().into(),
             state: state.into(),
@@ -179,67 +175,108 @@ impl LaneConnection {
     }
 }
 
-/// Puts a connection on a direct link into the place of one that was dialled; calls on that one go on where they are.
+/// Opens a connection, and starts the tasks that upgrade it and that close it when it is unused.
+async fn open(lane: Lane, endpoint: Arc<Endpoint>, state: SharedState, start: AgentStart, number: u64) -> Opened {
+    let started = Instant::now();
+    let opened = endpoint.open(lane, start).await;
+    let milliseconds = started.elapsed().as_millis() as u64;
+    let (pod, container) = (endpoint.linker.pod(), endpoint.name.as_deref().unwrap_or("-"));
+    let connection = match opened {
+        Ok(connection) => Arc::new(connection),
+        Err(failure) => {
+            let kind = failure.kind.name();
+            tracing::warn!(pod, container, lane = lane.name(), kind, %failure, milliseconds, "link failed");
+            return Err(failure);
+        }
+    };
+    endpoint.dialed.notify_waiters();
+    let (agent, link) = (&connection.agent.version, connection.link.as_str());
+    tracing::info!(
+        pod,
+        container,
+        lane = lane.name(),
+        link,
+        agent,
+        milliseconds,
+        "link is up"
+    );
+    // Dialling leaves garbage behind (certificates, the 5 MB agent binary): return it to the OS.
+    sys::give_memory_back();
+    if lane == Lane::Bulk {
+        tokio::spawn(close_unused(Arc::downgrade(&connection), state.clone(), number));
+    }
+    if endpoint.linker.choice() != LinkChoice::Auto || !upgrade::begin_search(&endpoint.routes, &connection) {
+        return Ok(connection);
+    }
+    let better = tokio::spawn(upgrade(endpoint, connection.clone(), state, number));
+    // A command starts at once; a bulk operation gains more by the faster link than it loses by the wait.
+    match lane {
+        Lane::Control => Ok(connection),
+        Lane::Bulk => match timeout(UPGRADE_WAIT, better).await {
+            Ok(Ok(Some(better))) => Ok(better),
+            _ => Ok(connection),
+        },
+    }
+}
+
+/// Replaces a connection by one on a direct link; calls on the first connection continue there. `None`: there is no direct link, or the
+/// dial was replaced meanwhile.
 async fn upgrade(
     endpoint: Arc<Endpoint>,
     first: Arc<Connection>,
-    slot: Arc<Mutex<DialState>>,
+    state: SharedState,
     number: u64,
 ) -> Option<Arc<Connection>> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let (pod, lane) = (endpoint.linker.pod(), first.lane);
-    let better = match endpoint.find_direct(&first).await {
+    let better = match upgrade::find_direct(&endpoint.routes, pod, &first).await {
         Ok(better) => Arc::new(better),
         Err(failure) => {
             tracing::info!(pod, lane = lane.name(), why = failure.message, "no direct link");
             return None;
         }
     };
-    let opening = ready(Ok(better.clone())).boxed().shared();
-    // It can be seen that it is done only when somebody has asked for it.
-    let _ = opening.clone().now_or_never();
-    let placed = {
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        match slot.dial.as_mut().filter(|dial| dial.number == number) {
-            Some(dial) => {
-                dial.opening = opening;
-                slot.superseded = Arc::downgrade(&first);
-                true
-            }
-            None => false,
+    let replaced = {
+        let mut state = state.lock();
+        let replaced = state.dial(number).map(|dial| *dial = Dial::Open(better.clone()));
+        if replaced.is_some() {
+            state.superseded = Arc::downgrade(&first);
         }
+        replaced
     };
-    if !placed {
+    if replaced.is_none() {
         better.handle.end("a client asked for another link meanwhile");
         return None;
     }
-    let milliseconds = begun.elapsed().as_millis() as u64;
+    let milliseconds = started.elapsed().as_millis() as u64;
     tracing::info!(pod, lane = lane.name(), milliseconds, "link is direct now");
     first.superseded.cancel();
     if lane == Lane::Bulk {
-        tokio::spawn(close_unused(Arc::downgrade(&better), slot, number));
+        tokio::spawn(close_unused(Arc::downgrade(&better), state, number));
     }
     Some(better)
 }
 
-/// Ends a connection that only its dial has held for a while. An operation that takes it at that moment dials again.
-async fn close_unused(connection: Weak<Connection>, slot: Arc<Mutex<DialState>>, number: u64) {
+/// Ends a connection that no operation has held for a while. An operation that takes the connection at that moment dials again.
+async fn close_unused(connection: Weak<Connection>, state: SharedState, number: u64) {
     let mut unused = false;
     loop {
-        sleep(UNUSED).await;
-        let Some(connection) = connection.upgrade().filter(|connection| connection.alive()) else {
+        sleep(UNUSED_INTERVAL).await;
+        let Some(connection) = connection.upgrade().filter(|connection| connection.is_alive()) else {
             return;
         };
-        // It ends with its last call.
+        // A superseded connection ends with its last call.
         if connection.superseded.is_cancelled() {
             return;
         }
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        // The dial's and ours.
+        let mut state = state.lock();
+        // Two references are no use: that of the dial and that of this task.
         let used = Arc::strong_count(&connection) > 2;
         if !used && unused {
-            drop(slot.dial.take_if(|dial| dial.number == number));
-            connection.handle.end("nobody needed it for a while");
+            if state.dial(number).is_some() {
+                state.dial = None;
+            }
+            connection.handle.end("no operation needed it for a while");
             drop(connection);
             sys::give_memory_back();
             return;

@@ -1,5 +1,6 @@
-//! gRPC connections to the agents of one pod: one for each container and lane, dialled on first use, shared, moved to a direct link,
-//! recovered after a break, and kept alive for Zuul. Knows no operation: `session` asks for a connection and calls the agent on it.
+//! gRPC connections to the agents of one pod: one for each container and lane. Dials them on first use, shares them, moves them to a direct
+//! link, recovers them after a break, and keeps them alive for Zuul. May not know any operation: `session` asks for a connection and
+//! calls the agent on it.
 
 mod bulk_runtime;
 mod connection;

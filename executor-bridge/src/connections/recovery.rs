@@ -1,5 +1,6 @@
-//! What it means that a connection broke under an operation: the pod is gone, its agent is, or only the link was. Asks
-//! the API and the agent, dials again as long as that may help, and never guesses success.
+//! Recovery after a connection broke under an operation: the pod is gone, its agent is gone, or only the link broke. Asks the API and the
+//! agent, and dials again as long as that may help. Never reports a success without an answer. `keep_alive` and the operations of
+//! `session` call it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,41 +13,43 @@ use crate::error::{Failure, Kind, Retry};
 use crate::pod::{ContainerRef, Fate};
 use crate::protocol::result::Outcome;
 
-/// For one question to the API.
-const QUESTION: Duration = Duration::from_secs(5);
-/// A new agent answers, or none does, a second or two before the API tells why: what the reason is worth waiting for.
-const REASON: Duration = Duration::from_secs(3);
-/// An API server that has just started refuses everybody for a while.
-const DENIED: Duration = Duration::from_secs(30);
-/// For operations that can only be begun again.
-const FILES: Duration = Duration::from_secs(8);
+/// Time limit of one question to the API.
+const QUESTION_LIMIT: Duration = Duration::from_secs(5);
+/// Wait for the API's reason. A new agent answers, or none answers, one or two seconds before the API knows why.
+const REASON_WAIT: Duration = Duration::from_secs(3);
+/// Time for which refusals by the API are not believed: a server that has just started refuses all requests for a while.
+const DENIED_WAIT: Duration = Duration::from_secs(30);
+/// Time limit of the search for a reason after an operation that cannot continue over another link.
+const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(8);
 
 /// The agent that an operation may have reached, behind a link that broke.
 #[derive(Debug, Clone)]
 pub(crate) struct LostAgent {
     instance: String,
     lane: Lane,
-    place: Option<ContainerRef>,
-    /// Why the link broke, as a phrase.
+    /// `None`: outside Kubernetes, or unknown.
+    container: Option<ContainerRef>,
+    /// Reason of the break, as a phrase.
     reason: String,
 }
 
 impl LostAgent {
+    /// Makes the agent of a broken connection; `hint`: the reason, if the link itself knows none.
     pub(crate) fn of_connection(connection: &Connection, hint: &str) -> Self {
         Self {
             instance: connection.agent.instance.clone(),
             lane: connection.lane,
-            place: connection.place.clone(),
-            reason: connection.handle.ended().unwrap_or_else(|| hint.to_owned()),
+            container: connection.container.clone(),
+            reason: connection.handle.end_reason().unwrap_or_else(|| hint.to_owned()),
         }
     }
 
-    /// As another bridge knew it, which died.
+    /// Makes the agent of a connection that a dead bridge had.
     pub(crate) fn of_another_bridge(instance: String, lane: Lane) -> Self {
         Self {
             instance,
             lane,
-            place: None,
+            container: None,
             reason: "its bridge died".into(),
         }
     }
@@ -55,10 +58,11 @@ impl LostAgent {
 pub(crate) enum Recovery {
     /// A connection to the same agent.
     Reconnected(Arc<Connection>),
+    /// There is no way back to the agent; the outcome of the operation.
     GivenUp(Outcome),
 }
 
-/// Since when the same has been seen without a break.
+/// Observations that suggest that the agent is gone, each with the time since when it has been made without an exception.
 #[derive(Default)]
 struct Evidence {
     other_agent: Option<Instant>,
@@ -67,7 +71,7 @@ struct Evidence {
 }
 
 impl Evidence {
-    fn failure(&mut self, failure: &Failure) {
+    fn note_failure(&mut self, failure: &Failure) {
         let now = Instant::now();
         let (no_agent, denied) = match failure.kind {
             _ if failure.retry == Retry::LinkCut => (false, false),
@@ -84,53 +88,59 @@ impl Evidence {
         self.denied = denied.then(|| self.denied.unwrap_or(now));
     }
 
-    fn for_long(&self) -> bool {
+    /// Tells whether one observation has been made for so long that the agent counts as gone.
+    fn is_conclusive(&self) -> bool {
         let longer = |since: Option<Instant>, limit| since.is_some_and(|since| since.elapsed() > limit);
-        longer(self.other_agent, REASON) || longer(self.no_agent, REASON) || longer(self.denied, DENIED)
+        longer(self.other_agent, REASON_WAIT) || longer(self.no_agent, REASON_WAIT) || longer(self.denied, DENIED_WAIT)
     }
 }
 
-/// Seeks a link to the agent at `lost_agent`, until there is one, or it is clear that there will be none.
+/// Dials until a connection to the same agent is open, or until it is clear that there will be none.
 pub(crate) async fn recover(container: &Container, lost_agent: &LostAgent, backoff: &mut Backoff) -> Recovery {
     let pod = container.linker().pod();
-    let mut seen = Evidence::default();
+    let mut evidence = Evidence::default();
     let mut last = None;
     loop {
-        // Also when every link that there was broke again.
+        // Checked before each attempt: also links that open and break again use up the limit.
         if backoff.is_over() {
-            return Recovery::GivenUp(over(pod, &lost_agent.reason, seen.other_agent.is_some(), last.as_ref()));
+            return Recovery::GivenUp(given_up_outcome(
+                pod,
+                &lost_agent.reason,
+                evidence.other_agent.is_some(),
+                last.as_ref(),
+            ));
         }
         backoff.pause().await;
-        if let Some(place) = &lost_agent.place
-            && let Some(outcome) = fate(container, place).await
+        if let Some(reference) = &lost_agent.container
+            && let Some(outcome) = fate(container, reference).await
         {
             return Recovery::GivenUp(outcome);
         }
-        if seen.other_agent.is_none() {
+        if evidence.other_agent.is_none() {
             match container.reconnect(lost_agent.lane).await {
                 Ok(connection) if connection.agent.instance == lost_agent.instance => {
                     return Recovery::Reconnected(connection);
                 }
-                Ok(_) => seen.other_agent = Some(Instant::now()),
+                Ok(_) => evidence.other_agent = Some(Instant::now()),
                 Err(failure) => {
-                    seen.failure(&failure);
+                    evidence.note_failure(&failure);
                     last = Some(failure);
                 }
             }
         }
-        // Without Kubernetes there is nobody who could tell why.
-        let other = seen.other_agent.is_some();
-        if other && lost_agent.place.is_none() || seen.for_long() {
-            return Recovery::GivenUp(over(pod, &lost_agent.reason, other, last.as_ref()));
+        // Outside Kubernetes no API can give a reason: do not wait for one.
+        let other = evidence.other_agent.is_some();
+        if other && lost_agent.container.is_none() || evidence.is_conclusive() {
+            return Recovery::GivenUp(given_up_outcome(pod, &lost_agent.reason, other, last.as_ref()));
         }
     }
 }
 
-fn over(pod: &str, reason: &str, other_agent: bool, last: Option<&Failure>) -> Outcome {
+fn given_up_outcome(pod: &str, reason: &str, other_agent: bool, last: Option<&Failure>) -> Outcome {
     if other_agent {
         return Outcome::lost(
             Kind::AgentLost,
-            format!("the agent in {pod} died and another one answers: its container or the agent was restarted"),
+            format!("the agent in {pod} died and another one answers: the container or the agent was restarted"),
         );
     }
     let (kind, message) = last.map_or((Kind::Timeout, "new links broke as well"), |last| {
@@ -144,27 +154,28 @@ fn over(pod: &str, reason: &str, other_agent: bool, last: Option<&Failure>) -> O
         ),
         _ => Outcome::lost(
             Kind::LinkLost,
-            format!("the link to {pod} broke ({reason}), and it cannot be dialled again: {message}"),
+            format!("the link to {pod} broke ({reason}), and no new link could be opened: {message}"),
         ),
     }
 }
 
-/// What became of an operation that cannot go on over another link.
-pub(crate) async fn lost(container: &Container, lost_agent: &LostAgent) -> Outcome {
-    match recover(container, lost_agent, &mut Backoff::new(FILES)).await {
+/// Returns the outcome of an operation that cannot continue over another link: the reason of the break.
+pub(crate) async fn diagnose(container: &Container, lost_agent: &LostAgent) -> Outcome {
+    match recover(container, lost_agent, &mut Backoff::new(DIAGNOSIS_LIMIT)).await {
         Recovery::GivenUp(outcome) => outcome,
         Recovery::Reconnected(_) => {
             let (pod, reason) = (container.linker().pod(), &lost_agent.reason);
             Outcome::lost(
                 Kind::LinkLost,
-                format!("the link to {pod} broke ({reason}); the agent lives, try again"),
+                format!("the link to {pod} broke ({reason}); the agent is still alive, try again"),
             )
         }
     }
 }
 
-async fn fate(container: &Container, place: &ContainerRef) -> Option<Outcome> {
-    let fate = match timeout(QUESTION, container.linker().fate(place)).await {
+/// Asks the API what became of the container; `None`: nothing that it knows, or it does not answer.
+async fn fate(container: &Container, reference: &ContainerRef) -> Option<Outcome> {
+    let fate = match timeout(QUESTION_LIMIT, container.linker().fate(reference)).await {
         Ok(Ok(fate)) => fate,
         Ok(Err(_)) | Err(_) => return None,
     };

@@ -1,4 +1,5 @@
-//! The agent's error answers as outcomes: which kind a status is, and the sentence it carries.
+//! Translates the agent's error answers (gRPC statuses) into outcomes: kind and sentence. Pure functions, called by every operation of
+//! `session` and by `upgrade`.
 
 use podbridge_proto::limits::{ERRNO_METADATA, KIND_METADATA};
 use rustix::io::Errno;
@@ -7,7 +8,7 @@ use tonic::{Code, Status};
 use crate::error::{FailedKind, Failure, Kind, chain};
 use crate::protocol::result::Outcome;
 
-/// An answer of the agent, not a broken link.
+/// Returns the outcome for a status that the agent sent. The caller has excluded a broken link.
 pub(crate) fn outcome(status: &Status) -> Outcome {
     let message = status.message();
     if let Some(kind) = file_kind(status) {
@@ -18,7 +19,7 @@ pub(crate) fn outcome(status: &Status) -> Outcome {
             Outcome::failed(FailedKind::BadRequest, message)
         }
         Code::FailedPrecondition | Code::Unimplemented => Outcome::failed(FailedKind::Unsupported, message),
-        // Nothing was begun: the agent has no room for it.
+        // The agent has reached a limit and started nothing.
         Code::ResourceExhausted | Code::Unavailable => Outcome::Unreachable(Failure::new(Kind::Agent, message)),
         Code::NotFound => Outcome::failed(FailedKind::NotFound, message),
         Code::PermissionDenied => Outcome::failed(FailedKind::Permission, message),
@@ -26,10 +27,10 @@ pub(crate) fn outcome(status: &Status) -> Outcome {
     }
 }
 
-/// Why a call failed, as a phrase; `Status` itself would say it as code.
+/// Returns the reason of a failed call as a phrase; the text of `Status` itself is for programmers.
 pub(crate) fn reason(status: &Status) -> String {
     match std::error::Error::source(status) {
-        // tonic's own level says "transport error".
+        // The first source is tonic's "transport error", which says nothing.
         Some(source) => chain(source.source().unwrap_or(source)),
         None => status.message().to_owned(),
     }
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_errno_tells_more_than_a_code() {
+    fn an_errno_takes_precedence_over_the_status_code() {
         let mut status = Status::failed_precondition("x is read-only");
         assert!(matches!(
             outcome(&status),

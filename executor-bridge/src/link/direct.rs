@@ -1,5 +1,5 @@
-//! The direct link: TCP to the pod's own address, with TLS between the keys of the two ends (podbridge-tls, ADR 13). Where it
-//! leads was told over another link, by an agent that listens for it.
+//! The direct link: TCP to the pod's own address, with TLS between the keys of the two ends (podbridge-tls, ADR 13). The agent gave
+//! the address and its key over another link, and listens there. `connections` decides when to dial it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,44 +14,45 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::error::{Failure, Kind, chain};
-use crate::link::{Dialed, Handle, LinkName, Monitored};
+use crate::link::{DialedLink, Handle, LinkName, MonitoredPipe};
 use crate::pod::ContainerRef;
 
-/// What waits in the kernel for so long, not acknowledged or without room at the other end: that is out of reach (DESIGN §6).
-const STUCK: Duration = Duration::from_secs(30);
+/// TCP_USER_TIMEOUT: the kernel ends a connection whose sent bytes stay unacknowledged, or find a full receiver, for this time.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where an agent listens, and who it is.
+/// The address at which an agent listens, with the agent's key and container.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct DirectAddress {
     pub(crate) address: SocketAddr,
     pub(crate) key: PublicKey,
-    pub(crate) place: ContainerRef,
+    pub(crate) container: ContainerRef,
 }
 
-/// The caller says how long it may take.
-pub(crate) async fn dial(identity: &Identity, door: &Door) -> Result<Dialed, Failure> {
-    let connected = connect(identity, door).await;
-    let (stream, own) = connected.map_err(|error| {
-        let why = format!("nothing answers at {}: {}", door.address, chain(&error));
+/// Dials an agent at its direct address. The caller sets the time limit.
+pub(crate) async fn dial(identity: &Identity, direct: &DirectAddress) -> Result<DialedLink, Failure> {
+    let connected = connect(identity, direct).await;
+    let (stream, socket) = connected.map_err(|error| {
+        let why = format!("nothing answers at {}: {}", direct.address, chain(&error));
         Failure::new(Kind::Agent, why)
     })?;
-    let handle = Handle::new(Some(own));
-    Ok(Dialed {
-        pipe: Box::new(Monitored::new(stream, handle.clone())),
+    let handle = Handle::new(Some(socket));
+    Ok(DialedLink {
+        pipe: Box::new(MonitoredPipe::new(stream, handle.clone())),
         handle,
-        place: Some(door.place.clone()),
-        link: LinkName::Direct,
+        container: Some(direct.container.clone()),
+        name: LinkName::Direct,
     })
 }
 
-async fn connect(identity: &Identity, door: &Door) -> io::Result<(TlsStream<TcpStream>, OwnedFd)> {
-    let config = identity.client_config(door.key.clone()).map_err(io::Error::other)?;
-    let socket = TcpStream::connect(door.address).await?;
+/// Returns the TLS stream, and a duplicate of its socket for the handle.
+async fn connect(identity: &Identity, direct: &DirectAddress) -> io::Result<(TlsStream<TcpStream>, OwnedFd)> {
+    let config = identity.client_config(direct.key.clone()).map_err(io::Error::other)?;
+    let socket = TcpStream::connect(direct.address).await?;
     socket.set_nodelay(true)?;
-    set_tcp_user_timeout(&socket, STUCK.as_millis() as u32)?;
-    let own = rustix::io::fcntl_dupfd_cloexec(&socket, 3)?;
-    // The key is what counts, not the name.
-    let name = door.address.ip().into();
+    set_tcp_user_timeout(&socket, USER_TIMEOUT.as_millis() as u32)?;
+    let duplicate = rustix::io::fcntl_dupfd_cloexec(&socket, 3)?;
+    // TLS wants a server name; podbridge-tls compares the key and ignores the name.
+    let name = direct.address.ip().into();
     let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
-    Ok((stream, own))
+    Ok((stream, duplicate))
 }

@@ -1,4 +1,4 @@
-//! The local link: an agent's Unix socket on this host.
+//! The local link: the Unix socket of an agent on this host.
 
 use std::io;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 
 use crate::error::{Failure, Kind};
-use crate::link::{Dialed, Handle, LinkName, Monitored};
+use crate::link::{DialedLink, Handle, LinkName, MonitoredPipe};
 use crate::protocol::target::Target;
 
-pub(super) async fn dial(target: &Target, timeout: Duration) -> Result<Dialed, Failure> {
-    // The target was checked: a local one has a socket.
+pub(super) async fn dial(target: &Target, timeout: Duration) -> Result<DialedLink, Failure> {
+    // `Target::check` has refused a local target without a socket.
     let socket = target.agent_socket.clone().unwrap_or_default();
     let shown = socket.display();
     let stream = match tokio::time::timeout(timeout, UnixStream::connect(&socket)).await {
@@ -18,7 +18,7 @@ pub(super) async fn dial(target: &Target, timeout: Duration) -> Result<Dialed, F
         Ok(Err(error)) => {
             let why = match error.kind() {
                 io::ErrorKind::NotFound => "there is no such socket".into(),
-                io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
+                io::ErrorKind::ConnectionRefused => "no process listens on it".into(),
                 _ => error.to_string(),
             };
             return Err(Failure::new(
@@ -37,12 +37,12 @@ pub(super) async fn dial(target: &Target, timeout: Duration) -> Result<Dialed, F
         }
     };
     let failed = |error: io::Error| Failure::new(Kind::Internal, format!("cannot watch the link: {error}"));
-    let own = rustix::io::fcntl_dupfd_cloexec(&stream, 3).map_err(|errno| failed(errno.into()))?;
-    let handle = Handle::new(Some(own));
-    Ok(Dialed {
-        pipe: Box::new(Monitored::new(stream, handle.clone())),
+    let duplicate = rustix::io::fcntl_dupfd_cloexec(&stream, 3).map_err(|errno| failed(errno.into()))?;
+    let handle = Handle::new(Some(duplicate));
+    Ok(DialedLink {
+        pipe: Box::new(MonitoredPipe::new(stream, handle.clone())),
         handle,
-        place: None,
-        link: LinkName::Local,
+        container: None,
+        name: LinkName::Local,
     })
 }

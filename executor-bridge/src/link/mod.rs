@@ -1,6 +1,7 @@
-//! Byte pipes to an agent. Owns how one is dialled and when it is dead; knows nothing of what travels on it. `session`
-//! dials, one pipe per container.
+//! Links: byte pipes to an agent. Owns how a link is dialled and when a link counts as dead. May not know what travels on a link.
+//! `connections` calls it: one link for each container and lane.
 
+mod dialed_link;
 mod direct;
 mod exec_proxy;
 mod handle;
@@ -9,51 +10,14 @@ mod local;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
-pub(crate) use crate::link::direct::{Door, dial as dial_direct};
-use crate::link::exec_proxy::Agents;
-pub(crate) use crate::link::handle::{Handle, Monitored};
+pub(crate) use crate::link::dialed_link::{AgentStart, DialedLink, LinkName, Pipe};
+pub(crate) use crate::link::direct::{DirectAddress, dial as dial_direct};
+use crate::link::exec_proxy::AgentBinaries;
+pub(crate) use crate::link::handle::{Handle, MonitoredPipe};
 
 use crate::error::Failure;
 use crate::pod::{ContainerRef, Fate};
 use crate::protocol::target::{LinkChoice, Target};
-
-pub(crate) trait Pipe: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Pipe for T {}
-
-/// A pipe on which an agent answers.
-pub(crate) struct Dialed {
-    pub(crate) pipe: Box<dyn Pipe>,
-    pub(crate) handle: Handle,
-    /// Where it leads; `None` for an agent that is no matter of Kubernetes.
-    pub(crate) place: Option<ContainerRef>,
-    pub(crate) link: LinkName,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LinkName {
-    Local,
-    ExecProxy,
-    Direct,
-}
-
-impl LinkName {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            LinkName::Local => "local",
-            LinkName::ExecProxy => "exec-proxy",
-            LinkName::Direct => "direct",
-        }
-    }
-}
-
-/// May an agent be started or brought for the dial?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
-    IfNeeded,
-    Never,
-}
 
 /// Dials the containers of one target.
 #[derive(Debug)]
@@ -61,7 +25,7 @@ pub(crate) struct Linker {
     target: Arc<Target>,
     timeout: Duration,
     lease: Duration,
-    agents: Arc<Agents>,
+    binaries: Arc<AgentBinaries>,
 }
 
 impl Linker {
@@ -70,20 +34,22 @@ impl Linker {
             target,
             timeout,
             lease,
-            agents: Arc::default(),
+            binaries: Arc::default(),
         }
     }
 
+    /// Returns the limit of each step of a dial.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// How long a link may be down before what runs behind it counts as lost: as long as the agent keeps it then.
+    /// Returns the time for which a link may be down before the operations on it count as lost. The agent keeps an exec without a
+    /// connection for the same time.
     pub(crate) fn lease(&self) -> Duration {
         self.lease
     }
 
-    /// Of the link that is dialled first.
+    /// Returns the name of the link that is dialled first.
     pub(crate) fn first(&self) -> LinkName {
         match self.choice() {
             LinkChoice::Local => LinkName::Local,
@@ -95,20 +61,20 @@ impl Linker {
         self.target.link()
     }
 
-    /// For messages: which pod.
+    /// Returns the name of the pod, for messages.
     pub(crate) fn pod(&self) -> &str {
         self.target.pod_name()
     }
 
-    pub(crate) async fn dial(&self, container: Option<&str>, start: Start) -> Result<Dialed, Failure> {
+    pub(crate) async fn dial(&self, container: Option<&str>, start: AgentStart) -> Result<DialedLink, Failure> {
         match self.first() {
             LinkName::Local => local::dial(&self.target, self.timeout).await,
-            _ => exec_proxy::dial(&self.target, container, start, &self.agents, self.timeout).await,
+            _ => exec_proxy::dial(&self.target, container, start, &self.binaries, self.timeout).await,
         }
     }
 
-    /// What became of the place that a dead link led to, if it is known already.
-    pub(crate) async fn fate(&self, place: &ContainerRef) -> Result<Fate, Failure> {
-        exec_proxy::fate(&self.target, place, self.timeout).await
+    /// Asks the API what became of the container at the other end of a dead link.
+    pub(crate) async fn fate(&self, container: &ContainerRef) -> Result<Fate, Failure> {
+        exec_proxy::fate(&self.target, container, self.timeout).await
     }
 }

@@ -1,5 +1,5 @@
-//! The agent's binary on this host, to be brought into a container that has none: where it is, for which machine, and its
-//! digest. Reads files only.
+//! The agent binaries on this host, one for each machine type: path, machine and digest. `inject` copies one of them into a container
+//! that has no agent. Reads files only, and starts nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::protocol::target::hex;
 
 const NAME: &str = "podbridge-agent";
 
-/// Names of machines as `uname -m` has them, with their numbers in an ELF header.
+/// Machine names as `uname -m` prints them, with their numbers in an ELF header (`e_machine`).
 const MACHINES: &[(&str, u16)] = &[
     ("x86_64", 62),
     ("aarch64", 183),
@@ -27,16 +27,16 @@ const MACHINES: &[(&str, u16)] = &[
 ];
 
 #[derive(Debug, Clone)]
-pub(super) struct Binary {
+pub(super) struct AgentBinary {
     pub(super) path: PathBuf,
-    /// As `uname -m` has it.
+    /// Machine name as `uname -m` prints it.
     pub(super) machine: String,
     pub(super) sha256: [u8; 32],
     pub(super) length: usize,
 }
 
-impl Binary {
-    /// Names its files in a pod: other releases live beside them.
+impl AgentBinary {
+    /// Returns the part of file names in a pod that tells this binary from other releases.
     pub(super) fn tag(&self) -> String {
         format!("{}-{}", env!("CARGO_PKG_VERSION"), self.short_digest())
     }
@@ -45,28 +45,30 @@ impl Binary {
         hex(&self.sha256[..4])
     }
 
-    /// Read again whenever it is brought somewhere, not kept: it is larger than all else that a bridge holds. Blocks on the
-    /// file system. `None`: it was replaced a moment ago.
+    /// Reads the binary for one injection; a bridge does not keep it, as it is larger than all else that a bridge holds. Blocks on
+    /// the file system. `None`: the file has changed since its digest was taken.
     pub(super) fn content(&self) -> Option<Bytes> {
         let content = fs::read(&self.path).ok()?;
         (Sha256::digest(&content)[..] == self.sha256).then(|| content.into())
     }
 }
 
-/// Those found; read again only when a file has changed.
+/// Cache of the binaries that were found; a file is read again only when its modification time has changed.
 #[derive(Debug, Default)]
-pub(crate) struct Agents(Mutex<Vec<(PathBuf, SystemTime, Arc<Binary>)>>);
+pub(crate) struct AgentBinaries(Mutex<Vec<(PathBuf, SystemTime, Arc<AgentBinary>)>>);
 
-impl Agents {
-    /// Blocks on the file system. The first one for a machine is the one to use.
-    pub(super) fn find(&self) -> Vec<Arc<Binary>> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<(PathBuf, SystemTime, Arc<Binary>)> = Vec::new();
+impl AgentBinaries {
+    /// Returns one binary for each machine: the first in the order of `candidates`. Blocks on the file system.
+    pub(super) fn find(&self) -> Vec<Arc<AgentBinary>> {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<(PathBuf, SystemTime, Arc<AgentBinary>)> = Vec::new();
         for path in candidates() {
             let Ok(modified) = fs::metadata(&path).and_then(|metadata| metadata.modified()) else {
                 continue;
             };
-            let known = held.iter().find(|(held, when, _)| *held == path && *when == modified);
+            let known = cache
+                .iter()
+                .find(|(cached, when, _)| *cached == path && *when == modified);
             let binary = match known {
                 Some((.., binary)) => binary.clone(),
                 None => match read(&path) {
@@ -79,23 +81,23 @@ impl Agents {
             }
         }
         let binaries = found.iter().map(|(.., binary)| binary.clone()).collect();
-        *held = found;
+        *cache = found;
         binaries
     }
 }
 
-/// `$PODBRIDGE_AGENT`, else beside this program, else above it (the shims have a directory of their own), else in
-/// `../libexec/podbridge`.
+/// Returns the paths at which a binary may be: `$PODBRIDGE_AGENT`, else the directory of this program, else its parent (the shims have a
+/// directory of their own), else `../libexec/podbridge`.
 fn candidates() -> Vec<PathBuf> {
     if let Some(path) = Process.variable(PODBRIDGE_AGENT) {
         return vec![path.into()];
     }
-    let own = program::path().unwrap_or_default();
-    let Some(directory) = own.parent() else {
+    let program = program::path().unwrap_or_default();
+    let Some(directory) = program.parent() else {
         return Vec::new();
     };
     let mut paths = Vec::new();
-    for directory in ["", "..", "../libexec/podbridge"].map(|way| directory.join(way)) {
+    for directory in ["", "..", "../libexec/podbridge"].map(|relative| directory.join(relative)) {
         paths.push(directory.join(NAME));
         paths.extend(
             MACHINES
@@ -106,10 +108,10 @@ fn candidates() -> Vec<PathBuf> {
     paths
 }
 
-fn read(path: &Path) -> Option<Binary> {
+fn read(path: &Path) -> Option<AgentBinary> {
     let content = fs::read(path).ok()?;
     let machine = machine(&content)?;
-    Some(Binary {
+    Some(AgentBinary {
         path: path.to_owned(),
         machine,
         sha256: Sha256::digest(&content).into(),
@@ -117,14 +119,14 @@ fn read(path: &Path) -> Option<Binary> {
     })
 }
 
-/// From the ELF header; `None` for anything else.
+/// Returns the machine of an ELF file; `None` for a file of another kind.
 fn machine(content: &[u8]) -> Option<String> {
     if !content.starts_with(b"\x7fELF") {
         return None;
     }
     let number = content.get(18..20)?;
     let number = match content[5] {
-        // The header's own byte order.
+        // EI_DATA: 2 is big-endian, and the rest of the header has that byte order.
         2 => u16::from_be_bytes([number[0], number[1]]),
         _ => u16::from_le_bytes([number[0], number[1]]),
     };
@@ -132,16 +134,16 @@ fn machine(content: &[u8]) -> Option<String> {
     Some(known.map_or_else(|| format!("machine {number}"), |(name, _)| (*name).to_owned()))
 }
 
-/// What to say when there is none for a container's machine.
-pub(super) fn none_for(machine: Option<&str>, found: &[Arc<Binary>]) -> String {
+/// Returns the sentence for a container for whose machine this host has no binary.
+pub(super) fn missing_binary(machine: Option<&str>, found: &[Arc<AgentBinary>]) -> String {
     let wanted = machine.map_or(String::new(), |machine| format!(" for {machine}"));
-    let has = match found.first() {
+    let other = match found.first() {
         Some(binary) => format!(" ({} is for {})", binary.path.display(), binary.machine),
         None => String::new(),
     };
     let name = machine.map_or_else(|| NAME.to_owned(), |machine| format!("{NAME}-{machine}"));
     format!(
-        "there is no agent binary{wanted} to bring into the container{has}: put {name} beside podbridge or name it in {PODBRIDGE_AGENT}"
+        "there is no agent binary{wanted} to copy into the container{other}: put {name} beside podbridge or name it in {PODBRIDGE_AGENT}"
     )
 }
 

@@ -1,5 +1,5 @@
-//! The streams of one exec on its WebSocket: channel bytes told apart, standard input ended in good order, what was said on
-//! stderr and in the status kept for messages. The two directions are independent.
+//! The streams of one exec on its WebSocket (subprotocol v4 or v5.channel.k8s.io). Splits and joins the channels, ends standard input,
+//! and keeps stderr and the status for messages. The two directions are independent. `container_exec`, `inject` and `pipe` use it.
 
 use std::io::ErrorKind;
 
@@ -17,13 +17,14 @@ const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const STATUS: u8 = 3;
-/// Version 5 of the protocol: the channel named next has ended.
+/// Message of v5.channel.k8s.io: the next byte names a channel that has ended.
 const CLOSE: u8 = 255;
-/// Of stderr, for messages: the beginning says why.
+/// Bytes of stderr that are kept for messages; a program names its error in its first lines.
 const STDERR_KEPT: usize = 2048;
-/// Stdin in one message. With its channel and its header (8 bytes) it fills four TLS records: the API server passes each record on by
-/// itself, and one of a few bytes costs as much as a full one. Larger messages only need more memory on the way.
-pub(super) const CHUNK: usize = 4 * (16 << 10) - 1 - 8;
+/// Bytes of stdin in one message. With its channel byte and its WebSocket header (8 bytes) a message fills four TLS records. The API
+/// server forwards each record by itself, and a record of a few bytes costs as much as a full one. Larger messages only need more
+/// memory in the proxies between.
+pub(super) const STDIN_MESSAGE: usize = 4 * (16 << 10) - 1 - 8;
 
 pub(super) fn split(exec: ExecSocket) -> (Reader, Writer) {
     let (sink, stream) = exec.socket.split();
@@ -54,9 +55,9 @@ impl Writer {
         self.sink.send(Message::Binary(message.freeze())).await
     }
 
-    /// Passes on what can be read at once. False at its end.
+    /// Sends the bytes that one read of `source` returns. `false`: `source` has ended.
     pub(super) async fn stdin_from(&mut self, source: &mut (impl AsyncRead + Unpin)) -> Result<bool, Error> {
-        let mut message = BytesMut::with_capacity(1 + CHUNK);
+        let mut message = BytesMut::with_capacity(1 + STDIN_MESSAGE);
         message.put_u8(STDIN);
         match source.read_buf(&mut message).await {
             Ok(0) | Err(_) => Ok(false),
@@ -64,14 +65,14 @@ impl Writer {
         }
     }
 
-    /// Whether the other side can be told of the end of stdin alone.
+    /// Tells whether the server can end stdin alone, while stdout goes on.
     pub(super) fn can_end_stdin(&self) -> bool {
         self.half_close
     }
 
     pub(super) async fn end_stdin(&mut self) -> Result<(), Error> {
         if !self.half_close {
-            // An older server learns of it by the end of the connection only.
+            // An older server ends stdin at the end of the connection only.
             return Ok(());
         }
         self.sink
@@ -80,7 +81,7 @@ impl Writer {
     }
 
     pub(super) async fn close(&mut self) {
-        // The other side may have closed first.
+        // The server may have closed first.
         let _ = self.sink.close().await;
     }
 }
@@ -89,13 +90,14 @@ impl Writer {
 pub(super) struct Reader {
     stream: SplitStream<Socket>,
     stderr: Vec<u8>,
-    status: Option<Status>,
+    status: Option<ExecStatus>,
+    /// Error that ended the stream, as a phrase.
     broken: Option<String>,
 }
 
-/// How the runtime says that the program ended: a Kubernetes `Status`, as far as it matters.
+/// The runtime's report on the end of the program: the used part of a Kubernetes `Status`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Status {
+pub(super) struct ExecStatus {
     #[serde(default)]
     status: String,
     #[serde(default)]
@@ -118,36 +120,36 @@ struct DetailCause {
     message: String,
 }
 
-impl Status {
+impl ExecStatus {
     pub(super) fn success(&self) -> bool {
         self.status == "Success"
     }
 
-    /// Of a program that ran and failed.
+    /// Returns the exit code of a program that ran and failed.
     pub(super) fn exit_code(&self) -> Option<i32> {
         let causes = &self.details.as_ref()?.causes;
         let cause = causes.iter().find(|cause| cause.reason == "ExitCode")?;
         cause.message.parse().ok()
     }
 
-    /// Whether the runtime found no such program: containerd and CRI-O say it, others end with a shell's code.
-    pub(super) fn no_such_program(&self) -> bool {
-        // A container that is going says "not found" of itself, too.
-        let of_program = self.message.contains("exec: \"");
-        let said = ["executable file not found", "no such file or directory"];
-        self.exit_code() == Some(127) || of_program && said.iter().any(|text| self.message.contains(text))
+    /// Tells whether the runtime found no such program: containerd and CRI-O say so, others report a shell's code 127.
+    pub(super) fn is_no_such_program(&self) -> bool {
+        // The runtime also says "not found" about a container that is being removed.
+        let concerns_program = self.message.contains("exec: \"");
+        let texts = ["executable file not found", "no such file or directory"];
+        self.exit_code() == Some(127) || concerns_program && texts.iter().any(|text| self.message.contains(text))
     }
 }
 
 impl Reader {
-    /// The next bytes of stdout; `None` at the end, whose circumstances the other methods tell. Cancel-safe.
+    /// Returns the next bytes of stdout; `None` at the end of the stream, which the other methods explain. Cancel-safe.
     pub(super) async fn stdout(&mut self) -> Option<Bytes> {
         loop {
             let message = match self.stream.next().await {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
                     self.broken = Some(match error {
-                        // TLS has a lecture for it.
+                        // rustls' text for a missing close_notify is a paragraph; replace it.
                         Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => "it was cut".into(),
                         error => error.to_string(),
                     });
@@ -156,7 +158,7 @@ impl Reader {
                 None => return None,
             };
             let Message::Binary(mut data) = message else {
-                // Pings are answered by the socket itself.
+                // The WebSocket library answers pings itself.
                 continue;
             };
             if data.is_empty() {
@@ -166,17 +168,17 @@ impl Reader {
             match channel {
                 STDOUT if !data.is_empty() => return Some(data),
                 STDERR => {
-                    let room = STDERR_KEPT.saturating_sub(self.stderr.len());
-                    self.stderr.extend_from_slice(&data[..data.len().min(room)]);
+                    let free = STDERR_KEPT.saturating_sub(self.stderr.len());
+                    self.stderr.extend_from_slice(&data[..data.len().min(free)]);
                 }
                 STATUS => self.status = serde_json::from_slice(&data).ok(),
-                // The end of one stream: the socket's own end says all.
+                // The end of one channel; the end of the socket is what counts.
                 _ => {}
             }
         }
     }
 
-    pub(super) fn status(&self) -> Option<&Status> {
+    pub(super) fn status(&self) -> Option<&ExecStatus> {
         self.status.as_ref()
     }
 
@@ -192,17 +194,17 @@ impl Reader {
         }
     }
 
-    /// How it ended, as a phrase.
-    pub(super) fn epitaph(&self) -> String {
-        let ending = match (&self.status, &self.broken) {
+    /// Returns how the exec ended, as a phrase.
+    pub(super) fn end_reason(&self) -> String {
+        let reason = match (&self.status, &self.broken) {
             (Some(status), _) if status.success() => "the exec ended".to_owned(),
             (Some(status), _) => status.message.clone(),
             (None, Some(broken)) => format!("the connection broke: {broken}"),
             (None, None) => "the connection was closed".to_owned(),
         };
         match self.stderr() {
-            stderr if stderr.is_empty() => ending,
-            stderr => format!("{ending}: {}", stderr.lines().last().unwrap_or_default()),
+            stderr if stderr.is_empty() => reason,
+            stderr => format!("{reason}: {}", stderr.lines().last().unwrap_or_default()),
         }
     }
 }
@@ -211,26 +213,26 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn status(json: &str) -> Status {
+    fn status(json: &str) -> ExecStatus {
         serde_json::from_str(json).unwrap()
     }
 
     #[test]
-    fn exit_codes_and_absent_programs_are_told() {
+    fn a_status_tells_the_exit_code_and_an_absent_program() {
         let ended = status(
             r#"{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code",
                 "reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#,
         );
         assert_eq!(
-            (ended.success(), ended.exit_code(), ended.no_such_program()),
+            (ended.success(), ended.exit_code(), ended.is_no_such_program()),
             (false, Some(3), false)
         );
         assert!(status(r#"{"metadata":{},"status":"Success"}"#).success());
         let containerd = status(
             r#"{"status":"Failure","message":"Internal error occurred: OCI runtime exec failed: exec: \"sh\": executable file not found in $PATH: unknown"}"#,
         );
-        assert!(containerd.no_such_program());
+        assert!(containerd.is_no_such_program());
         let gone = status(r#"{"status":"Failure","message":"failed to load task: no running task found: not found"}"#);
-        assert!(!gone.no_such_program());
+        assert!(!gone.is_no_such_program());
     }
 }

@@ -1,5 +1,7 @@
-//! Bringing the agent into a container that has none: written, read back, and run only if it is the same.
+//! Injects the agent into a container that has none: writes the binary, reads it back, and runs it only if the content is the same.
+//! Three steps of one dial; keeps no state. `exec_proxy` calls it.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,129 +11,147 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::error::{Failure, Kind};
-use crate::link::exec_proxy::agent_binary::Binary;
-use crate::link::exec_proxy::exec_stream::{CHUNK, Reader};
-use crate::link::exec_proxy::scripts::{self, Usable};
-use crate::link::exec_proxy::{Dial, Greeting, Proxy};
+use crate::link::exec_proxy::agent_binary::AgentBinary;
+use crate::link::exec_proxy::container_exec::{ContainerExec, FirstOutput, Proxy};
+use crate::link::exec_proxy::exec_stream::{Reader, STDIN_MESSAGE};
+use crate::link::exec_proxy::scripts::{self, UsableDirectory};
 
-impl Dial {
-    /// Writes, compares, starts.
-    pub(super) async fn bring(&self, binary: &Arc<Binary>, usable: &Usable, random: &str) -> Result<Proxy, Failure> {
-        let file = format!("{}/podbridge-agent-{}.{random}", usable.place, binary.tag());
-        let socket = format!("{}/agent-{}.sock", usable.socket, binary.short_digest());
-        self.write(binary, &file).await?;
-        match self.start(binary, &file, &socket).await? {
-            Greeting::Proxy(proxy) => Ok(proxy),
-            Greeting::Other(failure) => Err(failure),
-            Greeting::NoProgram | Greeting::Report(_) => Err(self.failure(
-                Kind::Agent,
-                &format!(
-                    "the agent that was brought to {file} cannot be started; is {} its machine?",
-                    binary.machine
-                ),
-            )),
-        }
+/// Copies the binary into the container and starts its proxy. A failure of the kind `NoSpace`: another directory may do.
+pub(super) async fn inject(
+    container: &ContainerExec,
+    binary: &Arc<AgentBinary>,
+    directory: &UsableDirectory,
+    random: &str,
+) -> Result<Proxy, Failure> {
+    let file = format!("{}/podbridge-agent-{}.{random}", directory.binary, binary.tag());
+    let socket = format!("{}/agent-{}.sock", directory.socket, binary.short_digest());
+    write(container, binary, &file).await?;
+    match start(container, binary, &file, &socket).await? {
+        FirstOutput::Proxy(proxy) => Ok(proxy),
+        FirstOutput::Unexpected(failure) => Err(failure),
+        FirstOutput::NoProgram | FirstOutput::Report(_) => Err(container.failure(
+            Kind::Agent,
+            &format!(
+                "the agent that was copied to {file} cannot be started; is {} the machine type of the container?",
+                binary.machine
+            ),
+        )),
     }
+}
 
-    async fn write(&self, binary: &Arc<Binary>, file: &str) -> Result<(), Failure> {
-        let (mut reader, mut writer) = self.exec(&["sh", "-c", scripts::WRITE, "sh", file]).await?;
-        if !writer.can_end_stdin() {
-            return Err(self.failure(
-                Kind::Agent,
-                "the API server cannot tell a command that its input has ended (it is older than 1.30), so no agent can be \
-                 brought; add podbridge-agent to the image",
-            ));
-        }
-        let own = binary.clone();
-        let content = spawn_blocking(move || own.content()).await.ok().flatten();
-        let content = content.ok_or_else(|| {
-            let path = binary.path.display();
-            self.failure(
-                Kind::Agent,
-                &format!("{path} was replaced while it was brought; try again"),
-            )
-        })?;
-        let sent = Arc::new(AtomicUsize::new(0));
-        let sent_by_task = sent.clone();
-        // Its own task: `cat` may say why it stops before it has read all.
-        let sending = tokio::spawn(async move {
-            for chunk in content.chunks(CHUNK) {
-                if writer.stdin(chunk).await.is_err() {
-                    return;
-                }
-                sent_by_task.fetch_add(chunk.len(), Ordering::Relaxed);
+async fn write(container: &ContainerExec, binary: &Arc<AgentBinary>, file: &str) -> Result<(), Failure> {
+    let (mut reader, mut writer) = container.exec(&["sh", "-c", scripts::WRITE, "sh", file]).await?;
+    if !writer.can_end_stdin() {
+        return Err(container.failure(
+            Kind::Agent,
+            "the API server cannot tell a command that its input has ended (it is older than Kubernetes 1.30), so no agent can be \
+             copied into the container; add podbridge-agent to the image",
+        ));
+    }
+    let binary_to_read = binary.clone();
+    let content = spawn_blocking(move || binary_to_read.content()).await.ok().flatten();
+    let content = content.ok_or_else(|| {
+        let path = binary.path.display();
+        container.failure(
+            Kind::Agent,
+            &format!("{path} was replaced while it was copied into the container; try again"),
+        )
+    })?;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let sent_by_task = sent.clone();
+    // A task of its own, beside the reader: `cat` may report an error before it has read all.
+    let sending = tokio::spawn(async move {
+        for chunk in content.chunks(STDIN_MESSAGE) {
+            if writer.stdin(chunk).await.is_err() {
+                return;
             }
-            // Without this the file would have no end.
-            let _ = writer.end_stdin().await;
-            // The socket must not be closed before the answer has come.
-            std::future::pending::<()>().await;
-        });
-        let ended = async {
-            let mut sent_before = 0;
-            loop {
-                match timeout(self.limit, reader.stdout()).await {
-                    // What a shell has to say.
-                    Ok(Some(_)) => {}
-                    Ok(None) => return Ok(()),
-                    // A slow link is no dead one.
-                    Err(_) if sent.load(Ordering::Relaxed) > sent_before => {
-                        sent_before = sent.load(Ordering::Relaxed);
-                    }
-                    Err(_) => {
-                        return Err(self.failure(Kind::Timeout, "the agent's binary could not be sent in time"));
-                    }
-                }
+            sent_by_task.fetch_add(chunk.len(), Ordering::Relaxed);
+        }
+        // `cat` waits for this end.
+        let _ = writer.end_stdin().await;
+        // Keep the writer: dropping it would close the socket before the status has come.
+        pending::<()>().await;
+    });
+    let ended = wait_for_end(container, &mut reader, &sent).await;
+    sending.abort();
+    ended?;
+    match reader.status() {
+        Some(status) if status.success() => Ok(()),
+        Some(status) if status.exit_code().is_some() => Err(container.failure(
+            Kind::NoSpace,
+            &format!("the agent cannot be written to {file} ({})", reader.end_reason()),
+        )),
+        _ => Err(retry_failure(
+            container,
+            &reader,
+            &format!("the agent could not be copied to {file}"),
+        )),
+    }
+}
+
+/// Waits for the end of the writing script. Fails when nothing was sent for the time limit; a slow link goes on sending.
+async fn wait_for_end(container: &ContainerExec, reader: &mut Reader, sent: &AtomicUsize) -> Result<(), Failure> {
+    let mut sent_before = 0;
+    loop {
+        match timeout(container.limit, reader.stdout()).await {
+            // Output of the shell itself.
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(()),
+            Err(_) if sent.load(Ordering::Relaxed) > sent_before => {
+                sent_before = sent.load(Ordering::Relaxed);
             }
-        };
-        let ended = ended.await;
-        sending.abort();
-        ended?;
-        match reader.status() {
-            Some(status) if status.success() => Ok(()),
-            Some(status) if status.exit_code().is_some() => Err(self.failure(
-                Kind::NoSpace,
-                &format!("the agent cannot be written to {file} ({})", reader.epitaph()),
-            )),
-            _ => Err(self.cut(&reader, &format!("the agent could not be brought to {file}"))),
+            Err(_) => {
+                return Err(container.failure(Kind::Timeout, "the agent's binary could not be sent in time"));
+            }
         }
     }
+}
 
-    /// Reads back what was written, and has it run if it is the same.
-    async fn start(&self, binary: &Binary, file: &str, socket: &str) -> Result<Greeting, Failure> {
-        let (mut reader, mut writer) = self.exec(&["sh", "-c", scripts::START, "sh", file, socket]).await?;
-        let (mut digest, mut length) = (Sha256::new(), 0);
-        // As long as the end, which is no part of the file.
-        let mut held = BytesMut::new();
-        while held != scripts::END {
-            let data = timeout(self.limit, reader.stdout())
-                .await
-                .map_err(|_| self.failure(Kind::Timeout, "the agent's binary could not be read back in time"))?;
-            let Some(data) = data else { break };
-            held.extend_from_slice(&data);
-            let content = held.split_to(held.len().saturating_sub(scripts::END.len()));
-            digest.update(&content);
-            length += content.len();
-        }
-        let same = held == scripts::END && length == binary.length && digest.finalize()[..] == binary.sha256[..];
-        let answer = if same { scripts::SAME } else { scripts::OTHER };
-        // If it cannot be told, its end says why.
-        let _ = writer.stdin(answer).await;
-        if same {
-            tracing::info!(
-                pod = self.access.pod(),
-                container = self.place.container,
-                file,
-                "agent was brought"
-            );
-            return self.greeting(reader, writer).await;
-        }
-        while let Ok(Some(_)) = timeout(self.limit, reader.stdout()).await {}
-        let came = format!("the agent came to {file} with {length} of {} bytes", binary.length);
-        Err(self.cut(&reader, &came))
+/// Reads back the written file, and lets the script run it if it is the same.
+async fn start(
+    container: &ContainerExec,
+    binary: &AgentBinary,
+    file: &str,
+    socket: &str,
+) -> Result<FirstOutput, Failure> {
+    let arguments = ["sh", "-c", scripts::START, "sh", file, socket];
+    let (mut reader, mut writer) = container.exec(&arguments).await?;
+    let (mut digest, mut length) = (Sha256::new(), 0);
+    // The last bytes, as many as the end marker has: the marker is no part of the file.
+    let mut held = BytesMut::new();
+    while held != scripts::END_MARKER {
+        let data = timeout(container.limit, reader.stdout())
+            .await
+            .map_err(|_| container.failure(Kind::Timeout, "the agent's binary could not be read back in time"))?;
+        let Some(data) = data else { break };
+        held.extend_from_slice(&data);
+        let content = held.split_to(held.len().saturating_sub(scripts::END_MARKER.len()));
+        digest.update(&content);
+        length += content.len();
     }
+    let same = held == scripts::END_MARKER && length == binary.length && digest.finalize()[..] == binary.sha256[..];
+    let answer = if same {
+        scripts::ANSWER_SAME
+    } else {
+        scripts::ANSWER_OTHER
+    };
+    // If the answer cannot be sent, the end of the exec gives the reason.
+    let _ = writer.stdin(answer).await;
+    if same {
+        tracing::info!(
+            pod = container.access.pod(),
+            container = container.container.container,
+            file,
+            "agent was copied into the container"
+        );
+        return container.first_output(reader, writer).await;
+    }
+    while let Ok(Some(_)) = timeout(container.limit, reader.stdout()).await {}
+    let difference = format!("{length} of the agent's {} bytes came to {file}", binary.length);
+    Err(retry_failure(container, &reader, &difference))
+}
 
-    fn cut(&self, reader: &Reader, what: &str) -> Failure {
-        let why = format!("{what} ({}); try again", reader.epitaph());
-        self.failure(Kind::Agent, &why).with_retry(reader.retry())
-    }
+fn retry_failure(container: &ContainerExec, reader: &Reader, what: &str) -> Failure {
+    let why = format!("{what} ({}); try again", reader.end_reason());
+    container.failure(Kind::Agent, &why).with_retry(reader.retry())
 }

@@ -1,12 +1,15 @@
-//! Finding the agent in a container, or bringing it there, with nothing but `sh`, `cat` and `chmod`. The scripts hold
-//! descriptors 1 and 2 open to the end: containerd ends stdin as soon as one of them is closed, and truncates with exit 0.
+//! The shell scripts that find the agent in a container or copy it there. They need the programs `sh`, `cat` and `chmod` alone. Owns
+//! their text and the format of their output. `exec_proxy` and `inject` run them.
 //!
-//! A binary is written under a name of its own, read back and compared by the bridge, and made executable only then: the
-//! executable bit is the mark of a whole file, so that several bridges may write at once and none runs another's half.
-//! The agent's own lock sees to it that one of them serves.
+//! The scripts hold file descriptors 1 and 2 open to the end, as copies 8 and 9: containerd ends stdin as soon as one of the two is
+//! closed, and then a truncated input looks complete (exit code 0).
+//!
+//! A script writes a binary to a new file name. The bridge reads the file back and compares it, and only then the file becomes
+//! executable. The executable bit therefore marks a complete file: several bridges may write at once, and none runs the incomplete
+//! file of another. A lock of the agent makes sure that one agent serves.
 
-/// `$1` --start or nothing, `$2` a random name, `$3` places not to try again (`:/tmp:`), then tags of known binaries.
-/// Becomes the proxy if there is an agent, else prints where one could be put.
+/// Finds an agent. Arguments: `$1` --start or nothing, `$2` a random name, `$3` directories not to try again (`:/tmp:`), then tags of
+/// known binaries. Becomes the proxy if there is an agent, else prints [`FIND_MARKER`] and a directory for one (see [`FindReport`]).
 pub(super) const FIND: &str = r#"
 exec 8>&1 9>&2
 umask 077
@@ -52,7 +55,11 @@ for base in /tmp /dev/shm /var/tmp "$HOME" /run "$PWD"; do
 done
 "#;
 
-/// `$1` the new file. What does not fit is read to its end all the same: containerd tells of no end while stdin is stuck.
+/// First line of `FIND`'s report.
+pub(super) const FIND_MARKER: &[u8] = b"podbridge-find/1\n";
+
+/// Writes stdin to the new file `$1`. If the file system is full, the script still reads stdin to its end: containerd does not report the
+/// end of a program whose stdin is blocked.
 pub(super) const WRITE: &str = r#"
 exec 8>&1 9>&2
 umask 077
@@ -63,8 +70,9 @@ cat >/dev/null
 exit 1
 "#;
 
-/// `$1` the written file, `$2` its socket. Prints the file, then [`END`], and waits to be told that it is the same: what is printed
-/// by a program that has ended may be lost, a second later, on a link that is slower. Becomes the proxy, or removes the file.
+/// Prints the written file `$1` and [`END_MARKER`], and waits for the bridge's answer. After [`ANSWER_SAME`] it becomes the proxy for the
+/// socket `$2`; else it removes the file. It does not end before the answer: containerd drops the output of an ended program after a
+/// second, and a slow link may need longer.
 pub(super) const START: &str = r#"
 exec 8>&1 9>&2
 cat "$1" && echo "podbridge-end/1" && read -r answer && [ "$answer" = same ] &&
@@ -72,50 +80,52 @@ cat "$1" && echo "podbridge-end/1" && read -r answer && [ "$answer" = same ] &&
 rm -f "$1" 2>/dev/null || : >"$1"
 exit 1
 "#;
-pub(super) const END: &[u8] = b"podbridge-end/1\n";
-pub(super) const SAME: &[u8] = b"same\n";
-pub(super) const OTHER: &[u8] = b"other\n";
+/// Line after the file in the output of `START`.
+pub(super) const END_MARKER: &[u8] = b"podbridge-end/1\n";
+/// Answer to `START`: the file is the same.
+pub(super) const ANSWER_SAME: &[u8] = b"same\n";
+/// Answer to `START`: the file differs.
+pub(super) const ANSWER_OTHER: &[u8] = b"other\n";
 
-/// What `FIND` says when it found no agent.
+/// The output of `FIND` after [`FIND_MARKER`]: there is no agent.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Report {
-    /// As `uname -m` has it; unknown without that tool.
+pub(super) struct FindReport {
+    /// Output of `uname -m`; `None` in a container without that program.
     pub(super) machine: Option<String>,
-    pub(super) place: Option<Usable>,
-    /// Directories that cannot be used, each with its reason.
+    pub(super) directory: Option<UsableDirectory>,
+    /// Directories that cannot be used, each with the reason.
     pub(super) refused: Vec<String>,
 }
 
+/// A directory that can take the agent: it is writable and may hold programs.
 #[derive(Debug, Default, PartialEq, Eq, Clone)]
-pub(super) struct Usable {
-    /// As `FIND` tries it; to be skipped if it does not do after all.
+pub(super) struct UsableDirectory {
+    /// Entry of `FIND`'s list of directories, for the argument `$3` of another run.
     pub(super) base: String,
-    /// Where the binary goes.
-    pub(super) place: String,
-    /// Where its socket goes.
+    /// Directory for the binary.
+    pub(super) binary: String,
+    /// Directory for the agent's socket.
     pub(super) socket: String,
 }
 
-pub(super) const REPORT: &[u8] = b"podbridge-find/1\n";
-
-impl Report {
-    /// From what follows the first line.
+impl FindReport {
+    /// Parses the lines after the marker.
     pub(super) fn parse(text: &str) -> Self {
         let mut report = Self::default();
-        let mut usable = Usable::default();
+        let mut directory = UsableDirectory::default();
         for line in text.lines() {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
                 "machine" if !value.is_empty() => report.machine = Some(value.to_owned()),
-                "base" => usable.base = value.to_owned(),
-                "place" => usable.place = value.to_owned(),
-                "socket" => usable.socket = value.to_owned(),
+                "base" => directory.base = value.to_owned(),
+                "place" => directory.binary = value.to_owned(),
+                "socket" => directory.socket = value.to_owned(),
                 "refused" => report.refused.push(value.to_owned()),
                 _ => {}
             }
         }
-        if !usable.socket.is_empty() {
-            report.place = Some(usable);
+        if !directory.socket.is_empty() {
+            report.directory = Some(directory);
         }
         report
     }
@@ -140,26 +150,26 @@ mod tests {
     }
 
     #[test]
-    fn the_script_reports_a_usable_place() {
+    fn the_find_script_reports_a_usable_directory() {
         let home = tempfile::tempdir().unwrap();
-        let said = find(
+        let output = find(
             home.path(),
             &["--start", "r1", ":/tmp:/dev/shm:/var/tmp:", "0.1.0-none"],
         );
-        let report = Report::parse(said.strip_prefix("podbridge-find/1\n").unwrap());
+        let report = FindReport::parse(output.strip_prefix("podbridge-find/1\n").unwrap());
         assert_eq!(report.machine.as_deref(), Some(std::env::consts::ARCH));
-        let usable = report.place.unwrap();
+        let usable = report.directory.unwrap();
         assert_eq!(usable.base, home.path().to_str().unwrap());
-        assert!(usable.place.starts_with(&usable.base));
-        assert_eq!(usable.place, usable.socket);
+        assert!(usable.binary.starts_with(&usable.base));
+        assert_eq!(usable.binary, usable.socket);
         assert!(
-            std::fs::read_dir(&usable.place).unwrap().next().is_none(),
+            std::fs::read_dir(&usable.binary).unwrap().next().is_none(),
             "the probe is removed"
         );
     }
 
     #[test]
-    fn the_script_becomes_a_known_binary_but_no_half_one() {
+    fn the_find_script_runs_a_known_binary_but_no_incomplete_one() {
         use std::os::unix::fs::PermissionsExt as _;
         let home = tempfile::tempdir().unwrap();
         let uid = rustix::process::geteuid().as_raw();
@@ -176,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binary_is_written_once_and_runs_only_if_it_is_the_same() {
+    fn a_binary_is_written_to_a_new_file_and_runs_only_if_the_content_is_the_same() {
         use std::io::Write as _;
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("f");
@@ -194,15 +204,15 @@ mod tests {
             child.wait_with_output().unwrap()
         };
         let program = b"#!/bin/sh\necho \"$@\"\n";
-        let printed = [&program[..], END].concat();
+        let printed = [&program[..], END_MARKER].concat();
         assert!(script(WRITE, program).status.success());
-        // Somebody else's file of that name is not followed.
+        // An existing file of that name is not overwritten.
         assert!(!script(WRITE, b"other").status.success());
         assert!(script(WRITE, program).status.success());
-        let started = script(START, SAME);
+        let started = script(START, ANSWER_SAME);
         let expected = [&printed[..], b"proxy --start --socket socket\n"].concat();
         assert_eq!((started.status.success(), started.stdout), (true, expected));
-        let refused = script(START, OTHER);
+        let refused = script(START, ANSWER_OTHER);
         assert_eq!((refused.status.success(), refused.stdout), (false, printed));
         assert!(!file.exists());
     }
