@@ -61,10 +61,10 @@ fn append(path: std::ffi::OsString) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let options = options.create(true).append(true).mode(0o600).custom_flags(nonblocking);
     let file = options.open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::ErrorKind::InvalidInput.into()),
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
+    Ok(file)
 }
 
 /// The host's syslog, as RFC 3164 has it; one datagram per event.

@@ -11,6 +11,11 @@ const EXIT_CODE_MARK: &[u8] = b" | [Zuul] Task exit code";
 /// `str(datetime.now())`, digits as 0; the fraction is absent when it is zero.
 const STAMPS: [&[u8]; 2] = [b"0000-00-00 00:00:00.000000", b"0000-00-00 00:00:00"];
 
+/// How long a few digits are held: they are most likely output.
+const DIGITS_HOLD_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long a whole time stamp is held: the rest of its line must be on its way.
+const STAMP_HOLD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Puts the missing newline in.
 #[derive(Debug)]
 pub(super) struct LastLine {
@@ -48,13 +53,12 @@ fn may_begin(bytes: &[u8]) -> bool {
 impl LastLine {
     /// What can be sent now. The rest comes with the next bytes, or with `flush`.
     pub(super) fn push(&mut self, data: Bytes) -> Bytes {
-        let data = match self.held.is_empty() {
-            true => data,
-            false => {
-                let mut joined = self.held.split();
-                joined.extend_from_slice(&data);
-                joined.freeze()
-            }
+        let data = if self.held.is_empty() {
+            data
+        } else {
+            let mut joined = self.held.split();
+            joined.extend_from_slice(&data);
+            joined.freeze()
         };
         let mut sent = BytesMut::new();
         let mut from = 0;
@@ -81,12 +85,11 @@ impl LastLine {
         let end = data.len() - keep;
         self.held.extend_from_slice(&data[end..]);
         let rest = data.slice(from..end);
-        let all = match sent.is_empty() {
-            true => rest,
-            false => {
-                sent.extend_from_slice(&rest);
-                sent.freeze()
-            }
+        let all = if sent.is_empty() {
+            rest
+        } else {
+            sent.extend_from_slice(&rest);
+            sent.freeze()
         };
         if let Some(last) = all.last() {
             self.at_start = *last == b'\n';
@@ -112,9 +115,10 @@ impl LastLine {
 
     /// How long to hold it: a few digits are most likely output; after a whole time stamp the rest must be on its way.
     pub(super) fn hold_timeout(&self) -> Duration {
-        match self.held.len() < STAMPS[1].len() {
-            true => Duration::from_millis(50),
-            false => Duration::from_secs(2),
+        if self.held.len() < STAMPS[1].len() {
+            DIGITS_HOLD_TIMEOUT
+        } else {
+            STAMP_HOLD_TIMEOUT
         }
     }
 

@@ -33,11 +33,8 @@ impl NotFoundTimer {
     /// A line was said now.
     pub(super) fn restart(&mut self) {
         let now = Instant::now();
-        let pause = match now.duration_since(self.started) < FIRST_PHASE {
-            true => FIRST_INTERVAL,
-            false => LATER_INTERVAL,
-        };
-        self.next = now + pause;
+        let is_first_phase = now.duration_since(self.started) < FIRST_PHASE;
+        self.next = now + if is_first_phase { FIRST_INTERVAL } else { LATER_INTERVAL };
     }
 }
 

@@ -26,9 +26,10 @@ pub(super) enum ParseResult {
 /// The request at the beginning of what was received.
 pub(super) fn parse(received: &[u8]) -> ParseResult {
     let Some(end) = received.iter().take(MAX_LENGTH - 1).position(|byte| *byte == b'\n') else {
-        return match received.len() < MAX_LENGTH {
-            true => ParseResult::Incomplete,
-            false => ParseResult::Bad,
+        return if received.len() < MAX_LENGTH {
+            ParseResult::Incomplete
+        } else {
+            ParseResult::Bad
         };
     };
     let Ok(line) = std::str::from_utf8(&received[..end]) else {

@@ -21,7 +21,7 @@ impl BuildPod {
         let keep_alive = keep_alives.get(&container.map(str::to_owned));
         keep_alive.map_or_else(
             || watch::channel(Reachability::Connecting).1,
-            |keep_alive| keep_alive.reach(),
+            |keep_alive| keep_alive.reachability(),
         )
     }
 
@@ -30,7 +30,7 @@ impl BuildPod {
         let name = container.name().map(str::to_owned);
         let keep_alive = KeepAlive::start(container);
         let source = LogSource::Container(name.clone());
-        tokio::spawn(watch_logs(source, self.logs.clone(), keep_alive.reach()));
+        tokio::spawn(watch_logs(source, self.logs.clone(), keep_alive.reachability()));
         keep_alives.insert(name, keep_alive);
     }
 }

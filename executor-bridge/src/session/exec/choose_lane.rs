@@ -17,9 +17,10 @@ const BULK_PROGRAMS: &[&[u8]] = &[
 
 pub(crate) fn lane_of(start: &StartRequest) -> Lane {
     let moves_much = start.agent_program || BULK_PROGRAMS.contains(&program_name(&start.argv));
-    match moves_much && start.pty.is_none() {
-        true => Lane::Bulk,
-        false => Lane::Control,
+    if moves_much && start.pty.is_none() {
+        Lane::Bulk
+    } else {
+        Lane::Control
     }
 }
 

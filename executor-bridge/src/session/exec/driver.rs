@@ -140,16 +140,16 @@ impl ExecDriver<'_> {
 
     /// The agent's own answer.
     fn refusal_outcome(&self, status: &Status, may_have_run: bool) -> Outcome {
-        match may_have_run || self.running.started {
-            true => Outcome::lost(
-                Kind::AgentLost,
-                format!(
-                    "the agent in {} has no result of the command any more: {}",
-                    self.container.linker().pod(),
-                    status.message()
-                ),
-            ),
-            false => status::outcome(status),
+        if !may_have_run && !self.running.started {
+            return status::outcome(status);
         }
+        Outcome::lost(
+            Kind::AgentLost,
+            format!(
+                "the agent in {} no longer has the result of the command: {}",
+                self.container.linker().pod(),
+                status.message()
+            ),
+        )
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::connections::recovery::LostAgent;
-use crate::connections::{Container, Lane};
+use crate::connections::{Connection, Container, Lane};
 use crate::protocol::request;
 use crate::protocol::result::Outcome;
 use crate::session::background::BackgroundCalls;
@@ -17,6 +17,7 @@ use crate::session::exec::driver::{ExecDriver, ExecEnd};
 use crate::session::exec::prepare::{self, PreparedExec};
 use crate::session::exec::running_exec::{InputQueues, OutputSink, RunningExec};
 use crate::session::exec::{choose_lane, control, stdin};
+use crate::session::files::passed_file::LocalFile;
 use crate::session::logs::LogIndex;
 
 pub(crate) async fn run(
@@ -43,34 +44,21 @@ pub(crate) async fn run(
     // No part of the digest: a bridge with another lease may have to send this start again.
     start.lease_ms = container.linker().lease().as_millis() as u64;
     let _writer = logs.map(|logs| logs.start_exec(container.name(), &start.argv, &start.stdin));
-    let (links, links_receiver) = watch::channel(None);
-    let (stdin_parts, queued_stdin_parts) = mpsc::unbounded_channel();
-    let (controls, queued_controls) = mpsc::unbounded_channel();
-    let (acks, incoming_acks) = mpsc::unbounded_channel();
-    let (unreadable, broken_stdin) = mpsc::channel(1);
     let progress = resume.unwrap_or_default();
     // A file is read from its start; the agent drops what it has.
-    let from = if stdin_file.is_some() { 0 } else { progress.stdin };
-    let mut tasks = JoinSet::new();
-    tasks.spawn(stdin::pump(id, from, links_receiver.clone(), queued_stdin_parts, acks));
-    tasks.spawn(control::send(id, links_receiver, queued_controls));
-    if let Some(file) = stdin_file {
-        let stdin_parts = stdin_parts.clone();
-        tasks.spawn(async move {
-            if let Err(outcome) = stdin::read_file(file, stdin_parts).await {
-                // Nobody listens when the exec has ended.
-                let _ = unreadable.send(outcome).await;
-            }
-        });
-    }
+    let stdin_offset = if stdin_file.is_some() { 0 } else { progress.stdin };
+    let InputTasks {
+        queues,
+        links,
+        acks,
+        broken_stdin,
+        tasks: _tasks,
+    } = start_input_tasks(id, stdin_offset, stdin_file);
     let mut running = RunningExec {
         id,
         client,
-        input_queues: InputQueues {
-            stdin: stdin_parts,
-            controls,
-        },
-        acks: incoming_acks,
+        input_queues: queues,
+        acks,
         broken_stdin,
         stdout: OutputSink::new(stdout, progress.stdout),
         stderr: OutputSink::new(stderr, progress.stderr),
@@ -81,12 +69,14 @@ pub(crate) async fn run(
     let lane = choose_lane::lane_of(&start);
     let lost_agent = (!progress.instance.is_empty()).then(|| LostAgent::of_another_bridge(progress.instance, lane));
     // Who comes from another bridge has had it.
-    let _permit = match lane == Lane::Bulk && lost_agent.is_none() {
-        true => match running.while_listening(bulk_limiter.acquire()).await {
+    let needs_permit = lane == Lane::Bulk && lost_agent.is_none();
+    let _permit = if needs_permit {
+        match running.while_listening(bulk_limiter.acquire()).await {
             Ok(permit) => Some(permit),
             Err(outcome) => return outcome,
-        },
-        false => None,
+        }
+    } else {
+        None
     };
     let mut driver = ExecDriver {
         container,
@@ -119,5 +109,53 @@ pub(crate) async fn run(
             outcome
         }
         ExecEnd::Lost(outcome) => outcome,
+    }
+}
+
+/// Tasks that send a client's input to the agent, and the bridge's ends of their channels.
+struct InputTasks {
+    queues: InputQueues,
+    /// Current connection of the exec.
+    links: watch::Sender<Option<Arc<Connection>>>,
+    acks: mpsc::UnboundedReceiver<stdin::Ack>,
+    broken_stdin: mpsc::Receiver<Outcome>,
+    /// Aborts the tasks when it is dropped.
+    tasks: JoinSet<()>,
+}
+
+/// Starts the tasks of one exec's input. `stdin_offset`: offset of the first byte that they are given.
+fn start_input_tasks(id: [u8; 16], stdin_offset: u64, stdin_file: Option<LocalFile>) -> InputTasks {
+    let (links, current_link) = watch::channel(None);
+    let (stdin_parts, queued_stdin_parts) = mpsc::unbounded_channel();
+    let (controls, queued_controls) = mpsc::unbounded_channel();
+    let (ack_sender, acks) = mpsc::unbounded_channel();
+    let (unreadable, broken_stdin) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(stdin::pump(
+        id,
+        stdin_offset,
+        current_link.clone(),
+        queued_stdin_parts,
+        ack_sender,
+    ));
+    tasks.spawn(control::send(id, current_link, queued_controls));
+    if let Some(file) = stdin_file {
+        let stdin_parts = stdin_parts.clone();
+        tasks.spawn(async move {
+            if let Err(outcome) = stdin::read_file(file, stdin_parts).await {
+                // Nobody listens when the exec has ended.
+                let _ = unreadable.send(outcome).await;
+            }
+        });
+    }
+    InputTasks {
+        queues: InputQueues {
+            stdin: stdin_parts,
+            controls,
+        },
+        links,
+        acks,
+        broken_stdin,
+        tasks,
     }
 }

@@ -149,14 +149,14 @@ pub(crate) async fn read_file(file: LocalFile, parts: mpsc::UnboundedSender<Inpu
     let window = Arc::new(Semaphore::new(FILE_WINDOW));
     let mut offset = 0;
     loop {
-        let has_more = (file.size().saturating_sub(offset)).min(MAX_CHUNK as u64) as u32;
-        let data = match has_more {
+        let wanted = (file.size().saturating_sub(offset)).min(MAX_CHUNK as u64) as u32;
+        let data = match wanted {
             0 => Bytes::new(),
             _ => {
-                let Ok(credit) = window.clone().acquire_many_owned(has_more).await else {
+                let Ok(credit) = window.clone().acquire_many_owned(wanted).await else {
                     return Ok(());
                 };
-                let data = file.read_at(offset, has_more as usize).await?;
+                let data = file.read_at(offset, wanted as usize).await?;
                 if !data.is_empty()
                     && parts
                         .send(InputPart::Data(data.clone(), InputCredit::new(credit)))

@@ -23,12 +23,13 @@ use crate::session::files::running_digest;
 use crate::session::files::stat::{call_until_answered, to_file_stat};
 
 pub(crate) async fn get(container: &Container, request: request::Get, mut client: Client) -> Outcome {
-    let file = match client.descriptors.is_empty() {
-        true => None,
-        false => match passed_file::take(&mut client.descriptors, "the content", Access::Write) {
+    let file = if client.descriptors.is_empty() {
+        None
+    } else {
+        match passed_file::take(&mut client.descriptors, "the content", Access::Write) {
             Ok(file) => Some(file),
             Err(outcome) => return outcome,
-        },
+        }
     };
     let Client {
         mut inputs, replies, ..
@@ -121,7 +122,7 @@ async fn receive(
         let made_progress = current.length > offset;
         // Of a file that cannot be told from another one, a descriptor gets it all again, and frames cannot.
         let restarted = match (file, current.version.is_empty() && current.length > 0) {
-            (None, true) => return recovery::lost(container, &lost_agent).await,
+            (None, true) => return recovery::diagnose(container, &lost_agent).await,
             (Some(_), true) => current.sink.finish().await.map(drop),
             (_, false) => {
                 let cut = current.sink.accept(ReceivedPart::LinkBreak).await;
@@ -145,7 +146,7 @@ async fn receive(
 impl PartialFile {
     async fn run(&mut self, mut parts: Streaming<GetResponse>) -> Result<StreamEnd, Status> {
         while let Some(GetResponse { part }) = parts.message().await? {
-            let (part_, length) = match part {
+            let (received, length) = match part {
                 Some(Part::Stat(found)) => {
                     if self.length > 0 && found.version != self.version {
                         return Ok(StreamEnd::Changed);
@@ -162,7 +163,7 @@ impl PartialFile {
                 Some(Part::Trailer(trailer)) => return Ok(StreamEnd::Trailer(trailer)),
                 None => continue,
             };
-            if let Err(outcome) = self.sink.accept(part_).await {
+            if let Err(outcome) = self.sink.accept(received).await {
                 return Ok(StreamEnd::Failed(outcome));
             }
             self.length += length;

@@ -113,13 +113,13 @@ impl LocalFile {
 
     /// An error if it is no longer as it was passed: what was read of it may be of both.
     pub(crate) fn check_unchanged(&self) -> Result<(), Outcome> {
-        match FileState::new(&*self.file).map_err(|error| failed("examined", &error))? == self.passed {
-            true => Ok(()),
-            false => Err(Outcome::failed(
+        if FileState::new(&*self.file).map_err(|error| failed("examined", &error))? != self.passed {
+            return Err(Outcome::failed(
                 FailedKind::LocalFile,
-                "the local file changed while it was read; try again when it is at rest",
-            )),
+                "the local file changed while it was read; try again when no process writes to it",
+            ));
         }
+        Ok(())
     }
 
     /// At most `limit` bytes; fewer, or none, only at the end.

@@ -51,12 +51,13 @@ pub(crate) async fn put(
         transfer_id: random::bytes::<16>().to_vec().into(),
         ..to_header(request)
     };
-    let file = match client.descriptors.is_empty() {
-        true => None,
-        false => match passed_file::take(&mut client.descriptors, "the content", Access::Read) {
+    let file = if client.descriptors.is_empty() {
+        None
+    } else {
+        match passed_file::take(&mut client.descriptors, "the content", Access::Read) {
             Ok(file) => Some(file),
             Err(outcome) => return outcome,
-        },
+        }
     };
     if let (Some(logs), Some(file)) = (logs, &file)
         && memmem::find(&header.path, MODULE_NAME).is_some()
@@ -65,7 +66,7 @@ pub(crate) async fn put(
     {
         logs.note_module(&header.path, &content);
     }
-    let lane = lane(file.as_ref());
+    let lane = choose_lane(file.as_ref());
     let mut transfer = Transfer {
         header,
         acknowledges: file.is_none() || progress,
@@ -102,7 +103,7 @@ pub(crate) async fn put(
                 let broken = LostAgent::of_connection(&connection, &status::reason(&status));
                 // A file can be read again, and nothing was renamed if the agent did not say so; frames are gone.
                 if !connection.can(FILES_V2) && transfer.source.is_framed() {
-                    return recovery::lost(container, &broken).await;
+                    return recovery::diagnose(container, &broken).await;
                 }
                 if transfer.written > written_before {
                     // A link that carried something was good.
@@ -116,7 +117,7 @@ pub(crate) async fn put(
 }
 
 /// What is no longer than a module travels with the commands.
-fn lane(file: Option<&LocalFile>) -> Lane {
+fn choose_lane(file: Option<&LocalFile>) -> Lane {
     match file {
         Some(file) if file.size() <= MAX_MODULE => Lane::Control,
         _ => Lane::Bulk,
@@ -275,7 +276,7 @@ fn lock(digest: &Mutex<RunningDigest>) -> MutexGuard<'_, RunningDigest> {
 
 /// Without it the agent would keep what it has for a while.
 async fn abandon(mut call: PutCall, parts: Parts) {
-    let reported = async {
+    let tell_agent = async {
         let sending = parts.send(request(Part::Abandon(Abandon {})));
         let mut sending = std::pin::pin!(sending.fuse());
         loop {
@@ -287,7 +288,7 @@ async fn abandon(mut call: PutCall, parts: Parts) {
             }
         }
     };
-    let _ = tokio::time::timeout(ABANDON_TIMEOUT, reported).await;
+    let _ = tokio::time::timeout(ABANDON_TIMEOUT, tell_agent).await;
 }
 
 fn data_lost() -> Outcome {

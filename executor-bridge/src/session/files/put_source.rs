@@ -95,10 +95,10 @@ impl PutSource {
                     *offset += data.len() as u64;
                     return Ok(ContentPart::Data(data));
                 }
-                match input.eof {
-                    true => Ok(ContentPart::End),
-                    false => std::future::pending().await,
+                if input.eof {
+                    return Ok(ContentPart::End);
                 }
+                std::future::pending().await
             }
         }
     }
@@ -125,9 +125,10 @@ impl PutCall {
     pub(crate) fn start(connection: &Connection, resumable: bool, parts: mpsc::Receiver<PutRequest>) -> Self {
         let mut files = connection.files();
         let parts = ReceiverStream::new(parts);
-        match resumable {
-            true => Self::Opening(Box::pin(async move { files.write(parts).await })),
-            false => Self::Put(Box::pin(async move { files.put(parts).await })),
+        if resumable {
+            Self::Opening(Box::pin(async move { files.write(parts).await }))
+        } else {
+            Self::Put(Box::pin(async move { files.put(parts).await }))
         }
     }
 

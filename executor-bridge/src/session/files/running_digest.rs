@@ -1,6 +1,7 @@
 //! The digest of a file's content as far as it was seen, whatever part of it has to be sent or fetched again.
 
 use podbridge_proto::digest::{Hasher, Sum};
+use podbridge_proto::limits::FILES_V2;
 use podbridge_proto::v1::{Digest, GetTrailer};
 
 use crate::connections::Connection;
@@ -25,9 +26,10 @@ pub(crate) struct RunningDigest {
 
 /// The best that the agent knows.
 pub(crate) fn choose_kind(connection: &Connection) -> Digest {
-    match connection.can(podbridge_proto::limits::FILES_V2) {
-        true => Digest::Blake3,
-        false => Digest::Sha256,
+    if connection.can(FILES_V2) {
+        Digest::Blake3
+    } else {
+        Digest::Sha256
     }
 }
 

@@ -120,7 +120,7 @@ impl LogFollower {
     async fn open(&mut self) -> Result<(), LogEvent> {
         let connection = loop {
             match &*self.reachability.borrow_and_update() {
-                Reachability::Up(connection) if connection.alive() && !connection.superseded.is_cancelled() => {
+                Reachability::Up(connection) if connection.is_alive() && !connection.superseded.is_cancelled() => {
                     break connection.clone();
                 }
                 Reachability::Up(_) | Reachability::Connecting => {}
@@ -144,7 +144,7 @@ impl LogFollower {
             }
             Err(status) if is_broken_link(&status, &connection) => {
                 // Its keeper seeks another one; a call that only this end refused is made again.
-                let _ = timeout(REFUSED_PAUSE, connection.handle.wait()).await;
+                let _ = timeout(REFUSED_PAUSE, connection.handle.wait_for_end()).await;
                 Ok(())
             }
             Err(status) => Err(self.report_refusal(&status).await),
@@ -153,10 +153,10 @@ impl LogFollower {
 
     async fn handle_error(&mut self, status: &Status) -> Option<LogEvent> {
         let (connection, _) = self.open.take()?;
-        match is_broken_link(status, &connection) {
-            true => None,
-            false => Some(self.report_refusal(status).await),
+        if is_broken_link(status, &connection) {
+            return None;
         }
+        Some(self.report_refusal(status).await)
     }
 
     /// The agent's own answer.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use podbridge_proto::v1::{RemoveRequest, StatRequest, WatchRequest};
 use tokio::sync::watch;
-use tokio::time::sleep;
 use tonic::{Code, Status};
 
+use crate::backoff::DoublingPause;
 use crate::connections::{Connection, Reachability, status};
 use crate::session::logs::index::LogIndex;
 use crate::session::logs::log_id::{DIRECTORY, LogId, PREFIX, SUFFIX};
@@ -45,15 +45,14 @@ pub(crate) async fn watch_logs(
 
 /// Never returns; an agent that is too old to be watched has no live logs, but runs tasks.
 async fn watch_connection(source: &LogSource, logs: &LogIndex, connection: &Connection) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = DoublingPause::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         match watch_once(source, logs, connection).await {
             Err(status) if status.code() == Code::Unimplemented => return std::future::pending().await,
             Err(status) => tracing::info!(reason = status::reason(&status), "logs are not watched"),
             Ok(()) => {}
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause.sleep().await;
     }
 }
 
