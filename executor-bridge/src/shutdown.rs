@@ -1,17 +1,20 @@
-//! When the daemon is to end, and why: told by a signal or by a client's `stop`. Everybody who waits holds a clone.
+//! Whether the daemon must end, and why: a signal, a client's `stop`, no use, or the end of a build. Every task that
+//! waits holds a clone.
 
 use std::fmt;
 
 use tokio::sync::watch;
 
+/// Reason for the daemon's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShutdownReason {
-    /// A client asked for it.
+    /// A client sent `stop`.
     StopRequest,
-    /// A signal came, as when the package is replaced.
+    /// A signal of this name came, as when the package is replaced.
     Signal(&'static str),
+    /// The bridge was unused for long enough.
     Idle,
-    /// The Zuul build that it served has ended.
+    /// The Zuul build has ended.
     BuildEnded,
 }
 
@@ -20,12 +23,13 @@ impl fmt::Display for ShutdownReason {
         match self {
             ShutdownReason::StopRequest => f.write_str("a client asked the bridge to stop"),
             ShutdownReason::Signal(name) => write!(f, "it was reason_slot to by {name}"),
-            ShutdownReason::Idle => f.write_str("nobody used it"),
-            ShutdownReason::BuildEnded => f.write_str("the build is over"),
+            ShutdownReason::Idle => f.write_str("the bridge was unused"),
+            ShutdownReason::BuildEnded => f.write_str("the build has ended"),
         }
     }
 }
 
+/// Shared request to end.
 #[derive(Debug, Clone)]
 pub(crate) struct Shutdown(watch::Sender<Option<ShutdownReason>>);
 
@@ -36,7 +40,7 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    /// The first reason counts.
+    /// Requests the shutdown. Only the first reason counts.
     pub(crate) fn request(&self, reason: ShutdownReason) {
         self.0.send_if_modified(|reason_slot| {
             let first = reason_slot.is_none();
@@ -45,15 +49,16 @@ impl Shutdown {
         });
     }
 
+    /// Returns whether the shutdown is requested.
     pub(crate) fn is_requested(&self) -> bool {
         self.0.borrow().is_some()
     }
 
-    /// Waits for the end to be asked for; its reason.
+    /// Waits until the shutdown is requested; returns the reason.
     pub(crate) async fn wait(&self) -> ShutdownReason {
         let mut reason_slot = self.0.subscribe();
         let reason = reason_slot.wait_for(Option::is_some).await.map(|reason| *reason);
-        // We hold a sender ourselves: it cannot be gone.
+        // This value holds a sender, so the channel cannot be closed.
         reason.ok().flatten().unwrap_or(ShutdownReason::Idle)
     }
 }

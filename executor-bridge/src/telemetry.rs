@@ -1,5 +1,6 @@
-//! Logs, on stderr: one INFO line per operation when it ends. `PODBRIDGE_LOG` sets the level; in Zuul's slot, where stderr
-//! is a pipe that nobody drains, they go to syslog, or to the file that `PODBRIDGE_LOG` names.
+//! The process's own log, on stderr: one INFO line per operation when it ends. `PODBRIDGE_LOG` sets the level. In
+//! Zuul's slot stderr is a pipe that no process reads, so the log goes to syslog, or to the file that `PODBRIDGE_LOG`
+//! names. `commands` and `daemon` start it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,14 +14,15 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::env::{Environment as _, PODBRIDGE_LOG, Process};
 
-/// `off`, `error`, `warn`, `info`, `debug` or `trace`; `default` when absent or unknown.
+/// Returns the level that `PODBRIDGE_LOG` names: `off`, `error`, `warn`, `info`, `debug` or `trace`. Returns `default`
+/// if it is absent or unknown.
 fn level(default: LevelFilter) -> LevelFilter {
     let wanted = Process.variable(PODBRIDGE_LOG).and_then(|name| name.into_string().ok());
     wanted.and_then(|name| name.parse().ok()).unwrap_or(default)
 }
 
 fn start(default: LevelFilter) {
-    // A second call, in tests, changes nothing.
+    // A second call, as in tests, changes nothing.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level(default))
         .with_span_events(FmtSpan::NONE)
@@ -29,17 +31,17 @@ fn start(default: LevelFilter) {
         .try_init();
 }
 
-/// For a command line: silent unless something is worth a sentence.
+/// Starts the log of a command line, which shows errors only.
 pub(crate) fn start_for_command() {
     start(LevelFilter::ERROR);
 }
 
-/// For a daemon, whose stderr is its log file.
+/// Starts the log of a daemon, whose stderr is its log file.
 pub(crate) fn start_for_daemon() {
     start(LevelFilter::INFO);
 }
 
-/// For a daemon in Zuul's slot.
+/// Starts the log of a daemon in Zuul's slot.
 pub(crate) fn start_in_slot() {
     let file = Process
         .variable(PODBRIDGE_LOG)
@@ -50,12 +52,12 @@ pub(crate) fn start_in_slot() {
     let _ = match (file.map(append), Syslog::connect()) {
         (Some(Ok(file)), _) => builder.with_writer(Mutex::new(file)).try_init(),
         (_, Ok(syslog)) => builder.without_time().with_writer(Mutex::new(syslog)).try_init(),
-        // A container without syslog.
+        // The container has no syslog.
         (_, Err(_)) => return,
     };
 }
 
-/// A regular file only: a pipe that nobody drains would stop the bridge.
+/// Opens the log file. Accepts a regular file only: a pipe that no process reads would block the bridge.
 fn append(path: std::ffi::OsString) -> io::Result<File> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let mut options = OpenOptions::new();
@@ -67,7 +69,7 @@ fn append(path: std::ffi::OsString) -> io::Result<File> {
     Ok(file)
 }
 
-/// The host's syslog, as RFC 3164 has it; one datagram per event.
+/// Writer to the host's syslog in the format of RFC 3164, one datagram per event.
 struct Syslog {
     socket: UnixDatagram,
     tag: String,
@@ -75,13 +77,13 @@ struct Syslog {
 
 impl Syslog {
     const SOCKET: &str = "/dev/log";
-    /// Facility daemon, severity info.
+    /// Facility "daemon", severity "info".
     const PRIORITY: u8 = 3 * 8 + 6;
 
     fn connect() -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(Self::SOCKET)?;
-        // A full log must not hold up a job.
+        // A full syslog must not delay a job.
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket,
@@ -94,7 +96,7 @@ impl Write for Syslog {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let mut datagram = self.tag.clone().into_bytes();
         datagram.extend_from_slice(event.trim_ascii_end());
-        // Events that it has no room for are lost, as syslog's own are.
+        // Events that do not fit are lost, as syslog's own are.
         let _ = self.socket.send(&datagram);
         Ok(event.len())
     }

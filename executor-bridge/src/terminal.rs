@@ -1,4 +1,5 @@
-//! The user's terminal: raw while a command runs in one of its own, restored on every way out. `commands::exec` uses it.
+//! The user's terminal: its size, and raw mode while a command runs in a terminal of its own. Raw mode ends whenever
+//! the guard is dropped. `client`, `commands` and `kubectl_shim` use it.
 
 use std::io;
 
@@ -7,11 +8,12 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize,
 
 use crate::protocol::request::Size;
 
+/// Returns whether standard input is a terminal.
 pub(crate) fn stdin_is_terminal() -> bool {
     isatty(stdin())
 }
 
-/// Of the terminal on standard input; 24 by 80 if there is none.
+/// Returns the size of the terminal on standard input; 24 by 80 if it is no terminal.
 pub(crate) fn size() -> Size {
     match tcgetwinsize(stdin()) {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => Size {
@@ -22,7 +24,7 @@ pub(crate) fn size() -> Size {
     }
 }
 
-/// Every key goes to the command, until this is dropped.
+/// Guard of raw mode: every key goes to the command until the guard is dropped.
 pub(crate) struct RawMode(Termios);
 
 impl std::fmt::Debug for RawMode {
@@ -32,7 +34,7 @@ impl std::fmt::Debug for RawMode {
 }
 
 impl RawMode {
-    /// `None` if standard input is no terminal.
+    /// Enters raw mode; `None` if standard input is no terminal.
     pub(crate) fn enter() -> io::Result<Option<Self>> {
         if !stdin_is_terminal() {
             return Ok(None);
@@ -47,7 +49,7 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        // A terminal that has gone needs nothing any more.
+        // A terminal that is gone needs no restoring.
         let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.0);
     }
 }

@@ -1,5 +1,5 @@
-//! One connection of the console stream, from its first request until its client closes it: that client never comes back, so
-//! it is kept whatever becomes of the links to the pod.
+//! One connection of the console stream, from its first request until its client closes it. The client never connects
+//! again, so the connection stays open whatever happens to the links to the pod. `server` runs one task per connection.
 
 use std::io;
 use std::pin::pin;
@@ -19,14 +19,18 @@ use crate::console::request::{self, ParseResult, Request};
 use crate::console::siblings::Siblings;
 use crate::session::{Interest, LogEvent, LogId, LogIndex, LogSource, READER_STALL, Session};
 
-/// For one request to arrive (zuul_console's REQUEST_TIMEOUT).
+/// Time limit for one request to arrive (zuul_console's REQUEST_TIMEOUT).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client that has only stopped to speak gets what there is (zuul_console looks for its end as seldom).
+/// Time for which a client that has closed only its sending side still gets output (zuul_console looks for the client's
+/// end as seldom).
 const HALF_CLOSED_WAIT: Duration = Duration::from_millis(500);
 
+/// Answer to a version request: protocol version 1.
 const VERSION: &[u8] = b"1\n";
+/// Line that the client gets while its log does not exist.
 const NOT_FOUND: &[u8] = b"[Zuul] Log not found\n";
 
+/// Answers requests until the client closes the connection.
 pub(super) async fn serve(mut stream: TcpStream, session: &Session, siblings: &Siblings) -> io::Result<()> {
     let mut received = BytesMut::new();
     loop {
@@ -41,12 +45,13 @@ pub(super) async fn serve(mut stream: TcpStream, session: &Session, siblings: &S
                     () = wait_for_close(reading) => Ok(()),
                 };
             }
-            // Gone, silent, or not one of Zuul's.
+            // The client is gone or silent, or it is not one of Zuul's.
             None => return Ok(()),
         }
     }
 }
 
+/// Reads the next request; `None` if there is no valid one.
 async fn next_request(stream: &mut TcpStream, received: &mut BytesMut) -> io::Result<Option<Request>> {
     loop {
         match request::parse(received) {
@@ -64,7 +69,7 @@ async fn next_request(stream: &mut TcpStream, received: &mut BytesMut) -> io::Re
     }
 }
 
-/// Waits until the client closes. What else it says is not listened to.
+/// Waits until the client closes the connection. Ignores further requests.
 async fn wait_for_close(mut reading: ReadHalf<'_>) {
     let mut buffer = [0; 256];
     loop {
@@ -76,7 +81,7 @@ async fn wait_for_close(mut reading: ReadHalf<'_>) {
     }
 }
 
-/// Writes, and lets the log's source rest while the client does not read.
+/// Writes to the client. If the client stalls, closes the log's stream until the next event is wanted.
 async fn write(writing: &mut WriteHalf<'_>, stream: &mut LogStream, bytes: &[u8]) -> io::Result<()> {
     let mut writing = pin!(writing.write_all(bytes));
     match timeout(READER_STALL, &mut writing).await {
@@ -88,6 +93,7 @@ async fn write(writing: &mut WriteHalf<'_>, stream: &mut LogStream, bytes: &[u8]
     }
 }
 
+/// Deletes the log in this pod, and in the other pod that has it.
 async fn delete_log(session: &Session, siblings: &Siblings, id: &LogId) {
     let elsewhere = async {
         let source = session.logs().and_then(|logs| logs.source(id));
@@ -95,10 +101,11 @@ async fn delete_log(session: &Session, siblings: &Siblings, id: &LogId) {
             siblings.delete(&socket, id).await;
         }
     };
-    // Neither waits for the other's link.
+    // Both run at once, so that neither waits for the other's link.
     tokio::join!(session.remove_log(id), elsewhere);
 }
 
+/// Sends one log, from whichever source has it.
 async fn stream_log(mut writing: WriteHalf<'_>, session: &Session, siblings: &Siblings, id: &LogId) -> io::Result<()> {
     let Some(logs) = session.logs() else {
         return Ok(());
@@ -127,7 +134,7 @@ async fn stream_log(mut writing: WriteHalf<'_>, session: &Session, siblings: &Si
     }
 }
 
-/// As Zuul's own lines, so that it stands in the job's log like them.
+/// Writes the reason as a line in Zuul's format, so that it appears in the job's log.
 async fn say_lost(writing: &mut WriteHalf<'_>, why: &str, at_start: bool) -> io::Result<()> {
     let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S.%6f");
     let newline = if at_start { "" } else { "\n" };
@@ -135,24 +142,27 @@ async fn say_lost(writing: &mut WriteHalf<'_>, why: &str, at_start: bool) -> io:
     writing.write_all(line.as_bytes()).await
 }
 
+/// Result of the wait for a log.
 enum SearchResult {
+    /// The log exists at this source.
     At(LogSource, LogStream),
-    /// Its task has ended without one.
+    /// The task of the log has ended without a log.
     WillNotAppear,
     Lost(String),
 }
 
+/// Why a log is over.
 enum StreamEnd {
     Lost {
         why: String,
-        /// No line is unfinished.
+        /// The last line is complete.
         at_start: bool,
     },
-    /// Its task has ended, and the log was deleted.
+    /// The task of the log has ended, and the log was deleted.
     Deleted,
 }
 
-/// One log that somebody wants.
+/// One log that a client wants.
 struct LogSearch<'a> {
     session: &'a Session,
     siblings: &'a Siblings,
@@ -162,7 +172,7 @@ struct LogSearch<'a> {
 }
 
 impl LogSearch<'_> {
-    /// Waits for the log to be somewhere, and says meanwhile that it is not.
+    /// Waits until the log exists. Tells the client regularly that it does not exist yet.
     async fn wait_for_log(&mut self, writing: &mut WriteHalf<'_>) -> io::Result<SearchResult> {
         let session = self.session;
         let (mut timer, mut ended, mut reachability) =
@@ -196,8 +206,9 @@ impl LogSearch<'_> {
         }
     }
 
-    /// Whether it is there, once the task that writes it has ended; `None` before. Asked, as what the agent tells of logs and
-    /// what it tells of an exec's end come on two streams.
+    /// Asks the agent whether the log exists, once the task that writes it has ended. `None`: the task has not ended,
+    /// or the agent does not answer. The index is not enough: logs and the ends of execs are reported on two streams,
+    /// in no common order.
     async fn exists_after_task(&self) -> Option<(LogSource, bool)> {
         let writer = self.logs.writer(self.id).filter(|writer| writer.ended)?;
         let LogSource::Container(container) = &writer.source else {
@@ -207,7 +218,7 @@ impl LogSearch<'_> {
         Some((writer.source, exists))
     }
 
-    /// Sends the log as it is written. `None`: it is there no longer, and may be elsewhere.
+    /// Sends the log while it grows. `None`: the log no longer exists at this source, and may exist at another.
     async fn stream_content(
         &self,
         mut stream: LogStream,
@@ -215,7 +226,7 @@ impl LogSearch<'_> {
     ) -> io::Result<Option<StreamEnd>> {
         let mut line = LastLine::default();
         let mut ended = self.logs.exec_ends();
-        // While the file is away.
+        // Set while the file does not exist.
         let mut absent: Option<NotFoundTimer> = None;
         loop {
             let due = async {

@@ -1,27 +1,28 @@
-//! The one change to a log's bytes. Zuul's `command` module writes the last line of an output as it is; without a newline at
-//! its end, the line that tells the exit code is appended to it, and Zuul's callback, which takes that line away, loses both.
+//! The one change to a log's bytes. Zuul's `command` module writes the last line of a command's output as it is. If
+//! that line has no newline, Zuul appends the line of the exit code to it, and Zuul's callback, which removes the exit
+//! code line, removes both. `connection` uses this filter. No I/O.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 
-/// What follows the time stamp.
+/// Text after the time stamp of an exit code line.
 const EXIT_CODE_MARK: &[u8] = b" | [Zuul] Task exit code";
-/// `str(datetime.now())`, digits as 0; the fraction is absent when it is zero.
+/// Formats of `str(datetime.now())`, with digits as 0. The fraction is absent when it is zero.
 const STAMPS: [&[u8]; 2] = [b"0000-00-00 00:00:00.000000", b"0000-00-00 00:00:00"];
 
-/// How long a few digits are held: they are most likely output.
+/// Time for which a few digits are held: they are most likely output.
 const DIGITS_HOLD_TIMEOUT: Duration = Duration::from_millis(50);
-/// How long a whole time stamp is held: the rest of its line must be on its way.
+/// Time for which a whole time stamp is held: the rest of its line must be on its way.
 const STAMP_HOLD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Puts the missing newline in.
+/// Filter that inserts the missing newline.
 #[derive(Debug)]
 pub(super) struct LastLine {
-    /// The next byte is the first of a line.
+    /// Whether the next byte is the first of a line.
     at_start: bool,
-    /// What may be the beginning of an exit code line, in the middle of a line.
+    /// Bytes in the middle of a line that may be the beginning of an exit code line.
     held: BytesMut,
 }
 
@@ -34,6 +35,7 @@ impl Default for LastLine {
     }
 }
 
+/// Returns whether the bytes are the beginning of a time stamp.
 fn is_stamp(bytes: &[u8], stamp: &[u8]) -> bool {
     let digit = |(byte, wanted): (&u8, &u8)| match wanted {
         b'0' => byte.is_ascii_digit(),
@@ -42,7 +44,7 @@ fn is_stamp(bytes: &[u8], stamp: &[u8]) -> bool {
     bytes.len() <= stamp.len() && bytes.iter().zip(stamp).all(digit)
 }
 
-/// Whether more bytes could make an exit code line of it.
+/// Returns whether more bytes could complete an exit code line.
 fn may_begin(bytes: &[u8]) -> bool {
     STAMPS.iter().any(|stamp| match bytes.len().checked_sub(stamp.len()) {
         None | Some(0) => is_stamp(bytes, stamp),
@@ -51,7 +53,7 @@ fn may_begin(bytes: &[u8]) -> bool {
 }
 
 impl LastLine {
-    /// What can be sent now. The rest comes with the next bytes, or with `flush`.
+    /// Adds bytes and returns those that can be sent now. The rest comes with the next bytes, or with `flush`.
     pub(super) fn push(&mut self, data: Bytes) -> Bytes {
         let data = if self.held.is_empty() {
             data
@@ -97,7 +99,7 @@ impl LastLine {
         all
     }
 
-    /// How many bytes at the end may be the beginning of a line without its newline before it.
+    /// Returns how many bytes at the end may be the beginning of an exit code line that lacks the newline before it.
     fn undecided_length(&self, rest: &[u8]) -> usize {
         let longest = STAMPS[0].len() + EXIT_CODE_MARK.len();
         let from = rest.len().saturating_sub(longest - 1);
@@ -109,11 +111,12 @@ impl LastLine {
         start.map_or(0, |start| rest.len() - start)
     }
 
+    /// Returns whether bytes are held.
     pub(super) fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// How long to hold it: a few digits are most likely output; after a whole time stamp the rest must be on its way.
+    /// Returns how long to hold the bytes before `flush`.
     pub(super) fn hold_timeout(&self) -> Duration {
         if self.held.len() < STAMPS[1].len() {
             DIGITS_HOLD_TIMEOUT
@@ -122,12 +125,12 @@ impl LastLine {
         }
     }
 
-    /// The next byte is the first of a line.
+    /// Returns whether the next byte is the first of a line.
     pub(super) fn at_start(&self) -> bool {
         self.at_start
     }
 
-    /// What was held back and is nothing but output.
+    /// Returns the held bytes, which are ordinary output.
     pub(super) fn flush(&mut self) -> Bytes {
         if self.is_holding() {
             self.at_start = false;
@@ -142,33 +145,33 @@ mod tests {
 
     const EXIT: &str = "2026-11-26 10:20:30.123456 | [Zuul] Task exit code: 0\n";
 
-    fn through(pieces: &[&[u8]]) -> Vec<u8> {
+    fn filter(parts: &[&[u8]]) -> Vec<u8> {
         let mut line = LastLine::default();
         let mut out = Vec::new();
-        for piece in pieces {
-            out.extend_from_slice(&line.push(Bytes::copy_from_slice(piece)));
+        for part in parts {
+            out.extend_from_slice(&line.push(Bytes::copy_from_slice(part)));
         }
         out.extend_from_slice(&line.flush());
         out
     }
 
     #[test]
-    fn the_missing_newline_is_put_in_however_the_bytes_come() {
+    fn the_missing_newline_is_inserted_wherever_the_bytes_are_split() {
         for exit in [EXIT, "2026-11-26 10:20:30 | [Zuul] Task exit code: 137\n"] {
             let text = format!("2026-11-26 10:20:29.000001 | one\n2026-11-26 10:20:29.000002 | last{exit}");
             let expected = format!("2026-11-26 10:20:29.000001 | one\n2026-11-26 10:20:29.000002 | last\n{exit}");
             for cut in 0..text.len() {
                 let (a, b) = text.as_bytes().split_at(cut);
-                let got = through(&[a, b]);
+                let got = filter(&[a, b]);
                 assert_eq!(String::from_utf8(got).unwrap(), expected, "cut at {cut}");
             }
             let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
-            assert_eq!(through(&bytes), expected.as_bytes());
+            assert_eq!(filter(&bytes), expected.as_bytes());
         }
     }
 
     #[test]
-    fn everything_else_is_verbatim() {
+    fn everything_else_is_sent_unchanged() {
         let usual = format!("2026-11-26 10:20:29.000001 | one\n{EXIT}");
         let binary: Vec<u8> = (0..=255).cycle().take(5000).collect();
         let others: [&[u8]; 6] = [
@@ -182,13 +185,13 @@ mod tests {
         for text in others {
             for cut in 0..text.len() {
                 let (a, b) = text.split_at(cut);
-                assert_eq!(through(&[a, b]), text);
+                assert_eq!(filter(&[a, b]), text);
             }
         }
     }
 
     #[test]
-    fn nothing_else_waits() {
+    fn only_a_possible_exit_code_line_is_held() {
         let mut line = LastLine::default();
         assert_eq!(line.push("2026-11-26 10:20:29.000001 | prompt> ".into()).len(), 37);
         assert!(!line.is_holding());

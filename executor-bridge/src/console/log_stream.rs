@@ -1,4 +1,5 @@
-//! Where one log comes from: an agent of this pod, or the bridge of another one, which may die and come back.
+//! The stream of one log: from an agent of this pod, or from the bridge of another pod, which may end and start again.
+//! `connection` opens one per log.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,10 +12,12 @@ use crate::protocol::result::Outcome;
 use crate::protocol::target::{hex, unhex};
 use crate::session::{LogEvent, LogFollower, LogId, LogSource, Position, Session};
 
-/// Until Zuul has started a sibling again.
+/// Time that Zuul needs to start the other bridge again.
 const RESTART_WAIT: Duration = Duration::from_secs(20);
+/// Pause between two tries to connect to the other bridge.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Stream of one log.
 #[derive(Debug)]
 pub(super) enum LogStream {
     Own(LogFollower),
@@ -22,6 +25,7 @@ pub(super) enum LogStream {
 }
 
 impl LogStream {
+    /// Opens the log at a source.
     pub(super) fn open(source: &LogSource, id: &LogId, session: &Session) -> Self {
         match source {
             LogSource::Container(container) => Self::Own(session.follow_log(container.as_deref(), id, None)),
@@ -34,7 +38,7 @@ impl LogStream {
         }
     }
 
-    /// The next event; cancel-safe. `None`: look elsewhere.
+    /// Returns the next event; `None` if the log must be searched again. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<LogEvent> {
         match self {
             Self::Own(follow) => Some(follow.next().await),
@@ -42,7 +46,7 @@ impl LogStream {
         }
     }
 
-    /// Holds nothing until the next event is asked for.
+    /// Closes the stream until the next event is wanted.
     pub(super) fn pause(&mut self) {
         match self {
             Self::Own(follow) => follow.pause(),
@@ -51,11 +55,12 @@ impl LogStream {
     }
 }
 
+/// Stream from the bridge of another pod.
 #[derive(Debug)]
 pub(super) struct SiblingStream {
     socket: PathBuf,
     id: String,
-    /// Where the next byte belongs; `None` before the first.
+    /// Position of the next byte; `None` before the first.
     position: Option<Position>,
     open: Option<Conversation>,
 }
@@ -68,7 +73,7 @@ impl SiblingStream {
                 self.open = self.open().await;
                 let since = *reconnecting_since.get_or_insert_with(Instant::now);
                 if self.open.is_none() {
-                    // Where nothing was read, nothing can be read twice elsewhere.
+                    // If no byte was read, none can be read twice from another source.
                     if self.position.is_none() || since.elapsed() > RESTART_WAIT {
                         return None;
                     }
@@ -98,6 +103,7 @@ impl SiblingStream {
         }
     }
 
+    /// Sends the request to the other bridge; `None` if no bridge answers.
     async fn open(&self) -> Option<Conversation> {
         let position = self.position.as_ref().map(|position| request::Position {
             file: hex(&position.file),
@@ -114,6 +120,7 @@ impl SiblingStream {
     }
 }
 
+/// Decodes the position that starts a file.
 fn parse_position(json: &[u8]) -> Option<Position> {
     let request::Position { file, offset } = serde_json::from_slice(json).ok()?;
     let file = unhex(&file)?.into();

@@ -1,5 +1,6 @@
-//! Zuul's console stream, protocol version 1 (zuul 14.3.0: zuul_console, zuul_stream): what a task writes in the pod, line by
-//! line, on a TCP port of this host. Knows what Zuul's callback expects, byte for byte; where logs are is `session`'s.
+//! Zuul's console stream, protocol version 1 (zuul 14.3.0: zuul_console, zuul_stream): serves what a task writes in the
+//! pod, line by line, on a TCP port of this host. Matches byte for byte what Zuul's callback expects. Does not know
+//! where logs are: `session` knows. `daemon` starts it for a bridge in Zuul's slot.
 
 mod connection;
 mod last_line;

@@ -1,14 +1,19 @@
-//! When `[Zuul] Log not found` is said: Zuul's callback looks whether its task was skipped, or has ended, only when a line
-//! comes. Often at first, when a skipped task waits for it; seldom later, for logs that never come.
+//! Times the line `[Zuul] Log not found`. Zuul's callback checks whether its task was skipped or has ended only when a
+//! line comes. The lines come often at first, because a skipped task waits for one, and seldom later, for logs that
+//! never come.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Interval between lines in the first phase.
 const FIRST_INTERVAL: Duration = Duration::from_millis(50);
+/// Interval between lines after the first phase.
 const LATER_INTERVAL: Duration = Duration::from_millis(500);
+/// Length of the first phase.
 const FIRST_PHASE: Duration = Duration::from_secs(2);
 
+/// Timer of the next line.
 #[derive(Debug)]
 pub(super) struct NotFoundTimer {
     started: Instant,
@@ -16,7 +21,7 @@ pub(super) struct NotFoundTimer {
 }
 
 impl NotFoundTimer {
-    /// The first line is due at once.
+    /// Makes a timer whose first line is due at once.
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
@@ -25,12 +30,12 @@ impl NotFoundTimer {
         }
     }
 
-    /// Waits until a line is due.
+    /// Waits until the next line is due.
     pub(super) async fn wait_until_due(&self) {
         tokio::time::sleep_until(self.next).await;
     }
 
-    /// A line was said now.
+    /// Notes that a line was sent now.
     pub(super) fn restart(&mut self) {
         let now = Instant::now();
         let is_first_phase = now.duration_since(self.started) < FIRST_PHASE;
@@ -43,7 +48,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn often_for_two_seconds_then_seldom() {
+    async fn lines_come_often_for_two_seconds_and_then_seldom() {
         let started = Instant::now();
         let mut timer = NotFoundTimer::new();
         let mut times = Vec::new();

@@ -1,15 +1,15 @@
-//! What a client of the console stream may say, as bytes; no I/O.
+//! Parses the requests of the console stream. No I/O.
 
 use crate::session::LogId;
 
-/// Requests have fewer bytes, their newline included (zuul_console's MAX_REQUEST_LEN).
+/// Length that a request must stay below, with its newline, bytes (zuul_console's MAX_REQUEST_LEN).
 pub(super) const MAX_LENGTH: usize = 1024;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     /// `v:<version of the client>`
     Version,
-    /// `s:<id>`, or the id alone, as before Zuul 6.3.
+    /// `s:<id>`, or only the id, as before Zuul 6.3.
     Stream(LogId),
     /// `f:<id>`
     Finish(LogId),
@@ -17,13 +17,13 @@ pub(super) enum Request {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ParseResult {
-    /// And how many bytes it took.
+    /// A request and its length, bytes.
     Request(Request, usize),
     Incomplete,
     Bad,
 }
 
-/// The request at the beginning of what was received.
+/// Parses the request at the beginning of the received bytes.
 pub(super) fn parse(received: &[u8]) -> ParseResult {
     let Some(end) = received.iter().take(MAX_LENGTH - 1).position(|byte| *byte == b'\n') else {
         return if received.len() < MAX_LENGTH {
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_read() {
+    fn valid_requests_are_parsed() {
         assert_eq!(parse(b"v:0\ns:x"), ParseResult::Request(Request::Version, 4));
         assert_eq!(
             parse(b"s:u-1-node\n"),
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_requests_are_refused() {
         assert_eq!(parse(b"\n"), ParseResult::Bad);
         assert_eq!(parse(b"s:\n"), ParseResult::Bad);
         assert_eq!(parse(b"s:\xff\n"), ParseResult::Bad);

@@ -1,4 +1,5 @@
-//! Accepts the connections of Zuul's console stream on the ports of one bridge, and bounds how many there are.
+//! Accepts TCP connections of Zuul's console stream and limits their number. `daemon` runs it on both ports of a bridge
+//! in Zuul's slot.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,20 +13,20 @@ use crate::console::connection;
 use crate::console::siblings::Siblings;
 use crate::session::Session;
 
-/// After an accept that failed for want of descriptors.
+/// Pause after a failed accept, most likely for lack of file descriptors.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// What all connections share.
+/// State that all connections share.
 #[derive(Debug)]
 pub(crate) struct Console {
     session: Arc<Session>,
     siblings: Siblings,
-    /// Whoever opens thousands of connections must leave descriptors for the tasks themselves.
+    /// Limit on connections, half of the file descriptors: the other half is for the tasks of the build.
     connection_permits: Arc<Semaphore>,
 }
 
 impl Console {
-    /// `socket`: our own, among those of the bridges of this build's other pods.
+    /// Makes the server. `socket`: the bridge's own socket, beside those of the bridges of the build's other pods.
     pub(crate) fn new(session: Arc<Session>, socket: PathBuf) -> Arc<Self> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let connection_permits = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
@@ -36,7 +37,7 @@ impl Console {
         })
     }
 
-    /// Serves one port for ever.
+    /// Serves one port for as long as the process runs.
     pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
         loop {
             let stream = match listener.accept().await {
@@ -48,12 +49,12 @@ impl Console {
                 }
             };
             let Ok(permit) = self.connection_permits.clone().try_acquire_owned() else {
-                tracing::warn!("console connection refused: there are too many");
+                tracing::warn!("console connection refused: too many connections");
                 continue;
             };
             let console = self.clone();
             tokio::spawn(async move {
-                // Lines are to arrive as they are written. An error concerns that connection only, which has gone.
+                // Lines must arrive as they are written. An error concerns only this connection, whose client is gone.
                 let _ = stream.set_nodelay(true);
                 let _ = connection::serve(stream, &console.session, &console.siblings).await;
                 drop(permit);

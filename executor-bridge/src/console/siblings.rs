@@ -1,5 +1,6 @@
-//! The bridges of a build's other pods, beside our own socket: a delegated task writes its log in the pod it is delegated to,
-//! and Zuul asks for it at the port of the host that delegates.
+//! The bridges of the build's other pods, whose sockets are in the same directory. A delegated task writes its log in
+//! the pod that it is delegated to, but Zuul asks for the log at the port of the delegating host. `connection` calls
+//! it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,19 +15,21 @@ use crate::client::{self, Message};
 use crate::protocol::request::{Log, Operation, Request};
 use crate::session::{LogId, LogListDecoder, LogSource, Session};
 
-/// The directory is not read more often, whoever waits.
+/// Shortest interval between two scans of the directory.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Client of the build's other bridges.
 #[derive(Debug)]
 pub(super) struct Siblings {
     session: Arc<Session>,
+    /// Socket of this bridge.
     own: PathBuf,
     known: Arc<Mutex<KnownSiblings>>,
 }
 
 #[derive(Debug, Default)]
 struct KnownSiblings {
-    /// Those that tell us of their logs.
+    /// Sockets of the bridges that this bridge gets lists of logs from.
     listening: HashSet<PathBuf>,
     last_scan: Option<Instant>,
 }
@@ -47,7 +50,8 @@ impl Siblings {
         }
     }
 
-    /// Somebody waits for a log that is not here: listens to all siblings that there are.
+    /// Scans for other bridges and starts to listen to the new ones. Called while a client waits for a log that this
+    /// pod does not have.
     pub(super) fn scan(&self) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known
@@ -69,19 +73,20 @@ impl Siblings {
         }
     }
 
+    /// Deletes a log at another bridge.
     pub(super) async fn delete(&self, socket: &Path, id: &LogId) {
         let operation = Operation::DeleteLog(Log {
             id: id.as_str().to_owned(),
             position: None,
         });
         if let Ok(Some(mut conversation)) = client::begin_existing(socket, &request(operation)).await {
-            // Whatever it says: the log is no longer wanted.
+            // The answer does not matter: the log is no longer wanted.
             let _ = conversation.incoming.next().await;
         }
     }
 }
 
-/// Sockets beside ours.
+/// Returns the other sockets in the directory of our own socket.
 fn sibling_sockets(own: &Path) -> Vec<PathBuf> {
     let entries = own.parent().and_then(|directory| fs::read_dir(directory).ok());
     let entries = entries.into_iter().flatten().flatten();
@@ -89,7 +94,7 @@ fn sibling_sockets(own: &Path) -> Vec<PathBuf> {
     sockets.map(|entry| entry.path()).filter(|path| path != own).collect()
 }
 
-/// Keeps to what a sibling tells of its logs, until it ends.
+/// Adds the logs of one other bridge to the index until that bridge ends.
 async fn listen(session: &Session, socket: &Path) {
     let Some(logs) = session.logs() else { return };
     let Ok(Some(mut conversation)) = client::begin_existing(socket, &request(Operation::Logs)).await else {

@@ -1,5 +1,6 @@
-//! Tells when a Zuul build is over: its kubeconfig is removed with the job's directory. A bridge that only waited to be killed
-//! would be started again for ever by the loop of an executor that crashed.
+//! Detects the end of a Zuul build: Zuul then removes the kubeconfig together with the job's directory. The bridge must
+//! end by itself: a crashed executor leaves no process that would end the bridge, only the loop that starts it again.
+//! `zuul_slot` waits here.
 
 use std::io;
 use std::path::Path;
@@ -11,12 +12,12 @@ use tokio::time::sleep;
 
 use crate::sys;
 
-/// For a file that is replaced by another one.
+/// Time after which a file that is being replaced exists again.
 const REPLACE_PAUSE: Duration = Duration::from_millis(100);
-/// Where changes cannot be watched.
+/// Interval between checks if the directory cannot be watched.
 const POLL_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Waits until there is no such file.
+/// Waits until the file no longer exists.
 pub(super) async fn wait(kubeconfig: &Path) {
     let watched = match watch(kubeconfig).await {
         Ok(()) => true,
@@ -30,6 +31,7 @@ pub(super) async fn wait(kubeconfig: &Path) {
     }
 }
 
+/// Returns whether the file does not exist and is not being replaced.
 async fn is_gone(kubeconfig: &Path) -> bool {
     if !is_absent(kubeconfig) {
         return false;
@@ -38,7 +40,7 @@ async fn is_gone(kubeconfig: &Path) -> bool {
     is_absent(kubeconfig)
 }
 
-/// For certain: a file that cannot be looked at may be there.
+/// Returns whether the file certainly does not exist. A file that cannot be examined may exist.
 fn is_absent(path: &Path) -> bool {
     match path.try_exists() {
         Ok(exists) => !exists,
@@ -46,6 +48,7 @@ fn is_absent(path: &Path) -> bool {
     }
 }
 
+/// Waits with inotify until the file no longer exists.
 async fn watch(kubeconfig: &Path) -> io::Result<()> {
     let directory = kubeconfig.parent().unwrap_or(Path::new("/"));
     let watcher = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
@@ -63,7 +66,7 @@ async fn watch(kubeconfig: &Path) -> io::Result<()> {
     let mut buffer = [0; 4096];
     while !is_gone(kubeconfig).await {
         let mut ready = watcher.readable().await?;
-        // What happened does not matter: the file is looked for.
+        // The kind of event does not matter: the file is examined again.
         while rustix::io::read(&watcher, &mut buffer[..]).is_ok_and(|count| count > 0) {}
         ready.clear_ready();
     }
@@ -77,7 +80,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_the_end_of_the_file_is_the_end() {
+    async fn only_removing_the_file_ends_the_build() {
         let directory = tempfile::tempdir().unwrap();
         let (config, other) = (directory.path().join("config"), directory.path().join("other"));
         fs::write(&config, "x").unwrap();

@@ -1,5 +1,5 @@
-//! One connection from its request to its result: who asks, what for, and one log line when it ends. `serve` runs one of
-//! these per client.
+//! Serves one client's connection, from its request to its result, and logs one line when the operation ends. `serve`
+//! runs one task per client.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -18,31 +18,34 @@ use crate::protocol::frame::Frame;
 use crate::protocol::request::{Operation, Request, RequestError};
 use crate::protocol::result::{Bridge, Done, Outcome};
 use crate::protocol::target::Target;
-use crate::session::{Client, LogId, Session};
+use crate::session::{Client, LogId, MAX_CONTAINERS, Session};
 use crate::shutdown::{Shutdown, ShutdownReason};
 
-/// A client that connects and says nothing is not kept for longer.
+/// Time limit for the request of a new client.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// For a result that nobody reads.
+/// Time limit to send a result that the client does not read.
 const RESULT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Replies that the client has no room for: one is being written, one waits.
+/// Replies that may wait behind the one that is being written.
 const QUEUED_REPLIES: usize = 1;
 
-/// What all connections of one bridge share.
+/// State that all connections of one bridge share.
 #[derive(Debug)]
 pub(super) struct BridgeState {
     pub(super) target: Arc<Target>,
     pub(super) session: Arc<Session>,
     pub(super) shutdown: Shutdown,
+    /// Time after which an unused bridge ends; `None`: it never ends by itself.
     pub(super) idle: Option<Duration>,
     pub(super) started: Instant,
+    /// Number of operations that run now.
     pub(super) operations: AtomicUsize,
 }
 
+/// Serves one client.
 pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == geteuid().as_raw() => {}
-        // The directory keeps others out; a descriptor may still be handed over.
+        // The directory's mode keeps other users out, but a descriptor may be passed to them.
         other => {
             tracing::warn!(peer = ?other.map(|peer| peer.uid()), "connection of another user refused");
             return;
@@ -52,7 +55,7 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
     let request = tokio::select! {
         request = tokio::time::timeout(REQUEST_TIMEOUT, reader.request()) => request,
         reason = bridge.shutdown.wait() => {
-            // Closing with the request unread resets the connection, and the client tries the next bridge.
+            // If the request stays unread, closing resets the connection, and the client tries the next bridge.
             if !reader.is_unread() {
                 refuse_request(&mut writer, reason).await;
             }
@@ -90,6 +93,7 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
     bridge.operations.fetch_sub(1, Ordering::Relaxed);
 }
 
+/// Runs the operation, sends its replies and its result.
 async fn perform(
     request: Request,
     descriptors: VecDeque<OwnedFd>,
@@ -117,7 +121,7 @@ async fn perform(
                 break;
             }
         }
-        // Tells the operation, if it still runs, that the client has gone.
+        // The closed channel tells a running operation that the client has disconnected.
         drop(outgoing);
         writer
     };
@@ -125,7 +129,7 @@ async fn perform(
         tokio::select! {
             outcome = operate(request, client, bridge) => Some(outcome),
             reason = bridge.shutdown.wait() => match reason {
-                // Without a result the client goes on with the next bridge.
+                // A client without a result continues with the next bridge.
                 ShutdownReason::Signal(_) => None,
                 ShutdownReason::StopRequest | ShutdownReason::Idle | ShutdownReason::BuildEnded => Some(bridge_stopped(reason)),
             },
@@ -146,13 +150,16 @@ async fn perform(
     }
 }
 
+/// Calls the session's method for the operation.
 async fn operate(request: Request, client: Client, bridge: &BridgeState) -> Outcome {
     let container = request.container.as_deref();
     let session = &bridge.session;
     if !session.admits(container) {
         return Outcome::failed(
             FailedKind::BadRequest,
-            "this bridge has been asked for more containers than a pod has; name one that there is",
+            format!(
+                "too many different container names (limit {MAX_CONTAINERS}); use the name of a container of this pod"
+            ),
         );
     }
     match request.operation {
@@ -165,7 +172,7 @@ async fn operate(request: Request, client: Client, bridge: &BridgeState) -> Outc
         Operation::Logs => session.list_logs(client).await,
         Operation::Log(log) => match LogId::new(&log.id) {
             Some(id) => session.send_log(&id, log.position, client).await,
-            None => Outcome::failed(FailedKind::BadRequest, "no log can have that id"),
+            None => Outcome::failed(FailedKind::BadRequest, "this id cannot be the name of a log"),
         },
         Operation::DeleteLog(log) => match LogId::new(&log.id) {
             Some(id) => session.delete_log(&id).await,
@@ -192,6 +199,7 @@ async fn operate(request: Request, client: Client, bridge: &BridgeState) -> Outc
     }
 }
 
+/// Makes the outcome of a request that cannot be parsed.
 fn request_error_outcome(error: &RequestError) -> Outcome {
     let kind = match error {
         RequestError::Version(_) | RequestError::Requires(_) | RequestError::Operation(_) => FailedKind::Unsupported,
@@ -200,18 +208,20 @@ fn request_error_outcome(error: &RequestError) -> Outcome {
     Outcome::failed(kind, error.to_string())
 }
 
+/// Tells the client that the bridge ends before the operation starts.
 async fn refuse_request(writer: &mut Writer, reason: ShutdownReason) {
-    // Without a result the client goes to the next bridge.
+    // A client without a result tries the next bridge.
     if let ShutdownReason::Signal(_) = reason {
         return;
     }
     let outcome = Outcome::Unreachable(Failure::new(
         Kind::Bridge,
-        format!("the bridge ended before the operation began ({reason}); try again"),
+        format!("the bridge ended before the operation started ({reason}); try again"),
     ));
     send_result(writer, &outcome).await;
 }
 
+/// Makes the outcome of an operation that the end of the bridge interrupts.
 fn bridge_stopped(reason: ShutdownReason) -> Outcome {
     Outcome::lost(
         Kind::BridgeLost,
@@ -221,6 +231,6 @@ fn bridge_stopped(reason: ShutdownReason) -> Outcome {
 
 async fn send_result(writer: &mut Writer, outcome: &Outcome) {
     let frame = Frame::Result(Bytes::from(outcome.encode()));
-    // A client that has gone, or that does not read, wants no result.
+    // A client that has disconnected, or that does not read, needs no result.
     let _ = tokio::time::timeout(RESULT_TIMEOUT, writer.send(frame)).await;
 }

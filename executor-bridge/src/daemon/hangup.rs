@@ -1,5 +1,5 @@
-//! Tells a client that has gone from one that only has nothing more to say: both read as end of file, and only the first
-//! cancels its operation. `client` waits here.
+//! Distinguishes a client that has disconnected from one that has only closed its sending side. Both read as end of
+//! file, but only the first cancels its operation. `peer` waits here.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,21 +7,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use tokio::io::unix::AsyncFd;
 
-/// Becomes readable when the peer of a Unix socket has closed both directions.
+/// Watch on a Unix socket; ready when the peer has closed both directions.
 #[derive(Debug)]
 pub(super) struct Hangup(AsyncFd<OwnedFd>);
 
 impl Hangup {
-    /// tokio reports a half-closed stream as ready for ever; an epoll of its own reports nothing but the hangup.
+    /// Makes the watch. An epoll of its own reports only the hangup; tokio would report a half-closed stream as ready
+    /// again and again.
     pub(super) fn new(stream: &impl AsFd) -> io::Result<Self> {
         let watcher = epoll::create(CreateFlags::CLOEXEC)?;
-        // EPOLLHUP is always reported, whatever is asked for.
+        // EPOLLHUP is always reported, whatever events are requested.
         epoll::add(&watcher, stream, EventData::new_u64(0), EventFlags::empty())?;
         Ok(Self(crate::sys::watch_readable(watcher)?))
     }
 
+    /// Waits until the peer has closed both directions.
     pub(super) async fn wait(&self) {
-        // An error here means that nothing can be watched any more; a gone client is then seen by the next write.
+        // An error means that nothing can be watched any more. The next write then notices that the client is gone.
         if self.0.readable().await.is_err() {
             std::future::pending::<()>().await;
         }

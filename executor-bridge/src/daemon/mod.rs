@@ -1,5 +1,6 @@
-//! The bridge of one target as a process: started on demand under a lock, serves clients on its Unix socket, ends when it
-//! was idle for long enough. What the clients want done is `session`'s; this module owns socket, frames and life.
+//! The bridge process of one target: started on demand under a lock, serves clients on its Unix socket, and ends when
+//! it was unused for long enough. Owns the listener, the clients' connections and the process's lifetime. The
+//! operations themselves belong to `session`. `commands::bridge` and the kubectl shim start it.
 
 mod build_end;
 mod dispatch;

@@ -1,5 +1,5 @@
-//! One client's connection: frames in and out, descriptors with the first byte, end of file told from hangup. Bounds what
-//! a client can make the bridge hold. `serve` makes one per connection.
+//! The bridge's end of one client's connection: frames in both directions, file descriptors with the first byte, end of
+//! file and hangup. Limits the input that a client can make the bridge hold. `dispatch` makes one per connection.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -19,13 +19,15 @@ use crate::protocol::STDIN_WINDOW;
 use crate::protocol::frame::{Frame, FrameError};
 use crate::session::{ClientInput, InputCredit};
 
-/// A client that obeys the window never fills this; another one is no longer read until its stdin was taken.
+/// Most input that is held per client, bytes. A client that respects its window never reaches it; another one is not
+/// read until its input is consumed.
 const MAX_PENDING: usize = 2 * STDIN_WINDOW;
-/// What a frame costs at least, so that empty ones cannot pile up either.
+/// Least size that a frame counts as, bytes: empty frames must not pile up either.
 const FRAME_COST: usize = 256;
-/// Most descriptors with one request: stdin, stdout, stderr, and files that go with a command.
+/// Most descriptors of one request: stdin, stdout, stderr, and the files that a command brings along.
 const MAX_DESCRIPTORS: usize = 3 + MAX_PUTS;
 
+/// Why a client cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     #[error("the client's connection failed")]
@@ -38,11 +40,12 @@ pub(super) enum ClientError {
     Gone,
 }
 
-/// The writing end; one task owns it.
+/// The sending side. One task owns it.
 #[derive(Debug)]
 pub(super) struct Writer(Arc<UnixStream>);
 
 impl Writer {
+    /// Sends one frame.
     pub(super) async fn send(&mut self, frame: Frame) -> io::Result<()> {
         let (header, mut payload) = frame.encode();
         let mut header = &header[..];
@@ -63,13 +66,14 @@ impl Writer {
     }
 }
 
-/// The reading end.
+/// The receiving side.
 #[derive(Debug)]
 pub(super) struct Reader {
     stream: Arc<UnixStream>,
     read: BytesMut,
 }
 
+/// Splits a connection into its two sides.
 pub(super) fn split(stream: UnixStream) -> (Reader, Writer) {
     let stream = Arc::new(stream);
     let reader = Reader {
@@ -80,12 +84,12 @@ pub(super) fn split(stream: UnixStream) -> (Reader, Writer) {
 }
 
 impl Reader {
-    /// Whether nothing of the client's was taken from the socket yet.
+    /// Returns whether nothing was read from the socket yet.
     pub(super) fn is_unread(&self) -> bool {
         self.read.is_empty()
     }
 
-    /// The request and the descriptors that came with it.
+    /// Reads the request and the descriptors that came with it.
     pub(super) async fn request(&mut self) -> Result<(Bytes, VecDeque<OwnedFd>), ClientError> {
         let mut descriptors = VecDeque::new();
         loop {
@@ -107,7 +111,7 @@ impl Reader {
         }
     }
 
-    /// Reads what follows the request until the client has gone, and hands it over.
+    /// Reads the frames after the request and queues them, until the client disconnects.
     pub(super) async fn forward(mut self, inputs: mpsc::UnboundedSender<ClientInput>) {
         let last = match self.forward_frames(&inputs).await {
             Ok(()) => ClientInput::Disconnected,
@@ -115,7 +119,7 @@ impl Reader {
             Err(error @ ClientError::NoRequest) => ClientInput::ProtocolError(error.to_string()),
             Err(ClientError::Io(_) | ClientError::Gone) => ClientInput::Disconnected,
         };
-        // An operation that has ended no longer listens.
+        // The receiver is gone if the operation has ended.
         let _ = inputs.send(last);
     }
 
@@ -132,7 +136,7 @@ impl Reader {
                 let credit = tokio::select! {
                     biased;
                     credit = pending.clone().acquire_many_owned(cost as u32) => credit.map_err(|_| ClientError::Gone)?,
-                    // Somebody who fills the window and then dies must still be noticed.
+                    // A client that fills its window and then dies must still be noticed.
                     () = hangup.wait() => return Ok(()),
                 };
                 let credit = InputCredit::new(credit);
@@ -163,6 +167,7 @@ impl Reader {
     }
 }
 
+/// Reads bytes and the descriptors that come with them.
 fn receive(stream: &UnixStream, buffer: &mut [u8], descriptors: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -177,7 +182,7 @@ fn receive(stream: &UnixStream, buffer: &mut [u8], descriptors: &mut VecDeque<Ow
             descriptors.extend(rights);
         }
     }
-    // Only what one request may carry; the rest is closed here.
+    // The descriptors beyond the limit are closed here.
     descriptors.truncate(MAX_DESCRIPTORS);
     Ok(received.bytes)
 }

@@ -1,5 +1,5 @@
-//! The daemon's main program, detached by a launcher or in the foreground. `launch` starts the first as a process, the command
-//! `bridge` calls both.
+//! The main program of a bridge that was started on demand, detached by a launcher or in the foreground. The command
+//! `bridge` calls both; `launch` starts the detached one as a process.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -14,9 +14,10 @@ use crate::session::Session;
 use crate::sockets::{self, Directory};
 use crate::{pod, telemetry};
 
-/// The daemon's main program: standard input is the target, standard output the launcher's pipe.
+/// Runs the detached daemon. Standard input carries the target, standard output is the launcher's pipe.
 pub(crate) fn run_detached(options: BridgeSettings) -> Result<(), Failure> {
-    // The launcher is no group leader's child that could fail this; a terminal's signals must not reach us.
+    // A session of its own keeps a terminal's signals away. setsid cannot fail here, because this process leads no
+    // process group.
     let _ = rustix::process::setsid();
     telemetry::start_for_daemon();
     let bound = target_from_stdin().and_then(|target| {
@@ -35,7 +36,8 @@ pub(crate) fn run_detached(options: BridgeSettings) -> Result<(), Failure> {
     serve::run(target, bound, options, Session::new, |_, _| Ok(())).map(drop)
 }
 
-/// Serves without detaching, for a service manager or a test; prints the socket's path once it listens.
+/// Runs in the foreground, for a service manager or a test. Calls `listening` with the socket's path once the bridge
+/// listens.
 pub(crate) fn run_foreground(
     target: KeyedTarget,
     options: BridgeSettings,
@@ -49,7 +51,7 @@ pub(crate) fn run_foreground(
         if sockets::is_served(&files)? {
             return Err(Failure::new(
                 Kind::Bridge,
-                format!("a bridge serves {} already; stop it first", files.socket.display()),
+                format!("a bridge already serves {}; stop it first", files.socket.display()),
             ));
         }
         sockets::bind(&files, &lock)?
@@ -58,6 +60,7 @@ pub(crate) fn run_foreground(
     serve::run(target, bound, options, Session::new, |_, _| Ok(())).map(drop)
 }
 
+/// Reads the target from standard input.
 fn target_from_stdin() -> Result<KeyedTarget, Failure> {
     let mut json = Vec::new();
     std::io::stdin()
@@ -67,7 +70,7 @@ fn target_from_stdin() -> Result<KeyedTarget, Failure> {
     KeyedTarget::parse(&json)
 }
 
-/// Standard input and output become /dev/null, the working directory `/`: nothing of the caller is kept busy.
+/// Replaces standard input and output by /dev/null and changes to `/`, so that no file of the caller stays in use.
 fn detach_from_caller() -> std::io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;

@@ -1,5 +1,5 @@
-//! The daemon's main loop: accepts clients until it is told to end or was idle for long enough, and leaves no socket
-//! behind. `launch` runs it.
+//! The daemon's main loop: accepts clients until the bridge must end or was unused for long enough, and leaves no
+//! socket behind. `run` and `zuul_slot` call it.
 
 use std::io;
 use std::sync::Arc;
@@ -19,17 +19,18 @@ use crate::shutdown::{Shutdown, ShutdownReason};
 use crate::sockets::BoundSocket;
 use crate::sys;
 
-/// From the wish to end until the process ends, whatever still runs.
+/// Time limit from the request to end until the process ends, whatever still runs.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Threads that may wait for a disk or a credential plugin.
+/// Most threads that may block on a disk or on a credential plugin.
 const BLOCKING_THREADS: usize = 8;
-/// After an accept that failed for want of descriptors.
+/// Pause after a failed accept, most likely for lack of file descriptors.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// Makes the session of a bridge from target, connect timeout and lease.
+/// Constructor of a session from its target, connect timeout and lease.
 pub(super) type NewSession = fn(Arc<Target>, Duration, Duration) -> Session;
 
-/// Serves with the session that `new_session` makes; `on_start` runs once, before the first client.
+/// Serves clients with the session that `new_session` makes, and returns why it ended. `on_start` runs once, before the
+/// first client.
 pub(super) fn run(
     target: KeyedTarget,
     bound: BoundSocket,
@@ -39,7 +40,7 @@ pub(super) fn run(
 ) -> Result<ShutdownReason, Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("the bridge cannot run: {error}"));
     sys::set_up_heap();
-    // Named: with two providers in the build, rustls would not choose.
+    // The provider must be named: the build has two, and rustls would not choose one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -47,7 +48,7 @@ pub(super) fn run(
         .build()
         .map_err(failed)?;
     let served = runtime.block_on(serve(target, bound, options, new_session, on_start));
-    // A thread that still hangs in a file system must not keep the process.
+    // A thread that still blocks in a file system must not keep the process alive.
     runtime.shutdown_background();
     served.map_err(failed)
 }
@@ -82,8 +83,8 @@ async fn serve(
     let reason = accept(&listener, &mut clients, &bridge).await;
     bound.remove();
     if !shutdown.is_requested() {
-        // Who connected before the socket's file went away is served, not dropped. When we are told to end they are reset
-        // by the listener's end, and try the next bridge.
+        // Clients that connected before the socket's file was removed are served. If the bridge must end, they are
+        // reset when the listener is closed, and try the next bridge.
         while let Some(stream) = accept_queued(&listener).await {
             spawn_client(stream, &mut clients, &bridge);
         }
@@ -92,7 +93,7 @@ async fn serve(
     drop(bound);
     let served = async { while clients.join_next().await.is_some() {} };
     if shutdown.is_requested() {
-        // What is left after that ends with the process.
+        // Operations that are not done by then end with the process.
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, served).await;
     } else {
         served.await;
@@ -102,7 +103,7 @@ async fn serve(
     Ok(reason)
 }
 
-/// Until the end is asked for or due; why.
+/// Accepts clients until the bridge must end; returns the reason.
 async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc<BridgeState>) -> ShutdownReason {
     loop {
         let unused = clients.is_empty();
@@ -127,18 +128,20 @@ async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc
     }
 }
 
+/// Starts the task of a client.
 fn spawn_client(stream: tokio::net::UnixStream, clients: &mut JoinSet<()>, bridge: &Arc<BridgeState>) {
     let bridge = bridge.clone();
     clients.spawn(async move { dispatch::serve_client(stream, &bridge).await });
 }
 
-/// A client that is in the queue already.
+/// Returns the next client in the listener's queue; `None` if the queue is empty.
 async fn accept_queued(listener: &UnixListener) -> Option<tokio::net::UnixStream> {
-    // Ready at once or not at all.
+    // A queued client is ready at once.
     let accepted = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
     accepted.ok().and_then(Result::ok).map(|(stream, _)| stream)
 }
 
+/// Requests the shutdown when a signal comes.
 fn watch_signals(shutdown: Shutdown) -> io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,5 +1,6 @@
-//! The bridge in Zuul's slot: what Zuul starts as `kubectl port-forward` for each pod of a build. It listens beside the
-//! kubeconfig and on the ports that Zuul reserved, belongs to one pod, never idles out, and ends with the build.
+//! The bridge in Zuul's slot, which Zuul starts as `kubectl port-forward` for each pod of a build. It listens beside
+//! the kubeconfig and on the ports that Zuul reserved, serves one pod, never ends because it is unused, and ends with
+//! the build. The kubectl shim calls it.
 
 use std::fs::File;
 use std::io;
@@ -19,20 +20,21 @@ use crate::session::Session;
 use crate::shutdown::{Shutdown, ShutdownReason};
 use crate::{sockets, telemetry};
 
+/// Time limit of one connect to the pod.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the bridge of one pod belongs.
+/// Target, addresses and lease of one pod's bridge.
 #[derive(Debug)]
 pub(crate) struct SlotBridge {
     pub(crate) target: Target,
     pub(crate) socket: PathBuf,
     pub(crate) kubeconfig: PathBuf,
-    /// On 127.0.0.1.
+    /// TCP ports on 127.0.0.1.
     pub(crate) ports: [u16; 2],
     pub(crate) lease: Duration,
 }
 
-/// What a bridge does for Zuul beside serving clients.
+/// Services of the bridge for Zuul, beside its clients: the console stream and the watch for the build's end.
 #[derive(Debug)]
 pub(super) struct SlotServices {
     listeners: [TcpListener; 2],
@@ -41,6 +43,7 @@ pub(super) struct SlotServices {
 }
 
 impl SlotServices {
+    /// Starts the services.
     pub(super) fn start(self, session: &Arc<Session>, shutdown: &Shutdown) -> io::Result<()> {
         let console = Console::new(session.clone(), self.socket);
         for listener in self.listeners {
@@ -48,7 +51,7 @@ impl SlotServices {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(console.clone().serve(listener));
         }
-        // Dials at once: Zuul's first playbook does not wait for long.
+        // Connect at once: Zuul's first playbook does not wait long.
         drop(session.reachability(None));
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
@@ -59,7 +62,8 @@ impl SlotServices {
     }
 }
 
-/// Serves until the build is over. An error that `listening` was not called before is Zuul's to read.
+/// Serves until the build ends. Calls `listening` when Zuul may use the bridge; Zuul reads the message of an error
+/// before that call.
 pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<ShutdownReason, Failure> {
     let target = KeyedTarget::new(slot.target)?;
     raise_descriptors();
@@ -67,9 +71,8 @@ pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<
     let bound = sockets::bind_in_slot(&slot.socket)?;
     listening();
     telemetry::start_in_slot();
-    // Nobody drains Zuul's pipe, and whoever still had it open would keep Zuul waiting for its end.
-    detach_stdio()
-        .map_err(|error| Failure::new(Kind::Bridge, format!("cannot let go of the caller's pipe: {error}")))?;
+    // Zuul does not read its pipe any more, but it waits until every process has closed it.
+    detach_stdio().map_err(|error| Failure::new(Kind::Bridge, format!("cannot close the caller's pipe: {error}")))?;
     let services = SlotServices {
         listeners,
         kubeconfig: slot.kubeconfig,
@@ -85,23 +88,24 @@ pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<
     })
 }
 
-/// With SO_REUSEADDR, as std does it: Zuul holds the ports reserved.
+/// Listens on a port. std sets SO_REUSEADDR, which is needed because Zuul holds the port reserved.
 fn listen(port: u16) -> Result<TcpListener, Failure> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .map_err(|error| Failure::new(Kind::Bridge, format!("cannot listen on 127.0.0.1:{port}: {error}")))
 }
 
-/// Zuul keeps a connection per task.
+/// Raises the limit on file descriptors: Zuul keeps a connection per task.
 fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    // As many as there are will do.
+    // The bridge can run with the old limit.
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
+/// Replaces standard input, output and error by /dev/null.
 fn detach_stdio() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;

@@ -1,21 +1,24 @@
-//! Calls to an agent that no client waits for. `session` starts them and settles them when the bridge ends.
+//! Calls to an agent that no client waits for. The operations of `session` start them. `daemon` waits for them when the
+//! bridge ends.
 
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-/// Tasks of their own that are waited for only when the bridge ends.
+/// Tasks that run on their own until the bridge ends.
 #[derive(Debug, Default)]
 pub(crate) struct BackgroundCalls(TaskTracker);
 
 impl BackgroundCalls {
+    /// Starts a call in a task of its own.
     pub(crate) fn send(&self, call: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(call);
     }
 
+    /// Waits until all calls are done, at most for `limit`.
     pub(crate) async fn settle(&self, limit: Duration) {
         self.0.close();
-        // What is not done by then ends with the process.
+        // A call that is not done by then ends with the process.
         let _ = tokio::time::timeout(limit, self.0.wait()).await;
     }
 }

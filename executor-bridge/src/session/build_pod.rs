@@ -1,4 +1,5 @@
-//! The pod of a Zuul build: its containers are kept connected as long as the build lasts, and their logs are known.
+//! The pod of a Zuul build: its containers stay connected and their logs are known for as long as the build lasts.
+//! `session` owns one if the bridge is in Zuul's slot.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,7 @@ use tokio::sync::watch;
 use crate::connections::{Container, KeepAlive, Reachability};
 use crate::session::logs::{LogIndex, LogSource, watch_logs};
 
-/// The containers of a build's pod, kept in reach for as long as the build lasts, and their logs.
+/// Keep-alives of the pod's containers, and the index of their logs.
 #[derive(Debug, Default)]
 pub(crate) struct BuildPod {
     pub(crate) logs: Arc<LogIndex>,
@@ -16,6 +17,7 @@ pub(crate) struct BuildPod {
 }
 
 impl BuildPod {
+    /// Returns whether the container can be reached, as a value that changes.
     pub(crate) fn reachability(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
         let keep_alives = self.keep_alives.lock().unwrap_or_else(PoisonError::into_inner);
         let keep_alive = keep_alives.get(&container.map(str::to_owned));
@@ -25,6 +27,7 @@ impl BuildPod {
         )
     }
 
+    /// Keeps the container connected and watches its logs from now on.
     pub(crate) fn keep_connected(&self, container: Arc<Container>) {
         let mut keep_alives = self.keep_alives.lock().unwrap_or_else(PoisonError::into_inner);
         let name = container.name().map(str::to_owned);

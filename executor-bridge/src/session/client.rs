@@ -1,5 +1,5 @@
-//! The client of one operation: what it sends, where its replies go, and how much it may have in flight. `daemon` makes one per
-//! request; the operations of `session` use it. Knows no connection and no frame layout.
+//! The client of one operation: its input, the channel of its replies, and its flow control. `daemon` makes one per
+//! request, and the operations of `session` use it. Knows no connection and no frame layout.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -11,7 +11,7 @@ use crate::error::FailedKind;
 use crate::protocol::frame::Frame;
 use crate::protocol::result::Outcome;
 
-/// What a client says after its request.
+/// A message that the client sends after its request.
 #[derive(Debug)]
 pub(crate) enum ClientInput {
     Stdin(Bytes, InputCredit),
@@ -22,13 +22,14 @@ pub(crate) enum ClientInput {
         cols: u16,
         credit: InputCredit,
     },
-    /// Closed the connection: cancel.
+    /// The client closed its connection: the operation is cancelled.
     Disconnected,
-    /// Broke the protocol: cancel, and say so.
+    /// The client broke the protocol: the operation is cancelled with this message.
     ProtocolError(String),
 }
 
-/// What an input weighs in its client's allowance, until it was dealt with.
+/// Part of the client's flow-control window. The window opens again when the input is consumed and this guard is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct InputCredit(#[allow(dead_code)] OwnedSemaphorePermit);
 
@@ -42,14 +43,16 @@ impl InputCredit {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) inputs: mpsc::UnboundedReceiver<ClientInput>,
-    /// Bounded: a slow client slows its own operation down. Closed: it has gone.
+    /// Replies to the client. Bounded: a slow client slows only its own operation down. Closed: the client
+    /// disconnected.
     pub(crate) replies: mpsc::Sender<Frame>,
+    /// File descriptors that came with the request, in order.
     pub(crate) descriptors: VecDeque<OwnedFd>,
-    /// Ends when the client has its result, or nobody will tell it any more.
+    /// Completes when the client has its result, or when the result can no longer be delivered.
     pub(crate) result_delivered: oneshot::Receiver<()>,
 }
 
-/// Ends when the client gives up; for operations that take no input.
+/// Waits until the client disconnects or breaks the protocol; returns the outcome. For operations that take no input.
 pub(crate) async fn wait_for_cancel(inputs: &mut mpsc::UnboundedReceiver<ClientInput>) -> Outcome {
     loop {
         match inputs.recv().await {
@@ -65,6 +68,7 @@ pub(crate) async fn wait_for_cancel(inputs: &mut mpsc::UnboundedReceiver<ClientI
     }
 }
 
+/// Makes the outcome of a request that the bridge cannot accept.
 pub(crate) fn bad_request(why: impl Into<String>) -> Outcome {
     Outcome::failed(FailedKind::BadRequest, why)
 }

@@ -1,5 +1,7 @@
-//! What clients want done in the containers of one pod: execs, files, links. Owns two connections per container, for what is
-//! waited for and for what is large, dialled on first use, and the diagnosis when one breaks. `daemon` calls it; gRPC stays inside.
+//! The operations of one bridge: execs, files, console logs and links in the containers of one pod. Owns the
+//! containers, the limit on bulk commands, the calls that no client waits for, and the state of a Zuul build's pod.
+//! Calls the agent's exec, file and log services on connections that `connections` provides. `daemon` calls `Session`
+//! for each request, `console` for logs.
 
 mod background;
 mod build_pod;
@@ -30,23 +32,26 @@ use build_pod::BuildPod;
 use client::wait_for_cancel;
 use exec::BulkLimiter;
 
-/// More than pods have.
-const MAX_CONTAINERS: usize = 64;
+/// Most containers that clients may name. A pod has fewer.
+pub(crate) const MAX_CONTAINERS: usize = 64;
 
-/// The pod of one target.
+/// The operations on one pod, the pod of the bridge's target.
 #[derive(Debug)]
 pub(crate) struct Session {
     linker: Arc<Linker>,
     bulk_runtime: Arc<BulkRuntime>,
+    /// Containers that a client has named. `None` is the pod's default container.
     containers: Mutex<HashMap<Option<String>, Arc<Container>>>,
-    /// Calls that nobody waits for: Release, Cancel.
+    /// Release and Cancel calls, which no client waits for.
     background_calls: BackgroundCalls,
+    /// Limit on the bulk commands that run at the same time.
     bulk_limiter: Arc<BulkLimiter>,
-    /// In Zuul's slot.
+    /// State of a Zuul build's pod; `None` if the bridge is not in Zuul's slot.
     build_pod: Option<BuildPod>,
 }
 
 impl Session {
+    /// Makes the session of a bridge that was started on demand.
     pub(crate) fn new(target: Arc<Target>, connect_timeout: Duration, lease: Duration) -> Self {
         Self {
             linker: Arc::new(Linker::new(target, connect_timeout, lease)),
@@ -58,7 +63,8 @@ impl Session {
         }
     }
 
-    /// For Zuul's slot: the pod is kept in reach, and only as the machine that was reached first.
+    /// Makes the session of a bridge in Zuul's slot. The session keeps the pod connected, and refuses another pod of
+    /// the same name.
     pub(crate) fn for_build(target: Arc<Target>, connect_timeout: Duration, lease: Duration) -> Self {
         let build_pod = Some(BuildPod::default());
         Self {
@@ -67,17 +73,19 @@ impl Session {
         }
     }
 
-    /// Whether the pod is one of a Zuul build, whose clients cannot end the bridge.
+    /// Returns whether the pod belongs to a Zuul build. The clients of a build cannot stop the bridge.
     pub(crate) fn serves_build(&self) -> bool {
         self.build_pod.is_some()
     }
 
-    /// Each container that was ever named is kept in reach: no client may name them without end.
+    /// Returns whether the bridge accepts this container name. The bridge keeps state for every name, so it accepts at
+    /// most `MAX_CONTAINERS` names.
     pub(crate) fn admits(&self, container: Option<&str>) -> bool {
         let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
         containers.len() < MAX_CONTAINERS || containers.contains_key(&container.map(str::to_owned))
     }
 
+    /// Returns the container of that name; makes it on first use.
     fn container(&self, name: Option<&str>) -> Arc<Container> {
         let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
         let new_container = || {
@@ -96,6 +104,7 @@ impl Session {
             .clone()
     }
 
+    /// Runs one command and returns its outcome.
     pub(crate) async fn exec(&self, container: Option<&str>, request: request::Exec, client: Client) -> Outcome {
         let container = self.container(container);
         let logs = self.build_pod.as_ref().map(|pod| &pod.logs);
@@ -110,6 +119,7 @@ impl Session {
         .await
     }
 
+    /// Writes one file in the container.
     pub(crate) async fn put(&self, container: Option<&str>, request: request::Put, client: Client) -> Outcome {
         let logs = self.build_pod.as_ref().map(|pod| &*pod.logs);
         files::put(
@@ -122,15 +132,17 @@ impl Session {
         .await
     }
 
+    /// Reads one file of the container.
     pub(crate) async fn get(&self, container: Option<&str>, request: request::Get, client: Client) -> Outcome {
         files::get(&self.container(container), request, client).await
     }
 
+    /// Returns the attributes of one path in the container.
     pub(crate) async fn stat(&self, container: Option<&str>, request: request::Stat, client: Client) -> Outcome {
         files::stat(&self.container(container), request, client).await
     }
 
-    /// Makes sure that the link is up.
+    /// Connects to the agent, if no connection is up.
     pub(crate) async fn connect(&self, container: Option<&str>, mut client: Client) -> Outcome {
         let container = self.container(container);
         let connected = tokio::select! {
@@ -146,41 +158,44 @@ impl Session {
         }
     }
 
-    /// Drops the link and dials again. Commands go on over the new one.
+    /// Drops the connections and connects again. Running commands continue over the new connection.
     pub(crate) async fn relink(&self, container: Option<&str>, client: Client) -> Outcome {
         self.container(container).drop_links();
         self.connect(container, client).await
     }
 
+    /// Returns the state of all links, sorted by container.
     pub(crate) fn links(&self) -> Vec<LinkStatus> {
         let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut links: Vec<_> = containers.values().flat_map(|container| container.status()).collect();
-        // Stable: control stays before bulk.
+        // The sort is stable: control stays before bulk.
         links.sort_by(|a, b| a.container.cmp(&b.container));
         links
     }
 
+    /// Returns the logs of the build's pod; `None` if the bridge is not in Zuul's slot.
     pub(crate) fn logs(&self) -> Option<&Arc<LogIndex>> {
         self.build_pod.as_ref().map(|pod| &pod.logs)
     }
 
-    /// Whether a container can be reached; from now on it is kept so.
+    /// Returns whether the container can be reached, as a value that changes. Starts to keep the container connected.
     pub(crate) fn reachability(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
         self.container(container);
         let reachability = self.build_pod.as_ref().map(|pod| pod.reachability(container));
         reachability.unwrap_or_else(|| watch::channel(Reachability::Connecting).1)
     }
 
+    /// Returns a follower of one log. `position`: where an earlier follower stopped; `None`: the beginning of the log.
     pub(crate) fn follow_log(&self, container: Option<&str>, id: &LogId, position: Option<Position>) -> LogFollower {
         LogFollower::new(id, position, self.reachability(container))
     }
 
-    /// Whether there is such a log this moment; `None` if nobody can say.
+    /// Returns whether the log exists at this moment; `None` if the agent does not answer.
     pub(crate) async fn log_exists(&self, container: Option<&str>, id: &LogId) -> Option<bool> {
         logs::exists(&self.reachability(container), id).await
     }
 
-    /// Deletes a log wherever it is in this pod, and waits for a link to do so.
+    /// Deletes the log in every container of this pod. Waits a limited time for a connection to each.
     pub(crate) async fn remove_log(&self, id: &LogId) {
         let names: Vec<_> = {
             let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +205,8 @@ impl Session {
         logs::remove(containers, id).await;
     }
 
-    /// The ids of all logs of this pod, one JSON array per line, again whenever they change; until the client has gone.
+    /// Sends the ids of all logs of this pod to the client, as one JSON array per line, first at once and then after
+    /// every change. Ends when the client disconnects.
     pub(crate) async fn list_logs(&self, client: Client) -> Outcome {
         match self.logs() {
             Some(logs) => logs::list(logs, client).await,
@@ -198,7 +214,7 @@ impl Session {
         }
     }
 
-    /// One log as it is written, until it is deleted.
+    /// Sends the content of one log to the client while the log grows. Ends when the log is deleted.
     pub(crate) async fn send_log(&self, id: &LogId, from: Option<request::Position>, client: Client) -> Outcome {
         let follow = |container: Option<&str>, position| self.follow_log(container, id, position);
         match self.logs() {
@@ -207,6 +223,7 @@ impl Session {
         }
     }
 
+    /// Deletes the log for a client.
     pub(crate) async fn delete_log(&self, id: &LogId) -> Outcome {
         if !self.serves_build() {
             return logs::unsupported();
@@ -215,7 +232,7 @@ impl Session {
         Outcome::done()
     }
 
-    /// Waits for calls under way that no client waits for, but not long.
+    /// Waits until the calls of `background_calls` are done, at most for `limit`.
     pub(crate) async fn settle(&self, limit: Duration) {
         self.background_calls.settle(limit).await;
     }

@@ -1,5 +1,5 @@
-//! What a client sent for a command's stdin or a file, by offset, until the agent has it: so that the next link goes on where the
-//! last one broke.
+//! Input of a client for a command's stdin or a file, kept by offset until the agent acknowledges it. After a link
+//! break the next link continues at the first byte that the agent does not have. `exec` and `files` use it. No I/O.
 
 use std::collections::VecDeque;
 
@@ -8,24 +8,27 @@ use podbridge_proto::limits::MAX_CHUNK;
 
 use crate::session::client::InputCredit;
 
+/// One part of a client's input.
 #[derive(Debug)]
 pub(crate) enum InputPart {
     Data(Bytes, InputCredit),
     Eof,
 }
 
-/// What the client has sent and the agent has not acknowledged.
+/// The bytes that the client has sent and the agent has not acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct UnacknowledgedInput {
+    /// Chunks with their offsets, oldest first. Each holds its part of the client's window.
     chunks: VecDeque<(u64, Bytes, InputCredit)>,
-    /// Offset behind the last piece.
+    /// Offset of the end of the last chunk.
     pub(crate) end: u64,
     pub(crate) eof: bool,
-    /// What the agent has.
+    /// Offset up to which the agent has acknowledged the bytes.
     pub(crate) acknowledged: u64,
 }
 
 impl UnacknowledgedInput {
+    /// Makes an empty input whose first byte has this offset.
     pub(crate) fn starting_at(offset: u64) -> Self {
         Self {
             end: offset,
@@ -34,7 +37,7 @@ impl UnacknowledgedInput {
         }
     }
 
-    /// The first byte that can be sent again.
+    /// Returns the offset of the first byte that can be sent again.
     pub(crate) fn start(&self) -> u64 {
         self.chunks.front().map_or(self.end, |(start, ..)| *start)
     }
@@ -50,6 +53,7 @@ impl UnacknowledgedInput {
         }
     }
 
+    /// Drops the chunks that the agent has completely.
     pub(crate) fn acknowledge(&mut self, offset: u64) {
         self.acknowledged = self.acknowledged.max(offset);
         let is_acknowledged = |(start, data, _): &(u64, Bytes, InputCredit)| start + data.len() as u64 <= offset;
@@ -58,14 +62,14 @@ impl UnacknowledgedInput {
         }
     }
 
-    /// Where to go on after `offset`, and what is there. Not always there: over the last link, or from the last bridge, the agent may
-    /// have got more than this one has sent.
+    /// Returns the first chunk at or after `offset`, with its start. The start can be later than `offset`: the agent
+    /// may have acknowledged more, over an earlier link or from an earlier bridge, than this bridge has sent.
     pub(crate) fn next_chunk(&self, offset: u64) -> (u64, Bytes) {
         let start = offset.max(self.start());
         (start, self.chunk_at(start))
     }
 
-    /// The data at `offset`, at most one chunk; empty at the end.
+    /// Returns the data at `offset`, at most one chunk; empty at the end.
     pub(crate) fn chunk_at(&self, offset: u64) -> Bytes {
         let index = self.chunks.partition_point(|(start, ..)| *start <= offset);
         let Some((start, data, _)) = index.checked_sub(1).and_then(|index| self.chunks.get(index)) else {
@@ -90,18 +94,18 @@ mod tests {
     }
 
     #[test]
-    fn what_the_agent_has_from_another_link_is_not_waited_for() {
+    fn bytes_that_the_agent_already_has_are_skipped() {
         let mut input = UnacknowledgedInput::starting_at(100);
         for length in [10, 20, 30] {
             input.add(data(length));
         }
         assert_eq!(input.next_chunk(100), (100, vec![b'x'; 10].into()));
-        // It has the first and half of the second.
+        // The agent has the first chunk and half of the second.
         input.acknowledge(120);
         assert_eq!(input.next_chunk(100), (110, vec![b'x'; 20].into()));
         input.acknowledge(135);
         assert_eq!(input.next_chunk(110), (130, vec![b'x'; 30].into()));
-        // More than there is: the client will say it again.
+        // The agent has more than the client sent to this bridge. The client will send it again.
         input.acknowledge(500);
         assert_eq!(input.next_chunk(130), (160, Bytes::new()));
     }

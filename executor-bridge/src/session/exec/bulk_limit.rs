@@ -1,5 +1,6 @@
-//! How many of the commands that move much run at once. They take all the processor time there is, here and in the pod: beside fifty of
-//! them whoever else wants some waits behind fifty others, and all fifty are done no sooner than a few at a time (ADR 12). `exec` asks.
+//! Limit on the bulk commands that run at the same time. Bulk commands use all the processor time that they can get,
+//! here and in the pod. Fifty at once would delay every other command, and would end no sooner than a few at a time
+//! (ADR 12). `run` asks for a permit before it starts a bulk command.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,11 +8,13 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
-/// As many as this machine has cores, and not fewer: one waits for the other side while the other works.
+/// Least number of permits; with more cores, there is one permit per core. Two, because one command works while the
+/// other waits for its peer.
 const MIN_PERMITS: usize = 2;
-/// When none has begun or ended for so long, those that run may wait for somebody, or take long: one more begins.
+/// If no bulk command starts or ends for this time, the running ones may be blocked or slow: one more is admitted.
 const STALL_TIME: Duration = Duration::from_millis(500);
 
+/// Limiter of bulk commands, shared by all clients of a bridge.
 #[derive(Debug)]
 pub(crate) struct BulkLimiter {
     permits: Arc<Semaphore>,
@@ -20,13 +23,13 @@ pub(crate) struct BulkLimiter {
 
 #[derive(Debug)]
 struct State {
-    /// When a command began or ended.
+    /// When a command last started or ended.
     last_change: Instant,
-    /// When places beyond the usual ones were made, each for one of the commands that ran then; the earliest first.
+    /// When each extra permit was added, oldest first. Each stands for one of the commands that ran at that time.
     extra_permits: Vec<Instant>,
 }
 
-/// Counts until it is dropped.
+/// Permit of one bulk command, held while the command runs.
 #[derive(Debug)]
 pub(crate) struct BulkPermit {
     permit: Option<OwnedSemaphorePermit>,
@@ -35,6 +38,7 @@ pub(crate) struct BulkPermit {
 }
 
 impl BulkLimiter {
+    /// Makes a limiter with one permit per core.
     pub(crate) fn for_this_machine() -> Self {
         Self::new(std::thread::available_parallelism().map_or(MIN_PERMITS, |cores| MIN_PERMITS.max(cores.get())))
     }
@@ -49,7 +53,7 @@ impl BulkLimiter {
         }
     }
 
-    /// First come, first served.
+    /// Waits for a permit. Permits are given in the order of the calls.
     pub(crate) async fn acquire(self: &Arc<Self>) -> BulkPermit {
         let permit = self.permits.clone().acquire_owned();
         tokio::pin!(permit);
@@ -57,7 +61,7 @@ impl BulkLimiter {
             let stalled = self.state().last_change + STALL_TIME;
             tokio::select! {
                 biased;
-                permit = &mut permit => break permit.expect("nobody closes it"),
+                permit = &mut permit => break permit.expect("the semaphore is never closed"),
                 () = sleep_until(stalled) => self.add_permit(),
             }
         };
@@ -70,7 +74,7 @@ impl BulkLimiter {
         }
     }
 
-    /// For the first in the queue, unless another one in it has done so.
+    /// Adds one permit, unless another waiter has just done so.
     fn add_permit(&self) {
         let mut state = self.state();
         if state.last_change.elapsed() >= STALL_TIME {
@@ -90,11 +94,11 @@ impl Drop for BulkPermit {
     fn drop(&mut self) {
         let mut state = self.limiter.state();
         state.last_change = Instant::now();
-        // One of those that stood still has ended, and needs no other place beside its own. Whoever else ends hands his place on, or
-        // the next in the queue would stand still as long again.
+        // This command is one of those that an extra permit stands for: drop one permit. Any other command passes its
+        // permit on; otherwise the next waiter would wait for another `STALL_TIME`.
         if let Some(index) = state.extra_permits.iter().position(|added| *added > self.started) {
             state.extra_permits.remove(index);
-            self.permit.take().expect("dropped once").forget();
+            self.permit.take().expect("a permit is dropped once").forget();
         }
     }
 }
@@ -112,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_late_begins_when_another_ends() {
+    async fn the_next_command_starts_when_another_ends() {
         let limiter = Arc::new(BulkLimiter::new(2));
         let (first, _second) = (limiter.acquire().await, limiter.acquire().await);
         assert!(is_full(&limiter).await);
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn commands_that_end_for_no_one_keep_none_from_beginning() {
+    async fn commands_that_never_end_do_not_block_others() {
         let limiter = Arc::new(BulkLimiter::new(1));
         let started = Instant::now();
         let mut running = Vec::new();
@@ -131,28 +135,28 @@ mod tests {
             running.push(limiter.acquire().await);
             assert_eq!(started.elapsed(), STALL_TIME * number);
         }
-        // Their places go with them, but for the usual one.
+        // The extra permits go with the commands. The usual one stays.
         running.clear();
         let _first = limiter.acquire().await;
         assert!(is_full(&limiter).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_queue_behind_one_that_stands_still_waits_once() {
+    async fn a_queue_waits_only_once_for_a_blocked_command() {
         let limiter = Arc::new(BulkLimiter::new(1));
         let started = Instant::now();
-        let still = limiter.acquire().await;
+        let blocked = limiter.acquire().await;
         for _ in 0..20 {
             drop(limiter.acquire().await);
         }
         assert_eq!(started.elapsed(), STALL_TIME);
-        drop(still);
+        drop(blocked);
         let _only = limiter.acquire().await;
         assert!(is_full(&limiter).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_that_wait_begin_one_by_one() {
+    async fn waiting_commands_start_one_after_another() {
         let limiter = Arc::new(BulkLimiter::new(1));
         let _running = limiter.acquire().await;
         let started = Instant::now();
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gives_up_takes_no_place() {
+    async fn a_caller_that_stops_waiting_takes_no_permit() {
         let limiter = Arc::new(BulkLimiter::new(1));
         let first = limiter.acquire().await;
         assert!(is_full(&limiter).await);

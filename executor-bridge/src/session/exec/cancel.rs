@@ -1,4 +1,5 @@
-//! The calls after an exec: its release once the client has the result, and its cancel when the client has gone.
+//! The calls after an exec: its release when the client has the result, or its cancel when the client is gone. They run
+//! as background calls; `run` starts them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +13,20 @@ use crate::backoff::Backoff;
 use crate::connections::recovery::{self, LostAgent, Recovery};
 use crate::connections::{Connection, Container, is_broken_link, status};
 
-/// How long the agent's answer to a cancel is sought, and then the command's end.
+/// Time limit of the Cancel call, and then of the wait for the command's end.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two looks whether it has ended.
+/// Pause between two Release calls for a command that still runs.
 const RELEASE_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// Tells the agent to forget the exec and its output.
 pub(crate) async fn release(connection: Arc<Connection>, id: [u8; 16]) {
     let exec_id = Bytes::copy_from_slice(&id);
-    // Its lease would release it as well.
+    // Best effort: the agent also releases the exec when its lease ends.
     let _ = connection.exec().release(ReleaseRequest { exec_id }).await;
 }
 
-/// Nobody will ask for what it wrote: it shall not be kept for a lease. Its tree has some time to end.
+/// Releases a cancelled exec as soon as it has ended. No client will ask for its output, so the agent need not keep it
+/// until the lease ends. The process tree gets some time to end.
 async fn release_when_ended(connection: Arc<Connection>, id: [u8; 16]) {
     let started = Instant::now();
     while started.elapsed() < CANCEL_TIMEOUT {
@@ -35,14 +38,14 @@ async fn release_when_ended(connection: Arc<Connection>, id: [u8; 16]) {
     }
 }
 
-/// Over another link too, if the exec's own has just broken.
+/// Cancels an exec, over another link if its own link has just broken.
 pub(crate) async fn cancel(container: Arc<Container>, lost_agent: LostAgent, id: [u8; 16]) {
     let mut backoff = Backoff::new(CANCEL_TIMEOUT);
     let reason = loop {
         let connection = match recovery::recover(&container, &lost_agent, &mut backoff).await {
             Recovery::Reconnected(connection) => connection,
-            // Who is gone has ended it.
-            Recovery::GivenUp(_) => break "there is no link to it any more".to_owned(),
+            // An agent that is gone has ended the command.
+            Recovery::GivenUp(_) => break "there is no link to the agent any more".to_owned(),
         };
         let request = CancelRequest {
             exec_id: Bytes::copy_from_slice(&id),
@@ -56,6 +59,6 @@ pub(crate) async fn cancel(container: Arc<Container>, lost_agent: LostAgent, id:
     };
     tracing::warn!(
         reason,
-        "cancel did not reach the agent; if it lives, the lease will end the command"
+        "the cancel did not reach the agent; if the agent still runs, it ends the command when the lease ends"
     );
 }

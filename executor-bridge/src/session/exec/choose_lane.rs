@@ -1,11 +1,11 @@
-//! Which connection a command's streams travel on: what is known to move much must not delay the others.
+//! Chooses the lane of a command by its program's name: a program that moves much data must not delay other commands.
 
 use bytes::Bytes;
 use podbridge_proto::v1::StartRequest;
 
 use crate::connections::Lane;
 
-/// Programs that are run through a pipe to move files and repositories.
+/// Programs that Zuul and Ansible run through a pipe to move files and repositories.
 const BULK_PROGRAMS: &[&[u8]] = &[
     b"cpio",
     b"git-receive-pack",
@@ -15,6 +15,7 @@ const BULK_PROGRAMS: &[&[u8]] = &[
     b"tar",
 ];
 
+/// Returns the lane for the command's streams.
 pub(crate) fn lane_of(start: &StartRequest) -> Lane {
     let moves_much = start.agent_program || BULK_PROGRAMS.contains(&program_name(&start.argv));
     if moves_much && start.pty.is_none() {
@@ -24,7 +25,7 @@ pub(crate) fn lane_of(start: &StartRequest) -> Lane {
     }
 }
 
-/// The name of the program, also of one that a shell is to run.
+/// Returns the name of the program, also if a shell is to run it.
 fn program_name(argv: &[Bytes]) -> &[u8] {
     let base = |word: &'_ [u8]| word.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     let word = match argv {
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_moves_much_is_known_by_its_program() {
+    fn a_command_that_moves_much_data_is_recognised_by_its_program() {
         let lane = |words: &[&str]| {
             lane_of(&StartRequest {
                 argv: words.iter().map(|word| word.to_string().into()).collect(),

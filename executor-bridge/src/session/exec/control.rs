@@ -1,4 +1,4 @@
-//! Signals and terminal sizes on their way to the agent, in order.
+//! Signals and terminal sizes of one exec, sent to the agent in order. `run` starts `send` as a task.
 
 use std::sync::Arc;
 
@@ -12,13 +12,14 @@ use crate::protocol::request::Size;
 use crate::session::client::InputCredit;
 use crate::session::exec::prepare::pty_size;
 
+/// A signal, or a new size of the terminal.
 pub(crate) enum ControlMessage {
     Signal(u8),
     Resize(Size),
 }
 
-/// Sends what is queued, each once: what may have arrived before its link broke is not repeated, what provably did not
-/// waits for the next link.
+/// Sends the queued messages, each at most once. A message that may have arrived before the link broke is not repeated;
+/// one that provably was not sent waits for the next link.
 pub(crate) async fn send(
     id: [u8; 16],
     mut links: watch::Receiver<Option<Arc<Connection>>>,
@@ -40,7 +41,7 @@ pub(crate) async fn send(
                     }
                 }
                 Err(status) => {
-                    // It has ended meanwhile, most likely; its exit record is on the way.
+                    // Most likely the command has ended meanwhile. Its exit record then comes with the events.
                     tracing::debug!(error = status.message(), "signal or size not delivered");
                     break;
                 }
@@ -49,6 +50,7 @@ pub(crate) async fn send(
     }
 }
 
+/// Sends one message over one connection.
 async fn call(connection: &Connection, id: [u8; 16], control: &ControlMessage) -> Result<(), Status> {
     let mut exec = connection.exec();
     let exec_id = Bytes::copy_from_slice(&id);

@@ -1,4 +1,5 @@
-//! One exec kept on a link: started once, its output carried to the client as it comes, over as many links as it takes.
+//! One exec over its links: connects, starts or resumes the command, forwards its events, and connects again after a
+//! break. `run` uses it.
 
 use std::sync::Arc;
 
@@ -15,27 +16,32 @@ use crate::session::exec::puts;
 use crate::session::exec::running_exec::{LinkEnd, RunningExec};
 use crate::session::files::passed_file::LocalFile;
 
+/// How the exec ended, and what is left to do.
 pub(crate) enum ExecEnd {
+    /// The agent reported the end of the command. It keeps the result until its release.
     Closed(Arc<Connection>, Outcome),
-    /// The command is to end.
+    /// The command must be ended: the client disconnected, or the bridge cannot continue.
     Cancel(Outcome),
-    /// There is nobody to tell.
+    /// No agent can be told to end the command.
     Lost(Outcome),
 }
 
-/// Keeps one exec on a link.
+/// Drives one exec over as many links as it takes.
 pub(crate) struct ExecDriver<'a> {
     pub(crate) container: &'a Arc<Container>,
     pub(crate) lane: Lane,
     pub(crate) start: StartRequest,
+    /// Files that are put before the command starts.
     pub(crate) puts: Vec<(PutHeader, LocalFile)>,
     pub(crate) running: RunningExec,
+    /// The current connection, for the tasks of the input.
     pub(crate) links: watch::Sender<Option<Arc<Connection>>>,
-    /// Where the start may have arrived: this agent and no other has the exec.
+    /// The agent that may have the start. From then on, the exec is resumed at this agent and at no other.
     pub(crate) lost_agent: Option<LostAgent>,
 }
 
 impl ExecDriver<'_> {
+    /// Drives the exec until its end.
     pub(crate) async fn drive(&mut self) -> ExecEnd {
         let mut hint = String::new();
         let lease = self.container.linker().lease();
@@ -87,7 +93,7 @@ impl ExecDriver<'_> {
         }
     }
 
-    /// A link to the agent that has the exec; to any, as long as none has.
+    /// Connects to the agent that may have the exec, or to any agent while none may have it.
     async fn connect(&mut self, hint: &str, backoff: &mut Backoff) -> Result<Arc<Connection>, ExecEnd> {
         let Some(lost_agent) = &self.lost_agent else {
             let connecting = async {
@@ -112,7 +118,8 @@ impl ExecDriver<'_> {
         }
     }
 
-    /// Starts the command, which changes nothing if the agent has it already; follows it where it is known to have it.
+    /// Starts the command, or attaches to it if the agent is known to run it. To start it again is safe: the agent
+    /// knows the exec's id. The outer error is an outcome that ends the exec.
     async fn open_stream(&mut self, connection: &Connection) -> Result<Result<Streaming<ExecEvent>, Status>, Outcome> {
         let mut exec = connection.exec();
         let (stdout_offset, stderr_offset) = (self.running.stdout.offset, self.running.stderr.offset);
@@ -138,7 +145,7 @@ impl ExecDriver<'_> {
         self.running.while_listening(opening).await?
     }
 
-    /// The agent's own answer.
+    /// Returns the outcome of an exec that the agent refused.
     fn refusal_outcome(&self, status: &Status, may_have_run: bool) -> Outcome {
         if !may_have_run && !self.running.started {
             return status::outcome(status);

@@ -1,5 +1,6 @@
-//! One exec: started once, its output carried to the client as it comes, over as many links as it takes; its end told
-//! only from the agent's exit record. A client that goes away has it cancelled.
+//! Commands in a container. A command starts once. The bridge carries its output to the client over as many links as it
+//! takes, and reports its end only from the agent's exit record. If the client disconnects, the command is cancelled.
+//! `session` calls `run` for each exec request.
 
 mod bulk_limit;
 mod cancel;

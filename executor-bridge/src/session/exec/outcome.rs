@@ -1,11 +1,11 @@
-//! An exit record as an outcome.
+//! Converts an agent's exit record to an outcome.
 
 use podbridge_proto::v1::ExitRecord;
 use podbridge_proto::v1::exit_record::Cause;
 
 use crate::protocol::result::{Ended, Outcome};
 
-/// `None`: a record without a cause, which no agent makes.
+/// Returns the outcome; `None` for a record without a cause, which no agent sends.
 pub(crate) fn from_exit_record(record: ExitRecord, held_open: bool) -> Option<Outcome> {
     let survivors = record.survivors;
     let killed = |what: &str, reason: String| {

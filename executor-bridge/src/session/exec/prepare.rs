@@ -1,4 +1,4 @@
-//! What an exec request means: the Start that the agent gets, and the client's descriptors.
+//! Converts an exec request to the agent's StartRequest and takes the client's file descriptors.
 
 use bytes::Bytes;
 use podbridge_proto::limits::MAX_INLINE_STDIN;
@@ -13,18 +13,20 @@ use crate::session::client::{Client, bad_request};
 use crate::session::files::passed_file::{self, Access, LocalFile};
 use crate::session::files::put;
 
+/// An exec that is ready to be sent.
 pub(crate) struct PreparedExec {
     pub(crate) start: StartRequest,
     pub(crate) id: [u8; 16],
-    /// Too long to travel inside Start.
+    /// Standard input that is too long to travel inside the StartRequest.
     pub(crate) stdin_file: Option<LocalFile>,
     pub(crate) stdout: Option<LocalFile>,
     pub(crate) stderr: Option<LocalFile>,
-    /// Put before the command starts.
+    /// Files that are put before the command starts.
     pub(crate) puts: Vec<(PutHeader, LocalFile)>,
     pub(crate) resume: Option<Resume>,
 }
 
+/// Prepares the exec; an error is the outcome of a bad request or an unreadable file.
 pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> Result<PreparedExec, Outcome> {
     let descriptors = &mut client.descriptors;
     let input = match request.stdin {
@@ -53,7 +55,7 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
     let (mode, inline, stdin_file) = match (request.stdin, input) {
         (request::Input::Stream, _) => (StdinMode::Stream, Bytes::new(), None),
         (_, None) => (StdinMode::Unspecified, Bytes::new(), None),
-        // One round trip for a module and its result.
+        // One round trip is enough for an Ansible module and its result.
         (_, Some(file)) if file.size() <= MAX_INLINE_STDIN as u64 => {
             let content = file.read_at(0, file.size() as usize).await?;
             (StdinMode::Inline, content, None)
@@ -61,7 +63,8 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
         (_, Some(file)) => (StdinMode::Stream, Bytes::new(), Some(file)),
     };
     let mut requires = Vec::new();
-    // An agent that cannot do it must not start the command without its files, nor another program.
+    // An agent without these capabilities must refuse the command: it would start it without its files, or start
+    // another program.
     requires.extend((!puts.is_empty()).then(|| "exec.put".to_owned()));
     requires.extend(request.agent_program.then(|| "exec.agent_program".to_owned()));
     let mut start = StartRequest {
@@ -98,6 +101,7 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
     })
 }
 
+/// Converts a terminal size.
 pub(crate) fn pty_size(size: Size) -> Pty {
     Pty {
         rows: size.rows.into(),

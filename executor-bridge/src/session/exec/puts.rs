@@ -1,5 +1,5 @@
-//! A command with its files in one call. The files can be read again, so a broken link only means to begin again; the agent
-//! puts nothing once it has the exec.
+//! Starts a command together with its files in one call. After a link break the call is made again: the files can be
+//! read again, and the agent writes no file once it has the exec.
 
 use podbridge_proto::limits::MAX_CHUNK;
 use podbridge_proto::v1::exec_client::ExecClient;
@@ -15,10 +15,10 @@ use tonic::{Response, Status, Streaming};
 use crate::protocol::result::Outcome;
 use crate::session::files::passed_file::LocalFile;
 
-/// Chunks handed to HTTP/2 and not yet taken by it.
+/// Parts handed to HTTP/2 and not yet sent.
 const QUEUED_PARTS: usize = 4;
 
-/// The outer error: a file cannot be read.
+/// Makes the call. The outer error means that a local file cannot be read; the inner one is the agent's.
 pub(crate) async fn run(
     exec: &mut ExecClient<Channel>,
     run: RunRequest,
@@ -27,7 +27,7 @@ pub(crate) async fn run(
     let (parts, outgoing) = mpsc::channel(QUEUED_PARTS);
     let call = exec.put_and_exec(ReceiverStream::new(outgoing));
     tokio::pin!(call);
-    // The call moves only while it is polled; its answer, a refusal too, may come before the last part.
+    // The call progresses only while it is polled. Its answer, which may be a refusal, can come before the last part.
     let feed = send_parts(run, puts, parts);
     tokio::pin!(feed);
     let answer = tokio::select! {
@@ -40,6 +40,7 @@ pub(crate) async fn run(
     Ok(answer.map(Response::into_inner))
 }
 
+/// Sends the command, then each file with its length and digest.
 async fn send_parts(
     run: RunRequest,
     puts: &[(PutHeader, LocalFile)],
@@ -47,7 +48,7 @@ async fn send_parts(
 ) -> Result<(), Outcome> {
     let send = async |part| {
         if parts.send(PutAndExecRequest { part: Some(part) }).await.is_err() {
-            // The call has ended; its answer is all that counts.
+            // The call has ended. Only its answer matters now.
             std::future::pending::<()>().await;
         }
     };

@@ -1,4 +1,5 @@
-//! One exec from request to outcome: prepares it, starts its tasks, drives it over its links, and leaves its release or cancel behind.
+//! One exec from its request to its outcome: prepares the command, starts the tasks of its input, drives it over its
+//! links, and sends its release or cancel afterwards.
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::session::exec::{choose_lane, control, stdin};
 use crate::session::files::passed_file::LocalFile;
 use crate::session::logs::LogIndex;
 
+/// Runs one command until its end or its cancel.
 pub(crate) async fn run(
     container: &Arc<Container>,
     background_calls: &BackgroundCalls,
@@ -41,11 +43,11 @@ pub(crate) async fn run(
         puts,
         resume,
     } = prepared;
-    // No part of the digest: a bridge with another lease may have to send this start again.
+    // The lease is not part of the digest: a bridge with another lease may have to send this start again.
     start.lease_ms = container.linker().lease().as_millis() as u64;
     let _writer = logs.map(|logs| logs.start_exec(container.name(), &start.argv, &start.stdin));
     let progress = resume.unwrap_or_default();
-    // A file is read from its start; the agent drops what it has.
+    // A file is read from its first byte. The agent drops the bytes that it has.
     let stdin_offset = if stdin_file.is_some() { 0 } else { progress.stdin };
     let InputTasks {
         queues,
@@ -68,7 +70,7 @@ pub(crate) async fn run(
     };
     let lane = choose_lane::lane_of(&start);
     let lost_agent = (!progress.instance.is_empty()).then(|| LostAgent::of_another_bridge(progress.instance, lane));
-    // Who comes from another bridge has had it.
+    // A resumed command got its permit in the previous bridge.
     let needs_permit = lane == Lane::Bulk && lost_agent.is_none();
     let _permit = if needs_permit {
         match running.while_listening(bulk_limiter.acquire()).await {
@@ -95,13 +97,15 @@ pub(crate) async fn run(
         ExecEnd::Closed(connection, outcome) => {
             let result_delivered = running.client.result_delivered;
             background_calls.send(async move {
-                // Not earlier: a client without its result asks the next bridge for it. The error says "told".
+                // Release only after the client has the result: until then, a client without the result asks the next
+                // bridge for it. `Err` means that the sender was dropped, so the result is delivered.
                 let _ = result_delivered.await;
                 release(connection, id).await;
             });
             outcome
         }
-        // Sent or not, started or not: the agent fences the id.
+        // The start may have been sent or not, and the command may run or not. The agent refuses every later start with
+        // this id.
         ExecEnd::Cancel(outcome) => {
             if let Some(lost_agent) = lost_agent {
                 background_calls.send(cancel(container.clone(), lost_agent, id));
@@ -123,7 +127,7 @@ struct InputTasks {
     tasks: JoinSet<()>,
 }
 
-/// Starts the tasks of one exec's input. `stdin_offset`: offset of the first byte that they are given.
+/// Starts the tasks of one exec's input. `stdin_offset`: offset of the first byte that they get.
 fn start_input_tasks(id: [u8; 16], stdin_offset: u64, stdin_file: Option<LocalFile>) -> InputTasks {
     let (links, current_link) = watch::channel(None);
     let (stdin_parts, queued_stdin_parts) = mpsc::unbounded_channel();
@@ -143,7 +147,7 @@ fn start_input_tasks(id: [u8; 16], stdin_offset: u64, stdin_file: Option<LocalFi
         let stdin_parts = stdin_parts.clone();
         tasks.spawn(async move {
             if let Err(outcome) = stdin::read_file(file, stdin_parts).await {
-                // Nobody listens when the exec has ended.
+                // If the exec has ended the receiver is gone.
                 let _ = unreadable.send(outcome).await;
             }
         });

@@ -1,5 +1,5 @@
-//! One exec from its client's side, whatever links it takes: the client's input on its way in, the output on its way out
-//! and how far both are.
+//! One exec as its client sees it, over all its links: queues the client's input, sends the output to the client, and
+//! knows the offsets of both. `driver` uses it.
 
 use std::io;
 
@@ -21,14 +21,15 @@ use crate::session::exec::stdin;
 use crate::session::files::passed_file::LocalFile;
 use crate::session::unacknowledged::InputPart;
 
-/// Where the client's inputs go; filled also before the command runs.
+/// Queues of the client's input. They are filled even before the command runs.
 pub(crate) struct InputQueues {
     pub(crate) stdin: mpsc::UnboundedSender<InputPart>,
     pub(crate) controls: mpsc::UnboundedSender<(ControlMessage, InputCredit)>,
 }
 
 impl InputQueues {
-    /// An outcome if the client's input ends the operation. Nobody listens once the command has ended: no matter.
+    /// Queues one input. Returns an outcome if the input ends the operation. When the command has ended the receivers
+    /// are gone, and the input is dropped.
     fn enqueue(&mut self, input: Option<ClientInput>) -> Option<Outcome> {
         match input {
             Some(ClientInput::Stdin(data, credit)) => drop(self.stdin.send(InputPart::Data(data, credit))),
@@ -49,9 +50,11 @@ impl InputQueues {
     }
 }
 
-/// Where one output stream goes, and how far it is.
+/// Destination of one output stream, and its offset.
 pub(crate) struct OutputSink {
+    /// File that gets the output; `None`: the client gets it as frames.
     file: Option<LocalFile>,
+    /// Offset of the next byte.
     pub(crate) offset: u64,
 }
 
@@ -61,37 +64,42 @@ impl OutputSink {
     }
 }
 
-/// How one link ended.
+/// How the events of one link ended.
 pub(crate) enum LinkEnd {
     Closed(Outcome),
-    /// Ended by the client, or by what cannot go on.
+    /// The client ended the exec, or the exec cannot continue.
     Cancel(Outcome),
     Broken(Status),
 }
 
+/// State of one exec.
 pub(crate) struct RunningExec {
     pub(crate) id: [u8; 16],
     pub(crate) client: Client,
     pub(crate) input_queues: InputQueues,
     pub(crate) acks: mpsc::UnboundedReceiver<stdin::Ack>,
-    /// The file that is its stdin cannot be read.
+    /// Outcome of a stdin file that cannot be read.
     pub(crate) broken_stdin: mpsc::Receiver<Outcome>,
     pub(crate) stdout: OutputSink,
     pub(crate) stderr: OutputSink,
+    /// Whether the client knows that the command has started.
     pub(crate) started: bool,
-    /// A frame that the client has no room for yet: while it waits, no event is read, and HTTP/2 holds the agent back.
+    /// One frame that waits for space in the client's queue. While it waits, no event is read, so HTTP/2 flow control
+    /// holds the agent back.
     pub(crate) outbox: Option<Frame>,
+    /// The exit record, which comes before the last output.
     pub(crate) exit: Option<ExitRecord>,
 }
 
 impl RunningExec {
-    /// Tells the client, before anything is sent, which agent may have the exec from now on. An error: it has gone.
+    /// Tells the client which agent will have the exec, before anything is sent to that agent. An error means that the
+    /// client disconnected.
     pub(crate) async fn tell_agent(&self, instance: &str) -> Result<(), mpsc::error::SendError<Frame>> {
         let json = serde_json::json!({ "instance": instance }).to_string();
         self.client.replies.send(Frame::Agent(json.into())).await
     }
 
-    /// Waits for something else while the client is heard; its outcome if it ends the exec.
+    /// Runs `future` while the client's input is queued. Returns an outcome if the client ends the exec meanwhile.
     pub(crate) async fn while_listening<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Outcome> {
         tokio::pin!(future);
         loop {
@@ -105,7 +113,7 @@ impl RunningExec {
         }
     }
 
-    /// Carries events to the client as long as the link lives. True in `moved` if any came.
+    /// Forwards events to the client until the link or the exec ends. Sets `received` if an event came.
     pub(crate) async fn forward_events(&mut self, mut events: Streaming<ExecEvent>, received: &mut bool) -> LinkEnd {
         let replies = self.client.replies.clone();
         loop {
@@ -129,7 +137,7 @@ impl RunningExec {
                         Err(status) => return LinkEnd::Broken(status),
                     };
                     *received = true;
-                    // None: an event of a newer agent, and nothing that this bridge required.
+                    // An event of a newer agent. This bridge has not required it.
                     let Some(event) = event else { continue };
                     match self.handle_event(event).await {
                         Ok(None) => {}
@@ -141,9 +149,10 @@ impl RunningExec {
         }
     }
 
+    /// Handles one event. Returns the outcome if it is the last; an error cancels the exec.
     async fn handle_event(&mut self, event: Event) -> Result<Option<Outcome>, Outcome> {
         match event {
-            // Every link begins with it; the client is told once.
+            // The agent sends it at the start of every link. The client gets it once.
             Event::Started(_) if self.started => {}
             Event::Started(started) => {
                 self.started = true;
@@ -163,6 +172,7 @@ impl RunningExec {
         Ok(None)
     }
 
+    /// Sends output to its destination. An error cancels the exec.
     async fn handle_output(&mut self, output: Output) -> Result<(), Outcome> {
         let (sink, frame): (_, fn(Bytes) -> Frame) = match output.stream() {
             Stream::Stdout => (&mut self.stdout, Frame::Stdout),
@@ -174,10 +184,12 @@ impl RunningExec {
             }
         };
         if output.offset != sink.offset {
-            return Err(Outcome::Lost(Failure::bug("the agent's output has a hole")));
+            return Err(Outcome::Lost(Failure::bug("the agent left out a part of the output")));
         }
         if output.data.len() >= MAX_LENGTH {
-            return Err(Outcome::Lost(Failure::bug("the agent sent more at once than it may")));
+            return Err(Outcome::Lost(Failure::bug(
+                "the agent sent a message that is too large",
+            )));
         }
         sink.offset += output.data.len() as u64;
         match &sink.file {
@@ -187,6 +199,7 @@ impl RunningExec {
         Ok(())
     }
 
+    /// Returns the outcome of an exec whose output is complete.
     fn handle_closed(&mut self, closed: &Closed) -> Result<Outcome, Outcome> {
         let Some(record) = self.exit.take() else {
             return Err(Outcome::Lost(Failure::bug(
@@ -195,13 +208,13 @@ impl RunningExec {
         };
         if (closed.stdout_length, closed.stderr_length) != (self.stdout.offset, self.stderr.offset) {
             return Err(Outcome::Lost(Failure::bug(
-                "the agent's output is shorter than it says",
+                "the agent's output is shorter than the agent reports",
             )));
         }
         if !closed.spool_error.is_empty() {
             tracing::warn!(
                 reason = closed.spool_error,
-                "the agent could not put output into a file"
+                "the agent could not write output to a file"
             );
         }
         from_exit_record(record, closed.held_open)
@@ -209,9 +222,12 @@ impl RunningExec {
     }
 }
 
-/// The stream ended in good order but not with `Closed`: the agent ends.
+/// Returns the error of a stream that ended without `Closed`, as when the agent ends.
 fn ended_early() -> Status {
-    // With a cause of our own it counts as a broken link.
-    let error = io::Error::new(io::ErrorKind::UnexpectedEof, "the agent ended the output early");
+    // A status with an error as its source counts as a broken link.
+    let error = io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the agent ended the output before the end of the command",
+    );
     Status::from_error(Box::new(error))
 }

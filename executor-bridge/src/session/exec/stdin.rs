@@ -1,6 +1,6 @@
-//! Standard input of one exec on its way to the agent: by offset, kept until it is acknowledged, so that the next link
-//! goes on where the last one broke. From a client's frames or from a file it passed. Runs beside the output, so that
-//! neither waits for the other.
+//! Standard input of one exec, from the client's frames or from a file that the client passed. It is kept by offset
+//! until the agent acknowledges it, so the next link continues where the last one broke. `run` starts `pump` as a task,
+//! so that stdin and output never wait for each other.
 
 use std::sync::Arc;
 
@@ -17,20 +17,21 @@ use crate::session::client::InputCredit;
 use crate::session::files::passed_file::LocalFile;
 use crate::session::unacknowledged::{InputPart, UnacknowledgedInput};
 
-/// Chunks handed to HTTP/2 and not yet taken by it.
+/// Chunks handed to HTTP/2 and not yet sent.
 const QUEUED_CHUNKS: usize = 8;
-/// Of a file, read and not acknowledged.
+/// Most bytes of a file that are read and not yet acknowledged.
 const FILE_WINDOW: usize = 2 << 20;
 
+/// Offset up to which the agent has taken the stdin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ack {
     pub(crate) offset: u64,
-    /// Nothing more is wanted.
+    /// The command wants no more input.
     pub(crate) closed: bool,
 }
 
-/// Sends what is queued until its end, until the command wants no more, or until the exec is over; what a broken link
-/// means is for the output's side to judge. Opens a call only when there is something to send. `from`: offset of the first piece.
+/// Sends the queued input until its end, until the command wants no more, or until the exec is over. Ignores why a link
+/// broke: the output's side decides that. Opens a call only when there is input. `from`: offset of the first part.
 pub(crate) async fn pump(
     id: [u8; 16],
     from: u64,
@@ -59,17 +60,19 @@ pub(crate) async fn pump(
         closed: true,
     });
     drop(input);
-    // A client that goes on must not be stopped by a window that nobody opens any more.
+    // Keep the client's window open: a client that still sends must not be blocked.
     while parts.recv().await.is_some() {}
 }
 
+/// How the call of one link ended.
 enum WriteEnd {
+    /// The command wants no more input.
     Closed,
     /// The link broke, or the agent ends.
     Broken,
 }
 
-/// Sends over one link, from the first byte that is not acknowledged: the agent drops what it has already.
+/// Sends the input over one link, from the first byte that is not acknowledged. The agent drops the bytes that it has.
 async fn write_over_link(
     connection: &Connection,
     id: [u8; 16],
@@ -85,7 +88,7 @@ async fn write_over_link(
     let mut answers = None;
     let mut exec_id = Bytes::copy_from_slice(&id);
     let mut offset = input.start();
-    // Nobody sends any more: what is queued is all.
+    // No more parts will come.
     let mut input_closed = false;
     loop {
         let has_more = offset < input.end || input.eof;
@@ -100,7 +103,7 @@ async fn write_over_link(
                         chunks = None;
                     }
                 }
-                // The call has ended, and says how below.
+                // The call has ended; its answer below says why.
                 None => chunks = None,
             },
             part = parts.recv(), if !input.eof && !input_closed => match part {
@@ -113,18 +116,19 @@ async fn write_over_link(
                     if closed {
                         return WriteEnd::Closed;
                     }
-                    // The client has gone when nobody listens; the output's side sees that.
+                    // If the client has disconnected the receiver is gone. The output's side notices that.
                     let _ = acks.send(Ack { offset, closed });
                 }
                 Ok(None) => return WriteEnd::Broken,
                 Err(status) if is_broken_link(&status, connection) => return WriteEnd::Broken,
-                // The exec has ended, or another writer took over.
+                // The exec has ended, or another call sends its stdin now.
                 Err(_) => return WriteEnd::Closed,
             },
         }
     }
 }
 
+/// Waits for space in the call's queue; `None`: the call has ended.
 async fn reserve(chunks: Option<mpsc::Sender<StdinChunk>>) -> Option<mpsc::OwnedPermit<StdinChunk>> {
     match chunks {
         Some(chunks) => chunks.reserve_owned().await.ok(),
@@ -132,7 +136,7 @@ async fn reserve(chunks: Option<mpsc::Sender<StdinChunk>>) -> Option<mpsc::Owned
     }
 }
 
-/// The next acknowledgement; opens the call first.
+/// Opens the call if it is not open, and returns its next acknowledgement.
 async fn next_ack(
     answers: &mut Option<Streaming<StdinAck>>,
     call: &mut (impl Future<Output = Result<Response<Streaming<StdinAck>>, Status>> + Unpin),
@@ -144,7 +148,8 @@ async fn next_ack(
     answers.message().await
 }
 
-/// Queues a file's content. A file that cannot be read to its end must not look like a shorter one: no end is queued then.
+/// Queues a file's content. If the file cannot be read to its end, no end is queued: the command must not take it for a
+/// shorter file.
 pub(crate) async fn read_file(file: LocalFile, parts: mpsc::UnboundedSender<InputPart>) -> Result<(), Outcome> {
     let window = Arc::new(Semaphore::new(FILE_WINDOW));
     let mut offset = 0;
@@ -168,7 +173,7 @@ pub(crate) async fn read_file(file: LocalFile, parts: mpsc::UnboundedSender<Inpu
             }
         };
         if data.is_empty() {
-            // The exec has ended when nobody listens.
+            // If the exec has ended the receiver is gone.
             let _ = parts.send(InputPart::Eof);
             return Ok(());
         }

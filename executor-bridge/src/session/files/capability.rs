@@ -6,11 +6,13 @@ use crate::connections::Connection;
 use crate::error::FailedKind;
 use crate::protocol::result::Outcome;
 
-/// The refusal of a root that the agent would leave out: it must never be asked to read elsewhere.
+/// Returns a refusal if a root is wanted and the agent does not know roots. Such an agent would ignore the root and
+/// read outside of it.
 pub(crate) fn refuse_root(connection: &Connection, wanted: bool) -> Option<Outcome> {
     (wanted && !connection.can(FILES_V2)).then(|| unsupported_by_agent(connection, "`root`"))
 }
 
+/// Makes the refusal. `what` names the option that the agent does not know.
 pub(crate) fn unsupported_by_agent(connection: &Connection, what: &str) -> Outcome {
     Outcome::failed(
         FailedKind::Unsupported,

@@ -1,5 +1,5 @@
-//! One file out of the pod, into a descriptor or to the client as frames, its digest compared with the agent's. Goes on over
-//! the next link where the last one broke, if it is still the same file.
+//! Gets one file from the container, into the client's file descriptor or as frames, and compares its digest with the
+//! agent's. After a link break the transfer continues where it stopped if the file is still the same.
 
 use bytes::Bytes;
 use podbridge_proto::limits::FILES_V2;
@@ -22,6 +22,7 @@ use crate::session::files::passed_file::{self, Access, LocalFile};
 use crate::session::files::running_digest;
 use crate::session::files::stat::{call_until_answered, to_file_stat};
 
+/// Gets the file until its end or until the client disconnects.
 pub(crate) async fn get(container: &Container, request: request::Get, mut client: Client) -> Outcome {
     let file = if client.descriptors.is_empty() {
         None
@@ -40,12 +41,12 @@ pub(crate) async fn get(container: &Container, request: request::Get, mut client
     }
 }
 
-/// What has come so far.
+/// The part of the file that has come so far.
 struct PartialFile {
     sink: GetSink,
     length: u64,
     stat: Option<FileStat>,
-    /// Of the file; empty if the agent does not tell.
+    /// Version of the file; empty if the agent sends none.
     version: Bytes,
 }
 
@@ -53,10 +54,11 @@ struct PartialFile {
 enum StreamEnd {
     Trailer(GetTrailer),
     Failed(Outcome),
-    /// It is another file now than the one whose beginning came.
+    /// The file is not the one whose first part came.
     Changed,
 }
 
+/// Receives the file over as many links as it takes.
 async fn receive(
     container: &Container,
     request: &request::Get,
@@ -101,7 +103,7 @@ async fn receive(
                 return finish(sink, &trailer, stat).await;
             }
             Ok(StreamEnd::Changed) if file.is_some() => {
-                // Its writer is done before another one begins.
+                // The old writer must end before the next one starts.
                 if let Err(outcome) = current.sink.finish().await {
                     return outcome;
                 }
@@ -110,7 +112,7 @@ async fn receive(
             Ok(StreamEnd::Changed) => {
                 return Outcome::failed(
                     FailedKind::Io,
-                    "the file changed while the link was down, after its beginning had come; try again",
+                    "the file changed while the link was down, after its first part was sent; try again",
                 );
             }
             Err(status) => status,
@@ -120,7 +122,8 @@ async fn receive(
         }
         let lost_agent = LostAgent::of_connection(&connection, &status::reason(&status));
         let made_progress = current.length > offset;
-        // Of a file that cannot be told from another one, a descriptor gets it all again, and frames cannot.
+        // The file has no version, so it may be another one after the break. A descriptor gets the whole file again.
+        // Frames cannot be taken back.
         let restarted = match (file, current.version.is_empty() && current.length > 0) {
             (None, true) => return recovery::diagnose(container, &lost_agent).await,
             (Some(_), true) => current.sink.finish().await.map(drop),
@@ -134,7 +137,7 @@ async fn receive(
             return outcome;
         }
         if made_progress {
-            // A link that carried something was good.
+            // The link carried data, so it was good.
             backoff = Backoff::new(container.linker().timeout());
         }
         if let Recovery::GivenUp(outcome) = recovery::recover(container, &lost_agent, &mut backoff).await {
@@ -144,6 +147,7 @@ async fn receive(
 }
 
 impl PartialFile {
+    /// Receives the parts of one stream. An error is the status of the call.
     async fn run(&mut self, mut parts: Streaming<GetResponse>) -> Result<StreamEnd, Status> {
         while let Some(GetResponse { part }) = parts.message().await? {
             let (received, length) = match part {
@@ -170,11 +174,12 @@ impl PartialFile {
         }
         Ok(StreamEnd::Failed(Outcome::Lost(Failure::new(
             Kind::AgentLost,
-            "the agent ended the file early; try again",
+            "the agent ended the transfer before the end of the file; try again",
         ))))
     }
 }
 
+/// Compares the digests and returns the outcome.
 async fn finish(sink: GetSink, trailer: &GetTrailer, stat: Option<FileStat>) -> Outcome {
     let digest = match sink.finish().await {
         Ok(digest) => digest,
@@ -184,7 +189,7 @@ async fn finish(sink: GetSink, trailer: &GetTrailer, stat: Option<FileStat>) -> 
         return Outcome::failed(
             FailedKind::Digest,
             format!(
-                "the file came with {} bytes and another digest than the agent's; try again",
+                "the digest of the {} bytes that came is not the agent's digest; try again",
                 digest.length()
             ),
         );

@@ -1,5 +1,5 @@
-//! A file on its way out of the pod: into a descriptor that the client passed, written and summed up on a thread that may wait
-//! for a disk, or to the client as frames.
+//! Destination of a get: the client's file descriptor, written and hashed on a blocking thread, or frames to the
+//! client. `get` uses it.
 
 use bytes::Bytes;
 use podbridge_proto::digest::ZEROS;
@@ -13,17 +13,19 @@ use crate::protocol::result::{Ended, Outcome};
 use crate::session::files::passed_file::LocalFile;
 use crate::session::files::running_digest::{DigestInput, RunningDigest};
 
-/// Pieces that wait for the disk.
+/// Most parts that wait for the disk.
 const QUEUED_PARTS: usize = 4;
 
+/// One part of a file's content, or a mark between two parts.
 #[derive(Debug)]
 pub(crate) enum ReceivedPart {
     Data(Bytes),
     Hole(u64),
-    /// The link broke here.
+    /// The link broke after the last part.
     LinkBreak,
 }
 
+/// Destination of the content.
 pub(crate) enum GetSink {
     File {
         parts: mpsc::Sender<ReceivedPart>,
@@ -51,12 +53,12 @@ impl GetSink {
         }
     }
 
-    /// `Err`: it cannot go on.
+    /// Takes the next part. An error is the outcome of a transfer that cannot continue.
     pub(crate) async fn accept(&mut self, part: ReceivedPart) -> Result<(), Outcome> {
         match self {
             Self::File { parts, writer } => match parts.send(part).await {
                 Ok(()) => Ok(()),
-                // The writer has given up, and says why.
+                // The writer has failed; its result says why.
                 Err(_) => Err(writer_result(writer.await).err().unwrap_or_else(client_gone)),
             },
             Self::Frames { replies, digest } => {
@@ -70,7 +72,7 @@ impl GetSink {
         }
     }
 
-    /// All that came is where it belongs; the digests of it.
+    /// Waits until all parts are written, and returns their digest.
     pub(crate) async fn finish(self) -> Result<RunningDigest, Outcome> {
         match self {
             Self::File { parts, writer } => {
@@ -86,18 +88,20 @@ fn client_gone() -> Outcome {
     Outcome::Cancelled(Ended::default())
 }
 
+/// Converts a panic of the writer to an outcome.
 fn writer_result(
     writer: Result<Result<RunningDigest, Outcome>, tokio::task::JoinError>,
 ) -> Result<RunningDigest, Outcome> {
     writer.unwrap_or_else(|_| Err(Outcome::Lost(Failure::bug("the file's writer failed"))))
 }
 
+/// Sends a part to the client. A hole is sent as zeros.
 async fn send_frames(replies: &mpsc::Sender<Frame>, part: ReceivedPart) -> Result<(), Outcome> {
     let send = async |data| replies.send(Frame::Stdout(data)).await.map_err(|_| client_gone());
     match part {
-        ReceivedPart::Data(data) if data.len() >= MAX_LENGTH => {
-            Err(Outcome::Lost(Failure::bug("the agent sent more at once than it may")))
-        }
+        ReceivedPart::Data(data) if data.len() >= MAX_LENGTH => Err(Outcome::Lost(Failure::bug(
+            "the agent sent a message that is too large",
+        ))),
         ReceivedPart::Data(data) => send(data).await,
         ReceivedPart::Hole(mut count) => {
             while count > 0 {
@@ -111,12 +115,13 @@ async fn send_frames(replies: &mpsc::Sender<Frame>, part: ReceivedPart) -> Resul
     }
 }
 
+/// Writes and hashes the parts; runs on a blocking thread.
 fn write_file(
     file: &LocalFile,
     mut parts: mpsc::Receiver<ReceivedPart>,
     mut digest: RunningDigest,
 ) -> Result<RunningDigest, Outcome> {
-    // What is not written is a hole then.
+    // Every range that is not written becomes a hole.
     file.truncate_now(0)?;
     while let Some(part) = parts.blocking_recv() {
         match part {

@@ -1,4 +1,5 @@
-//! Single files between clients and a container: put, get, stat.
+//! Single files between a client and a container: put, get and stat. Each continues over the next link after a break.
+//! `session` calls the three functions; `exec` uses `passed_file` and `put::to_header`.
 
 mod capability;
 mod get;

@@ -1,5 +1,5 @@
-//! Descriptors that clients pass: regular files and memfds only, because a pipe or a device could block the bridge. Read
-//! and written by offset on threads that may wait for a disk.
+//! File descriptors that clients pass. Only regular files and memfds are accepted, because a pipe or a device could
+//! block the bridge. Files are read and written by offset on blocking threads. `exec`, `put` and `get` use them.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,17 +18,18 @@ use crate::error::FailedKind;
 use crate::protocol::result::Outcome;
 use crate::session::client::bad_request;
 
-/// st_blocks counts these.
+/// Unit of st_blocks, bytes.
 const BLOCK_SIZE: u64 = 512;
 
-/// A file that stays usable from several threads.
+/// A passed file, usable from several threads.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalFile {
     file: Arc<File>,
-    /// Size and modification time when it was passed.
+    /// Size and modification time at the time when the file was passed.
     passed: FileState,
 }
 
+/// Attributes that change when a process writes to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileState {
     size: u64,
@@ -45,22 +46,23 @@ impl FileState {
     }
 }
 
-/// What a file has at some offset.
+/// A range of a file's content.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// Data, as far as this offset at least.
+    /// Data, at least up to this offset.
     Data(u64),
-    /// So many zeros that take no room, at most MAX_HOLE.
+    /// Length of a hole, at most MAX_HOLE.
     Hole(u64),
 }
 
+/// Access that the operation needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
 }
 
-/// The next descriptor that came with the request. `what` is its role, for the message.
+/// Takes the next descriptor of the request. `what` names its role in error messages.
 pub(crate) fn take(
     descriptors: &mut VecDeque<OwnedFd>,
     what: &'static str,
@@ -76,10 +78,11 @@ pub(crate) fn take(
     })
 }
 
+/// Checks the type and the access mode; the error completes the sentence "the descriptor for … ".
 fn check(descriptor: &OwnedFd, access: Access) -> Result<(), &'static str> {
     let stat = fstat(descriptor).map_err(|_| "cannot be examined")?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err("is no regular file or memfd");
+        return Err("is not a regular file or memfd");
     }
     let flags = fcntl_getfl(descriptor).map_err(|_| "cannot be examined")?;
     if flags.contains(OFlags::PATH) {
@@ -106,12 +109,12 @@ fn io_result<T>(result: Result<io::Result<T>, tokio::task::JoinError>, what: &st
 }
 
 impl LocalFile {
-    /// When it was passed.
+    /// Returns the size at the time when the file was passed, bytes.
     pub(crate) fn size(&self) -> u64 {
         self.passed.size
     }
 
-    /// An error if it is no longer as it was passed: what was read of it may be of both.
+    /// Fails if the file has changed since it was passed: the content that was read may be a mixture.
     pub(crate) fn check_unchanged(&self) -> Result<(), Outcome> {
         if FileState::new(&*self.file).map_err(|error| failed("examined", &error))? != self.passed {
             return Err(Outcome::failed(
@@ -122,14 +125,14 @@ impl LocalFile {
         Ok(())
     }
 
-    /// At most `limit` bytes; fewer, or none, only at the end.
+    /// Reads at most `limit` bytes. Fewer bytes, or none, mean the end of the file.
     pub(crate) async fn read_at(&self, offset: u64, limit: usize) -> Result<Bytes, Outcome> {
         let file = self.clone();
         let read = spawn_blocking(move || file.read_now(offset, limit)).await;
         read.unwrap_or_else(|error| Err(failed("read", &io::Error::other(error))))
     }
 
-    /// The same, on a thread that may block.
+    /// Reads like `read_at`, but blocks.
     pub(crate) fn read_now(&self, offset: u64, limit: usize) -> Result<Bytes, Outcome> {
         let mut buffer = vec![0; limit];
         let mut filled = 0;
@@ -145,19 +148,20 @@ impl LocalFile {
         Ok(Bytes::from(buffer))
     }
 
-    /// What is at `offset`. Blocks, and moves the descriptor's own position, which nobody reads by.
+    /// Returns the range at `offset`. Blocks. Moves the descriptor's file position, which the bridge does not use
+    /// otherwise.
     pub(crate) fn extent(&self, offset: u64) -> Result<Extent, Outcome> {
         let stat = fstat(&*self.file).map_err(|errno| failed("examined", &errno.into()))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        // A file without holes, and the end of one.
+        // The file has no holes, or the offset is at its end.
         if u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK_SIZE) >= size || offset >= size {
             return Ok(Extent::Data(u64::MAX));
         }
         let data = match seek(&*self.file, SeekFrom::Data(offset)) {
             Ok(data) => data,
-            // Nothing but a hole.
+            // The rest of the file is a hole.
             Err(Errno::NXIO) => size,
-            // There are file systems that do not tell.
+            // Some file systems do not report holes.
             Err(_) => return Ok(Extent::Data(u64::MAX)),
         };
         match data.saturating_sub(offset).min(MAX_HOLE) {
@@ -169,17 +173,18 @@ impl LocalFile {
         }
     }
 
-    /// On a thread that may block.
+    /// Writes at an offset. Blocks.
     pub(crate) fn write_now(&self, offset: u64, data: &[u8]) -> Result<(), Outcome> {
         let written = self.file.write_all_at(data, offset);
         written.map_err(|error| failed("written", &error))
     }
 
-    /// The same.
+    /// Sets the file's length. Blocks.
     pub(crate) fn truncate_now(&self, length: u64) -> Result<(), Outcome> {
         self.file.set_len(length).map_err(|error| failed("truncated", &error))
     }
 
+    /// Writes at an offset, on a blocking thread.
     pub(crate) async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), Outcome> {
         let file = self.file.clone();
         io_result(
@@ -194,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_regular_files_are_taken() {
+    fn only_regular_files_are_accepted() {
         let refused =
             |descriptor: OwnedFd, access| take(&mut VecDeque::from([descriptor]), "stdin", access).unwrap_err();
         let (reader, writer) = std::io::pipe().unwrap();
@@ -205,17 +210,17 @@ mod tests {
             }
             other => panic!("{other:?}"),
         };
-        assert!(message(refused(reader.into(), Access::Read)).contains("no regular file"));
-        assert!(message(refused(writer.into(), Access::Write)).contains("no regular file"));
+        assert!(message(refused(reader.into(), Access::Read)).contains("not a regular file"));
+        assert!(message(refused(writer.into(), Access::Write)).contains("not a regular file"));
         let null = File::open("/dev/null").unwrap();
-        assert!(message(refused(null.into(), Access::Read)).contains("no regular file"));
+        assert!(message(refused(null.into(), Access::Read)).contains("not a regular file"));
         let file = File::open("/proc/self/exe").unwrap();
         assert!(message(refused(file.into(), Access::Write)).contains("writing"));
         assert!(take(&mut VecDeque::new(), "stdin", Access::Read).is_err());
     }
 
     #[test]
-    fn holes_are_told_from_data() {
+    fn holes_are_distinguished_from_data() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(3 << 20).unwrap();
         file.write_all_at(&[1; 4096], 1 << 20).unwrap();
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_after_it_was_passed_is_noticed() {
+    fn a_file_that_changed_after_it_was_passed_is_noticed() {
         let mut descriptors = VecDeque::from([OwnedFd::from(tempfile::tempfile().unwrap())]);
         let file = take(&mut descriptors, "x", Access::Read).unwrap();
         file.check_unchanged().unwrap();

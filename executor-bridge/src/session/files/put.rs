@@ -1,5 +1,6 @@
-//! One file into the pod: from a descriptor or from the client's frames, its digest computed here and compared there. Goes on
-//! over the next link where the last one broke; the agent keeps what it has (`Files.Write`).
+//! Puts one file into the container, from the client's file descriptor or from its frames, and compares its digest with
+//! the agent's. After a link break the transfer continues over the next link: the agent keeps what it has written
+//! (`Files.Write`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,16 +30,17 @@ use crate::session::files::read_ahead::ContentPart;
 use crate::session::files::running_digest::{self, RunningDigest};
 use crate::session::logs::LogIndex;
 
-/// How Ansible names the file of a module that it does not send as standard input.
+/// Part of the path of an Ansible module that is sent as a file and not as standard input.
 const MODULE_NAME: &[u8] = b"/AnsiballZ_";
-/// Those are smaller, bytes.
+/// Size above which a file is no Ansible module, bytes.
 const MAX_MODULE: u64 = 4 << 20;
 
-/// Chunks handed to HTTP/2 and not yet taken by it.
+/// Parts handed to HTTP/2 and not yet sent.
 const QUEUED_PARTS: usize = 4;
-/// To tell the agent that nobody will go on.
+/// Time limit to tell the agent that the transfer is abandoned.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Puts the file over as many links as it takes.
 pub(crate) async fn put(
     container: &Container,
     background_calls: &BackgroundCalls,
@@ -101,12 +103,13 @@ pub(crate) async fn put(
             Ok(outcome) => return outcome,
             Err(status) if is_broken_link(&status, &connection) => {
                 let broken = LostAgent::of_connection(&connection, &status::reason(&status));
-                // A file can be read again, and nothing was renamed if the agent did not say so; frames are gone.
+                // An agent without `Files.Write` starts again at the first byte. A file can be read again, and the
+                // agent renamed nothing, since it did not answer. Frames cannot be read again.
                 if !connection.can(FILES_V2) && transfer.source.is_framed() {
                     return recovery::diagnose(container, &broken).await;
                 }
                 if transfer.written > written_before {
-                    // A link that carried something was good.
+                    // The link carried data, so it was good.
                     backoff = Backoff::new(container.linker().timeout());
                 }
                 lost_agent = Some(broken);
@@ -116,7 +119,7 @@ pub(crate) async fn put(
     }
 }
 
-/// What is no longer than a module travels with the commands.
+/// Chooses the lane: a file that is not larger than a module may go with the commands.
 fn choose_lane(file: Option<&LocalFile>) -> Lane {
     match file {
         Some(file) if file.size() <= MAX_MODULE => Lane::Control,
@@ -124,6 +127,7 @@ fn choose_lane(file: Option<&LocalFile>) -> Lane {
     }
 }
 
+/// Converts a request to the agent's header.
 pub(crate) fn to_header(request: request::Put) -> PutHeader {
     PutHeader {
         path: request.path.0.into(),
@@ -136,17 +140,19 @@ pub(crate) fn to_header(request: request::Put) -> PutHeader {
     }
 }
 
+/// State of one put over all its links.
 struct Transfer {
     header: PutHeader,
     source: PutSource,
-    /// Of what the agent can; the same one over all links.
+    /// Digest of the kind that the agent knows; the same one over all links.
     digest: Option<Arc<Mutex<RunningDigest>>>,
-    /// The agent may know of it.
+    /// The agent may know of the transfer.
     started: bool,
-    /// The client wants to know what is there.
+    /// The client wants to know how much is written.
     acknowledges: bool,
-    /// What the agent has written, and what of it the client was told.
+    /// Length that the agent has written.
     written: u64,
+    /// Length that the client was told.
     reported: u64,
 }
 
@@ -157,7 +163,7 @@ fn request(part: Part) -> PutRequest {
 }
 
 impl Transfer {
-    /// Keeps what the client sends until it gives up.
+    /// Queues the client's input until the client ends the operation; returns the outcome.
     async fn wait_for_cancel(&mut self, client: &mut Client) -> Outcome {
         loop {
             let input = client.inputs.recv().await;
@@ -167,6 +173,7 @@ impl Transfer {
         }
     }
 
+    /// Takes one input; an error ends the operation.
     fn take(&mut self, input: Option<ClientInput>) -> Result<(), Outcome> {
         match input {
             Some(ClientInput::Stdin(data, credit)) => self.source.add(data, credit),
@@ -178,7 +185,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// Over one link, to the end or until it breaks.
+    /// Runs the transfer over one link. An error is the status of the call.
     async fn run(
         &mut self,
         connection: &Arc<Connection>,
@@ -192,7 +199,7 @@ impl Transfer {
         let kind = running_digest::choose_kind(connection);
         self.header.digest = kind.into();
         if !resumable {
-            // Begins again, or for the first time.
+            // The transfer starts at its first byte, at the first try and at every other.
             self.written = 0;
         }
         let digest = self
@@ -200,10 +207,10 @@ impl Transfer {
             .get_or_insert_with(|| Arc::new(Mutex::new(RunningDigest::new(kind))))
             .clone();
         let (parts, outgoing) = mpsc::channel(QUEUED_PARTS);
-        // The channel has room for it.
+        // The channel is empty, so this cannot fail.
         let _ = parts.try_send(request(Part::Header(self.header.clone())));
         let mut call = PutCall::start(connection, resumable, outgoing);
-        // Of a transfer that is new the agent has nothing: that needs no answer.
+        // The agent has nothing of a new transfer, so the answer need not be waited for.
         let mut positioned = !(resumable && self.started) && self.source.seek(0, &digest, resumable);
         self.started = true;
         let mut next = None;
@@ -238,12 +245,12 @@ impl Transfer {
                 permit = parts.reserve(), if next.is_some() => match (permit, next.take()) {
                     (Ok(permit), Some(next)) => {
                         if let (false, Part::Data(data)) = (resumable, &next) {
-                            // Such an agent does not say what it has.
+                            // An agent without `Files.Write` does not report its progress.
                             self.acknowledge(self.written + data.len() as u64);
                         }
                         permit.send(request(next));
                     }
-                    // The call has ended, and says how above.
+                    // The call has ended; its answer above says why.
                     _ => all_queued = true,
                 },
                 permit = client.replies.reserve(), if self.acknowledges && self.reported < self.written => match permit {
@@ -274,7 +281,7 @@ fn lock(digest: &Mutex<RunningDigest>) -> MutexGuard<'_, RunningDigest> {
     digest.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Without it the agent would keep what it has for a while.
+/// Tells the agent to drop the transfer. Otherwise the agent would keep its part of the file for a while.
 async fn abandon(mut call: PutCall, parts: Parts) {
     let tell_agent = async {
         let sending = parts.send(request(Part::Abandon(Abandon {})));
@@ -291,19 +298,21 @@ async fn abandon(mut call: PutCall, parts: Parts) {
     let _ = tokio::time::timeout(ABANDON_TIMEOUT, tell_agent).await;
 }
 
+/// Makes the outcome of a transfer whose data neither side has any more.
 fn data_lost() -> Outcome {
     Outcome::lost(
         Kind::LinkLost,
-        "the link broke, and the agent no longer has what had come before; try again",
+        "the link broke, and the agent no longer has the first part of the file; try again",
     )
 }
 
+/// Compares lengths and digests and returns the outcome.
 fn to_outcome(answer: &PutResponse, digest: &RunningDigest) -> Outcome {
     if answer.length != digest.length() || answer.digest[..] != digest.sum()[..] {
         return Outcome::failed(
             FailedKind::Digest,
             format!(
-                "the agent wrote {} bytes with another digest than the {} that were sent; try again",
+                "the agent wrote {} bytes, but {} bytes with another digest were sent; try again",
                 answer.length,
                 digest.length()
             ),

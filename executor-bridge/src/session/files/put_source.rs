@@ -1,4 +1,5 @@
-//! What a put is made of: the content, wherever it comes from and as often as it is needed again, and the call that takes it.
+//! The two ends of a put: the source of its content, which can start again at an earlier offset, and the agent's call.
+//! `put` uses both.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use crate::session::files::read_ahead::{self, ContentPart};
 use crate::session::files::running_digest::{DigestInput, RunningDigest};
 use crate::session::unacknowledged::{InputPart, UnacknowledgedInput};
 
+/// Source of the content.
 pub(crate) enum PutSource {
     File {
         file: LocalFile,
@@ -24,7 +26,7 @@ pub(crate) enum PutSource {
     },
     Frames {
         input: UnacknowledgedInput,
-        /// What is sent next.
+        /// Offset of the byte that is sent next.
         offset: u64,
     },
 }
@@ -43,6 +45,7 @@ impl PutSource {
         }
     }
 
+    /// Returns whether the content comes as frames, which cannot be read again.
     pub(crate) fn is_framed(&self) -> bool {
         matches!(self, Self::Frames { .. })
     }
@@ -59,7 +62,7 @@ impl PutSource {
         }
     }
 
-    /// Goes on at `from`. False if that is gone.
+    /// Continues at `from`. Returns false if the source no longer has these bytes.
     pub(crate) fn seek(&mut self, from: u64, digest: &Arc<Mutex<RunningDigest>>, holes: bool) -> bool {
         match self {
             Self::File { file, parts } => {
@@ -79,12 +82,12 @@ impl PutSource {
         }
     }
 
-    /// The next piece; of frames, when it has come. Cancel-safe.
+    /// Returns the next part; waits for it if the source is frames. Cancel-safe.
     pub(crate) async fn next(&mut self, digest: &Mutex<RunningDigest>) -> Result<ContentPart, Outcome> {
         match self {
             Self::File { parts, .. } => match parts.recv().await {
                 Some(part) => part,
-                // The reader has said its last.
+                // The reader has sent its last part.
                 None => std::future::pending().await,
             },
             Self::Frames { input, offset } => {
@@ -104,24 +107,26 @@ impl PutSource {
     }
 }
 
-/// What the agent says of a put.
+/// Message of the agent about a put.
 pub(crate) enum PutAnswer {
-    /// So much is written.
+    /// Length that the agent has written.
     Written(u64),
     Done(PutResponse),
 }
 
+/// A call whose response has not come.
 type PendingCall<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
 
-/// It moves only while `next` is polled.
+/// Call of a put. It progresses only while `next` is polled.
 pub(crate) enum PutCall {
-    /// To an agent that answers once, at the end.
+    /// Call of an agent without `Files.Write`. The agent answers once, at the end.
     Put(PendingCall<PutResponse>),
     Opening(PendingCall<Streaming<WriteProgress>>),
     Open(Streaming<WriteProgress>),
 }
 
 impl PutCall {
+    /// Starts the call; `parts` are what it sends.
     pub(crate) fn start(connection: &Connection, resumable: bool, parts: mpsc::Receiver<PutRequest>) -> Self {
         let mut files = connection.files();
         let parts = ReceiverStream::new(parts);
@@ -132,7 +137,7 @@ impl PutCall {
         }
     }
 
-    /// Cancel-safe; not to be asked again after the end.
+    /// Returns the agent's next message. Cancel-safe. Must not be called again after the end.
     pub(crate) async fn next(&mut self) -> Result<PutAnswer, Status> {
         loop {
             match self {
@@ -142,7 +147,9 @@ impl PutCall {
                     return match answers.message().await? {
                         Some(WriteProgress { done: Some(done), .. }) => Ok(PutAnswer::Done(done)),
                         Some(WriteProgress { length, done: None }) => Ok(PutAnswer::Written(length)),
-                        None => Err(Status::internal("the agent ended the file early; try again")),
+                        None => Err(Status::internal(
+                            "the agent ended the transfer before the end of the file; try again",
+                        )),
                     };
                 }
             }

@@ -1,5 +1,4 @@
-//! A file that a client passed, on its way into the pod: read and summed up on a thread of its own, data and holes, some pieces
-//! ahead of the link.
+//! Reads a passed file on a blocking thread, a few parts ahead of the link, and hashes it. `put_source` uses it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,9 +11,10 @@ use crate::protocol::result::Outcome;
 use crate::session::files::passed_file::{Extent, LocalFile};
 use crate::session::files::running_digest::{DigestInput, RunningDigest};
 
-/// Read and not yet taken.
+/// Parts that are read and not yet taken.
 const QUEUED_PARTS: usize = 4;
 
+/// One part of a file's content.
 #[derive(Debug)]
 pub(crate) enum ContentPart {
     Data(Bytes),
@@ -22,7 +22,7 @@ pub(crate) enum ContentPart {
     End,
 }
 
-/// The content from `from` on. A file that is read again is summed up once.
+/// Reads the content from `from` on. A range that is read again is hashed once. `holes`: the agent knows holes.
 pub(crate) fn read(
     file: &LocalFile,
     from: u64,
@@ -61,10 +61,11 @@ pub(crate) fn read(
     receiver
 }
 
+/// Position in the file.
 struct ContentReader {
     file: LocalFile,
     offset: u64,
-    /// No hole begins before.
+    /// Offset before which no hole starts.
     data_until: u64,
 }
 

@@ -1,4 +1,5 @@
-//! The digest of a file's content as far as it was seen, whatever part of it has to be sent or fetched again.
+//! Digest of a file's content that is sent or received in parts, some of them more than once. `put` and `get` use it.
+//! No I/O.
 
 use podbridge_proto::digest::{Hasher, Sum};
 use podbridge_proto::limits::FILES_V2;
@@ -8,23 +9,24 @@ use crate::connections::Connection;
 use crate::protocol::result::Done;
 use crate::protocol::target::hex;
 
-/// A run of bytes; a hole is zeros that were not sent.
+/// A range of content. A hole counts as zeros.
 #[derive(Debug)]
 pub(crate) enum DigestInput<'a> {
     Data(&'a [u8]),
     Hole(u64),
 }
 
+/// Digest and length of the content so far.
 #[derive(Debug)]
 pub(crate) struct RunningDigest {
     kind: Digest,
     whole: Hasher,
     length: u64,
-    /// What came since the last cut, and the length before it; `None`: there was none.
+    /// Digest of the content since the last link break, and the length before it; `None` if no link broke.
     part: Option<(Hasher, u64)>,
 }
 
-/// The best that the agent knows.
+/// Chooses the best digest that the agent knows.
 pub(crate) fn choose_kind(connection: &Connection) -> Digest {
     if connection.can(FILES_V2) {
         Digest::Blake3
@@ -62,7 +64,7 @@ impl RunningDigest {
         self.length += input.length();
     }
 
-    /// Adds what is new of a piece that begins at `offset`; none is left out.
+    /// Adds the part of `input` that is new. `input` starts at `offset`, which is at most the length so far.
     pub(crate) fn add_unseen(&mut self, offset: u64, input: &DigestInput<'_>) {
         let seen = self.length.saturating_sub(offset).min(input.length());
         match *input {
@@ -71,12 +73,12 @@ impl RunningDigest {
         }
     }
 
-    /// What comes now is summed up by the agent without what came before.
+    /// Starts a second digest: after a link break the agent hashes only what it sends from then on.
     pub(crate) fn start_part(&mut self) {
         self.part = Some((Hasher::new(self.kind), self.length));
     }
 
-    /// Whether the agent sent what came since the last cut.
+    /// Returns whether the content since the last link break is what the agent sent.
     pub(crate) fn matches(&self, trailer: &GetTrailer) -> bool {
         let (hasher, before) = self
             .part
@@ -85,6 +87,7 @@ impl RunningDigest {
         trailer.length == self.length - before && trailer.digest[..] == hasher.sum()[..]
     }
 
+    /// Returns length and digest as a result.
     pub(crate) fn to_done(&self) -> Done {
         let sum = Some(hex(&self.sum()));
         let (sha256, blake3) = match self.kind {
@@ -114,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sent_again_counts_once_and_a_part_for_itself() {
+    fn a_range_that_comes_again_is_hashed_once_and_a_part_has_its_own_digest() {
         let mut whole = RunningDigest::new(Digest::Blake3);
         whole.add(&DigestInput::Data(b"abc\0\0\0def"));
         let mut digest = RunningDigest::new(Digest::Blake3);

@@ -1,4 +1,5 @@
-//! What is known of a path in the pod, and calls that change nothing there.
+//! Attributes of a path in the container, and the repetition of calls that change nothing. `get` uses the repetition
+//! too.
 
 use std::sync::Arc;
 
@@ -14,9 +15,11 @@ use crate::protocol::result::{Done, FileStat, Outcome};
 use crate::session::client::{Client, wait_for_cancel};
 use crate::session::files::capability::refuse_root;
 
+/// Answer and connection of a call.
 type CallResult<T> = Result<(Arc<Connection>, T), Outcome>;
 
-/// A call that changes nothing: repeated when its link breaks.
+/// Makes a call that changes nothing, again and again until a link carries its answer. Returns the answer and its
+/// connection.
 pub(crate) async fn call_until_answered<T, F>(
     container: &Container,
     lane: Lane,
@@ -43,6 +46,7 @@ where
     }
 }
 
+/// Returns the attributes of the path.
 pub(crate) async fn stat(container: &Container, request: request::Stat, mut client: Client) -> Outcome {
     let wanted = StatRequest {
         path: request.path.0.into(),

@@ -1,4 +1,5 @@
-//! One log, followed over as many links as it takes: by offset, so that no byte comes twice and none is missing.
+//! Follows one log over as many links as it takes. The follower continues by offset, so that no byte comes twice and
+//! none is missing. `console` and `requests` use it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,43 +14,44 @@ use tonic::{Status, Streaming};
 use crate::connections::{Connection, Reachability, is_broken_link, status};
 use crate::session::logs::log_id::LogId;
 
-/// After an error that would come again at once.
+/// Pause after an error that would come again at once.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
-/// A reader that takes nothing for so long holds nothing of the link until it does.
+/// Time after which a reader that takes nothing counts as stalled. The follower of a stalled reader closes its stream.
 pub(crate) const READER_STALL: Duration = Duration::from_secs(1);
 
-/// A place in one life of a file.
+/// A position in one file. A log that is deleted and written again is another file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// Only ever compared.
+    /// Identity of the file, opaque; only compared.
     pub(crate) file: Bytes,
     pub(crate) offset: u64,
 }
 
-/// What happens to a log.
+/// A change of a log.
 #[derive(Debug)]
 pub(crate) enum LogEvent {
-    /// What follows is another file, or the same from its beginning.
+    /// The next data belong to another file, or start again at this position.
     Begins(Position),
     Data(Bytes),
-    /// There is no such file, or no longer.
+    /// The file does not exist, or no longer exists.
     Absent,
-    /// Nobody can say any more: which pod, and why, as one line.
+    /// The agent is lost: which pod and why, in one line.
     Lost(String),
 }
 
+/// Follower of one log.
 #[derive(Debug)]
 pub(crate) struct LogFollower {
     path: String,
     reachability: watch::Receiver<Reachability>,
-    /// Where the next byte belongs; `None` before the first.
+    /// Position of the next byte; `None` before the first.
     position: Option<Position>,
     open: Option<(Arc<Connection>, Streaming<FollowEvent>)>,
 }
 
 impl LogFollower {
-    /// `position`: where it was followed to before.
+    /// Makes a follower. `position`: where an earlier follower stopped.
     pub(crate) fn new(id: &LogId, position: Option<Position>, reachability: watch::Receiver<Reachability>) -> Self {
         Self {
             path: id.path(),
@@ -59,18 +61,19 @@ impl LogFollower {
         }
     }
 
-    /// Holds nothing of the link until the next event is asked for: what nobody takes must not fill its windows.
+    /// Closes the stream until the next event is wanted. Data that a stalled reader does not take must not fill the
+    /// link's flow-control window.
     pub(crate) fn pause(&mut self) {
         self.open = None;
     }
 
-    /// Cancel-safe.
+    /// Returns the next event. Cancel-safe.
     pub(crate) async fn next(&mut self) -> LogEvent {
         loop {
             let message = match &mut self.open {
                 Some((connection, events)) => tokio::select! {
                     message = events.message() => message,
-                    // So that nothing keeps the old one.
+                    // A better connection exists. The old one must not be held.
                     () = connection.superseded.cancelled() => {
                         self.open = None;
                         continue;
@@ -83,7 +86,7 @@ impl LogFollower {
             };
             let event = match message {
                 Ok(Some(FollowEvent { event: Some(event) })) => event,
-                // An event of a newer agent, and nothing that was asked for.
+                // An event of a newer agent. This bridge has not asked for it.
                 Ok(Some(FollowEvent { event: None })) => continue,
                 Ok(None) => {
                     self.open = None;
@@ -116,7 +119,7 @@ impl LogFollower {
         }
     }
 
-    /// Opens the call on a link that lives, as soon as there is one.
+    /// Waits for a connection and opens the stream on it.
     async fn open(&mut self) -> Result<(), LogEvent> {
         let connection = loop {
             match &*self.reachability.borrow_and_update() {
@@ -143,7 +146,7 @@ impl LogFollower {
                 Ok(())
             }
             Err(status) if is_broken_link(&status, &connection) => {
-                // Its keeper seeks another one; a call that only this end refused is made again.
+                // The keep-alive connects again. If only this stream was refused, the next try follows after the pause.
                 let _ = timeout(REFUSED_PAUSE, connection.handle.wait_for_end()).await;
                 Ok(())
             }
@@ -151,6 +154,7 @@ impl LogFollower {
         }
     }
 
+    /// Handles an error of the stream; `None` if the link broke and the next link continues.
     async fn handle_error(&mut self, status: &Status) -> Option<LogEvent> {
         let (connection, _) = self.open.take()?;
         if is_broken_link(status, &connection) {
@@ -159,12 +163,12 @@ impl LogFollower {
         Some(self.report_refusal(status).await)
     }
 
-    /// The agent's own answer.
+    /// Returns the event for an error that the agent reported.
     async fn report_refusal(&mut self, status: &Status) -> LogEvent {
         tracing::warn!(
             path = self.path,
             reason = status::reason(status),
-            "log cannot be followed"
+            "the log cannot be followed"
         );
         self.position = None;
         sleep(REFUSED_PAUSE).await;

@@ -1,5 +1,6 @@
-//! What logs there are in the pod's containers and at other sources, who waits for one, and which of them a running exec
-//! will write. No I/O: `watch` fills it from the agents, `console` asks.
+//! The index of logs: which logs exist in the pod's containers and at other bridges, who waits for one, and which exec
+//! writes one. No I/O: `watch` and `console` fill it, the execs report their start and end, and `console` and
+//! `requests` read it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,20 +13,21 @@ use crate::session::logs::log_id::LogId;
 use crate::session::logs::source::LogSource;
 use crate::session::logs::writers::{self, LogWriter, LogWriters};
 
-/// Shared by everybody in one bridge.
+/// Index of logs, shared by all tasks of a bridge.
 #[derive(Debug, Default)]
 pub(crate) struct LogIndex {
     state: Mutex<State>,
-    /// Counts execs that have ended.
+    /// Number of execs that have ended.
     ended: Sender<u64>,
-    /// Counts changes of what this pod has.
+    /// Number of changes to the logs of this pod.
     changes: Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Sources of every log that exists.
     present: HashMap<LogId, HashSet<LogSource>>,
-    /// Told whenever something about this log changes.
+    /// Notified at every change to one log.
     interested: HashMap<LogId, Arc<Notify>>,
     writers: LogWriters,
 }
@@ -57,7 +59,7 @@ impl LogIndex {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a source tells of its logs; `all`: there are no others.
+    /// Updates the logs of one source. `all`: the source has no other logs than `appeared`.
     pub(crate) fn update(&self, source: &LogSource, all: bool, appeared: Vec<LogId>, gone: &[LogId]) {
         let mut state = self.lock();
         if all {
@@ -78,17 +80,17 @@ impl LogIndex {
         }
     }
 
-    /// A source has no such log any more, whatever it told before.
+    /// Removes a log of one source, whatever the source reported before.
     pub(crate) fn forget(&self, source: &LogSource, id: &LogId) {
         self.lock().remove(source, id);
     }
 
-    /// Where a log is now, if anywhere.
+    /// Returns a source of the log; `None` if the log does not exist.
     pub(crate) fn source(&self, id: &LogId) -> Option<LogSource> {
         self.lock().present.get(id)?.iter().min().cloned()
     }
 
-    /// In which container of this pod a log is.
+    /// Returns the container of this pod that has the log; the inner `None` is the default container.
     pub(crate) fn own_container(&self, id: &LogId) -> Option<Option<String>> {
         match self.source(id)? {
             LogSource::Container(container) => Some(container),
@@ -96,7 +98,7 @@ impl LogIndex {
         }
     }
 
-    /// Waits until a log is in a container of this pod; in which.
+    /// Waits until a container of this pod has the log, and returns the container.
     pub(crate) async fn wait_for_own(self: &Arc<Self>, id: &LogId) -> Option<String> {
         let interest = self.interest(id);
         loop {
@@ -108,12 +110,12 @@ impl LogIndex {
         }
     }
 
-    /// Changes when this pod's logs do.
+    /// Returns a value that changes when the logs of this pod change.
     pub(crate) fn changes(&self) -> Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// All that are in this pod.
+    /// Returns the ids of all logs of this pod.
     pub(crate) fn own_ids(&self) -> Vec<LogId> {
         let own = |sources: &HashSet<LogSource>| sources.iter().any(|source| matches!(source, LogSource::Container(_)));
         let state = self.lock();
@@ -121,7 +123,7 @@ impl LogIndex {
         present.map(|(id, _)| id.clone()).collect()
     }
 
-    /// To be told of changes to one log.
+    /// Registers interest in one log.
     pub(crate) fn interest(self: &Arc<Self>, id: &LogId) -> Interest {
         let changed = self.lock().interested.entry(id.clone()).or_default().clone();
         Interest {
@@ -131,12 +133,12 @@ impl LogIndex {
         }
     }
 
-    /// Changes when an exec has ended.
+    /// Returns a value that changes when an exec ends.
     pub(crate) fn exec_ends(&self) -> Receiver<u64> {
         self.ended.subscribe()
     }
 
-    /// A module was put into a file.
+    /// Notes the log ids in an Ansible module that was put into a file.
     pub(crate) fn note_module(&self, path: &[u8], content: &[u8]) {
         let ids = writers::find_ids(content);
         if !ids.is_empty() {
@@ -144,7 +146,7 @@ impl LogIndex {
         }
     }
 
-    /// An exec begins with that payload as its standard input; it has ended when the answer is dropped.
+    /// Notes that an exec starts with `payload` as its standard input. The exec has ended when the guard is dropped.
     pub(crate) fn start_exec(self: &Arc<Self>, container: Option<&str>, argv: &[Bytes], payload: &[u8]) -> WriterGuard {
         let source = LogSource::Container(container.map(str::to_owned));
         let mut ids = writers::find_ids(payload);
@@ -160,13 +162,13 @@ impl LogIndex {
         }
     }
 
-    /// What is known of the exec that writes this log.
+    /// Returns the exec that writes this log; `None` if none is known.
     pub(crate) fn writer(&self, id: &LogId) -> Option<LogWriter> {
         self.lock().writers.get(id)
     }
 }
 
-/// An exec as long as it runs.
+/// Guard of a running exec that may write logs.
 #[derive(Debug)]
 pub(crate) struct WriterGuard {
     logs: Arc<LogIndex>,
@@ -185,6 +187,7 @@ impl Drop for WriterGuard {
     }
 }
 
+/// Guard of a task's interest in one log.
 #[derive(Debug)]
 pub(crate) struct Interest {
     logs: Arc<LogIndex>,
@@ -193,7 +196,7 @@ pub(crate) struct Interest {
 }
 
 impl Interest {
-    /// Ends at the first change after the answer was made; make it before looking.
+    /// Returns a future of the first change after this call. Call it before you read the index.
     pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }
@@ -202,7 +205,7 @@ impl Interest {
 impl Drop for Interest {
     fn drop(&mut self) {
         let mut state = self.logs.lock();
-        // One of ours, one of the map's.
+        // One reference is this guard's, the other is the map's.
         if Arc::strong_count(&self.changed) == 2 {
             state.interested.remove(&self.id);
         }
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn own_containers_come_first_and_a_source_can_begin_afresh() {
+    fn own_containers_come_first_and_a_source_can_list_its_logs_anew() {
         let logs = LogIndex::default();
         let (own, other) = (LogSource::Container(None), LogSource::Sibling("x".into()));
         logs.update(&other, true, vec![id("a"), id("b")], &[]);
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_interested_are_told_and_forgotten() {
+    async fn interested_tasks_are_notified_and_removed() {
         let logs = Arc::new(LogIndex::default());
         let interest = logs.interest(&id("a"));
         let second = logs.interest(&id("a"));

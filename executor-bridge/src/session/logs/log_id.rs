@@ -1,27 +1,29 @@
-//! The name of a console log and the file that it stands for.
+//! Id of a console log, and the path of its file. Zuul chooses both.
 
-/// Zuul's `command` module writes here (its LOG_STREAM_FILE).
+/// Directory in which Zuul's `command` module writes its logs (its LOG_STREAM_FILE).
 pub(crate) const DIRECTORY: &str = "/tmp";
 pub(crate) const PREFIX: &str = "console-";
 pub(crate) const SUFFIX: &str = ".log";
 
-/// Names a console log.
+/// Id of a console log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct LogId(String);
 
 impl LogId {
-    /// `None`: no file can have that name. What comes before a slash is dropped, as Zuul does.
+    /// Returns the id; `None` if no file can have that name. Drops everything up to the last slash, as Zuul does.
     pub(crate) fn new(text: &str) -> Option<Self> {
         let name = text.rsplit('/').next().unwrap_or_default().trim();
         let usable = !name.is_empty() && !name.contains('\0');
         usable.then(|| Self(name.to_owned()))
     }
 
+    /// Returns the id of a file in `DIRECTORY`; `None` if the file is no console log.
     pub(crate) fn of_file(name: &[u8]) -> Option<Self> {
         let name = std::str::from_utf8(name).ok()?;
         Self::new(name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?)
     }
 
+    /// Returns the path of the log in the container.
     pub(crate) fn path(&self) -> String {
         format!("{DIRECTORY}/{PREFIX}{}{SUFFIX}", self.0)
     }

@@ -1,4 +1,5 @@
-//! Console logs of a Zuul build's pod: which there are, which exec writes one, and their content over as many links as it takes.
+//! Console logs of a Zuul build's pod: which logs exist, which exec writes each, and their content over as many links
+//! as it takes. `session` owns the index; `console` and the bridges of the build's other pods ask for logs.
 
 mod follower;
 mod index;

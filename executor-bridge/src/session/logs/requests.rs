@@ -1,5 +1,5 @@
-//! The logs of this pod by their ids: for the console, and for the bridges of a build's other pods, which look here for
-//! what a delegated task writes.
+//! Requests for logs: existence, removal, list and content. `session` calls these functions for `console` and for the
+//! bridges of the build's other pods, which look here for the logs of delegated tasks.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,22 +21,22 @@ use crate::session::logs::index::LogIndex;
 use crate::session::logs::log_id::LogId;
 use crate::session::logs::watch;
 
-/// For an agent's answer that somebody waits for, who is told meanwhile that there is nothing.
+/// Time limit of an agent's answer; the client gets "not found" meanwhile.
 const EXISTS_TIMEOUT: Duration = Duration::from_secs(2);
-/// For a link on which a log can be deleted.
+/// Time limit of the wait for a connection on which the log can be deleted.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Until a bridge that was started again knows its logs.
+/// Time that a bridge needs after a restart until it knows its logs.
 const RESTART_WAIT: Duration = Duration::from_secs(20);
 
-/// Only a bridge in Zuul's slot knows logs.
+/// Makes the refusal of a bridge that is not in Zuul's slot.
 pub(crate) fn unsupported() -> Outcome {
     Outcome::failed(
         FailedKind::Unsupported,
-        "this bridge is not one of a Zuul build: it knows no logs",
+        "this bridge does not belong to a Zuul build, so it has no logs",
     )
 }
 
-/// Whether there is such a log this moment; `None` if nobody can say.
+/// Returns whether the log exists at this moment; `None` if the agent does not answer.
 pub(crate) async fn exists(reachability: &Receiver<Reachability>, id: &LogId) -> Option<bool> {
     let connection = match &*reachability.borrow() {
         Reachability::Up(connection) => connection.clone(),
@@ -48,7 +48,7 @@ pub(crate) async fn exists(reachability: &Receiver<Reachability>, id: &LogId) ->
         .ok()
 }
 
-/// Deletes a log wherever it is in this pod, and waits for a link to do so.
+/// Deletes the log in each container. Waits a limited time for a connection to each.
 pub(crate) async fn remove(containers: Vec<Receiver<Reachability>>, id: &LogId) {
     let removals = containers.into_iter().map(|mut reachability| {
         timeout(REMOVE_TIMEOUT, async move {
@@ -66,7 +66,8 @@ pub(crate) async fn remove(containers: Vec<Receiver<Reachability>>, id: &LogId) 
     futures_util::future::join_all(removals).await;
 }
 
-/// The ids of all logs of this pod, one JSON array per line, again whenever they change; until the client has gone.
+/// Sends the ids of all logs to the client, as one JSON array per line, first at once and then after every change. Ends
+/// when the client disconnects.
 pub(crate) async fn list(logs: &LogIndex, mut client: Client) -> Outcome {
     let mut changes = logs.changes();
     loop {
@@ -84,7 +85,8 @@ pub(crate) async fn list(logs: &LogIndex, mut client: Client) -> Outcome {
     }
 }
 
-/// One log as it is written, until it is deleted.
+/// Sends the content of one log to the client while the log grows. Ends when the log is deleted. `from`: where the
+/// client stopped; `follow` makes the follower in a container.
 pub(crate) async fn send(
     logs: &Arc<LogIndex>,
     id: &LogId,
@@ -93,7 +95,7 @@ pub(crate) async fn send(
     follow: impl FnOnce(Option<&str>, Option<Position>) -> LogFollower,
 ) -> Outcome {
     let wait = match &from {
-        // What was there before this bridge is there as soon as it has looked.
+        // The log existed before this bridge started. The bridge finds it as soon as the agent has listed its logs.
         Some(_) => RESTART_WAIT,
         None => Duration::ZERO,
     };
@@ -133,7 +135,7 @@ pub(crate) async fn send(
     }
 }
 
-/// The lists that `list_logs` sends, put together again.
+/// Decoder of the lines that `list` sends.
 #[derive(Debug, Default)]
 pub(crate) struct LogListDecoder(BytesMut);
 
@@ -142,7 +144,7 @@ impl LogListDecoder {
         self.0.extend_from_slice(data);
     }
 
-    /// The next one that is complete. One that is no list names nothing.
+    /// Returns the next complete list; `None` if more bytes are needed. A line that is no list counts as an empty one.
     pub(crate) fn next(&mut self) -> Option<Vec<LogId>> {
         let end = self.0.iter().position(|byte| *byte == b'\n')?;
         let line = self.0.split_to(end + 1);

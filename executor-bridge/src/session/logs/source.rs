@@ -1,10 +1,10 @@
 //! Where a log is: in a container of this pod, or in another pod of the same build.
 
-/// Where logs are. Ordered: the pod's own containers are asked before anybody else.
+/// Source of a log. The order matters: the pod's own containers come before other pods.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum LogSource {
-    /// `None`: the pod's default.
+    /// A container of this pod; `None` is the default container.
     Container(Option<String>),
-    /// The bridge of another pod of this build, by the name of its socket.
+    /// Another pod of this build, by the socket of its bridge.
     Sibling(std::path::PathBuf),
 }

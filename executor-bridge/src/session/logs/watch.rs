@@ -1,5 +1,5 @@
-//! Passes on which logs the agents of a Zuul build's containers have, and asks about one log. `build_pod` starts a watch for each
-//! container.
+//! Watches which logs the agents of a build's containers have, and asks an agent about one log. `build_pod` starts a
+//! watch for each container; `requests` asks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,12 @@ use crate::session::logs::index::LogIndex;
 use crate::session::logs::log_id::{DIRECTORY, LogId, PREFIX, SUFFIX};
 use crate::session::logs::source::LogSource;
 
+/// Pause after the first failed watch; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause between two watches.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Watches the logs of one container over each connection that it gets.
+/// Watches the logs of one container, over each connection that the container gets.
 pub(crate) async fn watch_logs(
     source: LogSource,
     logs: Arc<LogIndex>,
@@ -43,19 +45,20 @@ pub(crate) async fn watch_logs(
     }
 }
 
-/// Never returns; an agent that is too old to be watched has no live logs, but runs tasks.
+/// Watches over one connection; never returns. An agent that does not know watches has no live logs, but runs tasks.
 async fn watch_connection(source: &LogSource, logs: &LogIndex, connection: &Connection) {
     let mut pause = DoublingPause::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         match watch_once(source, logs, connection).await {
             Err(status) if status.code() == Code::Unimplemented => return std::future::pending().await,
-            Err(status) => tracing::info!(reason = status::reason(&status), "logs are not watched"),
+            Err(status) => tracing::info!(reason = status::reason(&status), "the logs cannot be watched"),
             Ok(()) => {}
         }
         pause.sleep().await;
     }
 }
 
+/// Watches until the stream ends.
 async fn watch_once(source: &LogSource, logs: &LogIndex, connection: &Connection) -> Result<(), Status> {
     let request = WatchRequest {
         directory: DIRECTORY.into(),
@@ -70,7 +73,7 @@ async fn watch_once(source: &LogSource, logs: &LogIndex, connection: &Connection
     Ok(())
 }
 
-/// Whether a log is there now; a broken link is no answer.
+/// Returns whether the log exists; an error if the link broke.
 pub(crate) async fn log_exists(connection: &Connection, id: &LogId) -> Result<bool, Status> {
     let request = StatRequest {
         path: id.path().into(),
@@ -81,6 +84,7 @@ pub(crate) async fn log_exists(connection: &Connection, id: &LogId) -> Result<bo
     Ok(answer.into_inner().stat.is_some())
 }
 
+/// Deletes the log if it exists.
 pub(crate) async fn remove_log(connection: &Connection, id: &LogId) -> Result<(), Status> {
     let request = RemoveRequest { path: id.path().into() };
     match connection.logs().remove(request).await {

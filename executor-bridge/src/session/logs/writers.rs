@@ -1,5 +1,6 @@
-//! Which execs were given which log id. Zuul puts the id of a task's log into the arguments of its `command` module, and
-//! those travel, as JSON, in the payload that is the exec's standard input.
+//! Which exec writes which log. Zuul puts the id of a task's log into the arguments of its `command` module. The
+//! arguments travel as JSON in the payload, which is the exec's standard input or a file that was put before. `index`
+//! uses it. No I/O.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -9,32 +10,36 @@ use memchr::memmem;
 use crate::session::logs::log_id::LogId;
 use crate::session::logs::source::LogSource;
 
-/// Ended ones that are remembered: Zuul asks for a log before the task begins, and again soon after its end at the latest.
+/// Most ended execs that are remembered. Zuul asks for a log before its task starts, or at the latest soon after its
+/// end.
 const MAX_ENDED: usize = 4096;
-/// Files that are remembered: a module is run soon after it was put, unless its task ended before.
+/// Most module files that are remembered. A module runs soon after it was put, unless its task ended before.
 const MAX_MODULES: usize = 32;
-/// More in one payload are not ours to know.
+/// Most ids that are read from one payload.
 const MAX_IDS: usize = 16;
-/// Longest id that is looked for, bytes.
+/// Longest id that is recognised, bytes.
 const MAX_ID_LENGTH: usize = 512;
 
-/// An exec whose payload carried a log id.
+/// An exec whose payload carries a log id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogWriter {
     pub(crate) source: LogSource,
     pub(crate) ended: bool,
 }
 
+/// The known execs by the ids of their logs.
 #[derive(Debug, Default)]
 pub(crate) struct LogWriters {
+    /// Source of each log, and the number of running execs that write it.
     known: HashMap<LogId, (LogSource, usize)>,
-    /// In the order in which they ended.
+    /// Ids of ended execs, in the order of their ends.
     ended: VecDeque<LogId>,
-    /// Modules that were put into a file, the newest last: an exec that names it will write those logs.
+    /// Module files with the ids in them, newest last. An exec that names such a file writes these logs.
     modules: VecDeque<(Vec<u8>, Vec<LogId>)>,
 }
 
 impl LogWriters {
+    /// Notes that an exec with these ids starts.
     pub(crate) fn start(&mut self, source: &LogSource, ids: &[LogId]) {
         for id in ids {
             let (at, running) = self.known.entry(id.clone()).or_insert_with(|| (source.clone(), 0));
@@ -43,6 +48,7 @@ impl LogWriters {
         }
     }
 
+    /// Notes that an exec with these ids has ended.
     pub(crate) fn end(&mut self, ids: &[LogId]) {
         for id in ids {
             let Some((_, running)) = self.known.get_mut(id) else {
@@ -55,13 +61,14 @@ impl LogWriters {
         }
         while self.ended.len() > MAX_ENDED {
             let Some(oldest) = self.ended.pop_front() else { return };
-            // One that runs again is remembered for its later end.
+            // The exec runs again. It is forgotten some time after its later end.
             if self.known.get(&oldest).is_some_and(|(_, running)| *running == 0) && !self.ended.contains(&oldest) {
                 self.known.remove(&oldest);
             }
         }
     }
 
+    /// Notes the ids in a module file.
     pub(crate) fn note_module(&mut self, path: &[u8], ids: Vec<LogId>) {
         if self.modules.len() == MAX_MODULES {
             self.modules.pop_front();
@@ -69,7 +76,8 @@ impl LogWriters {
         self.modules.push_back((path.to_owned(), ids));
     }
 
-    /// The ids in the files that a command line gives to Python. Ansible names a file in others too, before it runs it.
+    /// Returns the ids in the module files that a command line passes to Python. Ansible also names a module file in
+    /// other commands, before it runs it.
     pub(crate) fn ids_of_command(&self, argv: &[Bytes]) -> Vec<LogId> {
         let run = |path: &[u8]| {
             argv.iter()
@@ -87,7 +95,7 @@ impl LogWriters {
     }
 }
 
-/// Whether the last word is an interpreter of Python.
+/// Returns whether the last word before a path is a Python interpreter.
 fn is_python(before: &[u8]) -> bool {
     let Some(before) = before.strip_suffix(b" ") else {
         return false;
@@ -99,7 +107,7 @@ fn is_python(before: &[u8]) -> bool {
     memmem::find(word, b"python").is_some()
 }
 
-/// The log ids in a payload. The arguments stand in it as JSON or as a Python literal of JSON: quotes may be escaped.
+/// Returns the log ids in a payload. The arguments are JSON, or JSON inside a Python string, so quotes may be escaped.
 pub(crate) fn find_ids(payload: &[u8]) -> Vec<LogId> {
     const KEY: &[u8] = b"zuul_log_id";
     let mut ids = Vec::new();
@@ -113,7 +121,7 @@ pub(crate) fn find_ids(payload: &[u8]) -> Vec<LogId> {
     ids
 }
 
-/// What is between the next quotes, after `": "`.
+/// Returns the text between the next quotes after `": "`.
 fn id_after_key(rest: &[u8]) -> Option<LogId> {
     let syntax = |byte: &u8| matches!(byte, b'"' | b'\\' | b':' | b' ');
     let from = rest
@@ -178,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_ended_are_forgotten() {
+    fn the_oldest_ended_execs_are_forgotten() {
         let mut writers = LogWriters::default();
         let id = |n: usize| LogId::new(&n.to_string()).unwrap();
         let source = LogSource::Container(None);
