@@ -168,7 +168,7 @@ mod tests {
     fn route(instance: &str) -> Arc<DirectRoute> {
         Arc::new(DirectRoute {
             address: DirectAddress {
-                address: "192.0.2.1:4000".parse().unwrap(),
+                socket_address: "192.0.2.1:4000".parse().unwrap(),
                 key: Identity::new().unwrap().public_key().clone(),
                 container: ContainerRef {
                     pod_uid: "uid".into(),

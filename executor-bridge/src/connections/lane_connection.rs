@@ -284,3 +284,67 @@ async fn close_unused(connection: Weak<Connection>, state: SharedState, number: 
         unused = !used;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::error::Kind;
+    use crate::link::Linker;
+    use crate::protocol::target::Target;
+
+    /// Makes the control connection to an agent that listens on this socket.
+    fn lane_connection(socket: &Path) -> LaneConnection {
+        let target = Target {
+            link: Some(LinkChoice::Local),
+            agent_socket: Some(socket.to_owned()),
+            ..Target::default()
+        };
+        let linker = Linker::new(Arc::new(target), Duration::from_millis(100), Duration::ZERO);
+        let endpoint = Endpoint {
+            linker: Arc::new(linker),
+            bulk: Arc::default(),
+            name: None,
+            dialed: Default::default(),
+            routes: Default::default(),
+            pinned: None,
+        };
+        LaneConnection::new(Lane::Control, Arc::new(endpoint))
+    }
+
+    #[tokio::test]
+    async fn callers_share_a_dial_and_after_a_failure_the_next_caller_dials_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let lane = lane_connection(&directory.path().join("absent"));
+        assert!(lane.status().is_none());
+        let connect = || lane.connect(AgentStart::IfNeeded);
+        let (one, two) = tokio::join!(connect(), connect());
+        assert_eq!(one.unwrap_err(), two.unwrap_err());
+        assert_eq!(lane.state.lock().number, 1);
+        let status = lane.status().unwrap();
+        assert!(status.message.unwrap().contains("no such socket"));
+        assert_eq!(status.state, "down");
+        assert_eq!(connect().await.unwrap_err().kind, Kind::Agent);
+        assert_eq!(lane.state.lock().number, 2);
+    }
+
+    #[tokio::test]
+    async fn the_answer_of_a_dropped_dial_reaches_its_callers_and_nobody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("silent");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let lane = lane_connection(&socket);
+        let caller = lane.connect(AgentStart::IfNeeded);
+        let drop_link = async {
+            tokio::task::yield_now().await;
+            assert_eq!(lane.status().unwrap().state, "dialing");
+            lane.drop_link();
+        };
+        let (answer, ()) = tokio::join!(caller, drop_link);
+        assert_eq!(answer.unwrap_err().kind, Kind::Timeout);
+        assert!(lane.status().is_none());
+    }
+}

@@ -134,7 +134,7 @@ async fn enroll(routes: &DirectRoutes, over: &Connection) -> Result<DirectRoute,
     let port = u16::try_from(answer.port).ok().filter(|port| *port >= LOWEST_PORT);
     let port = port.ok_or_else(|| impossible(&format!("its agent says that it listens on port {}", answer.port)))?;
     let address = DirectAddress {
-        address: SocketAddr::new(address, port),
+        socket_address: SocketAddr::new(address, port),
         key,
         container,
     };
@@ -147,7 +147,7 @@ async fn dial_route(
     lane: Lane,
     limit: Duration,
 ) -> Result<Connection, Failure> {
-    let address = route.address.address;
+    let address = route.address.socket_address;
     let dialed = timeout(limit, async {
         let dialed = link::dial_direct(routes.identity()?, &route.address).await?;
         Connection::open(dialed, lane, limit).await

@@ -23,7 +23,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The address at which an agent listens, with the agent's key and container.
 #[derive(Debug)]
 pub(crate) struct DirectAddress {
-    pub(crate) address: SocketAddr,
+    pub(crate) socket_address: SocketAddr,
     pub(crate) key: PublicKey,
     pub(crate) container: ContainerRef,
 }
@@ -32,7 +32,7 @@ pub(crate) struct DirectAddress {
 pub(crate) async fn dial(identity: &Identity, direct: &DirectAddress) -> Result<DialedLink, Failure> {
     let connected = connect(identity, direct).await;
     let (stream, socket) = connected.map_err(|error| {
-        let why = format!("nothing answers at {}: {}", direct.address, chain(&error));
+        let why = format!("nothing answers at {}: {}", direct.socket_address, chain(&error));
         Failure::new(Kind::Agent, why)
     })?;
     let handle = Handle::new(Some(socket));
@@ -47,12 +47,12 @@ pub(crate) async fn dial(identity: &Identity, direct: &DirectAddress) -> Result<
 /// Returns the TLS stream, and a duplicate of its socket for the handle.
 async fn connect(identity: &Identity, direct: &DirectAddress) -> io::Result<(TlsStream<TcpStream>, OwnedFd)> {
     let config = identity.client_config(direct.key.clone()).map_err(io::Error::other)?;
-    let socket = TcpStream::connect(direct.address).await?;
+    let socket = TcpStream::connect(direct.socket_address).await?;
     socket.set_nodelay(true)?;
     set_tcp_user_timeout(&socket, USER_TIMEOUT.as_millis() as u32)?;
     let duplicate = rustix::io::fcntl_dupfd_cloexec(&socket, 3)?;
     // TLS wants a server name; podbridge-tls compares the key and ignores the name.
-    let name = direct.address.ip().into();
+    let name = direct.socket_address.ip().into();
     let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
     Ok((stream, duplicate))
 }
