@@ -1,23 +1,25 @@
-//! `--include` and `--exclude`, in the order in which they are given: the first that matches counts.
+//! The options `--include` and `--exclude` of `sync`, in the order of the command line: the first pattern that matches a path decides.
+//! Implements clap's traits by hand, because the derived ones keep no order between two options. `cli` alone uses it.
 
 use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
 
+/// Name, whether the option includes paths, and help text of each option.
 const OPTIONS: [(&str, bool, &str); 2] = [
     (
         "exclude",
         false,
-        "Leave out paths that match, as rsync does; may be repeated",
+        "Skip paths that match PATTERN (rsync's syntax); the first --exclude or --include that matches decides; may be repeated",
     ),
     (
         "include",
         true,
-        "Take paths that match in spite of an --exclude that follows; may be repeated",
+        "Copy paths that match PATTERN although a later --exclude matches them; may be repeated",
     ),
 ];
 
-/// Each pattern, and whether it includes.
+/// Patterns in the order of the command line; `true` if the pattern includes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Filters(pub Vec<(bool, OsString)>);
 
@@ -38,15 +40,15 @@ impl FromArgMatches for Filters {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
         let mut found = Vec::new();
         for (name, include, _) in OPTIONS {
-            let places = matches.indices_of(name).into_iter().flatten();
+            let indices = matches.indices_of(name).into_iter().flatten();
             let patterns = matches.get_many::<OsString>(name).into_iter().flatten();
             found.extend(
-                places
+                indices
                     .zip(patterns)
-                    .map(|(place, pattern)| (place, include, pattern.clone())),
+                    .map(|(index, pattern)| (index, include, pattern.clone())),
             );
         }
-        found.sort_unstable_by_key(|(place, ..)| *place);
+        found.sort_unstable_by_key(|(index, ..)| *index);
         Ok(Self(
             found
                 .into_iter()

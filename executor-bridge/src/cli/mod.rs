@@ -1,4 +1,5 @@
-//! The command line as it is typed. Owns names and help texts; `config` checks the values.
+//! The command line: names, defaults and help texts of all subcommands and options. `commands` parses it; `config` turns the options into a
+//! target and settings. Reads no environment and no file.
 
 mod filters;
 
@@ -11,10 +12,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 pub(crate) use crate::cli::filters::Filters;
 use crate::protocol::target::LinkChoice;
 
-/// Commands and files in Kubernetes pods over one warm connection per pod.
+/// Run commands and copy files in Kubernetes pods, over one open connection per pod
 ///
-/// Exit codes: the command's own; 124 timeout; 125 cancelled; 137 memory limit; 128+n signal n; 220 to 239: it never
-/// ran; 240 to 249: its fate is unknown.
+/// Exit codes: the command's own; 128+n: ended by signal n; 124: time limit reached; 125: cancelled; 137: out of memory; 126 or 127: the
+/// program could not be started; 220 to 239: the command never ran; 240 to 249: unknown whether the command ran.
 #[derive(Debug, Parser)]
 #[command(name = "podbridge", version, disable_help_subcommand = true)]
 pub(crate) struct Cli {
@@ -30,86 +31,88 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a command in a pod
     Exec(ExecOptions),
-    /// Copy a file to or from a pod: SRC and DST are local paths, POD:PATH, or - for standard input or output
+    /// Copy one file to or from a pod: SRC and DST are a local path, POD:PATH, or - for standard input or output
     Cp(CpOptions),
-    /// Make DST what SRC is, to or from a pod: directories with all that is in them, only what differs is sent
+    /// Make DST equal to SRC, to or from a pod: copies directories with their contents and sends only differences
     Sync(SyncOptions),
-    /// Show the bridges of this user, or the one of a pod
+    /// Show the bridges of this user, or the bridge of one pod
     Status(StatusOptions),
-    /// End the bridge of a pod; running commands go on in the pod
+    /// Stop the bridge of a pod; commands that run in the pod continue
     Stop(StopOptions),
-    /// Run a command in a pod as ssh does on a machine: for GIT_SSH_COMMAND="podbridge ssh", and rsync -e "podbridge ssh"
+    /// Run a command in a pod as ssh does on a host; for GIT_SSH_COMMAND="podbridge ssh" and rsync -e "podbridge ssh"
     Ssh(SshOptions),
-    /// Run git here, with pods as its machines: podbridge git push POD:/path main
+    /// Run the local git with pods as its hosts: podbridge git push POD:/path main
     Git(GitOptions),
-    /// In docker's form, for Ansible's synchronize
+    /// Run a command in a pod with docker's syntax; Ansible's synchronize calls it
     #[command(hide = true)]
     Docker(DockerOptions),
-    /// Find or start the bridge of a target (JSON on standard input) and print its socket; for the Ansible plugin
+    /// Find or start a bridge and print the path of its socket; reads the target as JSON from standard input; for programs
     Bridge(DaemonOptions),
-    /// Be the kubectl of a Zuul executor, as under the name kubectl: pods of a build through their bridges, the rest unchanged
+    /// Act as the kubectl of a Zuul executor: pods of a build are reached through their bridge, all else runs the next kubectl in PATH
     #[command(disable_help_flag = true)]
     Kubectl {
+        /// Arguments of kubectl
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
         arguments: Vec<OsString>,
     },
 }
 
-/// Which pod, and how to reach its cluster; as kubectl's global options. A token is taken from PODBRIDGE_TOKEN.
+/// Options that select the pod and its cluster. They have kubectl's names and meaning.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 pub(crate) struct TargetOptions {
-    /// Kubeconfig file [default: $KUBECONFIG, else ~/.kube/config, else the pod's own service account]
+    /// Kubeconfig file [default: $KUBECONFIG, else ~/.kube/config, else, inside a pod, its service account]
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<OsString>,
-    /// Context of the kubeconfig
+    /// Kubeconfig context to use [default: the current context]
     #[arg(long, global = true, value_name = "NAME")]
     pub context: Option<String>,
-    /// Namespace of the pod
+    /// Namespace of the pod [default: the namespace of the context]
     #[arg(long, short = 'n', global = true, value_name = "NAME")]
     pub namespace: Option<String>,
-    /// Container [default: the pod's default-container annotation, else its first]
+    /// Container of the pod [default: from the annotation kubectl.kubernetes.io/default-container, else the first one]
     #[arg(long, short = 'c', global = true, value_name = "NAME")]
     pub container: Option<String>,
-    /// URL of the API server
+    /// URL of the Kubernetes API server [default: from the kubeconfig]
     #[arg(long, short = 's', global = true, value_name = "URL")]
     pub server: Option<String>,
-    /// Certificate authority of the API server
+    /// Certificate file of the authority that signed the API server's certificate [default: from the kubeconfig]
     #[arg(long, alias = "ca-cert", global = true, value_name = "FILE")]
     pub certificate_authority: Option<PathBuf>,
-    /// Client certificate
+    /// Client certificate file for TLS [default: from the kubeconfig]
     #[arg(long, global = true, value_name = "FILE")]
     pub client_certificate: Option<PathBuf>,
-    /// Key of the client certificate
+    /// Client key file for TLS [default: from the kubeconfig]
     #[arg(long, global = true, value_name = "FILE")]
     pub client_key: Option<PathBuf>,
-    /// File that holds a bearer token
+    /// File with the bearer token for the API server [default: the token in $PODBRIDGE_TOKEN, else from the kubeconfig]
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Accept any certificate of the API server
+    /// Do not verify the certificate of the API server; insecure
     #[arg(long, global = true)]
     pub insecure_skip_tls_verify: bool,
-    /// User to impersonate
+    /// User to impersonate in requests to the API server
     #[arg(long = "as", global = true, value_name = "USER")]
     pub impersonate: Option<String>,
-    /// Group to impersonate; may be repeated
+    /// Group to impersonate in requests to the API server; may be repeated
     #[arg(long = "as-group", global = true, value_name = "GROUP")]
     pub impersonate_group: Vec<String>,
-    /// How to reach the agent [default: $PODBRIDGE_LINK, else auto]
+    /// How the bridge connects to the agent in the pod [default: $PODBRIDGE_LINK, else auto]
     #[arg(long, global = true, value_enum, value_name = "LINK")]
     pub link: Option<LinkChoice>,
-    /// The agent's Unix socket, for --link local [default: $PODBRIDGE_AGENT_SOCKET]
+    /// Unix socket of the agent, for --link local [default: $PODBRIDGE_AGENT_SOCKET]
     #[arg(long, global = true, value_name = "PATH")]
     pub agent_socket: Option<PathBuf>,
 }
 
+/// Settings of a bridge that this command starts; a bridge that already runs keeps its own.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Bridge")]
 pub(crate) struct BridgeOptions {
-    /// An unused bridge ends after so many seconds; 0: never
+    /// Seconds without use after which a bridge ends; 0: never
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 600)]
     pub idle: u64,
-    /// Give up dialling the pod after so many seconds
+    /// Seconds to wait for a connection to the pod, 1 to 3600
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub connect_timeout: u64,
@@ -117,161 +120,172 @@ pub(crate) struct BridgeOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecOptions {
-    /// Pass standard input [default: unless it is a terminal]
+    /// Pass standard input to the command [default: only if standard input is not a terminal]
     #[arg(long, short = 'i')]
     pub stdin: bool,
-    /// Run in a terminal of its own
+    /// Run the command in a terminal (TTY); implies -i
     #[arg(long, short = 't')]
     pub tty: bool,
-    /// User in the pod; needs an agent that is root
+    /// User in the pod that runs the command; needs an agent that runs as root [default: the agent's user]
     #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
-    /// Working directory in the pod
+    /// Working directory in the pod [default: the agent's]
     #[arg(long, value_name = "DIRECTORY")]
     pub cwd: Option<PathBuf>,
-    /// Environment variable; may be repeated
+    /// Environment variable of the command; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub env: Vec<OsString>,
-    /// End the command after so many seconds
+    /// Seconds after which the command is ended, with exit code 124; fractions are allowed [default: no limit]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
+    /// Name of the pod
     pub pod: String,
-    /// Program and arguments
+    /// Program to run, and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CpOptions {
+    /// Source: a local path, POD:PATH, or - for standard input
     #[arg(value_name = "SRC")]
     pub source: OsString,
+    /// Destination: a local path, POD:PATH, or - for standard output; the file goes into it if it is a directory
     #[arg(value_name = "DST")]
     pub destination: OsString,
-    /// Owner of a new file in the pod; needs an agent that is root
+    /// Owner of a new file in the pod; needs an agent that runs as root [default: the agent's user]
     #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
-    /// Return when the copy and its name are on the disk
+    /// Wait until the file and its directory entry are on disk
     #[arg(long)]
     pub fsync: bool,
-    /// No progress bar
+    /// Show no progress bar
     #[arg(long, short = 'q')]
     pub quiet: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SyncOptions {
-    /// Local path or POD:PATH
+    /// Source: a local path or POD:PATH
     #[arg(value_name = "SRC")]
     pub source: OsString,
-    /// The other one; a file goes into it if it is a directory or ends with a slash
+    /// Destination: a local path or POD:PATH; a file goes into it if it is a directory or ends with a slash
     #[arg(value_name = "DST")]
     pub destination: OsString,
-    /// Remove from DST what SRC does not have
+    /// Delete files from DST that SRC does not have; excluded files stay
     #[arg(long)]
     pub delete: bool,
     #[command(flatten)]
     pub filters: Filters,
-    /// Compare contents instead of sizes and modification times
+    /// Compare file contents instead of sizes and modification times
     #[arg(long)]
     pub checksum: bool,
-    /// Change nothing, print what would be
+    /// Change nothing; print what would change
     #[arg(long)]
     pub dry_run: bool,
-    /// Print a line for each changed path: new, changed, attributes or deleted
+    /// Print one line per changed path: new, changed, attributes or deleted
     #[arg(long, short = 'v')]
     pub verbose: bool,
-    /// Copy no owner and group: what is written belongs to whoever writes it
+    /// Do not preserve owner and group
     #[arg(long)]
     pub no_owner: bool,
-    /// When to compress what is sent
+    /// When to compress the data on the connection
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Compress::Auto)]
     pub compress: Compress,
-    /// User in the pod who reads or writes there; needs an agent that is root
+    /// User in the pod that reads or writes the files; needs an agent that runs as root [default: the agent's user]
     #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
-    /// Wait until files are on the disk
+    /// Wait until the files are on disk
     #[arg(long)]
     pub fsync: bool,
-    /// No progress bar and no summary
+    /// Show no progress bar and no summary
     #[arg(long, short = 'q')]
     pub quiet: bool,
 }
 
+/// Values of `sync --compress`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compress {
-    /// While the data shrinks
+    /// Compress while the data shrinks
     Auto,
+    /// Compress all data
     Always,
+    /// Compress nothing
     Never,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusOptions {
+    /// Name of the pod [default: all bridges of this user]
     pub pod: Option<String>,
-    /// For programs
+    /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StopOptions {
+    /// Name of the pod
     #[arg(required_unless_present = "all")]
     pub pod: Option<String>,
-    /// End all bridges of this user
+    /// Stop all bridges of this user
     #[arg(long, conflicts_with = "pod")]
     pub all: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SshOptions {
-    /// User in the pod, as USER@POD; needs an agent that is root
+    /// User in the pod that runs the command, as in USER@POD; needs an agent that runs as root [default: the agent's user]
     #[arg(short = 'l', value_name = "USER")]
     pub login_name: Option<String>,
-    /// Run in a terminal of its own
+    /// Run the command in a terminal (TTY)
     #[arg(short = 't', overrides_with = "tty")] // -tt is usual
     pub tty: bool,
-    /// Do nothing: whether this is like OpenSSH's ssh
+    /// Exit with code 0 and do nothing; git tests for OpenSSH with it
     #[arg(short = 'G')]
-    pub configuration: bool,
-    /// Where the image has repositories, whose objects a new one uses; may be repeated [default: $PODBRIDGE_GIT_CACHE, else
-    /// /opt/git]
+    pub print_configuration: bool,
+    /// Directory in the pod with git repositories; a new repository uses their objects, which are not sent again; may be repeated
+    /// [default: $PODBRIDGE_GIT_CACHE, else /opt/git]
     #[arg(long, value_name = "DIRECTORY")]
     pub git_cache: Vec<PathBuf>,
-    /// For ssh alone: means nothing here, as -4 -6 -a -C -k -q -v -x
+    /// Accepted for ssh compatibility and ignored, as are -4 -6 -a -C -k -q -v -x
     #[arg(short = 'T', short_aliases = ['4', '6', 'a', 'C', 'k', 'q', 'v', 'x'], action = ArgAction::Count)]
-    pub of_ssh: u8,
-    /// For ssh alone: means nothing here, as -F -i -p
+    pub ignored_flags: u8,
+    /// Accepted for ssh compatibility and ignored, as are -F -i -p
     #[arg(short = 'o', short_aliases = ['F', 'i', 'p'], value_name = "VALUE")]
-    pub values_of_ssh: Vec<OsString>,
+    pub ignored_options: Vec<OsString>,
+    /// Name of the pod, or USER@POD
     #[arg(value_name = "POD")]
     pub host: String,
-    /// Joined by spaces, for the pod's shell. All options are before it; -c, -n and -s are not ssh's, but the target's
+    /// Command for the pod's shell: its words are joined with spaces. Options must stand before it. -c, -n and -s are podbridge's options,
+    /// not those of ssh
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct GitOptions {
-    /// Where the image has repositories, whose objects a new one uses; may be repeated [default: $PODBRIDGE_GIT_CACHE, else
-    /// /opt/git]
+    /// Directory in the pod with git repositories; a new repository uses their objects, which are not sent again; may be repeated
+    /// [default: $PODBRIDGE_GIT_CACHE, else /opt/git]
     #[arg(long, value_name = "DIRECTORY")]
     pub git_cache: Vec<PathBuf>,
-    /// For git; behind -- if they begin with an option
+    /// Arguments of git; write -- before them if the first one is an option
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     pub arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DockerOptions {
-    /// Pod, whatever the words say
+    /// Name of the pod; overrides the one in WORDS
     #[arg(long, value_name = "POD")]
     pub pod: Option<String>,
-    /// User in the pod, whatever the words say
+    /// User in the pod; overrides -u in WORDS
     #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
-    /// The user of the words, who is one that the task became
+    /// Use the user of -u in WORDS, which is the task's become_user; without this option -u is ignored
     #[arg(long, conflicts_with = "user")]
     pub r#become: bool,
+    /// Arguments of docker: exec [-u USER] -i POD COMMAND
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     pub words: Vec<OsString>,
 }
@@ -281,7 +295,7 @@ pub(crate) struct DaemonOptions {
     /// Serve in this process instead of a daemon
     #[arg(long, conflicts_with = "detached")]
     pub foreground: bool,
-    /// Be the daemon
+    /// Run as the daemon; podbridge itself passes this option
     #[arg(long, hide = true)]
     pub detached: bool,
 }
@@ -293,12 +307,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_sound() {
+    fn clap_accepts_the_definition_of_the_command_line() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_command_begins_after_two_dashes() {
+    fn the_command_of_exec_begins_after_two_dashes() {
         let cli = Cli::try_parse_from([
             "podbridge",
             "exec",
@@ -322,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_keep_their_order() {
+    fn exclude_and_include_patterns_keep_their_order() {
         let words = [
             "podbridge",
             "sync",

@@ -43,7 +43,7 @@ pub(super) fn words() -> Vec<OsString> {
 
 pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SshOptions) -> Result<u8, Failure> {
     // Git asks so whether we know what OpenSSH knows.
-    if command.configuration {
+    if command.print_configuration {
         return Ok(0);
     }
     if command.command.is_empty() {
