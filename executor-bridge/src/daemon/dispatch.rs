@@ -106,7 +106,7 @@ async fn perform(
     let stops = matches!(request.operation, Operation::Stop) && !bridge.session.serves_build();
     let (input_queue, inputs) = mpsc::unbounded_channel();
     let (replies, mut outgoing) = mpsc::channel(QUEUED_REPLIES);
-    let (_delivered, result_delivered) = oneshot::channel();
+    let (delivery_guard, result_delivered) = oneshot::channel();
     let client = Client {
         inputs,
         replies,
@@ -139,7 +139,8 @@ async fn perform(
     if let Some(outcome) = &outcome {
         send_result(&mut writer, outcome).await;
     }
-    drop(_delivered);
+    // Completes `result_delivered`.
+    drop(delivery_guard);
     reader_task.abort();
     let milliseconds = started.elapsed().as_millis() as u64;
     let container = container.as_deref().unwrap_or("-");

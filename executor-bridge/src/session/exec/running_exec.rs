@@ -87,7 +87,7 @@ pub(crate) struct RunningExec {
     /// One frame that waits for space in the client's queue. While it waits, no event is read, so HTTP/2 flow control
     /// holds the agent back.
     pub(crate) outbox: Option<Frame>,
-    /// The exit record, which comes before the last output.
+    /// The exit record. The outcome follows from it when the output is complete.
     pub(crate) exit: Option<ExitRecord>,
 }
 

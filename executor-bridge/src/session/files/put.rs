@@ -31,9 +31,9 @@ use crate::session::files::running_digest::{self, RunningDigest};
 use crate::session::logs::LogIndex;
 
 /// Part of the path of an Ansible module that is sent as a file and not as standard input.
-const MODULE_NAME: &[u8] = b"/AnsiballZ_";
+const MODULE_PATH_PART: &[u8] = b"/AnsiballZ_";
 /// Size above which a file is no Ansible module, bytes.
-const MAX_MODULE: u64 = 4 << 20;
+const MAX_MODULE_SIZE: u64 = 4 << 20;
 
 /// Parts handed to HTTP/2 and not yet sent.
 const QUEUED_PARTS: usize = 4;
@@ -62,8 +62,8 @@ pub(crate) async fn put(
         }
     };
     if let (Some(logs), Some(file)) = (logs, &file)
-        && memmem::find(&header.path, MODULE_NAME).is_some()
-        && file.size() <= MAX_MODULE
+        && memmem::find(&header.path, MODULE_PATH_PART).is_some()
+        && file.size() <= MAX_MODULE_SIZE
         && let Ok(content) = file.read_at(0, file.size() as usize).await
     {
         logs.note_module(&header.path, &content);
@@ -122,7 +122,7 @@ pub(crate) async fn put(
 /// Chooses the lane: a file that is not larger than a module may go with the commands.
 fn choose_lane(file: Option<&LocalFile>) -> Lane {
     match file {
-        Some(file) if file.size() <= MAX_MODULE => Lane::Control,
+        Some(file) if file.size() <= MAX_MODULE_SIZE => Lane::Control,
         _ => Lane::Bulk,
     }
 }

@@ -61,7 +61,7 @@ impl LogWriters {
         }
         while self.ended.len() > MAX_ENDED {
             let Some(oldest) = self.ended.pop_front() else { return };
-            // The exec runs again. It is forgotten some time after its later end.
+            // An exec that runs again is remembered until some time after its later end.
             if self.known.get(&oldest).is_some_and(|(_, running)| *running == 0) && !self.ended.contains(&oldest) {
                 self.known.remove(&oldest);
             }
