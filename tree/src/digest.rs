@@ -1,4 +1,4 @@
-//! Digest of a file's content on its way to the other side. Sender and receiver both compute it.
+//! Digest that verifies the transfer of a file's content. Sender and receiver both compute it.
 //!
 //! A tree copy uses two BLAKE3 digests, which count holes differently:
 //! - The *content digest* counts a hole as the zeros that it reads as (`podbridge_proto::digest`). Equal bytes have equal digests, however

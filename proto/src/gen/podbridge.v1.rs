@@ -1158,10 +1158,10 @@ pub struct EnvVar {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRequest {
-    /// UUID that the client made, 16 bytes. It is the only handle: whoever knows it may use the exec.
+    /// UUID that the client made, 16 bytes. It is the only handle: every client that knows it may use the exec.
     #[prost(bytes = "bytes", tag = "1")]
     pub exec_id: ::prost::bytes::Bytes,
-    /// SHA-256 over the client's own request, 32 bytes. It tells a repeated Start from a conflicting one.
+    /// SHA-256 over the client's own request, 32 bytes. It distinguishes a repeated Start from a conflicting one.
     #[prost(bytes = "bytes", tag = "2")]
     pub digest: ::prost::bytes::Bytes,
     /// Program and arguments without NUL bytes; at least one. A program without `/` is looked up in PATH, and last in the directory of the
@@ -2696,7 +2696,7 @@ pub struct WatchRequest {
 /// Changes of the set of names, which have no directory.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchEvent {
-    /// The set was read anew: earlier names are void, and this event with those that follow at once lists all names. True in the first event.
+    /// The set was read anew: earlier names are void, and this event and the events directly after it list all names. True in the first event.
     #[prost(bool, tag = "1")]
     pub all: bool,
     #[prost(bytes = "bytes", repeated, tag = "2")]

@@ -107,7 +107,7 @@ impl<W: Write> Receiver<'_, W> {
         let is_there = match writing.filter(|_| !end.failed) {
             None => false,
             Some(writing) if writing.size != end.size || writing.hasher.digest()[..] != end.digest => {
-                let what = "the content changed on its way (length or BLAKE3 differs); the file was left as it was";
+                let what = "the content was damaged on the way (length or BLAKE3 differs); nothing was changed";
                 self.output
                     .report_problem(&directory, &pending.name, what.into(), false)?;
                 false

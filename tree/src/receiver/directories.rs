@@ -21,7 +21,7 @@ use crate::error::{Error, reason};
 use crate::wire::MAX_DEPTH;
 use crate::xattrs;
 
-/// Cap of unfinished directories: those on the path to the current one and those that wait for content.
+/// Cap of unfinished directories: the ancestors of the current directory, and directories that wait for content.
 const MAX_UNFINISHED: usize = 131_072;
 /// Cap of the bytes of names in one directory, which are held to know what to remove.
 const MAX_NAME_BYTES: usize = 256 << 20;
@@ -29,13 +29,13 @@ const MAX_NAME_BYTES: usize = 256 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 /// State of a directory on this side.
 pub(super) enum DirectoryState {
-    /// It existed before the copy.
+    /// The directory existed before the copy.
     Present,
     /// This copy made it, so it was empty.
     New,
-    /// It does not exist; a dry run would make it.
+    /// The directory does not exist; a dry run would make it.
     Absent,
-    /// It could not be made or entered, which was reported; its entries are skipped.
+    /// The directory could not be made or entered, which was reported; its entries are skipped.
     Broken,
 }
 
@@ -84,7 +84,7 @@ impl UnfinishedDirectory {
 /// Result of making or entering a directory.
 enum EnterResult {
     Made(DirectoryState, TreeChangeKind),
-    /// It existed, with this mode. Its mode may be another one until the directory is finished.
+    /// The directory existed, with this mode. It may have another mode until it is finished.
     Found(u32),
     Broken,
 }

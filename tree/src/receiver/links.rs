@@ -28,13 +28,13 @@ pub(super) struct Links {
 /// State of a file that has several names.
 #[derive(Debug)]
 pub(super) enum LinkedFile {
-    /// It is here, in this directory and of this name.
+    /// The file is here, in this directory and of this name.
     Present(Rc<Directory>, Box<[u8]>),
-    /// Its content has not arrived.
+    /// The content has not arrived.
     Pending,
     /// A dry run would make the file.
     WouldBeMade,
-    /// It was not copied, which was reported.
+    /// The file was not copied, which was reported.
     Failed,
 }
 

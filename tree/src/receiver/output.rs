@@ -10,7 +10,7 @@ use crate::error::{Error, reason};
 use crate::report::{Event, Report, truncate_path};
 use crate::wire::{ENTRY_WINDOW, MAX_MESSAGE, MessageWriter};
 
-/// Changes and problems in one answer; an answer that has so many is sent at once.
+/// Number of changes and problems from which an answer is sent at once.
 const MAX_REPORTS: usize = 1024;
 /// Compared entries or wanted files that are worth an answer although more input is readable: a small part of the sender's window.
 const EARLY_ANSWER: usize = ENTRY_WINDOW / 16;
@@ -39,7 +39,7 @@ impl<'a, W: Write> Output<'a, W> {
         }
     }
 
-    /// Tells the sender what this receiver can read.
+    /// Sends the first answer, which announces the optional parts of the protocol that this receiver reads.
     pub(super) fn send_first_answer(&mut self) -> Result<(), Error> {
         self.stream.send(&TreeAnswer {
             zstd_streams: true,
@@ -47,7 +47,7 @@ impl<'a, W: Write> Output<'a, W> {
         })
     }
 
-    /// Returns whether the next answer would tell the sender anything new.
+    /// Returns whether the next answer contains anything new.
     pub(super) fn has_answer(&self) -> bool {
         self.answer.compared != self.last_entry
             || !self.answer.wanted.is_empty()

@@ -150,6 +150,6 @@ impl<W: Write> Receiver<'_, W> {
 enum RemovalStep {
     Gone,
     Stays,
-    /// It is a directory with these entries.
+    /// The file is a directory with these entries.
     Entered(Rc<Directory>, Listing),
 }

@@ -72,7 +72,7 @@ impl<W: Write> Sender<'_, W> {
         self.send_failure(file)
     }
 
-    /// Tells the receiver that a content cannot be sent.
+    /// Sends the end of a content that cannot be read.
     fn send_failure(&mut self, file: &AnnouncedFile) -> Result<(), Error> {
         let end = TreePartEnd {
             failed: true,

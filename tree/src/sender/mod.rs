@@ -46,7 +46,7 @@ pub(crate) fn send(
         directories: OpenDirectories::default(),
         owner_names: OwnerNames::load(),
         is_root: rustix::process::geteuid().is_root(),
-        last: 0,
+        last_entry: 0,
         announced: VecDeque::new(),
         wanted: VecDeque::new(),
         links: HashMap::new(),
@@ -106,7 +106,7 @@ struct Sender<'a, W> {
     /// Whether this process is root and thus copies all extended attributes.
     is_root: bool,
     /// Number of the last entry.
-    last: u64,
+    last_entry: u64,
     /// Files that the receiver has not compared, in order.
     announced: VecDeque<AnnouncedFile>,
     /// Files whose content was requested, in order.

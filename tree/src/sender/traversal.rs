@@ -221,7 +221,7 @@ impl<W: Write> Sender<'_, W> {
         let mut entry = self.describe(number, name, &stat, xattrs)?;
         entry.has_links = stat.st_nlink > 1;
         let announced = AnnouncedFile {
-            entry: self.last + 1,
+            entry: self.last_entry + 1,
             directory: directory.clone(),
             name: name.into(),
         };
@@ -268,8 +268,8 @@ impl<W: Write> Sender<'_, W> {
 
     /// Sends an entry and returns its number.
     fn send_entry(&mut self, entry: TreeEntry) -> Result<u64, Error> {
-        self.last += 1;
-        let number = self.last;
+        self.last_entry += 1;
+        let number = self.last_entry;
         self.push(Record::Entry(entry))?;
         Ok(number)
     }

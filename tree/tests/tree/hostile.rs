@@ -202,7 +202,7 @@ fn a_wrong_digest_or_a_cut_stream_changes_nothing() {
             ..TreePartEnd::default()
         };
         let (_, answer) = receive(&to, vec![root(), file(), part(Some(end))]);
-        assert!(answer.problems[0].what.contains("changed on its way"), "{answer:?}");
+        assert!(answer.problems[0].what.contains("damaged on the way"), "{answer:?}");
         assert_eq!(
             (names(&to), fs::read(to.join("f")).unwrap()),
             (vec!["f".to_owned()], b"old".to_vec())
