@@ -77,7 +77,7 @@ impl LaneConnection {
         }
     }
 
-    /// Returns the open connection, or the answer of the dial that is under way, or of a new dial.
+    /// Returns the open connection, or the answer of the running dial, or of a new dial.
     pub(crate) async fn connect(&self, start: AgentStart) -> Opened {
         let answer = {
             let mut state = self.state.lock();

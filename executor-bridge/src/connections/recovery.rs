@@ -58,7 +58,7 @@ impl LostAgent {
 pub(crate) enum Recovery {
     /// A connection to the same agent.
     Reconnected(Arc<Connection>),
-    /// There is no way back to the agent; the outcome of the operation.
+    /// The agent cannot be reached again; the outcome of the operation.
     GivenUp(Outcome),
 }
 

@@ -89,7 +89,7 @@ async fn find_or_inject(
     }
 }
 
-/// Runs an agent that the image brings: in a container without a shell nothing can be searched or copied.
+/// Runs an agent that is part of the image: in a container without a shell nothing can be searched or copied.
 async fn run_without_shell(container: &ContainerExec, start: AgentStart) -> Result<Proxy, Failure> {
     for program in ["podbridge-agent", "/opt/podbridge/podbridge-agent"] {
         let mut arguments = vec![program, "proxy"];
