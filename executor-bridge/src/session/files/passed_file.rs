@@ -9,17 +9,14 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use podbridge_files::sparse::{is_sparse, next_data};
 use podbridge_proto::limits::MAX_HOLE;
-use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek};
-use rustix::io::Errno;
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use tokio::task::spawn_blocking;
 
 use crate::error::FailedKind;
 use crate::protocol::result::Outcome;
 use crate::session::client::bad_request;
-
-/// Unit of st_blocks, bytes.
-const BLOCK_SIZE: u64 = 512;
 
 /// A passed file, usable from several threads.
 #[derive(Debug, Clone)]
@@ -153,24 +150,16 @@ impl LocalFile {
     pub(crate) fn extent(&self, offset: u64) -> Result<Extent, Outcome> {
         let stat = fstat(&*self.file).map_err(|errno| failed("examined", &errno.into()))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        // The file has no holes, or the offset is at its end.
-        if u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK_SIZE) >= size || offset >= size {
+        if !is_sparse(&stat) || offset >= size {
             return Ok(Extent::Data(u64::MAX));
         }
-        let data = match seek(&*self.file, SeekFrom::Data(offset)) {
-            Ok(data) => data,
-            // The rest of the file is a hole.
-            Err(Errno::NXIO) => size,
-            // Some file systems do not report holes.
-            Err(_) => return Ok(Extent::Data(u64::MAX)),
-        };
-        match data.saturating_sub(offset).min(MAX_HOLE) {
-            0 => {
-                let until = seek(&*self.file, SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
-                Ok(Extent::Data(until.max(offset + 1)))
-            }
-            hole => Ok(Extent::Hole(hole)),
-        }
+        // After an error, the rest is read as data.
+        let data = next_data(&*self.file, offset, size).unwrap_or(offset..u64::MAX);
+        Ok(if offset < data.start {
+            Extent::Hole((data.start - offset).min(MAX_HOLE))
+        } else {
+            Extent::Data(data.end)
+        })
     }
 
     /// Writes at an offset. Blocks.
