@@ -1,14 +1,16 @@
-//! Outcomes to exit codes, in one exhaustive place (docs/client-protocol.md). The commands call it.
+//! Exit codes: the code of every outcome (docs/client-protocol.md), and codes of other programs that podbridge imitates. The subcommands
+//! and the kubectl shim use it.
 
 use crate::error::{FailedKind, Kind};
 use crate::protocol::result::Outcome;
 
-/// A quiet end after the reader of our standard output went away: as the shell reports SIGPIPE.
+/// Exit code when the reader of standard output has closed it: 128 + SIGPIPE, as in a shell.
 pub(crate) const BROKEN_PIPE: u8 = 128 + 13;
 
-/// As kubectl fails.
+/// Exit code of kubectl for every error of its own.
 pub(crate) const KUBECTL_FAILED: u8 = 1;
 
+/// Returns the exit code of an outcome.
 pub(crate) fn code(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Ok(_) => 0,
@@ -17,13 +19,13 @@ pub(crate) fn code(outcome: &Outcome) -> u8 {
         Outcome::TimedOut(_) => 124,
         Outcome::Cancelled(_) => 125,
         Outcome::OomKilled { .. } => 137,
-        Outcome::Failed { kind, .. } => failed(*kind).code(),
+        Outcome::Failed { kind, .. } => kind_of_failed(*kind).code(),
         Outcome::Unreachable(failure) | Outcome::Lost(failure) => failure.kind.code(),
     }
 }
 
-/// `failed` concerns the pod's file unless it is the request's or the local side's fault.
-fn failed(kind: FailedKind) -> Kind {
+/// Returns the kind whose exit code a failed operation gets: the local file, the request, or else the file in the pod is the cause.
+fn kind_of_failed(kind: FailedKind) -> Kind {
     match kind {
         FailedKind::LocalFile => Kind::LocalFile,
         FailedKind::BadRequest | FailedKind::Unsupported => Kind::Usage,
@@ -45,7 +47,7 @@ mod tests {
     use crate::protocol::result::Ended;
 
     #[test]
-    fn every_outcome_has_its_code() {
+    fn every_outcome_has_its_documented_exit_code() {
         let held_open = false;
         let message = String::new;
         let ended = Ended::default;

@@ -1,5 +1,6 @@
-//! How a bridge comes to be: whoever needs one takes the key's lock, finds it or starts this program again as a detached
-//! process, and waits until that one listens. The target travels on a pipe: it may hold secrets.
+//! Finds or starts the bridge of a target, and reports the start to the launcher. The launcher takes the lock of the target's key, starts
+//! this program again as a detached process if no bridge runs, and waits until that process listens. The target travels through a pipe,
+//! not in the arguments, because it may hold secrets. `client` and `podbridge bridge` call it, and the daemon reports its start with it.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -11,8 +12,8 @@ use crate::protocol::target::KeyedTarget;
 use crate::sockets::{self, BridgeFiles, Directory};
 use crate::{pod, program, sys};
 
-/// Finds or starts the bridge of a target; the path of its socket.
-pub(crate) fn launch(target: &KeyedTarget, json: &[u8], options: BridgeSettings) -> Result<PathBuf, Failure> {
+/// Finds or starts the bridge of a target; returns the path of its socket. `json` is the target as the client wrote it.
+pub(crate) fn find_or_start(target: &KeyedTarget, json: &[u8], options: BridgeSettings) -> Result<PathBuf, Failure> {
     pod::check(&target.target)?;
     let files = Directory::open()?.files(&target.key)?;
     let _lock = sockets::lock(&files)?;
@@ -22,11 +23,13 @@ pub(crate) fn launch(target: &KeyedTarget, json: &[u8], options: BridgeSettings)
     Ok(files.socket)
 }
 
+/// Starts the bridge and waits until it listens. The caller holds the lock.
 fn start(target: &KeyedTarget, json: &[u8], options: BridgeSettings, files: &BridgeFiles) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::new(Kind::Bridge, format!("cannot start a bridge: {error}"));
-    let log = files.log_file().map_err(failed)?;
-    sys::close_all_on_exec().map_err(failed)?;
-    let mut child = Command::new(program::to_start())
+    let start_failed =
+        |error: std::io::Error| Failure::new(Kind::Bridge, format!("the bridge cannot be started: {error}"));
+    let log = files.log_file().map_err(start_failed)?;
+    sys::close_all_on_exec().map_err(start_failed)?;
+    let mut child = Command::new(program::path_to_start())
         .arg("bridge")
         .arg("--detached")
         .args(["--idle", &options.idle.unwrap_or_default().as_secs().to_string()])
@@ -39,27 +42,31 @@ fn start(target: &KeyedTarget, json: &[u8], options: BridgeSettings, files: &Bri
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
-        .map_err(failed)?;
+        .map_err(start_failed)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A child that has died says so below.
+        // A failure is ignored: a dead child gives no answer below.
         let _ = stdin.write_all(json);
     }
     let mut answer = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut answer).map_err(failed)?;
+        BufReader::new(stdout).read_line(&mut answer).map_err(start_failed)?;
     }
     match serde_json::from_str::<Result<(), Failure>>(answer.trim_end()) {
         Ok(started) => started,
         Err(_) => Err(Failure::new(
             Kind::Bridge,
-            format!("the bridge ended while it started; see {}", files.log().display()),
+            format!(
+                "the bridge ended while it started; see its log {}",
+                files.log().display()
+            ),
         )),
     }
 }
 
+/// Sends the result of the start to the launcher, which waits at the other end of standard output. The daemon calls it once.
 pub(crate) fn tell_launcher(answer: &Result<(), Failure>) {
     let mut stdout = std::io::stdout();
     let json = serde_json::to_string(answer).unwrap_or_default();
-    // A launcher that has gone needs no answer.
+    // A failure is ignored: the launcher is gone.
     let _ = writeln!(stdout, "{json}").and_then(|()| stdout.flush());
 }

@@ -1,5 +1,6 @@
-//! The bridge on the executor: one daemon per pod that owns the connection, and the command line that talks to it. Kubernetes
-//! is known to `pod` alone, gRPC to `session` alone, `unsafe` to `sys` alone.
+//! The bridge on the executor: a daemon per pod that owns the connections to the agent, and the command line that talks to the daemon.
+//! `pod` alone uses the Kubernetes API; `connections` and `session` alone use gRPC; `sys` alone has `unsafe` code; `env` alone
+//! reads the process's environment.
 
 mod backoff;
 mod cli;

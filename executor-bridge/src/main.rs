@@ -1,4 +1,4 @@
-//! The binary `podbridge`: arguments in, exit code out. Everything else is in the library.
+//! The program `podbridge`. The library holds everything else; its `run` returns the exit code.
 
 use std::process::ExitCode;
 

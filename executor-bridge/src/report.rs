@@ -1,4 +1,4 @@
-//! Sentences for people, on stderr. The commands and the kubectl shim call it.
+//! Messages for the user, on standard error. The subcommands and the kubectl shim call it.
 
 use std::io::Write as _;
 
@@ -6,12 +6,12 @@ use crate::error::Failure;
 use crate::exit;
 use crate::protocol::result::Outcome;
 
-/// One sentence for people.
+/// Prints one sentence.
 pub(crate) fn say(sentence: &str) {
     let _ = writeln!(std::io::stderr(), "podbridge: {sentence}");
 }
 
-/// Says what the outcome has to say to people; its exit code.
+/// Prints the message of an outcome, if it has one; returns the exit code.
 pub(crate) fn conclude(outcome: &Outcome) -> u8 {
     let sentence = match outcome {
         Outcome::Ok(_) | Outcome::Exited { .. } | Outcome::Signaled { .. } => None,
@@ -26,7 +26,7 @@ pub(crate) fn conclude(outcome: &Outcome) -> u8 {
     exit::code(outcome)
 }
 
-/// Its sentence is said; its exit code.
+/// Prints the message of a failure; returns the exit code.
 pub(crate) fn report_failure(failure: &Failure) -> u8 {
     say(&failure.message);
     failure.kind.code()

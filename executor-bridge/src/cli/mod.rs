@@ -1,5 +1,5 @@
-//! The command line: names, defaults and help texts of all subcommands and options. `commands` parses it; `config` turns the options into a
-//! target and settings. Reads no environment and no file.
+//! The command line: names, defaults and help texts of all subcommands and options. `commands` parses it; `config` turns the options into
+//! a target and settings. Reads no environment and no file.
 
 mod filters;
 
@@ -107,7 +107,7 @@ pub(crate) struct TargetOptions {
 
 /// Settings of a bridge that this command starts; a bridge that already runs keeps its own.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Bridge")]
+#[command(next_help_heading = "Settings of a bridge that this command starts")]
 pub(crate) struct BridgeOptions {
     /// Seconds without use after which a bridge ends; 0: never
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 600)]
@@ -129,7 +129,7 @@ pub(crate) struct ExecOptions {
     /// User in the pod that runs the command; needs an agent that runs as root [default: the agent's user]
     #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
     pub user: Option<String>,
-    /// Working directory in the pod [default: the agent's]
+    /// Working directory in the pod [default: the agent's directory]
     #[arg(long, value_name = "DIRECTORY")]
     pub cwd: Option<PathBuf>,
     /// Environment variable of the command; may be repeated

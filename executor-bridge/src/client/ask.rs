@@ -1,4 +1,4 @@
-//! A question to a bridge that runs, and its answer.
+//! Asks a running bridge one question without output. The subcommands `status` and `stop` use it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,25 +9,25 @@ use crate::error::{Failure, Kind};
 use crate::protocol::request::Request;
 use crate::protocol::result::Outcome;
 
-/// A bridge that is well answers at once.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Time limit for the answer; a healthy bridge answers at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a bridge that runs answers to that: `None` if none runs. One that says nothing is not waited for long.
+/// Returns the bridge's answer; `None` if no bridge listens on the socket. `Err` also if the bridge does not answer within the time limit.
 pub(crate) async fn ask(socket: &Path, request: &Request) -> Result<Option<Outcome>, Failure> {
-    let asked = async {
+    let answer = async {
         match begin_existing(socket, request).await? {
-            Some(conversation) => Ok(Some(result(conversation).await)),
+            Some(conversation) => Ok(Some(receive_result(conversation).await)),
             None => Ok(None),
         }
     };
-    tokio::time::timeout(ANSWER, asked).await.unwrap_or_else(|_| {
-        let sentence = format!("the bridge at {} does not answer; end its process", socket.display());
+    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| {
+        let sentence = format!("the bridge on {} does not answer; kill its process", socket.display());
         Err(Failure::new(Kind::Bridge, sentence))
     })
 }
 
-/// The result of an operation without output.
-async fn result(mut conversation: Conversation) -> Outcome {
+/// Waits for the result of an operation that has no output.
+async fn receive_result(mut conversation: Conversation) -> Outcome {
     loop {
         match conversation.incoming.next().await {
             Message::Result(outcome) | Message::Lost(outcome) => return outcome,

@@ -1,5 +1,6 @@
-//! Frames on a client's connection. Keeps to the stdin window, keeps what another bridge would need to go on, and turns
-//! the end of a connection into an outcome.
+//! A client's connection to one bridge: frames in both directions. It keeps to the window of standard input, keeps what the next bridge
+//! needs to resume the operation, and turns the loss of the connection into an outcome. `conversation` opens it; `attached` and `cp` use
+//! it.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -20,27 +21,28 @@ use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request::Resume;
 use crate::protocol::result::Outcome;
 
-/// That a request of ours carries.
-const DESCRIPTORS: usize = 1;
-/// Stdin per frame.
-const CHUNK: usize = 128 * 1024;
+/// File descriptors that one request of this client carries, at most.
+const DESCRIPTORS_MAX: usize = 1;
+/// Bytes of standard input in one frame, at most.
+const STDIN_FRAME_MAX: usize = 128 * 1024;
 
+/// Splits a connection into its two directions.
 pub(super) fn split(stream: UnixStream) -> (Incoming, Outgoing) {
-    let (reading, writing) = stream.into_split();
+    let (reader, writer) = stream.into_split();
     let window = Arc::new(Semaphore::new(STDIN_WINDOW));
     let unacknowledged = Arc::default();
     let incoming = Incoming {
-        reading,
-        read: BytesMut::new(),
+        reader,
+        buffer: BytesMut::new(),
         window: window.clone(),
         unacknowledged: Arc::clone(&unacknowledged),
         progress: Resume::default(),
-        heard: false,
+        received_anything: false,
     };
     let outgoing = Outgoing {
-        writing: Arc::new(Mutex::new(Writing {
-            half: writing,
-            ended: false,
+        writer: Arc::new(Mutex::new(Writer {
+            half: writer,
+            stdin_ended: false,
         })),
         window,
         unacknowledged,
@@ -48,53 +50,57 @@ pub(super) fn split(stream: UnixStream) -> (Incoming, Outgoing) {
     (incoming, outgoing)
 }
 
-/// Stdin that was sent and that the agent may not have.
+/// Standard input that was sent and that the agent has not acknowledged yet.
 type Unacknowledged = Arc<std::sync::Mutex<VecDeque<Bytes>>>;
 
+/// The receiving direction.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    reading: OwnedReadHalf,
-    read: BytesMut,
+    reader: OwnedReadHalf,
+    /// Bytes received and not decoded yet.
+    buffer: BytesMut,
+    /// Bytes of standard input that may still be sent; closed once the command reads no more.
     window: Arc<Semaphore>,
     unacknowledged: Unacknowledged,
     progress: Resume,
-    /// Anything at all, from this bridge.
-    heard: bool,
+    /// This bridge has sent at least one byte.
+    received_anything: bool,
 }
 
-/// What a bridge says that its client has to deal with.
+/// A message from the bridge that the client acts on.
 #[derive(Debug)]
 pub(crate) enum Message {
+    /// The command has started.
     Started,
     Stdout(Bytes),
     Stderr(Bytes),
     Result(Outcome),
-    /// The bridge died without a result; this is it if another one does not help.
+    /// The bridge died without a result; the outcome counts unless another bridge continues the operation.
     Lost(Outcome),
 }
 
 impl Incoming {
-    /// What another bridge has to know to go on; `None` if no agent can have got anything.
+    /// Returns what another bridge needs to resume the operation; `None` if no agent can have received anything.
     pub(crate) fn progress(&self) -> Option<Resume> {
         (!self.progress.instance.is_empty()).then(|| self.progress.clone())
     }
 
-    /// Bytes of what goes in that are where they belong.
-    pub(crate) fn taken(&self) -> u64 {
+    /// Returns how many bytes of input the agent has acknowledged.
+    pub(crate) fn acknowledged_bytes(&self) -> u64 {
         self.progress.stdin
     }
 
-    /// Goes on with another bridge, which has been told the progress.
-    pub(crate) fn go_on(&mut self, other: Incoming) {
-        self.reading = other.reading;
-        self.read = other.read;
-        self.heard = false;
+    /// Continues with another bridge; its request carried the progress.
+    pub(crate) fn switch_to(&mut self, other: Incoming) {
+        self.reader = other.reader;
+        self.buffer = other.buffer;
+        self.received_anything = false;
     }
 
-    /// The next message; after `Result` there is none. Cancel-safe.
+    /// Waits for the next message; nothing follows `Result`. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Message {
         loop {
-            match Frame::decode(&mut self.read) {
+            match Frame::decode(&mut self.buffer) {
                 Ok(Some(frame)) => {
                     if let Some(message) = self.message(frame) {
                         return message;
@@ -102,27 +108,29 @@ impl Incoming {
                     continue;
                 }
                 Ok(None) => {}
-                Err(error) => return self.broken(&format!("it broke the protocol: {error}")),
+                Err(error) => return self.lost(&format!("it broke the protocol: {error}")),
             }
-            match self.reading.read_buf(&mut self.read).await {
-                Ok(0) => return self.broken("it closed the connection"),
-                Ok(_) => self.heard = true,
-                // A Unix socket is reset only by an end that was never accepted, or that had not read everything.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !self.heard => {
+            match self.reader.read_buf(&mut self.buffer).await {
+                Ok(0) => return self.lost("it closed the connection"),
+                Ok(_) => self.received_anything = true,
+                // A Unix socket reports a reset only if the peer never accepted the connection, or closed it before it had read
+                // everything.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !self.received_anything => {
                     return match self.progress() {
-                        // But an earlier one had.
-                        Some(_) => self.broken("it ended before it took the request"),
+                        // An earlier bridge had read the request.
+                        Some(_) => self.lost("it ended before it read the request"),
                         None => Message::Lost(Outcome::Unreachable(Failure::new(
                             Kind::Bridge,
-                            "the bridge ended before it took the request; try again",
+                            "the bridge ended before it read the request; try again",
                         ))),
                     };
                 }
-                Err(error) => return self.broken(&error.to_string()),
+                Err(error) => return self.lost(&error.to_string()),
             }
         }
     }
 
+    /// Applies a frame; returns the message for the client, if the frame holds one.
     fn message(&mut self, frame: Frame) -> Option<Message> {
         match frame {
             Frame::Agent(json) => match serde_json::from_slice(&json) {
@@ -130,7 +138,7 @@ impl Incoming {
                     self.progress.instance = instance;
                     None
                 }
-                Err(error) => Some(self.broken(&format!("it names no agent: {error}"))),
+                Err(error) => Some(self.lost(&format!("its agent frame cannot be read: {error}"))),
             },
             Frame::Started(_) => {
                 self.progress.started = true;
@@ -147,77 +155,80 @@ impl Incoming {
             Frame::StdinAck { offset, closed } => {
                 self.acknowledge(offset);
                 if closed {
-                    // Whoever waits to write more learns that nobody wants it.
+                    // A task that waits for the window learns that the command reads no more.
                     self.window.close();
                 }
                 None
             }
             Frame::Result(json) => Some(match serde_json::from_slice(&json) {
                 Ok(outcome) => Message::Result(outcome),
-                Err(error) => self.broken(&format!("its result cannot be read: {error}")),
+                Err(error) => self.lost(&format!("its result cannot be read: {error}")),
             }),
             Frame::Request(_) | Frame::Stdin(_) | Frame::StdinEof | Frame::Signal(_) | Frame::Resize { .. } => {
-                Some(self.broken("it broke the protocol"))
+                Some(self.lost("it broke the protocol"))
             }
         }
     }
 
+    /// Removes input up to this offset from the unacknowledged input, and opens the window by as much.
     fn acknowledge(&mut self, offset: u64) {
         let mut newly = offset.saturating_sub(self.progress.stdin) as usize;
         self.progress.stdin += newly as u64;
         self.window.add_permits(newly.min(STDIN_WINDOW));
-        let mut pieces = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(first) = pieces.front_mut() {
+        let mut chunks = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(first) = chunks.front_mut() {
             if first.len() > newly {
                 first.advance(newly);
                 return;
             }
             newly -= first.len();
-            pieces.pop_front();
+            chunks.pop_front();
         }
     }
 
-    /// The bridge is gone without a result.
-    fn broken(&self, why: &str) -> Message {
-        let fate = match (self.progress.started, self.progress.instance.is_empty()) {
+    /// Returns the message for a bridge that is gone without a result.
+    fn lost(&self, why: &str) -> Message {
+        let consequence = match (self.progress.started, self.progress.instance.is_empty()) {
             (true, _) => "the command may still run in the pod",
             (false, false) => "the command may have started",
-            (false, true) => "what was asked may have been done",
+            (false, true) => "the operation may have completed",
         };
         Message::Lost(Outcome::lost(
             Kind::BridgeLost,
-            format!("the bridge was lost ({why}); {fate}"),
+            format!("the bridge was lost ({why}); {consequence}"),
         ))
     }
 }
 
-/// Clones write to the same connection.
+/// The sending direction. Clones write to the same connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
-    writing: Arc<Mutex<Writing>>,
+    writer: Arc<Mutex<Writer>>,
     window: Arc<Semaphore>,
     unacknowledged: Unacknowledged,
 }
 
+/// The socket's write half, and what the next bridge must get again.
 #[derive(Debug)]
-struct Writing {
+struct Writer {
     half: OwnedWriteHalf,
-    /// Stdin's end was sent.
-    ended: bool,
+    /// The end of standard input was sent.
+    stdin_ended: bool,
 }
 
-impl Writing {
-    /// The descriptors ride on the first byte.
+impl Writer {
+    /// Sends a request; the descriptors travel with the first bytes of its header.
     async fn request(&mut self, frame: Frame, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let (header, payload) = frame.encode();
         let stream: &UnixStream = self.half.as_ref();
-        let sent = match descriptors.is_empty() {
-            true => 0,
-            false => {
-                stream
-                    .async_io(Interest::WRITABLE, || pass(stream, &header, descriptors))
-                    .await?
-            }
+        let sent = if descriptors.is_empty() {
+            0
+        } else {
+            stream
+                .async_io(Interest::WRITABLE, || {
+                    send_with_descriptors(stream, &header, descriptors)
+                })
+                .await?
         };
         self.half.write_all(&header[sent..]).await?;
         self.half.write_all(&payload).await
@@ -230,11 +241,12 @@ impl Writing {
     }
 }
 
-fn pass(stream: &UnixStream, data: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+/// Sends data and file descriptors in one message (SCM_RIGHTS); returns how many bytes of the data were sent.
+fn send_with_descriptors(stream: &UnixStream, data: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(io::Error::other("too many descriptors"));
+        return Err(io::Error::other("too many file descriptors for one request"));
     }
     Ok(sendmsg(
         stream,
@@ -245,69 +257,78 @@ fn pass(stream: &UnixStream, data: &[u8], descriptors: &[BorrowedFd<'_>]) -> io:
 }
 
 impl Outgoing {
-    /// Goes on with another bridge, which gets again what was not acknowledged.
-    pub(crate) async fn go_on(&self, other: Outgoing) {
-        let mut writing = self.writing.lock().await;
-        let pieces: Vec<Bytes> = {
-            let pieces = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-            pieces.iter().cloned().collect()
+    /// Continues with another bridge, and sends it the unacknowledged input again.
+    pub(crate) async fn switch_to(&self, other: Outgoing) {
+        let mut writer = self.writer.lock().await;
+        let chunks: Vec<Bytes> = {
+            let chunks = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+            chunks.iter().cloned().collect()
         };
-        std::mem::swap(&mut writing.half, &mut other.writing.lock().await.half);
-        for piece in pieces {
-            // A bridge that has gone as well is noticed by the reading side.
-            let _ = writing.send(Frame::Stdin(piece)).await;
+        std::mem::swap(&mut writer.half, &mut other.writer.lock().await.half);
+        for chunk in chunks {
+            // A failure is ignored: if this bridge is gone too, the receiving direction notices it.
+            let _ = writer.send(Frame::Stdin(chunk)).await;
         }
-        if writing.ended {
-            let _ = writing.send(Frame::StdinEof).await;
+        if writer.stdin_ended {
+            let _ = writer.send(Frame::StdinEof).await;
         }
     }
 
+    /// Sends the request; the bridge must not have received anything before. `Err` if the request is too long or the bridge is gone.
     pub(super) async fn request(&mut self, json: Vec<u8>, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
         if json.len() >= MAX_LENGTH {
             return Err(Failure::usage(format!(
-                "arguments and environment are longer than the {MAX_LENGTH} bytes that a request may have"
+                "arguments and environment are too long: a request may have at most {MAX_LENGTH} bytes"
             )));
         }
-        let mut writing = self.writing.lock().await;
-        writing
+        let mut writer = self.writer.lock().await;
+        writer
             .request(Frame::Request(json.into()), descriptors)
             .await
-            .map_err(|error| Failure::new(Kind::Bridge, format!("the bridge takes no request: {error}")))
+            .map_err(|error| {
+                Failure::new(
+                    Kind::Bridge,
+                    format!("the request cannot be sent to the bridge: {error}"),
+                )
+            })
     }
 
     async fn send(&self, frame: Frame) -> io::Result<()> {
-        self.writing.lock().await.send(frame).await
+        self.writer.lock().await.send(frame).await
     }
 
-    /// False once nobody wants stdin any more. Waits while the window is full.
+    /// Sends standard input; waits while the window is full. Returns false once the command reads no more.
     pub(crate) async fn stdin(&self, mut data: Bytes) -> bool {
         while !data.is_empty() {
-            let chunk = data.split_to(data.len().min(CHUNK));
-            let Ok(room) = self.window.acquire_many(chunk.len() as u32).await else {
+            let chunk = data.split_to(data.len().min(STDIN_FRAME_MAX));
+            let Ok(permit) = self.window.acquire_many(chunk.len() as u32).await else {
                 return false;
             };
-            room.forget();
-            let mut writing = self.writing.lock().await;
+            permit.forget();
+            let mut writer = self.writer.lock().await;
             {
-                let mut pieces = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-                pieces.push_back(chunk.clone());
+                let mut chunks = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+                chunks.push_back(chunk.clone());
             }
-            // It is kept: the reading side notices a bridge that has gone, and the next one gets it.
-            let _ = writing.send(Frame::Stdin(chunk)).await;
+            // A failure is ignored: the receiving direction notices a lost bridge, and the next bridge gets the chunk again.
+            let _ = writer.send(Frame::Stdin(chunk)).await;
         }
         true
     }
 
+    /// Sends the end of standard input.
     pub(crate) async fn stdin_eof(&self) {
-        let mut writing = self.writing.lock().await;
-        writing.ended = true;
-        let _ = writing.send(Frame::StdinEof).await;
+        let mut writer = self.writer.lock().await;
+        writer.stdin_ended = true;
+        let _ = writer.send(Frame::StdinEof).await;
     }
 
+    /// Sends a signal for the command.
     pub(crate) async fn signal(&self, number: u8) {
         let _ = self.send(Frame::Signal(number)).await;
     }
 
+    /// Sends the new size of the terminal.
     pub(crate) async fn resize(&self, rows: u16, cols: u16) {
         let _ = self.send(Frame::Resize { rows, cols }).await;
     }

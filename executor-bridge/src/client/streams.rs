@@ -1,5 +1,5 @@
-//! A command's streams on this side, our own standard ones or others, each on a thread of its own, as they may block for ever. `attend`
-//! uses them.
+//! Standard streams of an attached command on this side: this process's own, or pipes of `sync`. Each is read or written on a thread of
+//! its own, because a terminal or a pipe may block for ever. `attached` uses them.
 
 use std::os::fd::AsFd;
 use std::thread;
@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 
 use crate::client::connection::Outgoing;
 
-const STDIN_CHUNK: usize = 128 * 1024;
+/// Bytes per read of standard input, at most.
+const STDIN_READ_SIZE: usize = 128 * 1024;
 
-/// Any descriptor that a thread may own.
+/// A file descriptor that a thread may own.
 pub(crate) type Descriptor = Box<dyn AsFd + Send>;
 
-/// What the command reads, and where its output goes.
+/// The descriptors that the command's input comes from and its output goes to.
 pub(crate) struct Streams {
     pub stdin: Descriptor,
     pub stdout: Descriptor,
@@ -26,6 +27,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
+    /// Returns the standard streams of this process.
     pub(crate) fn standard() -> Self {
         Self {
             stdin: Box::new(stdio::stdin()),
@@ -35,11 +37,12 @@ impl Streams {
     }
 }
 
+/// Sends everything that can be read from `stdin` to the bridge, then the end of input. Returns early once the command reads no more.
 pub(super) async fn forward_stdin(stdin: Descriptor, outgoing: Outgoing) {
-    let (queue, mut read) = mpsc::channel(2);
-    // A thread of its own: reading a terminal or a pipe may block for ever.
+    let (queue, mut chunks) = mpsc::channel(2);
+    // Reading a terminal or a pipe may block for ever.
     thread::spawn(move || {
-        let mut buffer = vec![0; STDIN_CHUNK];
+        let mut buffer = vec![0; STDIN_READ_SIZE];
         loop {
             match rustix::io::read(stdin.as_fd(), &mut buffer[..]) {
                 Ok(0) => return,
@@ -49,13 +52,13 @@ pub(super) async fn forward_stdin(stdin: Descriptor, outgoing: Outgoing) {
                     }
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => wait(stdin.as_fd(), PollFlags::IN),
-                // As good as its end: there is nothing to read.
+                Err(Errno::AGAIN) => wait_until_ready(stdin.as_fd(), PollFlags::IN),
+                // Treated as the end of input: nothing more can be read.
                 Err(_) => return,
             }
         }
     });
-    while let Some(data) = read.recv().await {
+    while let Some(data) = chunks.recv().await {
         if !outgoing.stdin(data).await {
             return;
         }
@@ -63,31 +66,34 @@ pub(super) async fn forward_stdin(stdin: Descriptor, outgoing: Outgoing) {
     outgoing.stdin_eof().await;
 }
 
-/// For a descriptor that somebody else made non-blocking.
-fn wait(descriptor: BorrowedFd<'_>, flags: PollFlags) {
+/// Waits until the descriptor is ready. Needed where another process made it non-blocking.
+fn wait_until_ready(descriptor: BorrowedFd<'_>, flags: PollFlags) {
     let _ = poll(&mut [PollFd::new(&descriptor, flags)], None);
 }
 
+/// Names an output stream of the command.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Stream {
+pub(super) enum OutputStream {
     Stdout,
     Stderr,
 }
 
-/// Writes output on a thread of its own: a blocked terminal must not block signals.
+/// Writes output on a thread of its own, so that a blocked terminal does not delay signals.
 pub(super) struct Printer {
-    pub(super) queue: mpsc::Sender<(Stream, Bytes)>,
+    /// Output to write; closed once writing has failed.
+    pub(super) queue: mpsc::Sender<(OutputStream, Bytes)>,
     thread: thread::JoinHandle<Result<(), Errno>>,
 }
 
 impl Printer {
+    /// Starts the thread.
     pub(super) fn start(stdout: Descriptor, stderr: Descriptor) -> Self {
-        let (queue, mut outputs) = mpsc::channel::<(Stream, Bytes)>(1);
+        let (queue, mut outputs) = mpsc::channel::<(OutputStream, Bytes)>(1);
         let thread = thread::spawn(move || {
             while let Some((stream, data)) = outputs.blocking_recv() {
                 let descriptor = match stream {
-                    Stream::Stdout => stdout.as_fd(),
-                    Stream::Stderr => stderr.as_fd(),
+                    OutputStream::Stdout => stdout.as_fd(),
+                    OutputStream::Stderr => stderr.as_fd(),
                 };
                 write_all(descriptor, &data)?;
             }
@@ -96,19 +102,20 @@ impl Printer {
         Self { queue, thread }
     }
 
-    /// Waits until all is written, which may be for ever; why it was not.
+    /// Waits until all output is written, possibly for ever; `Err` if writing failed.
     pub(super) fn finish(self) -> Result<(), Errno> {
         drop(self.queue);
         self.thread.join().unwrap_or(Err(Errno::IO))
     }
 }
 
+/// Writes all data, also to a non-blocking descriptor.
 fn write_all(descriptor: BorrowedFd<'_>, mut data: &[u8]) -> Result<(), Errno> {
     while !data.is_empty() {
         match rustix::io::write(descriptor, data) {
             Ok(count) => data = &data[count..],
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait(descriptor, PollFlags::OUT),
+            Err(Errno::AGAIN) => wait_until_ready(descriptor, PollFlags::OUT),
             Err(errno) => return Err(errno),
         }
     }

@@ -1,4 +1,5 @@
-//! `podbridge bridge`: the target on standard input, the socket on standard output (docs/client-protocol.md).
+//! `podbridge bridge`: reads a target as JSON from standard input, finds or starts its bridge, and prints the socket as JSON
+//! (docs/client-protocol.md). The Ansible plugin calls it; with `--detached` it is the daemon itself.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -13,11 +14,14 @@ pub(super) fn run(command: &DaemonOptions, options: BridgeSettings) -> Result<u8
     if command.detached {
         return daemon::run_detached(options).map(|()| 0);
     }
-    let found = read().and_then(|(target, json)| match command.foreground {
-        true => daemon::run_foreground(target, options, |socket| print(&answer(socket))).map(|()| None),
-        false => launch::launch(&target, &json, options).map(Some),
+    let socket = read_target().and_then(|(target, json)| {
+        if command.foreground {
+            daemon::run_foreground(target, options, |socket| print(&answer(socket))).map(|()| None)
+        } else {
+            launch::find_or_start(&target, &json, options).map(Some)
+        }
     });
-    match found {
+    match socket {
         Ok(Some(socket)) => {
             print(&answer(&socket));
             Ok(0)
@@ -30,18 +34,20 @@ pub(super) fn run(command: &DaemonOptions, options: BridgeSettings) -> Result<u8
     }
 }
 
+/// Returns the answer of a successful call.
 fn answer(socket: &Path) -> serde_json::Value {
-    // Made from the environment: lossy only where no client could have found it.
+    // The path comes from the environment. If it is not UTF-8, JSON cannot hold it, and no client could have found the socket.
     serde_json::json!({ "socket": socket.to_string_lossy() })
 }
 
 fn print(answer: &serde_json::Value) {
     let mut stdout = std::io::stdout();
-    // A caller that has gone needs no answer.
+    // A failure is ignored: the caller has closed the pipe.
     let _ = writeln!(stdout, "{answer}").and_then(|()| stdout.flush());
 }
 
-fn read() -> Result<(KeyedTarget, Vec<u8>), Failure> {
+/// Reads the target from standard input; returns it and its JSON text.
+fn read_target() -> Result<(KeyedTarget, Vec<u8>), Failure> {
     let mut json = Vec::new();
     std::io::stdin()
         .lock()

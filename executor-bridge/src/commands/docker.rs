@@ -1,101 +1,107 @@
-//! `podbridge docker exec [-u USER] -i POD COMMAND…`: what Ansible's `synchronize` runs as the remote shell of rsync, in the
-//! form that it knows for containers. The Ansible plugin says which pod is meant, and whether the task became another user. rsync
-//! escapes its words for a shell, which docker does not have: here they mean what they mean over SSH.
+//! `podbridge docker exec [-u USER] -i POD COMMAND…`: the remote shell that Ansible's `synchronize` gives to rsync, in the syntax that
+//! `synchronize` uses for containers. The Ansible plugin adds the options that name the pod and the user. rsync escapes its arguments for
+//! a shell, and docker has none: here they have the meaning that they have over SSH.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::cli::{DockerOptions, TargetOptions};
-use crate::client::{self, Ended, Streams};
+use crate::client::{self, AttachedEnd, Streams};
 use crate::commands::bridge_of_pod::bridge_address;
 use crate::config::BridgeSettings;
 use crate::error::Failure;
 use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
-use crate::protocol::target::hex;
-use crate::random;
 use crate::report::{conclude, say};
 
-/// The exit code of a program that is not there.
-const NOT_FOUND: u8 = 127;
-const WITHOUT_RSYNC: &str = "synchronize needs rsync in the image or a static one beside the agent; the action \
-                             podbridge.zuul.synchronize needs neither (docs/synchronize.md)";
-/// What a shell does not leave as it is, anywhere in a word.
-const SHELL: &[u8] = b" \t\n!#$&;|<>(){}\"'`*?[]";
+/// Exit code of a program that does not exist, as in a shell.
+const PROGRAM_NOT_FOUND: u8 = 127;
+/// The next step when the container has no rsync.
+const RSYNC_MISSING: &str = "synchronize needs rsync: install it in the image, put a static rsync beside the agent, or use the action \
+                             podbridge.zuul.synchronize, which needs no rsync (docs/synchronize.md)";
+/// Characters that have a meaning for a shell anywhere in a word.
+const SHELL_CHARACTERS: &[u8] = b" \t\n!#$&;|<>(){}\"'`*?[]";
 
-/// The words after `docker`.
+/// The arguments after `docker`.
 #[derive(Debug, PartialEq, Eq)]
-struct Call {
+struct DockerExec {
     user: Option<String>,
     pod: String,
     argv: Vec<OsString>,
 }
 
 pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: DockerOptions) -> Result<u8, Failure> {
-    let Call { user, pod, argv } = parse(command.words)?;
-    // Ansible's name of the host need not be the pod's.
+    let DockerExec { user, pod, argv } = parse(command.words)?;
+    // Ansible's name of the host can differ from the name of the pod.
     let pod = command.pod.unwrap_or(pod);
     let rsync = argv[0] == "rsync";
-    let (argv, shell) = match plain(&argv) {
+    let (argv, shell) = match without_shell(&argv) {
         Some(argv) => (Some(argv), None),
         None => (None, Some(ByteString(argv.join(OsStr::new(" ")).into_vec()))),
     };
     let exec = Exec {
-        exec_id: Some(hex(&random::bytes::<16>())),
         argv,
         shell,
-        // Zuul's `ansible_user`, which is always there, is no user of the pod.
-        user: match command.r#become {
-            true => user,
-            false => command.user,
-        },
+        // `synchronize` always passes -u. Without become it is `ansible_user`, which Zuul always sets and which need not exist in the pod.
+        user: if command.r#become { user } else { command.user },
         stdin: Input::Stream,
-        ..Exec::default()
+        ..Exec::new()
     };
     let container = target.container.clone();
     let bridge = bridge_address(target, &pod, options)?;
-    match client::attend(bridge, container, exec, Streams::standard())? {
-        Ended::Outcome(outcome) => {
+    match client::run_attached(bridge, container, exec, Streams::standard())? {
+        AttachedEnd::Outcome(outcome) => {
             let code = conclude(&outcome);
-            if rsync && matches!(outcome, Outcome::StartFailed { code: NOT_FOUND, .. }) {
-                say(WITHOUT_RSYNC);
+            if rsync
+                && matches!(
+                    outcome,
+                    Outcome::StartFailed {
+                        code: PROGRAM_NOT_FOUND,
+                        ..
+                    }
+                )
+            {
+                say(RSYNC_MISSING);
             }
             Ok(code)
         }
-        Ended::Left(code) => Ok(code),
+        AttachedEnd::Detached(code) => Ok(code),
     }
 }
 
-/// The words as the program gets them; `None` if that takes a shell.
-fn plain(words: &[OsString]) -> Option<Vec<ByteString>> {
+/// Returns the arguments as the program must get them; `None` if only a shell can expand them.
+fn without_shell(words: &[OsString]) -> Option<Vec<ByteString>> {
     words
         .iter()
-        .map(|word| unescaped(word.as_bytes()).map(ByteString))
+        .map(|word| unescape(word.as_bytes()).map(ByteString))
         .collect()
 }
 
-fn unescaped(word: &[u8]) -> Option<Vec<u8>> {
-    let mut plain = Vec::with_capacity(word.len());
+/// Removes the backslashes of one argument; `None` if the argument needs a shell.
+fn unescape(word: &[u8]) -> Option<Vec<u8>> {
+    let mut unescaped = Vec::with_capacity(word.len());
     let mut bytes = word.iter();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'\\' => plain.push(*bytes.next()?),
-            b'~' if plain.is_empty() => return None,
-            byte if SHELL.contains(byte) => return None,
-            byte => plain.push(*byte),
+            b'\\' => unescaped.push(*bytes.next()?),
+            b'~' if unescaped.is_empty() => return None,
+            byte if SHELL_CHARACTERS.contains(byte) => return None,
+            byte => unescaped.push(*byte),
         }
     }
-    Some(plain)
+    Some(unescaped)
 }
 
-fn parse(words: Vec<OsString>) -> Result<Call, Failure> {
-    understood(words).ok_or_else(|| {
-        Failure::usage("podbridge docker is what `synchronize` calls: docker exec [-u USER] -i POD COMMAND")
+/// Parses the arguments after `docker`.
+fn parse(words: Vec<OsString>) -> Result<DockerExec, Failure> {
+    try_parse(words).ok_or_else(|| {
+        Failure::usage("podbridge docker takes only the arguments that Ansible's synchronize passes: exec [-u USER] -i POD COMMAND")
     })
 }
 
-fn understood(words: Vec<OsString>) -> Option<Call> {
+/// Parses the arguments after `docker`; `None` if they have another form.
+fn try_parse(words: Vec<OsString>) -> Option<DockerExec> {
     let mut words = words.into_iter();
     let mut user = None;
     if words.next()? != "exec" {
@@ -111,20 +117,20 @@ fn understood(words: Vec<OsString>) -> Option<Call> {
         }
     };
     let argv: Vec<OsString> = words.collect();
-    (!argv.is_empty()).then_some(Call { user, pod, argv })
+    (!argv.is_empty()).then_some(DockerExec { user, pod, argv })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn call(words: &[&str]) -> Option<Call> {
+    fn call(words: &[&str]) -> Option<DockerExec> {
         parse(words.iter().map(OsString::from).collect()).ok()
     }
 
     #[test]
-    fn what_synchronize_says_is_understood() {
-        let expected = Call {
+    fn the_arguments_of_synchronize_are_parsed() {
+        let expected = DockerExec {
             user: Some("zuul".into()),
             pod: "web".into(),
             argv: ["rsync", "--server", "-i", "."].map(OsString::from).to_vec(),
@@ -145,13 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn words_mean_what_they_mean_to_a_shell() {
+    fn escaped_arguments_are_unescaped_and_others_need_a_shell() {
         let words = |words: &[&str]| -> Vec<OsString> { words.iter().map(OsString::from).collect() };
-        let argv = plain(&words(&["rsync", ".", r"/tmp/a\ b/ü\'x\*\$y\\"])).unwrap();
+        let argv = without_shell(&words(&["rsync", ".", r"/tmp/a\ b/ü\'x\*\$y\\"])).unwrap();
         assert_eq!(argv[2].0, r"/tmp/a b/ü'x*$y\".as_bytes());
-        assert!(plain(&words(&["rsync", "/a~", r"\~/b"])).is_some());
+        assert!(without_shell(&words(&["rsync", "/a~", r"\~/b"])).is_some());
         for word in ["sudo -u x rsync", "~/src", "/tmp/*.log", "$HOME", r"/tmp/end\"] {
-            assert!(plain(&words(&["rsync", word])).is_none(), "{word}");
+            assert!(without_shell(&words(&["rsync", word])).is_none(), "{word}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `podbridge git ARGUMENTS…`: the local git, whose ssh is `podbridge ssh` with our own options. It takes our place: terminal,
-//! signals and exit code are git's.
+//! `podbridge git ARGUMENTS…`: runs the local git with `podbridge ssh` as its ssh command, and passes the target's options on to that.
+//! This process becomes git, so git has the terminal and the signals and sets the exit code.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -15,12 +15,16 @@ use crate::env::Process;
 use crate::error::{Failure, Kind};
 use crate::program;
 
-/// Returns only if git cannot be run.
+/// Replaces this process by git; returns only if git cannot be run.
 pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: &GitOptions) -> Result<u8, Failure> {
-    let own = program::path()
-        .map_err(|error| Failure::new(Kind::Internal, format!("cannot find my own program: {error}")))?;
+    let own = program::path().map_err(|error| {
+        Failure::new(
+            Kind::Internal,
+            format!("the path of this program cannot be found: {error}"),
+        )
+    })?;
     let mut words = vec![own.into_os_string(), "ssh".into()];
-    words.extend(target_words(target)?);
+    words.extend(target_options(target)?);
     let idle = options.idle.map_or(0, |idle| idle.as_secs());
     words.push(format!("--idle={idle}").into());
     words.push(format!("--connect-timeout={}", options.connect_timeout.as_secs()).into());
@@ -28,24 +32,24 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: &GitO
         command
             .git_cache
             .iter()
-            .map(|cache| word("--git-cache", cache.as_os_str())),
+            .map(|cache| option("--git-cache", cache.as_os_str())),
     );
     let error = Command::new("git")
         .args(&command.arguments)
         .envs(config::files_for_anywhere(&Process)?)
-        .env("GIT_SSH_COMMAND", quoted(&words))
-        // Else git would ask us first.
+        .env("GIT_SSH_COMMAND", quote_for_shell(&words))
+        // Without this variable git would call `podbridge ssh -G` first.
         .env("GIT_SSH_VARIANT", "ssh")
         .exec();
     let sentence = match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no git in PATH; install it here".to_owned(),
+        std::io::ErrorKind::NotFound => "git is not in PATH; install it on this machine".to_owned(),
         _ => format!("git cannot be run: {error}"),
     };
     Err(Failure::new(Kind::LocalFile, sentence))
 }
 
-/// The options again; git changes the directory before it runs us.
-fn target_words(target: TargetOptions) -> Result<Vec<OsString>, Failure> {
+/// Returns the target's options for `podbridge ssh`, with absolute paths: git changes the working directory before it runs ssh.
+fn target_options(target: TargetOptions) -> Result<Vec<OsString>, Failure> {
     let TargetOptions {
         kubeconfig,
         context,
@@ -73,7 +77,7 @@ fn target_words(target: TargetOptions) -> Result<Vec<OsString>, Failure> {
     ] {
         if let Some(path) = path {
             let path = config::absolute(Path::new(&path), &Process)?;
-            words.push(word(name, OsStr::new(&path)));
+            words.push(option(name, OsStr::new(&path)));
         }
     }
     let link = link.and_then(|link| Some(link.to_possible_value()?.get_name().to_owned()));
@@ -87,21 +91,22 @@ fn target_words(target: TargetOptions) -> Result<Vec<OsString>, Failure> {
     ];
     let groups = impersonate_group.into_iter().map(|group| ("--as-group", Some(group)));
     for (name, value) in named.into_iter().chain(groups) {
-        words.extend(value.map(|value| word(name, OsStr::new(&value))));
+        words.extend(value.map(|value| option(name, OsStr::new(&value))));
     }
     words.extend(insecure_skip_tls_verify.then(|| "--insecure-skip-tls-verify".into()));
     Ok(words)
 }
 
-fn word(name: &str, value: &OsStr) -> OsString {
+/// Returns `NAME=VALUE`.
+fn option(name: &str, value: &OsStr) -> OsString {
     let mut word = OsString::from(name);
     word.push("=");
     word.push(value);
     word
 }
 
-/// For the shell that git hands it to.
-fn quoted(words: &[OsString]) -> OsString {
+/// Quotes the arguments for the shell that git runs GIT_SSH_COMMAND with.
+fn quote_for_shell(words: &[OsString]) -> OsString {
     let mut line = Vec::new();
     for word in words {
         line.extend_from_slice(b"'");
@@ -149,12 +154,12 @@ mod tests {
             panic!("not git")
         };
         assert_eq!(git.arguments, ["push", "-n"]);
-        assert_eq!(target_words(cli.target).unwrap(), given);
+        assert_eq!(target_options(cli.target).unwrap(), given);
     }
 
     #[test]
-    fn a_shell_gets_the_words_back() {
+    fn a_shell_splits_quoted_arguments_into_the_same_arguments() {
         let words = ["a b", "it's", "$x"].map(OsString::from);
-        assert_eq!(quoted(&words), r"'a b' 'it'\''s' '$x'");
+        assert_eq!(quote_for_shell(&words), r"'a b' 'it'\''s' '$x'");
     }
 }

@@ -1,4 +1,4 @@
-//! One side of a copy as it is typed. `cp` and `sync` read it.
+//! Source or destination of a copy on the command line. `cp` and `sync` parse it.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -6,34 +6,40 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Failure;
 
+/// Source or destination of a copy.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Standard,
+pub(super) enum Location {
+    /// Standard input as a source, standard output as a destination.
+    StandardStream,
     Local(PathBuf),
-    Pod { pod: String, path: Vec<u8> },
+    Pod {
+        pod: String,
+        path: Vec<u8>,
+    },
 }
 
-impl Side {
-    /// `POD:PATH` unless a `/` or `.` begins it or no colon comes before the first slash.
+impl Location {
+    /// Parses `-`, `POD:PATH` or a local path. A text is a local path if it begins with `/` or `.`, or has no colon before its first
+    /// slash.
     pub(super) fn parse(text: &OsStr) -> Result<Self, Failure> {
         let bytes = text.as_bytes();
         if bytes == b"-" {
-            return Ok(Side::Standard);
+            return Ok(Location::StandardStream);
         }
         let colon = bytes.iter().position(|byte| *byte == b':');
         let slash = bytes.iter().position(|byte| *byte == b'/').unwrap_or(bytes.len());
         let Some(colon) = colon.filter(|colon| *colon < slash && !bytes.starts_with(b".")) else {
-            return Ok(Side::Local(text.into()));
+            return Ok(Location::Local(text.into()));
         };
         let pod = String::from_utf8_lossy(&bytes[..colon]).into_owned();
         let path = bytes[colon + 1..].to_vec();
         if pod.is_empty() || path.is_empty() {
             return Err(Failure::usage(format!(
-                "{} is not POD:PATH; write ./ before a local name with a colon",
+                "{} is not POD:PATH, because one of the two is empty; for a local file with a colon in its name write ./NAME",
                 Path::new(text).display()
             )));
         }
-        Ok(Side::Pod { pod, path })
+        Ok(Location::Pod { pod, path })
     }
 }
 
@@ -42,19 +48,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sides_are_told_apart() {
-        let parse = |text: &str| Side::parse(OsStr::new(text)).unwrap();
-        let pod = |pod: &str, path: &str| Side::Pod {
+    fn local_paths_pod_paths_and_the_dash_are_told_apart() {
+        let parse = |text: &str| Location::parse(OsStr::new(text)).unwrap();
+        let pod = |pod: &str, path: &str| Location::Pod {
             pod: pod.into(),
             path: path.into(),
         };
         assert_eq!(parse("web:/etc/hosts"), pod("web", "/etc/hosts"));
         assert_eq!(parse("web:a:b"), pod("web", "a:b"));
-        assert_eq!(parse("/tmp/a:b"), Side::Local("/tmp/a:b".into()));
-        assert_eq!(parse("dir/a:b"), Side::Local("dir/a:b".into()));
-        assert_eq!(parse("./a:b"), Side::Local("./a:b".into()));
-        assert_eq!(parse("-"), Side::Standard);
-        assert!(Side::parse(OsStr::new(":x")).is_err());
-        assert!(Side::parse(OsStr::new("web:")).is_err());
+        assert_eq!(parse("/tmp/a:b"), Location::Local("/tmp/a:b".into()));
+        assert_eq!(parse("dir/a:b"), Location::Local("dir/a:b".into()));
+        assert_eq!(parse("./a:b"), Location::Local("./a:b".into()));
+        assert_eq!(parse("-"), Location::StandardStream);
+        assert!(Location::parse(OsStr::new(":x")).is_err());
+        assert!(Location::parse(OsStr::new("web:")).is_err());
     }
 }

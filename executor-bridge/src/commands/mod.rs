@@ -1,4 +1,5 @@
-//! What `podbridge` can be asked for, one file per subcommand. An error is one sentence on stderr and its kind's exit code.
+//! The subcommands of `podbridge`, one module each, and the main program that chooses among them. An error becomes one sentence on
+//! standard error and the exit code of its kind.
 
 mod bridge;
 mod bridge_of_pod;
@@ -24,14 +25,14 @@ use crate::error::{Failure, Kind};
 use crate::report::{report_failure, say};
 use crate::{config, kubectl_shim, telemetry};
 
-/// The main program.
+/// The main program: runs the kubectl shim or one subcommand, and returns the exit code.
 pub fn run() -> ExitCode {
     if let Some(code) = kubectl_shim::intercept() {
         return code;
     }
-    let cli = match Cli::try_parse_from(ssh::words()) {
+    let cli = match Cli::try_parse_from(ssh::arguments()) {
         Ok(cli) => cli,
-        Err(error) => return no_command(&error),
+        Err(error) => return report_parse_error(&error),
     };
     let Cli {
         target,
@@ -55,8 +56,10 @@ pub fn run() -> ExitCode {
         Command::Status(command) => status::run(target, &command),
         Command::Stop(command) => stop::run(target, command),
         Command::Bridge(command) => bridge::run(&command, options),
-        // Recognised above, unless an option came before it.
-        Command::Kubectl { .. } => Err(Failure::usage("write kubectl's options after `podbridge kubectl`")),
+        // `intercept` has handled `podbridge kubectl`, unless an option stood before `kubectl`.
+        Command::Kubectl { .. } => Err(Failure::usage(
+            "options must stand after `podbridge kubectl`, not before `kubectl`",
+        )),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -68,10 +71,10 @@ fn failed(failure: &Failure) -> ExitCode {
     ExitCode::from(report_failure(failure))
 }
 
-/// Help and version go to stdout, mistakes to stderr.
-fn no_command(error: &clap::Error) -> ExitCode {
+/// Prints help and version to standard output, and errors of the command line to standard error.
+fn report_parse_error(error: &clap::Error) -> ExitCode {
     if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
-        // A reader that has gone needs neither.
+        // A failure is ignored: the reader has closed standard output.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
@@ -79,7 +82,7 @@ fn no_command(error: &clap::Error) -> ExitCode {
         let _ = error.print();
     } else {
         let text = error.to_string();
-        // The first paragraph says what is wrong; the rest is the usage, which --help has.
+        // The first paragraph is the error; the rest is the usage, which --help prints.
         let first = text.split("\n\n").next().unwrap_or_default();
         let sentence = first.split_whitespace().collect::<Vec<_>>().join(" ");
         say(&format!("{}; see --help", sentence.trim_start_matches("error: ")));

@@ -1,15 +1,16 @@
-//! A progress bar for people at a terminal; nobody else sees one.
+//! A progress bar on standard error, if that is a terminal. `cp` and `sync` show it.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// A progress bar; `None` if none is shown. Dropping it removes the bar from the terminal.
 #[derive(Debug)]
 pub(super) struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    /// `total`: `None` if nobody knows.
+    /// Shows a bar, unless `quiet` or without a terminal. `total` is in bytes, `None` if unknown.
     pub(super) fn start(name: &str, total: Option<u64>, quiet: bool) -> Self {
         if quiet || !std::io::stderr().is_terminal() {
             return Self(None);
@@ -21,7 +22,7 @@ impl Progress {
             ),
             None => (ProgressBar::no_length(), "{msg} {spinner} {bytes} {bytes_per_sec}"),
         };
-        // A template that is wrong gives the default one.
+        // A wrong template keeps the default style.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -30,20 +31,22 @@ impl Progress {
         Self(Some(bar))
     }
 
-    pub(super) fn set(&self, position: u64) {
+    /// Sets the number of bytes done.
+    pub(super) fn set_position(&self, position: u64) {
         if let Some(bar) = &self.0 {
             bar.set_position(position);
         }
     }
 
+    /// Adds to the number of bytes done.
     pub(super) fn advance(&self, bytes: usize) {
         if let Some(bar) = &self.0 {
             bar.inc(bytes as u64);
         }
     }
 
-    /// Prints something that is to stay, beside the bar.
-    pub(super) fn beside(&self, print: impl FnOnce()) {
+    /// Prints lines that stay on the terminal, above the bar.
+    pub(super) fn print_above(&self, print: impl FnOnce()) {
         match &self.0 {
             Some(bar) => bar.suspend(print),
             None => print(),

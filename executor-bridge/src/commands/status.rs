@@ -1,4 +1,4 @@
-//! `podbridge status`: which bridges run, and the state of their links. Dials nothing.
+//! `podbridge status`: prints the running bridges and the state of their links. Connects no link and starts no bridge.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -28,14 +28,12 @@ pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, 
         }
         (found, code)
     });
-    let mut text = match (command.json, &command.pod) {
-        (true, _) => serde_json::to_string_pretty(&found).unwrap_or_default(),
-        (false, _) => found.iter().map(describe).collect(),
+    let text = if command.json {
+        serde_json::to_string_pretty(&found).unwrap_or_default() + "\n"
+    } else {
+        found.iter().map(describe).collect()
     };
-    if command.json {
-        text.push('\n');
-    }
-    // A reader that has gone wants no more.
+    // A failure is ignored: the reader has closed standard output.
     let _ = std::io::stdout().write_all(text.as_bytes());
     if found.is_empty() && code == 0 && !command.json {
         say(&match &command.pod {
@@ -46,6 +44,7 @@ pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, 
     Ok(code)
 }
 
+/// Returns the lines for one bridge: the bridge, then each of its links.
 fn describe(done: &Done) -> String {
     let mut text = String::new();
     let Some(bridge) = &done.bridge else { return text };
@@ -55,7 +54,7 @@ fn describe(done: &Done) -> String {
         None => target("pod").unwrap_or("-").to_owned(),
     };
     let context = target("context").map_or(String::new(), |context| format!(" of context {context}"));
-    // Writing to a string cannot fail.
+    // Writing to a `String` cannot fail.
     let _ = writeln!(
         text,
         "{name}{context}: bridge {} with pid {}, up {} s, {} operations",

@@ -1,4 +1,4 @@
-//! `podbridge stop`: ends bridges. What they run in the pod goes on.
+//! `podbridge stop`: ends bridges. Commands that they run in the pod continue there.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ async fn stop(sockets: Vec<PathBuf>, pod: Option<&str>) -> Result<u8, Failure> {
         match client::ask(&socket, &request).await {
             Ok(Some(outcome)) => code = code.max(conclude(&outcome)),
             Err(failure) => code = code.max(report_failure(&failure)),
-            // Nothing to end is what was asked for; say so where a name may be mistyped.
+            // Success, since no bridge runs. Say so for a single pod: its name may be mistyped.
             Ok(None) => {
                 if let Some(pod) = pod {
                     say(&format!("no bridge runs for {pod} with these options"));

@@ -1,18 +1,20 @@
-//! By which name this program was called, and with which arguments. `kubectl_shim` asks it.
+//! The name and the arguments that this program was called with. `kubectl_shim` parses them, `next` passes them on.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// How kubectl was called.
+/// A call as kubectl or oc, before its arguments are parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Invocation {
-    /// The next program's argv[0].
+    /// The argv[0] for the next program.
     pub(super) argv0: OsString,
+    /// The name to look up in PATH: `kubectl` or `oc`.
     pub(super) name: &'static str,
     pub(super) arguments: Vec<OsString>,
 }
 
 impl Invocation {
+    /// Parses the words of a command line; `None` if they call neither kubectl nor oc.
     pub(super) fn parse(mut words: impl Iterator<Item = OsString>) -> Option<Self> {
         let argv0 = words.next()?;
         let base = Path::new(&argv0).file_name().and_then(OsStr::to_str);
@@ -36,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kubectl_is_recognised_by_its_name_alone() {
+    fn kubectl_and_oc_are_recognised_by_the_program_name() {
         let called = |words: &[&str]| Invocation::parse(words.iter().map(OsString::from));
         let expected = |argv0: &str, name, arguments: &[&str]| {
             Some(Invocation {

@@ -1,5 +1,5 @@
-//! The `kubectl` and `oc` that come first in PATH: this binary by another name. Serves what Zuul's slot is made of, and leaves
-//! the rest to the next program of that name, within two milliseconds. `commands::run` asks it before anything else.
+//! The kubectl shim: this program under the name `kubectl` or `oc`, first in PATH. It serves the calls that Zuul makes for the pods of a
+//! build, and runs the next program of that name for all others, within two milliseconds. `commands::run` calls it before anything else.
 
 mod arguments;
 mod exec;
@@ -16,24 +16,26 @@ use crate::kubectl_shim::invocation::Invocation;
 use crate::report::say;
 use crate::sockets::ZuulSlot;
 
-/// `None`: we were not called as kubectl.
+/// Runs the shim and returns its exit code; `None` if this process was not called as kubectl or oc.
 pub(crate) fn intercept() -> Option<ExitCode> {
     Invocation::parse(env::arguments()).map(|invocation| serve(&invocation))
 }
 
+/// Serves the call, or becomes the next program.
 fn serve(invocation: &Invocation) -> ExitCode {
     let disabled = Process.variable(PODBRIDGE_DISABLE).is_some_and(|value| value != "0");
-    let command = match disabled {
-        true => ParsedCommand::Other,
-        false => arguments::parse(&invocation.arguments),
+    let command = if disabled {
+        ParsedCommand::Other
+    } else {
+        arguments::parse(&invocation.arguments)
     };
     let served = match command {
         ParsedCommand::PortForward { pod, ports } => match pod.kubeconfig(&Process) {
             Some(file) => match ZuulSlot::locate(&file, &pod, &Process) {
                 Ok(slot) => port_forward::run(slot, ports),
-                // The build is over: Zuul's loop ends with us, also where nobody is left to kill it.
+                // The build is over. Exit code 0 ends Zuul's restart loop, also if Zuul itself is gone and cannot end it.
                 Err(_) if !file.exists() => Ok(0),
-                Err(failure) => Ok(port_forward::fail(&failure)),
+                Err(failure) => Ok(port_forward::fail_after_pause(&failure)),
             },
             None => return next::pass_on(invocation),
         },

@@ -1,10 +1,10 @@
-//! The program that we stand in front of: the next of our name in PATH, which gets our arguments, environment and process.
-//! Reads nothing but PATH's directories and the candidates' first bytes; whatever the shim does not serve ends here.
+//! Runs the next program of the same name in PATH, for every call that the shim does not serve. The program replaces this process and
+//! gets its arguments and environment. Reads only the directories of PATH and the first bytes of the program.
 //!
-//! We never run in circles. Files in PATH are taken once each (device and inode, links followed), and of them the first
-//! *behind* our own: one podbridge after the other, be it a copy or another version, moves on towards PATH's end. What could
-//! still lead back is a script that names us by path: only such a one, anything but an ELF program, gets a variable that counts,
-//! so that the real kubectl's environment is its caller's own.
+//! The shim never runs itself in a loop. Each file in PATH counts once (by device and inode, with links followed), and the next program
+//! is the first file after the shim's own: a copy or another version of podbridge moves on towards the end of PATH. Only a script that
+//! calls the shim by its path could lead back. Therefore a program that is no ELF file, and only such a program, gets an environment
+//! variable that counts the calls; the environment of the real kubectl stays unchanged.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
@@ -20,38 +20,41 @@ use crate::env::{self, Environment as _, PATH, PODBRIDGE_KUBECTL_DEPTH, Process}
 use crate::kubectl_shim::invocation::Invocation;
 use crate::report::say;
 
-/// kubectl's plugins run kubectl, hardly ever deeper than this.
+/// Scripts that may run one another. kubectl plugins run kubectl, but hardly ever this deep.
 const DEPTH_MAX: u32 = 8;
 
-/// As a shell has it.
+/// Exit code of a shell if a program does not exist.
 const NOT_FOUND: u8 = 127;
+/// Exit code of a shell if a program cannot be run.
 const CANNOT_RUN: u8 = 126;
 
-/// Becomes the next program; returns only if that fails.
+/// Becomes the next program. Returns only if that fails, with the exit code.
 pub(super) fn pass_on(invocation: &Invocation) -> ExitCode {
     let name = invocation.name;
-    let Ok(own) = fs::metadata("/proc/self/exe") else {
-        say(&format!("no {name} can be told from this one without /proc; mount it"));
+    let Ok(own_file) = fs::metadata("/proc/self/exe") else {
+        say(&format!(
+            "/proc is not mounted, so podbridge cannot tell another {name} from itself; mount /proc"
+        ));
         return ExitCode::from(NOT_FOUND);
     };
     let path = Process.variable(PATH);
-    let next = path.and_then(|path| behind(&own, candidates(&path, name)));
+    let next = path.and_then(|path| first_after_own(&own_file, candidates(&path, name)));
     let Some(next) = next else {
         say(&format!(
-            "this {name} serves pods of a Zuul build alone, and no other is behind it in PATH; install {name}"
+            "podbridge's {name} serves only pods of a Zuul build, and PATH has no other {name} after it; install {name}"
         ));
         return ExitCode::from(NOT_FOUND);
     };
     let mut command = Command::new(&next);
     command.arg0(&invocation.argv0).args(&invocation.arguments);
-    if !is_program(&next) {
+    if !is_elf(&next) {
         let depth = Process
             .variable(PODBRIDGE_KUBECTL_DEPTH)
             .and_then(|depth| depth.to_str()?.parse().ok());
         let depth: u32 = depth.unwrap_or(0);
         if depth >= DEPTH_MAX {
             say(&format!(
-                "{} runs podbridge's {name} again and again; let it run another one",
+                "the script {} runs podbridge's {name} in a loop; let it run another {name}",
                 next.display()
             ));
             return ExitCode::from(NOT_FOUND);
@@ -63,13 +66,14 @@ pub(super) fn pass_on(invocation: &Invocation) -> ExitCode {
     ExitCode::from(CANNOT_RUN)
 }
 
-/// What may be run by that name, in PATH's order.
+/// Returns the executable files of that name, in the order of PATH.
 fn candidates<'a>(path: &'a OsStr, name: &'a str) -> impl Iterator<Item = (PathBuf, Metadata)> + 'a {
     env::split_paths(path).filter_map(move |directory| {
-        // Never without a slash: that would be looked up in PATH.
-        let directory = match directory.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => &directory,
+        // An empty entry of PATH is the working directory. The candidate needs a slash: without one it would be looked up in PATH.
+        let directory = if directory.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            &directory
         };
         let candidate = directory.join(name);
         let metadata = fs::metadata(&candidate).ok().filter(Metadata::is_file)?;
@@ -77,8 +81,8 @@ fn candidates<'a>(path: &'a OsStr, name: &'a str) -> impl Iterator<Item = (PathB
     })
 }
 
-/// The first file behind our own, or the first of all if ours is not among them.
-fn behind(own: &Metadata, candidates: impl Iterator<Item = (PathBuf, Metadata)>) -> Option<PathBuf> {
+/// Returns the first file after the shim's own, or the first of all if the own file is not among them.
+fn first_after_own(own_file: &Metadata, candidates: impl Iterator<Item = (PathBuf, Metadata)>) -> Option<PathBuf> {
     let mut files = Vec::new();
     let mut found = None;
     for (path, metadata) in candidates {
@@ -87,7 +91,7 @@ fn behind(own: &Metadata, candidates: impl Iterator<Item = (PathBuf, Metadata)>)
             continue;
         }
         files.push(file);
-        if file == (own.dev(), own.ino()) {
+        if file == (own_file.dev(), own_file.ino()) {
             found = None;
         } else {
             found = found.or(Some(path));
@@ -96,7 +100,8 @@ fn behind(own: &Metadata, candidates: impl Iterator<Item = (PathBuf, Metadata)>)
     found
 }
 
-fn is_program(path: &Path) -> bool {
+/// Returns whether the file is an ELF program, not a script.
+fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
     read.is_ok() && magic == *b"\x7fELF"

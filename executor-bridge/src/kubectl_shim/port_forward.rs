@@ -1,4 +1,5 @@
-//! `kubectl port-forward pod/X P1:19885 P2:19886`, which Zuul keeps running for each pod of a build, is the bridge of that pod.
+//! `kubectl port-forward pod/X P1:19885 P2:19886`: Zuul keeps this call running for each pod of a build. The shim serves it by being the
+//! bridge of that pod.
 
 use std::io::Write as _;
 use std::thread::sleep;
@@ -9,18 +10,18 @@ use crate::error::Failure;
 use crate::exit::KUBECTL_FAILED;
 use crate::kubectl_shim::arguments::Ports;
 use crate::report::say;
-use crate::shutdown::Why;
+use crate::shutdown::ShutdownReason;
 use crate::sockets::ZuulSlot;
 use crate::{config, daemon};
 
-/// Zuul tries again for ever, and at once.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Pause before a failed call exits: Zuul repeats it at once and without end.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Exit code 0 only when the build is over: Zuul starts it again after any other.
+/// Runs the bridge until it ends. The exit code is 0 only if the build is over: after any other code Zuul starts the call again.
 pub(super) fn run(slot: ZuulSlot, ports: Ports) -> Result<u8, Failure> {
     let lease = match config::lease(&Process) {
         Ok(lease) => lease,
-        Err(failure) => return Ok(fail(&failure)),
+        Err(failure) => return Ok(fail_after_pause(&failure)),
     };
     let slot = daemon::SlotBridge {
         target: slot.target,
@@ -30,27 +31,27 @@ pub(super) fn run(slot: ZuulSlot, ports: Ports) -> Result<u8, Failure> {
         lease,
     };
     match daemon::run_in_slot(slot, || announce(ports)) {
-        Ok(Why::BuildOver) => Ok(0),
-        // Another one, perhaps of a newer release, is started at once.
+        Ok(ShutdownReason::BuildEnded) => Ok(0),
+        // Zuul starts the next bridge at once, perhaps of a newer release.
         Ok(_) => Ok(KUBECTL_FAILED),
-        Err(failure) => Ok(fail(&failure)),
+        Err(failure) => Ok(fail_after_pause(&failure)),
     }
 }
 
-/// Says why there is no bridge, and lets Zuul's loop rest.
-pub(super) fn fail(failure: &Failure) -> u8 {
+/// Prints why there is no bridge, and waits, so that Zuul's loop does not spin.
+pub(super) fn fail_after_pause(failure: &Failure) -> u8 {
     say(&failure.message);
-    sleep(PAUSE);
+    sleep(FAILURE_PAUSE);
     KUBECTL_FAILED
 }
 
-/// As kubectl says it. Zuul waits for the first line, and reads no other.
+/// Prints kubectl's lines. Zuul waits for the first one and reads no others.
 fn announce(ports: Ports) {
     let lines = format!(
         "Forwarding from 127.0.0.1:{} -> 19885\nForwarding from 127.0.0.1:{} -> 19886\n",
         ports.console, ports.windows
     );
     let mut stdout = std::io::stdout();
-    // A caller that has gone ends us.
+    // A failure is ignored: a caller that is gone ends this process another way.
     let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
 }

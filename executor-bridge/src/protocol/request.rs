@@ -10,6 +10,8 @@ use podbridge_proto::limits::MAX_PUTS;
 
 use crate::protocol::VERSION;
 use crate::protocol::byte_string::ByteString;
+use crate::protocol::target::hex;
+use crate::random;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
@@ -325,6 +327,15 @@ impl Operation {
 }
 
 impl Exec {
+    /// Returns an exec with a new random id and nothing to run yet. The id lets another bridge, or the agent, recognise a repeated
+    /// request.
+    pub(crate) fn new() -> Self {
+        Self {
+            exec_id: Some(hex(&random::bytes::<16>())),
+            ..Self::default()
+        }
+    }
+
     fn check(&self) -> Result<(), RequestError> {
         match (&self.argv, &self.shell) {
             (Some(argv), None) if argv.is_empty() => return Err(RequestError::Invalid("argv is empty")),

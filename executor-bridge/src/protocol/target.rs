@@ -56,9 +56,13 @@ pub(crate) struct Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LinkChoice {
+    /// Through the API server, and directly to the pod's address as soon as that works
     Auto,
+    /// Through the API server only
     ExecProxy,
+    /// Directly to the pod's address; the API server is used only to prepare that
     Direct,
+    /// Through a Unix socket on this machine
     Local,
 }
 

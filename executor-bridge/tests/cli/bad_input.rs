@@ -1,16 +1,17 @@
-//! Each kind of bad input gives one sentence that names the thing, and a code of its own; none hangs.
+//! Bad input: each kind gives one sentence that names the cause, and its own exit code; none hangs.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::harness::Cli;
 
-/// Nobody listens there: the port was free a moment ago, and is kept from others by no one.
+/// Returns a port on which no process listens. It was free a moment ago, and nothing reserves it.
 fn closed_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
+/// Writes a kubeconfig for this server; returns its path.
 fn kubeconfig(cli: &Cli, server: &str) -> String {
     let content = format!(
         r#"{{"apiVersion": "v1", "kind": "Config", "current-context": "here",
@@ -39,7 +40,7 @@ fn an_agent_that_does_not_answer_is_named() {
 }
 
 #[test]
-fn a_missing_local_file_is_named_before_anything_is_dialled() {
+fn a_missing_local_file_is_named_before_a_bridge_is_started() {
     let cli = Cli::new();
     let local = ["--link", "local", "--agent-socket", "/no/agent"];
     for command in ["cp", "sync"] {
@@ -51,7 +52,7 @@ fn a_missing_local_file_is_named_before_anything_is_dialled() {
 }
 
 #[test]
-fn a_directory_that_others_can_enter_is_refused() {
+fn a_bridge_directory_that_other_users_can_enter_is_refused() {
     let cli = Cli::new();
     std::fs::create_dir(cli.bridges()).unwrap();
     std::fs::set_permissions(cli.bridges(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -78,7 +79,7 @@ fn kubeconfigs_that_cannot_be_used_are_named() {
 }
 
 #[test]
-fn a_context_that_is_not_there_is_named_with_those_that_are() {
+fn an_unknown_context_is_named_with_the_existing_ones() {
     let cli = Cli::new();
     let path = kubeconfig(&cli, "https://127.0.0.1:1");
     let (code, sentence) = cli.fails(&exec(&["--kubeconfig", &path, "--context", "there"]));
@@ -100,9 +101,9 @@ fn an_api_server_that_is_down_is_named() {
 }
 
 #[test]
-fn an_api_server_that_says_nothing_is_given_up() {
+fn an_api_server_that_never_answers_is_a_timeout() {
     let cli = Cli::new();
-    // Takes connections into its queue, and never answers.
+    // The listener queues connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = format!("http://{}", silent.local_addr().unwrap());
     let path = kubeconfig(&cli, &server);
@@ -141,7 +142,7 @@ fn wrong_options_are_usage_errors() {
 }
 
 #[test]
-fn a_token_is_neither_shown_nor_logged() {
+fn a_token_is_neither_printed_nor_logged() {
     let cli = Cli::new();
     let server = format!("https://127.0.0.1:{}", closed_port());
     let path = kubeconfig(&cli, &server);

@@ -1,4 +1,5 @@
-//! The life of a bridge: found from its target alone, one per target, detached, gone when told to, unharmed by rubbish.
+//! The life of a bridge: clients find it by its target alone, each target has one, it detaches, stops on request, and survives invalid
+//! input.
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -18,7 +19,7 @@ fn socket(answer: &Value) -> &Path {
     Path::new(answer["socket"].as_str().unwrap_or_else(|| panic!("{answer}")))
 }
 
-/// The result that a connection gives, after whatever else.
+/// Reads frames until the result; returns the result.
 fn result(stream: &mut UnixStream) -> Value {
     loop {
         let (kind, payload) = next_frame(stream);
@@ -41,15 +42,15 @@ fn pid(socket: &Path) -> u64 {
 }
 
 fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let begun = Instant::now();
+    let started = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "never: {what}");
+        assert!(started.elapsed() < Duration::from_secs(10), "never: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 #[test]
-fn there_is_one_bridge_per_target_where_everybody_finds_it() {
+fn a_target_has_one_bridge_on_the_documented_socket() {
     let cli = Cli::new();
     // sha256('{"agent_socket":"/no/agent","link":"local","pod":"x"}')[:16]
     let expected = cli.bridges().join("411866dd8213500f.sock");
@@ -72,28 +73,28 @@ fn there_is_one_bridge_per_target_where_everybody_finds_it() {
 }
 
 #[test]
-fn many_starters_at_once_start_one_bridge() {
+fn simultaneous_starts_start_one_bridge() {
     let cli = Cli::new();
     let answers: Vec<Value> = std::thread::scope(|scope| {
         let starters: Vec<_> = (0..8).map(|_| scope.spawn(|| cli.bridge(&target()))).collect();
         starters.into_iter().map(|starter| starter.join().unwrap()).collect()
     });
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
-    let begun = std::fs::read_to_string(socket(&answers[0]).with_extension("log")).unwrap();
-    assert_eq!(begun.matches("bridge begins").count(), 1, "{begun}");
+    let log = std::fs::read_to_string(socket(&answers[0]).with_extension("log")).unwrap();
+    assert_eq!(log.matches("bridge begins").count(), 1, "{log}");
 }
 
 #[test]
-fn a_bridge_keeps_nothing_of_its_caller() {
+fn a_bridge_keeps_no_descriptor_directory_or_session_of_its_caller() {
     let cli = Cli::new();
     let (mut reader, writer) = std::io::pipe().unwrap();
-    // As if the caller had left a descriptor open for its children.
+    // The caller leaves a descriptor open for its children.
     rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
     let number = writer.as_raw_fd();
     let answer = cli.bridge(&target());
     drop(writer);
     let pid = pid(socket(&answer));
-    // Ends only if the daemon does not hold the other end.
+    // Reads to the end of the pipe, which comes only if the daemon does not hold the other end.
     let mut rest = Vec::new();
     reader.read_to_end(&mut rest).unwrap();
     assert!(!Path::new(&format!("/proc/{pid}/fd/{number}")).exists() || rest.is_empty());
@@ -121,7 +122,7 @@ fn a_dead_bridge_is_replaced_and_a_stopped_one_leaves_no_socket() {
     let cli = Cli::new();
     let answer = cli.bridge(&target());
     let socket = socket(&answer);
-    // A socket that nobody listens on, as a killed bridge leaves it.
+    // A killed bridge leaves a socket on which no process listens.
     assert_eq!(ask(socket, &json!({"v": 1, "op": "stop"}))["outcome"], "ok");
     eventually("the socket is gone", || !socket.exists());
     drop(UnixListener::bind(socket).unwrap());
@@ -154,12 +155,12 @@ fn a_terminated_bridge_leaves_no_socket() {
 }
 
 #[test]
-fn rubbish_is_answered_and_harms_nobody() {
+fn invalid_input_is_answered_and_the_bridge_survives() {
     let cli = Cli::new();
     let answer = cli.bridge(&target());
     let socket = socket(&answer);
     let served_by = pid(socket);
-    let rubbish = [
+    let invalid = [
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
         frame(1, b"[]"),
         frame(1, b"{"),
@@ -168,7 +169,7 @@ fn rubbish_is_answered_and_harms_nobody() {
         vec![0, 0, 0, 0],
         frame(1, br#"{"v":1,"op":"exec"}"#),
     ];
-    for bytes in rubbish {
+    for bytes in invalid {
         let mut stream = UnixStream::connect(socket).unwrap();
         stream.write_all(&bytes).unwrap();
         let refused = result(&mut stream);
@@ -206,13 +207,13 @@ fn bad_targets_are_refused_before_a_bridge_starts() {
 }
 
 #[test]
-fn a_request_that_a_dying_bridge_did_not_read_is_given_to_the_next() {
+fn a_request_that_a_dying_bridge_has_not_read_goes_to_the_next_bridge() {
     let cli = Cli::new();
     let answer = cli.bridge(&target());
     let socket = socket(&answer);
     assert_eq!(ask(socket, &json!({"v": 1, "op": "stop"}))["outcome"], "ok");
     eventually("the socket is gone", || !socket.exists());
-    // A bridge that never accepts, and dies.
+    // The next bridge never accepts a connection, and dies.
     let dying = UnixListener::bind(socket).unwrap();
     let options = ["--link", "local", "--agent-socket", "/no/agent"];
     let waiting = cli
@@ -226,7 +227,7 @@ fn a_request_that_a_dying_bridge_did_not_read_is_given_to_the_next() {
     assert_eq!(
         rustix::event::poll(&mut polled, Some(&limit)).unwrap(),
         1,
-        "somebody waits"
+        "the client waits for the bridge"
     );
     drop(dying);
     let (code, sentence) = Cli::failed(&waiting.wait_with_output().unwrap());

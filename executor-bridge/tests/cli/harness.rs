@@ -1,4 +1,4 @@
-//! A place of its own for each test: no environment, a private directory, and no bridge left behind.
+//! An isolated `podbridge` for each test: an empty environment, a private directory, and no bridge left at the end.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+/// Runs `podbridge` in a private directory; dropping it stops all bridges there.
 pub(crate) struct Cli {
     pub(crate) dir: TempDir,
 }
@@ -18,17 +19,19 @@ impl Cli {
         }
     }
 
+    /// Returns the directory of the bridges' sockets.
     pub(crate) fn bridges(&self) -> PathBuf {
         self.dir.path().join("bridges")
     }
 
-    /// A file of this test; its path.
+    /// Writes a file of this test; returns its path.
     pub(crate) fn file(&self, name: &str, content: &str) -> String {
         let path = self.dir.path().join(name);
         std::fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
+    /// Returns a command that runs podbridge with these arguments.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_podbridge"));
         command
@@ -44,11 +47,12 @@ impl Cli {
         self.command(arguments).output().unwrap()
     }
 
-    /// Code and sentence of a failure; stdout stays empty, and stderr is one sentence.
+    /// Runs podbridge; returns exit code and sentence of its failure.
     pub(crate) fn fails(&self, arguments: &[&str]) -> (i32, String) {
         Self::failed(&self.run(arguments))
     }
 
+    /// Returns exit code and sentence of a failure. Checks that stdout is empty and that stderr is one sentence.
     pub(crate) fn failed(output: &Output) -> (i32, String) {
         let text = String::from_utf8(output.stderr.clone()).unwrap();
         assert!(output.stdout.is_empty());
@@ -57,7 +61,7 @@ impl Cli {
         (output.status.code().unwrap(), sentence.trim_end().to_owned())
     }
 
-    /// What `podbridge bridge` answers to a target.
+    /// Returns the answer of `podbridge bridge` to a target.
     pub(crate) fn bridge(&self, target: &serde_json::Value) -> serde_json::Value {
         let mut child = self
             .command(&["bridge"])
@@ -69,18 +73,19 @@ impl Cli {
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(target.to_string().as_bytes()).unwrap();
         drop(stdin);
-        // To the end of stdout: a daemon that kept the pipe would hang here.
+        // Reads stdout to its end: this would hang if the daemon kept the pipe open.
         let output = child.wait_with_output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 
-/// A frame of the client protocol.
+/// Returns a frame of the client protocol.
 pub(crate) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32 + 1).to_be_bytes();
     [&length[..], &[kind], payload].concat()
 }
 
+/// Reads the next frame; returns its kind and payload.
 pub(crate) fn next_frame(stream: &mut UnixStream) -> (u8, Vec<u8>) {
     let mut header = [0; 5];
     stream.read_exact(&mut header).unwrap();

@@ -1,5 +1,5 @@
-//! The real `podbridge` as a process, on everything that needs no agent: bad input and the life of a bridge. Process tests
-//! with an agent are in the workspace's `tests`.
+//! Tests of the real program `podbridge` as a process, for everything that needs no agent: bad input, the life of a bridge, and the
+//! kubectl shim. Process tests with an agent are in the workspace's `tests`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 mod bad_input;

@@ -1,4 +1,4 @@
-//! The `kubectl` shim: what it does not serve reaches the next kubectl unchanged, and never itself.
+//! The kubectl shim: calls that it does not serve reach the next kubectl unchanged, and never the shim itself.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -14,16 +14,16 @@ use tempfile::TempDir;
 
 const PODBRIDGE: &str = env!("CARGO_BIN_EXE_podbridge");
 
-/// A next kubectl that says that it was reached.
+/// A next kubectl that prints that it was reached.
 const NEXT: &str = "#!/bin/sh\necho next \"$@\"\nexit 7\n";
 
-/// Directories for PATH, in their order.
-struct Places {
+/// The directories of PATH, in order.
+struct SearchPath {
     root: TempDir,
     path: Vec<PathBuf>,
 }
 
-impl Places {
+impl SearchPath {
     fn new() -> Self {
         Self {
             root: tempfile::tempdir().unwrap(),
@@ -31,7 +31,7 @@ impl Places {
         }
     }
 
-    /// A new directory at PATH's end, and what its kubectl is to be.
+    /// Adds a directory at the end of PATH; returns the path for its kubectl.
     fn add(&mut self) -> PathBuf {
         let directory = self.root.path().join(self.path.len().to_string());
         fs::create_dir(&directory).unwrap();
@@ -43,9 +43,10 @@ impl Places {
         script(&self.add(), content);
     }
 
+    /// Adds a directory with the shim; returns the shim's path.
     fn shim(&mut self) -> PathBuf {
         let shim = self.add();
-        // Perhaps on another file system.
+        // A hard link fails between file systems.
         fs::hard_link(PODBRIDGE, &shim).unwrap_or_else(|_| copy(PODBRIDGE, &shim));
         shim
     }
@@ -62,7 +63,7 @@ impl Places {
 }
 
 fn script(path: &Path, content: &str) {
-    // Not by this process: another test that forks meanwhile would keep it open for writing, and it could not be run.
+    // A child writes the file: a test that forks meanwhile would keep a file of this process open for writing, and it could not be run.
     let mut child = Command::new("/bin/sh")
         .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
         .arg(path)
@@ -85,18 +86,18 @@ fn copy(from: &str, to: &Path) {
     );
 }
 
-/// Standard output and code.
-fn said(command: &mut Command) -> (String, i32) {
+/// Runs the command; returns standard output and exit code.
+fn stdout_and_code(command: &mut Command) -> (String, i32) {
     let output = command.output().unwrap();
     (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
 }
 
 #[test]
-fn what_is_passed_on_is_unchanged_to_the_byte() {
-    let mut places = Places::new();
-    let shim = places.shim();
-    // A program, not a script: a script has no argv[0] of its own.
-    copy("/bin/sh", &places.add());
+fn arguments_environment_and_streams_are_passed_on_unchanged() {
+    let mut search_path = SearchPath::new();
+    let shim = search_path.shim();
+    // The next kubectl is a program, because the argv[0] of a script is lost.
+    copy("/bin/sh", &search_path.add());
     let show = "/bin/cat /proc/$$/cmdline /proc/$$/environ -; echo oops >&2; exit 7";
     let odd = OsString::from_vec(b"\xff\xfe\n".to_vec());
     let arguments = [
@@ -107,10 +108,10 @@ fn what_is_passed_on_is_unchanged_to_the_byte() {
         OsStr::new("--"),
         OsStr::new(""),
     ];
-    for zeroth in ["kubectl", "./odd/kubectl"] {
-        let mut child = places
+    for argv0 in ["kubectl", "./odd/kubectl"] {
+        let mut child = search_path
             .run(&shim, &[])
-            .arg0(zeroth)
+            .arg0(argv0)
             .args(arguments)
             .env("A", &odd)
             .env("PODBRIDGE_DISABLE", "0")
@@ -123,12 +124,12 @@ fn what_is_passed_on_is_unchanged_to_the_byte() {
         let output = child.wait_with_output().unwrap();
         assert_eq!((output.status.code(), &output.stderr[..]), (Some(7), &b"oops\n"[..]));
         let mut expected = Vec::new();
-        for word in [OsStr::new(zeroth)].iter().chain(&arguments) {
+        for word in [OsStr::new(argv0)].iter().chain(&arguments) {
             expected.extend_from_slice(word.as_encoded_bytes());
             expected.push(0);
         }
         expected.extend_from_slice(b"A=\xff\xfe\n\0PATH=");
-        expected.extend_from_slice(std::env::join_paths(&places.path).unwrap().as_encoded_bytes());
+        expected.extend_from_slice(std::env::join_paths(&search_path.path).unwrap().as_encoded_bytes());
         expected.extend_from_slice(b"\0PODBRIDGE_DISABLE=0\0input\0");
         assert_eq!(
             String::from_utf8_lossy(&output.stdout),
@@ -139,11 +140,11 @@ fn what_is_passed_on_is_unchanged_to_the_byte() {
 }
 
 #[test]
-fn what_the_shim_does_not_serve_is_passed_on() {
-    let mut places = Places::new();
-    let shim = places.shim();
-    places.add_script(NEXT);
-    let kubeconfig = places.root.path().join("config");
+fn calls_that_the_shim_does_not_serve_are_passed_on() {
+    let mut search_path = SearchPath::new();
+    let shim = search_path.shim();
+    search_path.add_script(NEXT);
+    let kubeconfig = search_path.root.path().join("config");
     fs::write(&kubeconfig, "{}").unwrap();
     let config = format!("--kubeconfig={}", kubeconfig.display());
     for arguments in [
@@ -151,85 +152,90 @@ fn what_the_shim_does_not_serve_is_passed_on() {
         &["version", "--client"],
         &["exec", "--as=x", "web", "--", "id"],
         &["exec", "web", "--", "id"],
-        // No bridge is beside it: it is not even read, though there is no such context.
+        // No bridge is beside the kubeconfig: the shim does not read it, and does not notice the unknown context.
         &[&config, "exec", "--context=none", "web", "--", "id"],
         &["--kubeconfig=/none/config", "exec", "web", "--", "id"],
-        // Zuul's ports, but no kubeconfig to put a bridge beside.
+        // Zuul's ports, but no kubeconfig that a bridge could be beside.
         &["port-forward", "pod/web", "1:19885", "2:19886"],
         &["port-forward", "pod/web", "8080:80"],
     ] {
-        let begun = Instant::now();
+        let started = Instant::now();
         let expected = format!("{}\n", [&["next"], arguments].concat().join(" "));
-        assert_eq!(said(&mut places.run(&shim, arguments)), (expected, 7));
-        assert!(begun.elapsed() < Duration::from_secs(2), "{arguments:?}");
+        assert_eq!(stdout_and_code(&mut search_path.run(&shim, arguments)), (expected, 7));
+        assert!(started.elapsed() < Duration::from_secs(2), "{arguments:?}");
     }
 }
 
 #[test]
-fn podbridge_kubectl_is_the_same() {
-    let mut places = Places::new();
-    places.shim();
-    copy("/bin/sh", &places.add());
-    let mut command = places.run(
+fn podbridge_kubectl_is_passed_on_in_the_same_way() {
+    let mut search_path = SearchPath::new();
+    search_path.shim();
+    copy("/bin/sh", &search_path.add());
+    let mut command = search_path.run(
         Path::new(PODBRIDGE),
         &["kubectl", "-c", "/bin/cat /proc/$$/cmdline", "x"],
     );
-    let (stdout, code) = said(&mut command);
+    let (stdout, code) = stdout_and_code(&mut command);
     assert_eq!(
         (stdout.as_str(), code),
         ("kubectl\0-c\0/bin/cat /proc/$$/cmdline\0x\0", 0)
     );
-    let (help, _) = said(&mut places.run(Path::new(PODBRIDGE), &["--help"]));
+    let (help, _) = stdout_and_code(&mut search_path.run(Path::new(PODBRIDGE), &["--help"]));
     assert!(help.contains("kubectl"), "{help}");
 }
 
 #[test]
-fn it_can_be_switched_off() {
-    let mut places = Places::new();
-    let shim = places.shim();
-    places.add_script(NEXT);
+fn podbridge_disable_switches_the_shim_off() {
+    let mut search_path = SearchPath::new();
+    let shim = search_path.shim();
+    search_path.add_script(NEXT);
     let gone = "--kubeconfig=/none/config";
     let forward = [gone, "port-forward", "pod/web", "1:19885", "2:19886"];
     for (value, expected) in [("1", 7), ("yes", 7), ("0", 0), ("", 0)] {
-        let (_, code) = said(places.run(&shim, &forward).env("PODBRIDGE_DISABLE", value));
-        // Served, it ends at once: the build has gone.
+        let (_, code) = stdout_and_code(search_path.run(&shim, &forward).env("PODBRIDGE_DISABLE", value));
+        // A served call ends at once with 0: the build is gone.
         assert_eq!(code, expected, "{value:?}");
     }
 }
 
 #[test]
-fn it_never_runs_itself() {
-    let mut places = Places::new();
-    let shim = places.shim();
-    symlink(&shim, places.add()).unwrap();
-    copy(PODBRIDGE, &places.add());
-    fs::hard_link(&shim, places.add()).unwrap();
-    copy(PODBRIDGE, &places.add());
-    symlink(PODBRIDGE, places.add()).unwrap();
-    // As PATH often repeats itself.
-    places.path.extend_from_within(..);
-    let programs: Vec<PathBuf> = places.path.iter().map(|directory| directory.join("kubectl")).collect();
+fn the_shim_never_runs_itself() {
+    let mut search_path = SearchPath::new();
+    let shim = search_path.shim();
+    symlink(&shim, search_path.add()).unwrap();
+    copy(PODBRIDGE, &search_path.add());
+    fs::hard_link(&shim, search_path.add()).unwrap();
+    copy(PODBRIDGE, &search_path.add());
+    symlink(PODBRIDGE, search_path.add()).unwrap();
+    // PATH often names a directory twice.
+    search_path.path.extend_from_within(..);
+    let programs: Vec<PathBuf> = search_path
+        .path
+        .iter()
+        .map(|directory| directory.join("kubectl"))
+        .collect();
     for program in &programs {
-        let begun = Instant::now();
-        let output = places.run(program, &["version"]).output().unwrap();
+        let started = Instant::now();
+        let output = search_path.run(program, &["version"]).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(127), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
-        assert!(stderr.contains("no other is behind it in PATH"), "{stderr}");
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(stderr.contains("PATH has no other kubectl after it"), "{stderr}");
+        assert!(started.elapsed() < Duration::from_secs(5));
     }
-    // Neither a directory nor a file that may not be run is in the way.
-    fs::create_dir(places.add()).unwrap();
-    fs::write(places.add(), "").unwrap();
-    places.add_script(NEXT);
-    places.path.extend_from_within(..);
+    // A directory and a file that is not executable are skipped.
+    fs::create_dir(search_path.add()).unwrap();
+    fs::write(search_path.add(), "").unwrap();
+    search_path.add_script(NEXT);
+    search_path.path.extend_from_within(..);
     for program in programs.iter().map(PathBuf::as_path).chain([Path::new(PODBRIDGE)]) {
-        let words = match program == Path::new(PODBRIDGE) {
-            true => &["kubectl", "version"][..],
-            false => &["version"],
+        let words = if program == Path::new(PODBRIDGE) {
+            &["kubectl", "version"][..]
+        } else {
+            &["version"]
         };
         assert_eq!(
-            said(&mut places.run(program, words)),
+            stdout_and_code(&mut search_path.run(program, words)),
             ("next version\n".into(), 7),
             "{program:?}"
         );
@@ -237,38 +243,35 @@ fn it_never_runs_itself() {
 }
 
 #[test]
-fn without_path_there_is_nothing_to_run() {
-    let mut places = Places::new();
-    let shim = places.shim();
-    places.add_script(NEXT);
-    let mut command = places.run(&shim, &["version"]);
-    command.env_remove("PATH").current_dir(&places.path[1]);
-    assert_eq!(said(&mut command), (String::new(), 127));
+fn without_path_no_next_kubectl_is_found() {
+    let mut search_path = SearchPath::new();
+    let shim = search_path.shim();
+    search_path.add_script(NEXT);
+    let mut command = search_path.run(&shim, &["version"]);
+    command.env_remove("PATH").current_dir(&search_path.path[1]);
+    assert_eq!(stdout_and_code(&mut command), (String::new(), 127));
 }
 
 #[test]
-fn a_script_that_leads_back_is_noticed() {
-    let mut places = Places::new();
-    let shim = places.shim();
-    copy(PODBRIDGE, &places.add());
-    places.add_script(&format!("#!/bin/sh\n'{}' \"$@\"\n", shim.display()));
-    let output = places.run(&shim, &["version"]).output().unwrap();
+fn a_script_that_calls_the_shim_again_is_detected() {
+    let mut search_path = SearchPath::new();
+    let shim = search_path.shim();
+    copy(PODBRIDGE, &search_path.add());
+    search_path.add_script(&format!("#!/bin/sh\n'{}' \"$@\"\n", shim.display()));
+    let output = search_path.run(&shim, &["version"]).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(127), "{stderr}");
-    assert!(
-        stderr.contains("again and again") && stderr.lines().count() == 1,
-        "{stderr}"
-    );
+    assert!(stderr.contains("in a loop") && stderr.lines().count() == 1, "{stderr}");
 }
 
 #[test]
-fn a_next_kubectl_that_cannot_run_is_named() {
-    let mut places = Places::new();
-    let shim = places.shim();
-    let next = places.add();
+fn a_next_kubectl_that_cannot_be_run_is_named() {
+    let mut search_path = SearchPath::new();
+    let shim = search_path.shim();
+    let next = search_path.add();
     script(&next, "#!/no/interpreter\n");
     assert!(fs::metadata(&next).unwrap().permissions().mode() & 0o111 != 0);
-    let output = places.run(&shim, &["version"]).output().unwrap();
+    let output = search_path.run(&shim, &["version"]).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(126), "{stderr}");
     assert!(stderr.contains(next.to_str().unwrap()), "{stderr}");

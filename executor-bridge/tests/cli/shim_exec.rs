@@ -1,4 +1,4 @@
-//! `kubectl exec` through a slot's bridge, which is played here: what is asked, what is shown, and what happens when it dies.
+//! `kubectl exec` through the bridge of a slot, which the test plays: its requests, its output, and the death of the bridge.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,14 +16,14 @@ const KUBECONFIG: &str = r#"{"clusters": [{"name": "c", "cluster": {"server": "h
 const STDIN: u8 = 0x02;
 const STDIN_EOF: u8 = 0x03;
 
-/// The directory of a build's kubeconfig.
-struct Slot {
+/// The directory of a build's kubeconfig, in which the bridge's socket is.
+struct ZuulSlot {
     directory: TempDir,
-    /// sha256('{"namespace":"ci","pod":"web","server":"https://one:1"}')[:16]
+    /// Named sha256('{"namespace":"ci","pod":"web","server":"https://one:1"}')[:16]
     socket: PathBuf,
 }
 
-impl Slot {
+impl ZuulSlot {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("config"), KUBECONFIG).unwrap();
@@ -77,7 +77,8 @@ fn end(stream: &mut UnixStream, outcome: Value) {
     send(stream, 0x1f, outcome.to_string().as_bytes());
 }
 
-fn shown(output: &Output) -> (i32, String, String) {
+/// Returns exit code, standard output and standard error.
+fn code_and_streams(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
         output.status.code().unwrap(),
@@ -87,8 +88,8 @@ fn shown(output: &Output) -> (i32, String, String) {
 }
 
 #[test]
-fn streams_and_codes_are_the_commands_own() {
-    let slot = Slot::new();
+fn streams_and_exit_code_are_those_of_the_command() {
+    let slot = ZuulSlot::new();
     let listener = slot.listen();
     let sentence = "command terminated with exit code 3\n";
     for flag in ["-i", "-iq"] {
@@ -104,18 +105,21 @@ fn streams_and_codes_are_the_commands_own() {
             input.extend(data);
         }
         assert_eq!(input, b"in\0\xff");
-        // Its input has ended, its output has not.
+        // The input of the command has ended, its output has not.
         send(&mut stream, 0x11, b"out\n");
         send(&mut stream, 0x12, b"err\n");
         end(&mut stream, json!({"outcome": "exited", "code": 3}));
         let output = child.wait_with_output().unwrap();
-        assert_eq!(shown(&output), (3, "out\n".into(), format!("err\n{sentence}")));
+        assert_eq!(
+            code_and_streams(&output),
+            (3, "out\n".into(), format!("err\n{sentence}"))
+        );
     }
 }
 
 #[test]
-fn without_i_standard_input_is_left_alone() {
-    let slot = Slot::new();
+fn without_i_standard_input_is_not_read() {
+    let slot = ZuulSlot::new();
     let listener = slot.listen();
     let child = slot.kubectl(&["exec", "-t", "web", "id"]);
     let (mut stream, request) = accept(&listener);
@@ -124,29 +128,29 @@ fn without_i_standard_input_is_left_alone() {
     end(&mut stream, json!({"outcome": "exited", "code": 0}));
     assert_eq!(stream.read(&mut [0]).unwrap(), 0, "nothing more was sent");
     assert_eq!(
-        shown(&child.wait_with_output().unwrap()),
+        code_and_streams(&child.wait_with_output().unwrap()),
         (0, String::new(), String::new())
     );
 }
 
 #[test]
-fn a_terminal_needs_a_terminal() {
-    let slot = Slot::new();
+fn without_a_terminal_t_prints_kubectls_warning() {
+    let slot = ZuulSlot::new();
     let listener = slot.listen();
     let child = slot.kubectl(&["exec", "-it", "web", "--", "sh"]);
     let (mut stream, request) = accept(&listener);
     assert_eq!((&request["stdin"], &request["pty"]), (&json!("stream"), &json!(null)));
     begin(&mut stream);
     end(&mut stream, json!({"outcome": "signaled", "signal": 9}));
-    let (code, _, stderr) = shown(&child.wait_with_output().unwrap());
+    let (code, _, stderr) = code_and_streams(&child.wait_with_output().unwrap());
     let expected = "Unable to use a TTY - input is not a terminal or the right kind of file\n\
                     command terminated with exit code 137\n";
     assert_eq!((code, stderr.as_str()), (137, expected));
 }
 
 #[test]
-fn failures_of_ours_are_one_sentence_and_kubectls_code() {
-    let slot = Slot::new();
+fn failures_of_podbridge_are_one_sentence_and_kubectls_exit_code() {
+    let slot = ZuulSlot::new();
     let listener = slot.listen();
     for (outcome, code) in [
         (
@@ -167,29 +171,29 @@ fn failures_of_ours_are_one_sentence_and_kubectls_code() {
         let child = slot.kubectl(&["exec", "web", "--", "id"]);
         let (mut stream, _) = accept(&listener);
         end(&mut stream, outcome);
-        let shown = shown(&child.wait_with_output().unwrap());
-        assert_eq!(shown, (code, String::new(), "podbridge: no pod web\n".into()));
+        let result = code_and_streams(&child.wait_with_output().unwrap());
+        assert_eq!(result, (code, String::new(), "podbridge: no pod web\n".into()));
     }
 }
 
 #[test]
-fn another_pod_is_not_this_bridges() {
-    let slot = Slot::new();
+fn a_pod_without_a_bridge_is_passed_on() {
+    let slot = ZuulSlot::new();
     let _listener = slot.listen();
     for arguments in [
         &["exec", "other", "--", "id"][..],
         &["exec", "-n", "other", "web", "--", "id"],
         &["exec", "--context=other", "web", "--", "id"],
     ] {
-        let (code, _, stderr) = shown(&slot.kubectl(arguments).wait_with_output().unwrap());
-        assert_eq!(code, 127, "passed on, to nobody: {stderr}");
+        let (code, _, stderr) = code_and_streams(&slot.kubectl(arguments).wait_with_output().unwrap());
+        assert_eq!(code, 127, "passed on, and there is no next kubectl: {stderr}");
     }
 }
 
 #[test]
-fn a_dead_bridge_is_waited_for_and_the_command_goes_on_over_the_next() {
-    let slot = Slot::new();
-    // As a killed bridge leaves it.
+fn the_client_waits_for_the_next_bridge_and_the_command_continues() {
+    let slot = ZuulSlot::new();
+    // A killed bridge leaves its socket.
     drop(slot.listen());
     let mut child = slot.kubectl(&["exec", "-i", "web", "--", "cat"]);
     std::thread::sleep(std::time::Duration::from_millis(300));
@@ -214,12 +218,12 @@ fn a_dead_bridge_is_waited_for_and_the_command_goes_on_over_the_next() {
     send(&mut stream, 0x11, b"two");
     end(&mut stream, json!({"outcome": "exited", "code": 0}));
     let output = child.wait_with_output().unwrap();
-    assert_eq!(shown(&output), (0, "one two".into(), String::new()));
+    assert_eq!(code_and_streams(&output), (0, "one two".into(), String::new()));
 }
 
 #[test]
 fn a_signal_between_two_bridges_reaches_the_command() {
-    let slot = Slot::new();
+    let slot = ZuulSlot::new();
     let listener = slot.listen();
     let child = slot.kubectl(&["exec", "web", "--", "sleep", "9"]);
     let (mut stream, _) = accept(&listener);
@@ -234,13 +238,13 @@ fn a_signal_between_two_bridges_reaches_the_command() {
     let (mut stream, _) = accept(&slot.listen());
     assert_eq!(next_frame(&mut stream), (0x04, vec![15]));
     end(&mut stream, json!({"outcome": "signaled", "signal": 15}));
-    let (code, stdout, _) = shown(&child.wait_with_output().unwrap());
+    let (code, stdout, _) = code_and_streams(&child.wait_with_output().unwrap());
     assert_eq!((code, stdout.as_str()), (143, "x"));
 }
 
 #[test]
-fn a_pod_of_windows_is_the_next_kubectls() {
-    let slot = Slot::new();
+fn a_windows_pod_is_left_to_the_next_kubectl() {
+    let slot = ZuulSlot::new();
     let listener = slot.listen();
     let mut child = slot.kubectl(&["exec", "web", "--", "cmd"]);
     let (mut stream, _) = accept(&listener);
@@ -249,8 +253,8 @@ fn a_pod_of_windows_is_the_next_kubectls() {
         json!({"outcome": "unreachable", "kind": "windows", "message": "no"}),
     );
     drop(child.stdin.take());
-    let (code, out, err) = shown(&child.wait_with_output().unwrap());
-    // And there is none in an empty PATH.
+    let (code, out, err) = code_and_streams(&child.wait_with_output().unwrap());
+    // There is no next kubectl, because PATH is empty.
     assert_eq!((code, out.as_str()), (127, ""));
     assert!(err.contains("kubectl"), "{err}");
 }

@@ -1,4 +1,4 @@
-//! `podbridge ssh` and `podbridge git` as git calls them, with nothing behind them: what is understood, and what is refused.
+//! The command lines of `podbridge ssh` and `podbridge git`, without an agent: which are accepted, and which are refused.
 
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::harness::Cli;
 
 #[test]
-fn git_takes_us_for_openssh() {
+fn git_takes_podbridge_ssh_for_openssh() {
     let cli = Cli::new();
     let output = cli.run(&["ssh", "-G", "-o", "SendEnv=GIT_PROTOCOL", "-p", "22", "user@web"]);
     assert!(
@@ -17,7 +17,7 @@ fn git_takes_us_for_openssh() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said() {
+fn unsupported_command_lines_are_refused_with_a_reason() {
     let cli = Cli::new();
     for (arguments, word) in [
         (&["ssh"][..], "POD"),
@@ -32,9 +32,9 @@ fn what_cannot_be_done_is_said() {
     }
 }
 
-/// Options of the target are taken before and behind `ssh`, and reach it through `git`.
+/// The target's options are accepted before and after `ssh`, and `podbridge git` passes them on.
 #[test]
-fn the_agent_that_is_named_is_asked() {
+fn the_options_of_the_target_reach_ssh() {
     let cli = Cli::new();
     let socket = cli.dir.path().join("it's.sock");
     let socket = socket.to_str().unwrap();
@@ -49,16 +49,16 @@ fn the_agent_that_is_named_is_asked() {
     }
     let mut git = cli.command(&[&["git"], &target[..], &["ls-remote", "web:/x"]].concat());
     let output = git.env("PATH", std::env::var_os("PATH").unwrap()).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(
-        (output.status.code(), said.contains(socket)),
+        (output.status.code(), stderr.contains(socket)),
         (Some(128), true),
-        "{said}"
+        "{stderr}"
     );
 }
 
 #[test]
-fn without_git_here_a_sentence_says_so() {
+fn a_missing_local_git_is_reported() {
     let cli = Cli::new();
     let output = cli
         .command(&["git", "status"])
@@ -70,7 +70,7 @@ fn without_git_here_a_sentence_says_so() {
 }
 
 #[test]
-fn for_git_ssh_our_name_is_enough() {
+fn the_program_name_podbridge_ssh_runs_podbridge_ssh() {
     let cli = Cli::new();
     let named = cli.dir.path().join("podbridge-ssh");
     symlink(env!("CARGO_BIN_EXE_podbridge"), &named).unwrap();

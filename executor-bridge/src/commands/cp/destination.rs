@@ -1,4 +1,4 @@
-//! The local side of a download: a file that appears whole or not at all, a device or pipe, or standard output.
+//! The local destination of a download: a regular file, which is replaced as a whole or not at all; a device or pipe; or standard output.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
@@ -14,43 +14,50 @@ use crate::protocol::result::FileStat;
 use crate::protocol::target::hex;
 use crate::random;
 
-pub(super) const PERMISSIONS: u32 = 0o7777;
-/// As many as Linux follows.
-const LINKS: usize = 40;
+/// The bits of a mode that chmod sets.
+pub(super) const PERMISSION_BITS: u32 = 0o7777;
+/// Symbolic links that are followed for one path, as in Linux.
+const SYMBOLIC_LINKS_MAX: usize = 40;
 
-/// Where a file from the pod goes. A local one appears whole or not at all.
-pub(super) enum Sink {
-    Standard,
+/// The destination of a file from the pod.
+pub(super) enum Destination {
+    StandardOutput,
+    /// A local path.
     File {
         file: File,
+        /// Temporary file beside `path`; unused for a device or pipe.
         temporary: PathBuf,
         path: PathBuf,
+        /// The temporary file was renamed to `path`, or `file` is a device or pipe.
         done: bool,
     },
 }
 
-impl Sink {
+impl Destination {
+    /// Opens the destination; `name` is the file's name in the pod, for a `path` that is a directory.
     pub(super) fn create(path: &Path, name: Option<&OsStr>) -> Result<Self, Failure> {
         let path = match (fs::metadata(path).is_ok_and(|found| found.is_dir()), name) {
             (true, Some(name)) => path.join(name),
-            (true, None) => return Err(Failure::usage("the pod's path has no file name")),
+            (true, None) => return Err(Failure::usage("the path in the pod has no file name; name a file")),
             (false, _) if path.as_os_str().as_bytes().ends_with(b"/") => {
                 let missing = io::Error::from(io::ErrorKind::NotADirectory);
-                return Err(local(path, "written", &missing));
+                return Err(local_file_failure(path, "written", &missing));
             }
             (false, _) => path.to_owned(),
         };
-        // A symbolic link keeps pointing where it points, also if nothing is there yet.
+        // A symbolic link stays: its target is written, also if the target does not exist yet.
         let path = match fs::canonicalize(&path) {
             Ok(found) => found,
-            Err(_) if fs::symlink_metadata(&path).is_ok() && fs::metadata(&path).is_err() => behind_links(path),
+            Err(_) if fs::symlink_metadata(&path).is_ok() && fs::metadata(&path).is_err() => {
+                resolve_dangling_link(path)
+            }
             Err(_) => path,
         };
         if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
             // A device or pipe cannot be replaced.
             let file = OpenOptions::new().write(true).open(&path);
-            let file = file.map_err(|error| local(&path, "opened", &error))?;
-            return Ok(Sink::File {
+            let file = file.map_err(|error| local_file_failure(&path, "opened", &error))?;
+            return Ok(Destination::File {
                 file,
                 temporary: PathBuf::new(),
                 path,
@@ -63,8 +70,8 @@ impl Sink {
             .create_new(true)
             .mode(0o600)
             .open(&temporary)
-            .map_err(|error| local(&path, "written", &error))?;
-        Ok(Sink::File {
+            .map_err(|error| local_file_failure(&path, "written", &error))?;
+        Ok(Destination::File {
             file,
             temporary,
             path,
@@ -72,41 +79,46 @@ impl Sink {
         })
     }
 
-    pub(super) fn failed(&self, what: &str, error: &io::Error) -> Failure {
+    /// Returns the failure that the destination cannot be `what`, for example written.
+    pub(super) fn failure(&self, what: &str, error: &io::Error) -> Failure {
         match self {
-            Sink::Standard => Failure::new(Kind::LocalFile, format!("standard output cannot be {what}: {error}")),
-            Sink::File { path, .. } => local(path, what, error),
+            Destination::StandardOutput => {
+                Failure::new(Kind::LocalFile, format!("standard output cannot be {what}: {error}"))
+            }
+            Destination::File { path, .. } => local_file_failure(path, what, error),
         }
     }
 
-    /// A file that the bridge can write itself.
+    /// Returns the file if the bridge can write it itself.
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Sink::File { file, done: false, .. } => Some(file.as_fd()),
-            Sink::File { .. } | Sink::Standard => None,
+            Destination::File { file, done: false, .. } => Some(file.as_fd()),
+            Destination::File { .. } | Destination::StandardOutput => None,
         }
     }
 
-    /// How much of it there is.
+    /// Returns how many bytes were written so far; 0 if unknown.
     pub(super) fn length(&self) -> u64 {
         match self {
-            Sink::File { file, .. } => file.metadata().map_or(0, |found| found.len()),
-            Sink::Standard => 0,
+            Destination::File { file, .. } => file.metadata().map_or(0, |found| found.len()),
+            Destination::StandardOutput => 0,
         }
     }
 
+    /// Writes data.
     pub(super) fn write(&mut self, data: &[u8]) -> io::Result<()> {
         match self {
-            Sink::Standard => {
+            Destination::StandardOutput => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(data).and_then(|()| stdout.flush())
             }
-            Sink::File { file, .. } => file.write_all(data),
+            Destination::File { file, .. } => file.write_all(data),
         }
     }
 
+    /// Sets mode and modification time, and renames the temporary file to its path. With `sync` both are on disk then.
     pub(super) fn finish(&mut self, stat: Option<FileStat>, sync: bool) -> Result<(), Failure> {
-        let Sink::File {
+        let Destination::File {
             file,
             temporary,
             path,
@@ -116,7 +128,7 @@ impl Sink {
             return Ok(());
         };
         let attributes = stat.map_or(Ok(()), |stat| {
-            file.set_permissions(Permissions::from_mode(stat.mode & PERMISSIONS))?;
+            file.set_permissions(Permissions::from_mode(stat.mode & PERMISSION_BITS))?;
             let modified = match u64::try_from(stat.mtime_ns) {
                 Ok(after) => SystemTime::UNIX_EPOCH + Duration::from_nanos(after),
                 Err(_) => SystemTime::UNIX_EPOCH - Duration::from_nanos(stat.mtime_ns.unsigned_abs()),
@@ -131,27 +143,27 @@ impl Sink {
                 Some(parent) => File::open(parent)?.sync_all(),
                 None => Ok(()),
             })
-            .map_err(|error| local(path, "finished", &error))?;
+            .map_err(|error| local_file_failure(path, "finished", &error))?;
         *done = true;
         Ok(())
     }
 }
 
-impl Drop for Sink {
+impl Drop for Destination {
     fn drop(&mut self) {
-        if let Sink::File {
+        if let Destination::File {
             temporary, done: false, ..
         } = self
         {
-            // Nothing half-done is left; what failed was said.
+            // The copy is incomplete. A failure is ignored: the cause was reported already.
             let _ = fs::remove_file(temporary);
         }
     }
 }
 
-/// Where a symbolic link points to that leads nowhere.
-fn behind_links(mut path: PathBuf) -> PathBuf {
-    for _ in 0..LINKS {
+/// Returns the path that a dangling symbolic link points to, through further links.
+fn resolve_dangling_link(mut path: PathBuf) -> PathBuf {
+    for _ in 0..SYMBOLIC_LINKS_MAX {
         match fs::read_link(&path) {
             Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
             Err(_) => return path,
@@ -160,6 +172,7 @@ fn behind_links(mut path: PathBuf) -> PathBuf {
     path
 }
 
-fn local(path: &Path, what: &str, error: &io::Error) -> Failure {
+/// Returns the failure that the path cannot be `what`.
+fn local_file_failure(path: &Path, what: &str, error: &io::Error) -> Failure {
     Failure::new(Kind::LocalFile, format!("{} cannot be {what}: {error}", path.display()))
 }

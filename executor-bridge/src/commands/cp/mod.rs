@@ -1,4 +1,5 @@
-//! `podbridge cp`: one file to or from a pod, verified, mode and modification time kept. `-` is standard input or output.
+//! `podbridge cp`: copies one file to or from a pod, verifies it, and preserves mode and modification time. `-` is standard input or
+//! output.
 
 mod destination;
 
@@ -17,8 +18,8 @@ use tokio::sync::mpsc;
 use crate::cli::{CpOptions, TargetOptions};
 use crate::client::{self, BridgeAddress, Incoming, Message};
 use crate::commands::bridge_of_pod::bridge_address;
-use crate::commands::cp::destination::{PERMISSIONS, Sink};
-use crate::commands::location::Side;
+use crate::commands::cp::destination::{Destination, PERMISSION_BITS};
+use crate::commands::location::Location;
 use crate::commands::progress::Progress;
 use crate::config::BridgeSettings;
 use crate::error::{Failure, Kind};
@@ -28,19 +29,26 @@ use crate::protocol::request::{Get, Operation, Put, Request, Stat};
 use crate::protocol::result::{FileStat, Outcome};
 use crate::report::conclude;
 
-const CHUNK: usize = 128 * 1024;
-/// How often progress is looked at.
-const TICK: Duration = Duration::from_millis(200);
-/// So many bridges may die under one copy.
-const BRIDGES: usize = 5;
-const PAUSE: Duration = Duration::from_millis(20);
-const TYPE: u32 = 0o170_000;
-const DIRECTORY: u32 = 0o040_000;
+/// Bytes per read of a local source, at most.
+const READ_SIZE: usize = 128 * 1024;
+/// Interval between two updates of the progress bar.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Bridges that may die during one copy; after that the copy fails.
+const BRIDGE_DEATHS_MAX: usize = 5;
+/// Pause before the next bridge is tried: a dying bridge still accepts connections for a moment.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// The bits of a mode that hold the file type (S_IFMT).
+const FILE_TYPE_BITS: u32 = 0o170_000;
+/// File type of a directory (S_IFDIR).
+const DIRECTORY_TYPE: u32 = 0o040_000;
 
 pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: CpOptions) -> Result<u8, Failure> {
-    let (source, destination) = (Side::parse(&command.source)?, Side::parse(&command.destination)?);
+    let (source, destination) = (
+        Location::parse(&command.source)?,
+        Location::parse(&command.destination)?,
+    );
     let container = target.container.clone();
-    let copy = |bridge| Copy {
+    let copy = |bridge| FileCopy {
         bridge,
         container,
         quiet: command.quiet,
@@ -48,37 +56,38 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: CpOpt
     };
     let runtime = client::runtime()?;
     let copied = match (source, destination) {
-        (Side::Pod { pod, path }, local @ (Side::Local(_) | Side::Standard)) => {
+        (Location::Pod { pod, path }, local @ (Location::Local(_) | Location::StandardStream)) => {
             let copy = copy(bridge_address(target, &pod, options)?);
-            runtime.block_on(unless_interrupted(copy.download(path, local)))
+            runtime.block_on(run_until_interrupted(copy.download(path, local)))
         }
-        (local @ (Side::Local(_) | Side::Standard), Side::Pod { pod, path }) => {
+        (local @ (Location::Local(_) | Location::StandardStream), Location::Pod { pod, path }) => {
             let copy = copy(bridge_address(target, &pod, options)?);
-            runtime.block_on(unless_interrupted(copy.upload(local, path, command.user)))
+            runtime.block_on(run_until_interrupted(copy.upload(local, path, command.user)))
         }
         _ => Err(Failure::usage("exactly one of SRC and DST must be POD:PATH")),
     };
-    // A thread that reads our stdin may wait for ever.
+    // Do not wait for the thread that reads standard input: it may block for ever.
     runtime.shutdown_background();
     copied
 }
 
-/// Nothing half-done is left then.
-async fn unless_interrupted(copying: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+/// Runs a copy until it ends or a signal interrupts it. An interrupted copy is dropped, which removes its temporary file.
+async fn run_until_interrupted(copying: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
     tokio::select! {
         copied = copying => copied,
-        interrupted = client::interrupted() => interrupted,
+        exit_code = client::wait_for_interrupt() => exit_code,
     }
 }
 
-struct Copy {
+/// A copy: the bridge and the options that apply to it.
+struct FileCopy {
     bridge: BridgeAddress,
     container: Option<String>,
     quiet: bool,
     sync: bool,
 }
 
-impl Copy {
+impl FileCopy {
     fn request(&self, operation: Operation) -> Request {
         Request {
             container: self.container.clone(),
@@ -86,22 +95,23 @@ impl Copy {
         }
     }
 
-    /// Asks, and the next bridge again if one dies: what is only asked, and files that are passed, can be had again.
+    /// Runs an operation that can be repeated, because the bridge itself reads or writes the files: if a bridge dies, the next one gets
+    /// the same request.
     async fn ask(
         &self,
         operation: Operation,
         descriptors: &[BorrowedFd<'_>],
-        mut meanwhile: impl FnMut(&Incoming),
+        mut show_progress: impl FnMut(&Incoming),
     ) -> Result<Outcome, Failure> {
         let request = self.request(operation);
-        let mut died = 0;
+        let mut deaths = 0;
         loop {
             let conversation = self.bridge.begin_with(&request, descriptors).await?;
             let client::Conversation {
                 mut incoming,
                 outgoing: _open,
             } = conversation;
-            let mut tick = tokio::time::interval(TICK);
+            let mut tick = tokio::time::interval(PROGRESS_INTERVAL);
             let outcome = loop {
                 tokio::select! {
                     message = incoming.next() => match message {
@@ -109,19 +119,18 @@ impl Copy {
                         Message::Lost(outcome) => break outcome,
                         Message::Started | Message::Stdout(_) | Message::Stderr(_) => {}
                     },
-                    _ = tick.tick() => meanwhile(&incoming),
+                    _ = tick.tick() => show_progress(&incoming),
                 }
             };
-            died += 1;
-            if died == BRIDGES {
+            deaths += 1;
+            if deaths == BRIDGE_DEATHS_MAX {
                 return Ok(outcome);
             }
-            // A dying one still accepts connections for a moment.
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RECONNECT_PAUSE).await;
         }
     }
 
-    /// `Err`: an outcome that ends the copy.
+    /// Returns the attributes of a file in the pod, `None` if it does not exist. The inner `Err` is an outcome that ends the copy.
     async fn stat(&self, path: &[u8]) -> Result<Result<Option<FileStat>, Outcome>, Failure> {
         let stat = Stat {
             path: ByteString(path.to_vec()),
@@ -134,30 +143,35 @@ impl Copy {
         })
     }
 
-    async fn upload(&self, source: Side, mut path: Vec<u8>, user: Option<String>) -> Result<u8, Failure> {
+    /// Copies to the pod.
+    async fn upload(&self, source: Location, mut path: Vec<u8>, user: Option<String>) -> Result<u8, Failure> {
         let (file, name, metadata) = match source {
-            Side::Local(local) => {
-                let (file, metadata) = open(&local)?;
+            Location::Local(local) => {
+                let (file, metadata) = open_source(&local)?;
                 (Some(file), local.file_name().map(OsStr::to_owned), Some(metadata))
             }
             _ => (None, None, None),
         };
         match self.stat(&path).await? {
-            Ok(Some(stat)) if stat.mode & TYPE == DIRECTORY => match &name {
+            Ok(Some(stat)) if stat.mode & FILE_TYPE_BITS == DIRECTORY_TYPE => match &name {
                 Some(name) => {
                     if !path.ends_with(b"/") {
                         path.push(b'/');
                     }
                     path.extend_from_slice(name.as_bytes());
                 }
-                None => return Err(Failure::usage("standard input needs the name of a file in the pod")),
+                None => {
+                    return Err(Failure::usage(
+                        "standard input has no name: name a file in the pod, not a directory",
+                    ));
+                }
             },
             Ok(_) => {}
             Err(outcome) => return Ok(conclude(&outcome)),
         }
         let put = Put {
             path: ByteString(path),
-            mode: metadata.as_ref().map(|metadata| metadata.mode() & PERMISSIONS),
+            mode: metadata.as_ref().map(|metadata| metadata.mode() & PERMISSION_BITS),
             mtime_ns: metadata.as_ref().map(|metadata| {
                 metadata
                     .mtime()
@@ -170,22 +184,24 @@ impl Copy {
             progress: true,
         };
         let total = metadata.as_ref().map(fs::Metadata::len);
-        let progress = Progress::start(&shown(name.as_deref()), total, self.quiet);
+        let progress = Progress::start(&display_name(name.as_deref()), total, self.quiet);
         let put = Operation::Put(put);
         let outcome = match file {
             Some(file) if metadata.is_some_and(|metadata| metadata.is_file()) => {
-                self.ask(put, &[file.as_fd()], |incoming| progress.set(incoming.taken()))
-                    .await?
+                self.ask(put, &[file.as_fd()], |incoming| {
+                    progress.set_position(incoming.acknowledged_bytes())
+                })
+                .await?
             }
-            Some(pipe) => self.pump(put, Box::new(pipe), &progress).await?,
-            None => self.pump(put, Box::new(io::stdin()), &progress).await?,
+            Some(pipe) => self.put_stream(put, Box::new(pipe), &progress).await?,
+            None => self.put_stream(put, Box::new(io::stdin()), &progress).await?,
         };
         drop(progress);
         Ok(conclude(&outcome))
     }
 
-    /// Puts what cannot be passed: it is read here.
-    async fn pump(
+    /// Copies a source that cannot be passed to the bridge as a file: this process reads it.
+    async fn put_stream(
         &self,
         put: Operation,
         reader: Box<dyn Read + Send>,
@@ -193,7 +209,7 @@ impl Copy {
     ) -> Result<Outcome, Failure> {
         let conversation = self.bridge.begin(&self.request(put)).await?;
         let client::Conversation { mut incoming, outgoing } = conversation;
-        let mut chunks = read(reader);
+        let mut chunks = read_ahead(reader);
         let sending = async {
             while let Some(chunk) = chunks.recv().await {
                 let chunk = match chunk {
@@ -208,14 +224,14 @@ impl Copy {
                 }
             }
             outgoing.stdin_eof().await;
-            // The result says the rest.
+            // The bridge's result ends the copy.
             std::future::pending().await
         };
         let receiving = async {
             loop {
                 match incoming.next().await {
                     Message::Result(outcome) | Message::Lost(outcome) => return outcome,
-                    // Of a transfer the end alone counts, and that was not reached.
+                    // Only the result of a transfer matters.
                     Message::Started | Message::Stdout(_) | Message::Stderr(_) => {}
                 }
             }
@@ -226,26 +242,30 @@ impl Copy {
         }
     }
 
-    async fn download(&self, path: Vec<u8>, destination: Side) -> Result<u8, Failure> {
+    /// Copies from the pod.
+    async fn download(&self, path: Vec<u8>, location: Location) -> Result<u8, Failure> {
         let stat = match self.stat(&path).await? {
             Ok(Some(stat)) => Some(stat),
-            // `get` fails with the reason.
+            // `get` will fail with the reason.
             Ok(None) => None,
             Err(outcome) => return Ok(conclude(&outcome)),
         };
         let name = Path::new(OsStr::from_bytes(&path)).file_name().map(OsStr::to_owned);
-        let mut sink = match destination {
-            Side::Local(local) => Sink::create(&local, name.as_deref())?,
-            _ => Sink::Standard,
+        let mut destination = match location {
+            Location::Local(local) => Destination::create(&local, name.as_deref())?,
+            _ => Destination::StandardOutput,
         };
         let get = Operation::Get(Get {
             path: ByteString(path),
             root: None,
         });
-        let progress = Progress::start(&shown(name.as_deref()), stat.map(|stat| stat.size), self.quiet);
-        let outcome = match sink.descriptor() {
-            Some(file) => self.ask(get, &[file], |_| progress.set(sink.length())).await?,
-            None => match self.print(get, &mut sink, &progress).await? {
+        let progress = Progress::start(&display_name(name.as_deref()), stat.map(|stat| stat.size), self.quiet);
+        let outcome = match destination.descriptor() {
+            Some(file) => {
+                self.ask(get, &[file], |_| progress.set_position(destination.length()))
+                    .await?
+            }
+            None => match self.get_stream(get, &mut destination, &progress).await? {
                 Some(outcome) => outcome,
                 None => return Ok(exit::BROKEN_PIPE),
             },
@@ -253,22 +273,27 @@ impl Copy {
         drop(progress);
         if let Outcome::Ok(done) = &outcome {
             let stat = done.stat.flatten().or(stat);
-            sink.finish(stat, self.sync)?;
+            destination.finish(stat, self.sync)?;
         }
         Ok(conclude(&outcome))
     }
 
-    /// Gets what the bridge cannot write itself; `None` if nobody reads it any more.
-    async fn print(&self, get: Operation, sink: &mut Sink, progress: &Progress) -> Result<Option<Outcome>, Failure> {
+    /// Copies to a destination that the bridge cannot write itself; `None` if the reader of the destination has closed it.
+    async fn get_stream(
+        &self,
+        get: Operation,
+        destination: &mut Destination,
+        progress: &Progress,
+    ) -> Result<Option<Outcome>, Failure> {
         let mut conversation = self.bridge.begin(&self.request(get)).await?;
         loop {
             match conversation.incoming.next().await {
                 Message::Stdout(data) => {
                     progress.advance(data.len());
-                    if let Err(error) = sink.write(&data) {
+                    if let Err(error) = destination.write(&data) {
                         return match error.kind() {
                             io::ErrorKind::BrokenPipe => Ok(None),
-                            _ => Err(sink.failed("written", &error)),
+                            _ => Err(destination.failure("written", &error)),
                         };
                     }
                 }
@@ -279,31 +304,35 @@ impl Copy {
     }
 }
 
-fn shown(name: Option<&OsStr>) -> String {
+/// Returns the name for the progress bar.
+fn display_name(name: Option<&OsStr>) -> String {
     name.map_or_else(
         || "-".into(),
         |name| podbridge_tree::escape_for_terminal(name.as_bytes()),
     )
 }
 
-fn open(path: &Path) -> Result<(File, fs::Metadata), Failure> {
-    let failed = |why: String| Failure::new(Kind::LocalFile, format!("{} {why}", path.display()));
-    let file = File::open(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
+/// Opens the local source.
+fn open_source(path: &Path) -> Result<(File, fs::Metadata), Failure> {
+    let failure = |why: String| Failure::new(Kind::LocalFile, format!("{} {why}", path.display()));
+    let file = File::open(path).map_err(|error| failure(format!("cannot be read: {error}")))?;
     let metadata = file
         .metadata()
-        .map_err(|error| failed(format!("cannot be examined: {error}")))?;
-    match metadata.is_dir() {
-        true => Err(failed("is a directory; cp copies single files".into())),
-        false => Ok((file, metadata)),
+        .map_err(|error| failure(format!("cannot be examined: {error}")))?;
+    if metadata.is_dir() {
+        return Err(failure(
+            "is a directory; cp copies only files, use podbridge sync".into(),
+        ));
     }
+    Ok((file, metadata))
 }
 
-/// Read ahead on a thread: the source may be a pipe that blocks.
-fn read(mut reader: Box<dyn Read + Send>) -> mpsc::Receiver<io::Result<Bytes>> {
+/// Reads the source on a thread, a few chunks ahead: it may be a pipe that blocks.
+fn read_ahead(mut reader: Box<dyn Read + Send>) -> mpsc::Receiver<io::Result<Bytes>> {
     let (queue, chunks) = mpsc::channel(4);
     std::thread::spawn(move || {
         loop {
-            let mut buffer = vec![0; CHUNK];
+            let mut buffer = vec![0; READ_SIZE];
             let chunk = match reader.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(count) => {

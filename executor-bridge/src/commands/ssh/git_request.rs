@@ -1,26 +1,29 @@
-//! The line that git wants to have run on the other side: `git-receive-pack '/path'`, quoted for a shell.
+//! The command line that git sends to the remote host, such as `git-receive-pack '/path'`, quoted for a shell. `ssh` recognises it, so
+//! that the agent can serve it without a shell.
 
-/// The agent's name of each.
+/// Services of git, as the agent names them.
 const SERVICES: [&str; 3] = ["receive-pack", "upload-pack", "upload-archive"];
 
+/// A service that git asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Service {
+pub(super) struct GitService {
     pub(super) name: &'static str,
+    /// Path of the repository, without quotes.
     pub(super) path: Vec<u8>,
 }
 
-/// `None`: whatever it is, it is for a shell.
-pub(super) fn service(line: &[u8]) -> Option<Service> {
+/// Returns the service that the command line asks for; `None` if the line is another command, which a shell must run.
+pub(super) fn parse(line: &[u8]) -> Option<GitService> {
     let rest = line.strip_prefix(b"git-").or_else(|| line.strip_prefix(b"git "))?;
     SERVICES.into_iter().find_map(|name| {
         let path = rest.strip_prefix(name.as_bytes())?.strip_prefix(b" ")?;
-        let path = unquoted(path).filter(|path| !path.is_empty())?;
-        Some(Service { name, path })
+        let path = unquote(path).filter(|path| !path.is_empty())?;
+        Some(GitService { name, path })
     })
 }
 
-/// The one word that a shell would see, if it has nothing else to do.
-fn unquoted(text: &[u8]) -> Option<Vec<u8>> {
+/// Returns the text as one word without quotes; `None` if a shell would expand it or split it into several words.
+fn unquote(text: &[u8]) -> Option<Vec<u8>> {
     let mut word = Vec::new();
     let mut bytes = text.iter().copied();
     let mut quoted = false;
@@ -29,7 +32,7 @@ fn unquoted(text: &[u8]) -> Option<Vec<u8>> {
             b'\'' => quoted = !quoted,
             _ if quoted => word.push(byte),
             b'\\' => word.push(bytes.next().filter(|byte| *byte != b'\n')?),
-            // Not before a name, where a shell would look for a home; the agent does so itself.
+            // `~` is allowed: the agent expands a home directory itself.
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' | b'+' | b'~' | 0x80.. => {
                 word.push(byte)
             }
@@ -44,23 +47,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gits_own_lines_are_understood() {
+    fn the_requests_of_git_are_parsed() {
         for (line, name, path) in [
             ("git-receive-pack '/zuul/glance'", "receive-pack", "/zuul/glance"),
             ("git upload-pack '~/it'\\''s \"new\"'", "upload-pack", "~/it's \"new\""),
             ("git-upload-archive 'wow'\\!''", "upload-archive", "wow!"),
             ("git-upload-pack src/x", "upload-pack", "src/x"),
         ] {
-            let expected = Service {
+            let expected = GitService {
                 name,
                 path: path.into(),
             };
-            assert_eq!(service(line.as_bytes()), Some(expected), "{line}");
+            assert_eq!(parse(line.as_bytes()), Some(expected), "{line}");
         }
     }
 
     #[test]
-    fn what_needs_a_shell_gets_one() {
+    fn other_commands_are_left_to_a_shell() {
         for line in [
             "git-receive-pack",
             "git-receive-pack ''",
@@ -73,7 +76,7 @@ mod tests {
             "/usr/bin/git-receive-pack '/x'",
             "rsync --server . /x",
         ] {
-            assert_eq!(service(line.as_bytes()), None, "{line}");
+            assert_eq!(parse(line.as_bytes()), None, "{line}");
         }
     }
 }

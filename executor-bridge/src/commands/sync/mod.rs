@@ -1,5 +1,5 @@
-//! `podbridge sync`: a tree to or from a pod. One side of the copy runs here on a thread, the other is a command of the agent in the pod,
-//! attended like any other (docs/adr/0009).
+//! `podbridge sync`: copies a tree to or from a pod. One side of the copy runs here on a thread. The other side is a command of the agent
+//! in the pod, attached like any other command; pipes connect the two (docs/adr/0009).
 
 mod report;
 
@@ -17,40 +17,44 @@ use podbridge_tree::{Error, PIPE_CAPACITY, PROTOCOL_VERSION, Temporaries};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use crate::cli::{Compress, Filters, SyncOptions, TargetOptions};
-use crate::client::{self, Ended, Streams};
+use crate::client::{self, AttachedEnd, Streams};
 use crate::commands::bridge_of_pod::bridge_address;
-use crate::commands::location::Side;
-use crate::commands::sync::report::Shown;
+use crate::commands::location::Location;
+use crate::commands::sync::report::CopyReport;
 use crate::config::BridgeSettings;
 use crate::error::{Failure, Kind};
 use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
-use crate::protocol::target::hex;
-use crate::random;
 use crate::report::{conclude, say};
 
-/// What the agent's side says at its end, at most.
-const LAST_WORDS: usize = 4096;
-/// Our side ends when the other one has; a file system that hangs is not waited for.
-const LINGER: Duration = Duration::from_secs(5);
+/// Bytes kept from the end of the agent's standard error.
+const STDERR_TAIL_MAX: usize = 4096;
+/// Time limit for the end of this side after the end of the agent's side; a file system may hang.
+const LOCAL_SIDE_GRACE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SyncOptions) -> Result<u8, Failure> {
-    let sides = (Side::parse(&command.source)?, Side::parse(&command.destination)?);
-    let (pod, root, own, agent_sends) = match sides {
-        (Side::Local(own), Side::Pod { pod, path }) => (pod, path, own, false),
-        (Side::Pod { pod, path }, Side::Local(own)) => (pod, path, own, true),
-        (Side::Standard, _) | (_, Side::Standard) => {
-            return Err(Failure::usage("sync copies no standard input or output; cp does"));
+    let sides = (
+        Location::parse(&command.source)?,
+        Location::parse(&command.destination)?,
+    );
+    let (pod, root, local, agent_sends) = match sides {
+        (Location::Local(local), Location::Pod { pod, path }) => (pod, path, local, false),
+        (Location::Pod { pod, path }, Location::Local(local)) => (pod, path, local, true),
+        (Location::StandardStream, _) | (_, Location::StandardStream) => {
+            return Err(Failure::usage(
+                "sync cannot copy standard input or output; use podbridge cp",
+            ));
         }
         _ => return Err(Failure::usage("exactly one of SRC and DST must be POD:PATH")),
     };
-    if own.as_os_str().is_empty() {
-        return Err(Failure::usage("the local path is empty"));
+    if local.as_os_str().is_empty() {
+        return Err(Failure::usage("the local path is empty; name a file or directory"));
     }
     if !agent_sends {
-        own.symlink_metadata()
-            .map_err(|error| Failure::new(Kind::LocalFile, format!("{} cannot be read: {error}", own.display())))?;
+        local
+            .symlink_metadata()
+            .map_err(|error| Failure::new(Kind::LocalFile, format!("{} cannot be read: {error}", local.display())))?;
     }
     let open = TreeOpen {
         version: PROTOCOL_VERSION,
@@ -69,7 +73,6 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SyncO
     let container = target.container.clone();
     let bridge = bridge_address(target, &pod, options)?;
     let exec = Exec {
-        exec_id: Some(hex(&random::bytes::<16>())),
         argv: Some(vec![
             ByteString(b"podbridge-agent".to_vec()),
             ByteString(b"tree".to_vec()),
@@ -77,12 +80,12 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SyncO
         agent_program: true,
         user: command.user,
         stdin: Input::Stream,
-        ..Exec::default()
+        ..Exec::new()
     };
-    let (streams, own_side) = Own::start(open, own, command.quiet)
-        .map_err(|error| Failure::new(Kind::Internal, format!("no pipes: {error}")))?;
-    let ended = client::attend(bridge, container, exec, streams);
-    own_side.conclude(ended)
+    let (streams, local_side) = LocalSide::start(open, local, command.quiet)
+        .map_err(|error| Failure::new(Kind::Internal, format!("pipes cannot be created: {error}")))?;
+    let end = client::run_attached(bridge, container, exec, streams);
+    local_side.conclude(end)
 }
 
 fn filters(filters: Filters) -> Vec<TreeFilter> {
@@ -101,27 +104,30 @@ fn compression(when: Compress) -> TreeCompression {
     }
 }
 
-/// Our side of the copy, as it runs.
-struct Own {
-    copying: JoinHandle<(Result<TreeSummary, Error>, Shown)>,
-    last_words: JoinHandle<Vec<u8>>,
+/// This side of the copy while it runs.
+struct LocalSide {
+    /// Thread that copies.
+    copying: JoinHandle<(Result<TreeSummary, Error>, CopyReport)>,
+    /// Thread that reads the agent's standard error; returns its end.
+    stderr_tail: JoinHandle<Vec<u8>>,
+    /// Temporary files of this side.
     temporaries: Temporaries,
 }
 
-impl Own {
-    /// And what the command in the pod is to be attended with.
+impl LocalSide {
+    /// Starts this side; returns it, and the streams for the command in the pod.
     fn start(open: TreeOpen, path: PathBuf, quiet: bool) -> io::Result<(Streams, Self)> {
         let pipe = || {
             let ends = pipe_with(PipeFlags::CLOEXEC)?;
-            // Where the system grants less, it works as well.
+            // A failure is ignored: the copy also works with a smaller pipe.
             let _ = fcntl_setpipe_size(&ends.0, PIPE_CAPACITY);
             io::Result::Ok(ends)
         };
-        let ((stdin, output), (input, stdout), (said, stderr)) = (pipe()?, pipe()?, pipe()?);
+        let ((stdin, output), (input, stdout), (agent_stderr, stderr)) = (pipe()?, pipe()?, pipe()?);
         let temporaries = Temporaries::default();
-        let own = temporaries.clone();
-        let copying = thread::spawn(move || copy(&open, &path, input, output, &own, quiet));
-        let last_words = thread::spawn(move || last_words(said));
+        let local = temporaries.clone();
+        let copying = thread::spawn(move || copy(&open, &path, input, output, &local, quiet));
+        let stderr_tail = thread::spawn(move || stderr_tail(agent_stderr));
         let streams = Streams {
             stdin: Box::new(stdin),
             stdout: Box::new(stdout),
@@ -131,68 +137,70 @@ impl Own {
             streams,
             Self {
                 copying,
-                last_words,
+                stderr_tail,
                 temporaries,
             },
         ))
     }
 
-    /// The command in the pod has ended, and the pipes with it.
-    fn conclude(self, ended: Result<Ended, Failure>) -> Result<u8, Failure> {
-        let begun = Instant::now();
-        while !self.copying.is_finished() && begun.elapsed() < LINGER {
+    /// Waits for the end of this side, after the command in the pod and its pipes have ended; returns the exit code.
+    fn conclude(self, end: Result<AttachedEnd, Failure>) -> Result<u8, Failure> {
+        let waiting_since = Instant::now();
+        while !self.copying.is_finished() && waiting_since.elapsed() < LOCAL_SIDE_GRACE {
             thread::sleep(Duration::from_millis(1));
         }
         if !self.copying.is_finished() {
             self.temporaries.remove_all();
-            return leave(ended?, &[]);
+            return report_incomplete(end?, &[]);
         }
-        let Ok((copied, shown)) = self.copying.join() else {
+        let Ok((copied, report)) = self.copying.join() else {
             return Err(Failure::new(
                 Kind::Internal,
-                "our side of the copy failed; please report it",
+                "this side of the copy crashed; this is a bug in podbridge, please report it",
             ));
         };
-        match (copied, ended) {
-            (Ok(summary), Ok(Ended::Outcome(Outcome::Exited { code: 0, .. }))) => Ok(shown.conclude(&summary)),
+        match (copied, end) {
+            (Ok(summary), Ok(AttachedEnd::Outcome(Outcome::Exited { code: 0, .. }))) => Ok(report.conclude(&summary)),
             (Err(Error::Local(sentence)), _) => Err(Failure::new(Kind::LocalFile, sentence)),
             (Err(Error::Peer(sentence)), _) => Err(Failure::new(
                 Kind::RemoteFile,
                 podbridge_tree::escape_for_terminal(sentence.as_bytes()),
             )),
             (Err(error @ Error::Protocol(_)), _) => Err(Failure::new(Kind::Agent, error.to_string())),
-            (_, ended) => leave(ended?, &self.last_words.join().unwrap_or_default()),
+            (_, end) => report_incomplete(end?, &self.stderr_tail.join().unwrap_or_default()),
         }
     }
 }
 
-/// The copy did not come to its end.
-fn leave(ended: Ended, last_words: &[u8]) -> Result<u8, Failure> {
-    match ended {
-        Ended::Left(code) => Ok(code),
-        // One that we passed on, or somebody else's in the pod.
-        Ended::Outcome(Outcome::Signaled { signal, .. }) => Ok(ended_by(signal)),
-        Ended::Outcome(Outcome::Exited { code, .. }) if code > 128 => Ok(ended_by(code - 128)),
-        Ended::Outcome(Outcome::Exited { code, .. }) => {
-            let words = podbridge_tree::escape_for_terminal(last_words.trim_ascii());
+/// Reports why the copy is incomplete; returns the exit code.
+fn report_incomplete(end: AttachedEnd, stderr_tail: &[u8]) -> Result<u8, Failure> {
+    match end {
+        AttachedEnd::Detached(code) => Ok(code),
+        // A signal that this process passed on, or one that another process in the pod sent.
+        AttachedEnd::Outcome(Outcome::Signaled { signal, .. }) => Ok(report_signal(signal)),
+        AttachedEnd::Outcome(Outcome::Exited { code, .. }) if code > 128 => Ok(report_signal(code - 128)),
+        AttachedEnd::Outcome(Outcome::Exited { code, .. }) => {
+            let tail = podbridge_tree::escape_for_terminal(stderr_tail.trim_ascii());
             Err(Failure::new(
                 Kind::Agent,
                 format!(
-                    "the agent's side of the copy ended too early, with {code}: {words}; use the same release on both sides"
+                    "the agent's side of the copy ended early with exit code {code}: {tail}; use the same podbridge release on both sides"
                 ),
             ))
         }
-        Ended::Outcome(outcome) => Ok(conclude(&outcome)),
+        AttachedEnd::Outcome(outcome) => Ok(conclude(&outcome)),
     }
 }
 
-fn ended_by(signal: u8) -> u8 {
+/// Reports that a signal ended the copy; returns the exit code.
+fn report_signal(signal: u8) -> u8 {
     say(&format!(
-        "the copy was ended by signal {signal} before it was complete; run it again to go on"
+        "the copy was ended by signal {signal} before it was complete; run the command again to continue"
     ));
     128_u8.saturating_add(signal)
 }
 
+/// Runs this side of the copy to its end.
 fn copy(
     open: &TreeOpen,
     path: &Path,
@@ -200,18 +208,19 @@ fn copy(
     output: OwnedFd,
     temporaries: &Temporaries,
     quiet: bool,
-) -> (Result<TreeSummary, Error>, Shown) {
-    let mut shown = Shown::new(open, path, quiet);
+) -> (Result<TreeSummary, Error>, CopyReport) {
+    let mut report = CopyReport::new(open, path, quiet);
     let (input, output) = (File::from(input), File::from(output));
-    let copied = podbridge_tree::call(open, path, input, output, temporaries, &mut |event| shown.event(event));
-    (copied, shown)
+    let copied = podbridge_tree::call(open, path, input, output, temporaries, &mut |event| report.event(event));
+    (copied, report)
 }
 
-fn last_words(said: OwnedFd) -> Vec<u8> {
-    let (mut said, mut words, mut buffer) = (File::from(said), Vec::new(), [0; LAST_WORDS]);
-    while let Ok(count @ 1..) = said.read(&mut buffer) {
-        words.extend_from_slice(&buffer[..count]);
-        words.drain(..words.len().saturating_sub(LAST_WORDS));
+/// Reads the agent's standard error to its end; returns the last bytes.
+fn stderr_tail(agent_stderr: OwnedFd) -> Vec<u8> {
+    let (mut agent_stderr, mut tail, mut buffer) = (File::from(agent_stderr), Vec::new(), [0; STDERR_TAIL_MAX]);
+    while let Ok(count @ 1..) = agent_stderr.read(&mut buffer) {
+        tail.extend_from_slice(&buffer[..count]);
+        tail.drain(..tail.len().saturating_sub(STDERR_TAIL_MAX));
     }
-    words
+    tail
 }

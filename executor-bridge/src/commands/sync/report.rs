@@ -1,4 +1,4 @@
-//! What the user sees of a copy: changed paths on standard output, problems and one line of summary on standard error.
+//! The output of `podbridge sync`: changed paths on standard output; problems and one line of summary on standard error.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -11,66 +11,76 @@ use crate::commands::progress::Progress;
 use crate::error::Kind;
 use crate::report::say;
 
-/// Problems that are told one by one.
-const FIRST: u64 = 20;
+/// Problems that are printed; further ones are only counted.
+const PROBLEMS_PRINTED_MAX: u64 = 20;
 
+/// Prints the events of a copy and counts its problems.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct CopyReport {
     progress: Progress,
     quiet: bool,
     dry_run: bool,
-    told: u64,
-    untold: u64,
-    local: u64,
-    remote: u64,
+    /// Problems printed, and problems only counted.
+    printed: u64,
+    omitted: u64,
+    /// Failures on this side, and in the pod. Warnings are not among them.
+    local_failures: u64,
+    remote_failures: u64,
 }
 
-impl Shown {
-    pub(super) fn new(open: &TreeOpen, own: &Path, quiet: bool) -> Self {
-        let name = own.file_name().unwrap_or(own.as_os_str());
+impl CopyReport {
+    pub(super) fn new(open: &TreeOpen, local: &Path, quiet: bool) -> Self {
+        let name = local.file_name().unwrap_or(local.as_os_str());
         Self {
             progress: Progress::start(&escape_for_terminal(name.as_encoded_bytes()), None, quiet),
             quiet,
             dry_run: open.dry_run,
-            told: 0,
-            untold: 0,
-            local: 0,
-            remote: 0,
+            printed: 0,
+            omitted: 0,
+            local_failures: 0,
+            remote_failures: 0,
         }
     }
 
+    /// Reports an event at once.
     pub(super) fn event(&mut self, event: Event) {
         match event {
             Event::Content(bytes) => self.progress.advance(usize::try_from(bytes).unwrap_or_default()),
-            Event::Change(change) => self.progress.beside(|| print(&change)),
+            Event::Change(change) => self.progress.print_above(|| print(&change)),
             Event::Problem { problem, remote } => self.problem(&problem, remote),
         }
     }
 
     fn problem(&mut self, problem: &TreeProblem, remote: bool) {
-        match remote {
-            _ if problem.warning => {}
-            true => self.remote += 1,
-            false => self.local += 1,
+        if !problem.warning {
+            let failures = if remote {
+                &mut self.remote_failures
+            } else {
+                &mut self.local_failures
+            };
+            *failures += 1;
         }
-        if self.told >= FIRST {
-            self.untold += 1;
+        if self.printed >= PROBLEMS_PRINTED_MAX {
+            self.omitted += 1;
             return;
         }
-        self.told += 1;
+        self.printed += 1;
         let side = if remote { "in the pod" } else { "here" };
-        // Both may come from the pod.
-        let (path, what) = (named(&problem.path), escape_for_terminal(problem.what.as_bytes()));
-        self.progress.beside(|| say(&format!("{path} {side}: {what}")));
+        // Path and text may come from the pod: escape them.
+        let (path, what) = (
+            display_path(&problem.path),
+            escape_for_terminal(problem.what.as_bytes()),
+        );
+        self.progress.print_above(|| say(&format!("{path} {side}: {what}")));
     }
 
-    /// The exit code.
+    /// Prints the summary; returns the exit code.
     pub(super) fn conclude(self, summary: &TreeSummary) -> u8 {
         drop(self.progress);
-        if self.untold > 0 {
-            say(&format!("{} more problems like these", self.untold));
+        if self.omitted > 0 {
+            say(&format!("{} more problems of this kind", self.omitted));
         }
-        let failed = self.local + self.remote;
+        let failed = self.local_failures + self.remote_failures;
         if !self.quiet {
             let would = if self.dry_run { "would be " } else { "" };
             let TreeSummary {
@@ -89,7 +99,7 @@ impl Shown {
                 HumanBytes(*bytes)
             ));
         }
-        match (self.local, self.remote) {
+        match (self.local_failures, self.remote_failures) {
             (0, 0) => 0,
             (0, _) => Kind::RemoteFile.code(),
             (_, _) => Kind::LocalFile.code(),
@@ -97,14 +107,16 @@ impl Shown {
     }
 }
 
-/// The root has no name of its own.
-fn named(path: &[u8]) -> String {
-    match path.is_empty() {
-        true => ".".into(),
-        false => escape_for_terminal(path),
+/// Returns a path for the terminal. The root of the copy has an empty path, shown as `.`.
+fn display_path(path: &[u8]) -> String {
+    if path.is_empty() {
+        ".".into()
+    } else {
+        escape_for_terminal(path)
     }
 }
 
+/// Prints the line of a changed path.
 fn print(change: &TreeChange) {
     let kind = match change.kind() {
         TreeChangeKind::New => "new",
@@ -113,6 +125,6 @@ fn print(change: &TreeChange) {
         TreeChangeKind::Deleted => "deleted",
         TreeChangeKind::Unspecified => "other",
     };
-    // A reader that has gone needs no more.
-    let _ = writeln!(std::io::stdout(), "{kind} {}", named(&change.path));
+    // A failure is ignored: the reader has closed standard output.
+    let _ = writeln!(std::io::stdout(), "{kind} {}", display_path(&change.path));
 }

@@ -1,5 +1,5 @@
-//! kubectl's command line, as far as the shim serves it. What is not understood to the last letter is `Other`, which the next
-//! kubectl gets: a flag that was ignored could mean another pod. Pure; `kubectl_shim` calls it.
+//! Parses kubectl's command line, as far as the shim serves it. A command line with any unknown part is `Other`, which the next kubectl
+//! gets: an ignored flag could select another pod. Reads no file and no environment. `kubectl_shim` calls it.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -9,31 +9,34 @@ use std::slice::Iter;
 use crate::protocol::target::is_kubernetes_name;
 use crate::sockets::PodReference;
 
+/// A command line of kubectl.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ParsedCommand {
+    /// The call that Zuul keeps running for a pod.
     PortForward {
         pod: PodReference,
         ports: Ports,
     },
     Exec {
         pod: PodReference,
-        exec: Exec,
+        exec: ExecArguments,
     },
-    /// For the next kubectl.
+    /// A command that the next kubectl must run.
     Other,
 }
 
-/// Local ports that Zuul reserved.
+/// Local ports that Zuul has reserved, on 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ports {
-    /// For the console stream, 19885.
+    /// Port for the console stream, 19885 in the pod.
     pub(super) console: u16,
-    /// For the console stream of Windows actions, 19886.
+    /// Port for the console stream of Windows actions, 19886 in the pod.
     pub(super) windows: u16,
 }
 
+/// Flags and command of `kubectl exec`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Exec {
+pub(super) struct ExecArguments {
     pub(super) container: Option<String>,
     pub(super) stdin: bool,
     pub(super) tty: bool,
@@ -41,12 +44,13 @@ pub(super) struct Exec {
     pub(super) command: Vec<OsString>,
 }
 
-/// What follows kubectl's name.
+/// Parses the arguments after kubectl's name.
 pub(super) fn parse(arguments: &[OsString]) -> ParsedCommand {
-    understood(arguments).unwrap_or(ParsedCommand::Other)
+    try_parse(arguments).unwrap_or(ParsedCommand::Other)
 }
 
-fn understood(arguments: &[OsString]) -> Option<ParsedCommand> {
+/// Parses the arguments; `None` if any part is unknown.
+fn try_parse(arguments: &[OsString]) -> Option<ParsedCommand> {
     let mut flags = Flags::default();
     let mut words = Vec::new();
     let mut after_dashes = None;
@@ -58,7 +62,7 @@ fn understood(arguments: &[OsString]) -> Option<ParsedCommand> {
                 break;
             }
             [b'-', _, ..] => {
-                // Before its verb kubectl knows global flags only.
+                // Before the verb kubectl accepts only global flags.
                 let exec = words.first().is_some_and(|verb| *verb == "exec");
                 let text = argument.to_str()?;
                 match text.strip_prefix("--") {
@@ -76,14 +80,14 @@ fn understood(arguments: &[OsString]) -> Option<ParsedCommand> {
             let name = pod_name(pod, &["pod/", "pods/", "po/"])?;
             let command: Vec<OsString> = match (after_dashes, words) {
                 (Some(command), []) => command.to_vec(),
-                // The old form, without dashes.
+                // The old form, without `--`.
                 (None, words) => words.iter().map(|word| (*word).clone()).collect(),
                 (Some(_), _) => return None,
             };
             if command.is_empty() {
                 return None;
             }
-            let exec = Exec {
+            let exec = ExecArguments {
                 container: flags.container.take(),
                 stdin: flags.stdin,
                 tty: flags.tty,
@@ -109,6 +113,7 @@ fn understood(arguments: &[OsString]) -> Option<ParsedCommand> {
     }
 }
 
+/// Returns the name of the pod in `NAME` or `TYPE/NAME`; `None` if the word names no pod.
 fn pod_name(word: &OsString, types: &[&str]) -> Option<String> {
     let word = word.to_str()?;
     let name = types
@@ -118,13 +123,15 @@ fn pod_name(word: &OsString, types: &[&str]) -> Option<String> {
     is_kubernetes_name(name).then(|| name.to_owned())
 }
 
+/// Returns the local port of `LOCAL:REMOTE`.
 fn local_port(pair: &OsString, remote: &str) -> Option<u16> {
     let local = pair.to_str()?.strip_suffix(remote)?;
-    // A number's parser would take a sign.
+    // `parse` alone would accept a sign.
     let digits = local.bytes().all(|byte| byte.is_ascii_digit());
     local.parse().ok().filter(|port| digits && *port != 0)
 }
 
+/// Values of the flags so far.
 #[derive(Default)]
 struct Flags {
     kubeconfig: Option<String>,
@@ -137,6 +144,7 @@ struct Flags {
 }
 
 impl Flags {
+    /// Returns the pod that the flags and the name select.
     fn pod(self, name: String) -> PodReference {
         PodReference {
             kubeconfig: self.kubeconfig.map(PathBuf::from),
@@ -146,7 +154,7 @@ impl Flags {
         }
     }
 
-    /// `--name`, `--name=value` or `--name value`. `exec`: its own flags may come.
+    /// Parses `--name`, `--name=value` or `--name value`. `exec`: flags of the verb `exec` are accepted. `None` if the flag is unknown.
     fn long(&mut self, text: &str, rest: &mut Iter<'_, OsString>, exec: bool) -> Option<()> {
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(value)),
@@ -173,10 +181,10 @@ impl Flags {
             "container" if exec => &mut self.container,
             _ => return None,
         };
-        set(field, value, rest)
+        set_value(field, value, rest)
     }
 
-    /// Letters after one dash: switches, then perhaps one flag with its value.
+    /// Parses the letters after one dash: switches, then at most one flag with a value. `None` if a flag is unknown.
     fn short(&mut self, mut letters: &str, rest: &mut Iter<'_, OsString>, exec: bool) -> Option<()> {
         while let Some(letter) = letters.chars().next() {
             letters = &letters[letter.len_utf8()..];
@@ -198,19 +206,19 @@ impl Flags {
                 _ => return None,
             };
             let value = letters.strip_prefix('=').unwrap_or(letters);
-            return set(field, Some(value).filter(|_| !letters.is_empty()), rest);
+            return set_value(field, Some(value).filter(|_| !letters.is_empty()), rest);
         }
         Some(())
     }
 }
 
-/// The value that came with the flag, else the next word.
-fn set(field: &mut Option<String>, value: Option<&str>, rest: &mut Iter<'_, OsString>) -> Option<()> {
+/// Sets a flag to the value that came with it, else to the next argument. `None` if there is none.
+fn set_value(field: &mut Option<String>, value: Option<&str>, rest: &mut Iter<'_, OsString>) -> Option<()> {
     let value = match value {
         Some(value) => value,
         None => rest.next()?.to_str()?,
     };
-    // What an empty value means differs between flags.
+    // The meaning of an empty value differs between flags.
     if value.is_empty() {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Command lines and what the shim makes of them.
+//! Command lines of kubectl, and how the shim parses them.
 
 use std::os::unix::ffi::OsStringExt as _;
 
@@ -8,8 +8,8 @@ fn parsed(line: &str) -> ParsedCommand {
     parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
 }
 
-/// Kubeconfig, context, namespace and name, `-` where absent.
-fn shown(pod: &PodReference) -> String {
+/// Returns kubeconfig, context, namespace and name, with `-` for an absent one.
+fn describe(pod: &PodReference) -> String {
     let text = |value: &Option<String>| value.clone().unwrap_or("-".into());
     let kubeconfig = pod.kubeconfig.as_ref().map(|path| path.display().to_string());
     format!(
@@ -21,15 +21,15 @@ fn shown(pod: &PodReference) -> String {
     )
 }
 
-fn exec(line: &str) -> (String, Exec) {
+fn exec(line: &str) -> (String, ExecArguments) {
     match parsed(line) {
-        ParsedCommand::Exec { pod, exec } => (shown(&pod), exec),
+        ParsedCommand::Exec { pod, exec } => (describe(&pod), exec),
         other => panic!("{line}: {other:?}"),
     }
 }
 
 #[test]
-fn zuuls_port_forward_is_understood() {
+fn the_port_forward_of_zuul_is_parsed() {
     let ports = Ports {
         console: 40001,
         windows: 40002,
@@ -48,7 +48,7 @@ fn zuuls_port_forward_is_understood() {
     ] {
         match parsed(line) {
             ParsedCommand::PortForward { pod, ports: found } => {
-                assert_eq!((shown(&pod).as_str(), found), (expected, ports), "{line}");
+                assert_eq!((describe(&pod).as_str(), found), (expected, ports), "{line}");
             }
             other => panic!("{line}: {other:?}"),
         }
@@ -56,7 +56,7 @@ fn zuuls_port_forward_is_understood() {
 }
 
 #[test]
-fn an_exec_names_its_pod_in_many_ways() {
+fn exec_accepts_every_form_of_the_pod_and_its_flags() {
     for (line, expected) in [
         ("exec web -- id", "- - - web"),
         ("exec pod/web -- id", "- - - web"),
@@ -75,7 +75,7 @@ fn an_exec_names_its_pod_in_many_ways() {
 }
 
 #[test]
-fn the_flags_of_exec_are_understood() {
+fn the_flags_of_exec_are_parsed() {
     let switches = |line: &str| {
         let (_, exec) = exec(line);
         let letters = [(exec.stdin, 'i'), (exec.tty, 't'), (exec.quiet, 'q')];
@@ -109,12 +109,12 @@ fn the_flags_of_exec_are_understood() {
 }
 
 #[test]
-fn the_command_is_taken_as_it_stands() {
+fn the_command_of_exec_is_kept_unchanged() {
     for (line, command) in [
         ("exec web -- ls -l --all", "ls -l --all"),
         ("exec web -- a -- b", "a -- b"),
         ("exec web -- -x", "-x"),
-        // The seed's own line, in the old form.
+        // The old form, without `--`.
         (
             "exec zuultest -c sidecar -i /usr/bin/git-receive-pack /zuul/glance",
             "/usr/bin/git-receive-pack /zuul/glance",
@@ -137,7 +137,7 @@ fn the_command_is_taken_as_it_stands() {
 }
 
 #[test]
-fn what_is_not_understood_is_left_to_kubectl() {
+fn unknown_command_lines_are_left_to_the_next_kubectl() {
     for line in [
         "",
         "version",
