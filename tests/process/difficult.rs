@@ -1,11 +1,12 @@
-//! Commands that behave badly, through both binaries.
+//! Commands that behave badly, and clients and bridges that are killed or stall, through both binaries.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
 
-use podbridge_tests::pair::{Pair, alive, binary, eventually, kill};
+use podbridge_tests::pair::{Pair, binary, eventually, is_alive, send_signal};
 use rustix::process::Signal;
 
+/// Returns `podbridge exec` of the program `difficult-child`.
 fn child(pair: &Pair, arguments: &[&str]) -> Command {
     let own = binary("difficult-child");
     let mut command = pair.exec(&[&[own.to_str().unwrap()], arguments].concat());
@@ -13,8 +14,8 @@ fn child(pair: &Pair, arguments: &[&str]) -> Command {
     command
 }
 
-/// The process id that a long command says first.
-fn pid(client: &mut Child) -> u32 {
+/// Reads the process id that a long command prints first.
+fn read_pid(client: &mut Child) -> u32 {
     let mut line = String::new();
     BufReader::new(client.stdout.take().unwrap())
         .read_line(&mut line)
@@ -22,8 +23,8 @@ fn pid(client: &mut Child) -> u32 {
     line.trim().parse().unwrap()
 }
 
-/// Exit code, and stdout by its length and whether it is what `expected` makes of each offset.
-fn read(command: &mut Command, expected: impl Fn(usize) -> u8) -> (Option<i32>, usize) {
+/// Runs the command; returns its exit code and the length of stdout. Fails if a byte is not the one that `expected` gives for its offset.
+fn read_output(command: &mut Command, expected: impl Fn(usize) -> u8) -> (Option<i32>, usize) {
     let mut child = command.spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let mut block = vec![0; 1 << 20];
@@ -42,11 +43,11 @@ fn output_of_every_shape_arrives_whole() {
     let pair = Pair::start();
     for count in [0, 1, 65_535, 1 << 20] {
         let mut command = child(&pair, &["bytes", &count.to_string()]);
-        assert_eq!(read(&mut command, |at| at as u8), (Some(0), count));
+        assert_eq!(read_output(&mut command, |at| at as u8), (Some(0), count));
     }
     let line = |at: usize| format!("{:063}\n", at / 64).as_bytes()[at % 64];
     let mut command = child(&pair, &["lines", "20000"]);
-    assert_eq!(read(&mut command, line), (Some(0), 20_000 * 64));
+    assert_eq!(read_output(&mut command, line), (Some(0), 20_000 * 64));
 }
 
 #[test]
@@ -67,20 +68,20 @@ fn a_gibibyte_arrives_whole() {
 }
 
 #[test]
-fn an_end_is_the_commands_own() {
+fn exit_codes_are_those_of_the_command_after_signals_and_closed_streams() {
     let pair = Pair::start();
     for (signal, code) in [("9", 137), ("15", 143), ("6", 134)] {
         let mut command = child(&pair, &["die", signal]);
-        assert_eq!(read(&mut command, |at| b"last words"[at]), (Some(code), 10));
+        assert_eq!(read_output(&mut command, |at| b"last words"[at]), (Some(code), 10));
     }
-    // Closed streams are not the end.
+    // The command closes its streams and runs on.
     let mut command = child(&pair, &["close"]);
-    assert_eq!(read(&mut command, |at| b"early"[at]), (Some(3), 5));
+    assert_eq!(read_output(&mut command, |at| b"early"[at]), (Some(3), 5));
 }
 
-/// With its client killed, every process of it is gone, whatever it ignores and wherever it has hidden.
+/// The client is killed. Processes that ignore signals or have a session of their own end too.
 #[test]
-fn nothing_of_a_cancelled_family_is_left() {
+fn no_process_of_a_cancelled_command_is_left() {
     for (kind, processes) in [("sleep", 1), ("deaf", 1), ("family", 4), ("flood", 0)] {
         let pair = Pair::start();
         let mut client = child(&pair, &[kind]).spawn().unwrap();
@@ -93,104 +94,104 @@ fn nothing_of_a_cancelled_family_is_left() {
         }
         if kind == "flood" {
             stdout.read_exact(&mut [0; 1 << 20]).unwrap();
-            eventually("it runs", || !pair.commands().is_empty());
+            eventually("the command runs", || !pair.commands().is_empty());
             pids = pair.commands();
         }
-        assert!(pids.iter().all(|pid| alive(*pid)), "{kind}");
+        assert!(pids.iter().all(|pid| is_alive(*pid)), "{kind}");
         client.kill().unwrap();
         client.wait().unwrap();
         for pid in pids {
-            eventually(kind, || !alive(pid));
+            eventually(kind, || !is_alive(pid));
         }
     }
 }
 
 #[test]
-fn a_full_stdin_that_nobody_reads_blocks_nobody_else() {
+fn unread_stdin_of_one_command_delays_no_other_command() {
     let pair = Pair::start();
     let mut client = child(&pair, &["sleep"]);
     let mut client = client.stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = client.stdin.take().unwrap();
     let writing = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &vec![7; 16 << 20]));
-    let pid = pid(&mut client);
+    let pid = read_pid(&mut client);
     let mut other = child(&pair, &["bytes", "10000000"]);
-    assert_eq!(read(&mut other, |at| at as u8), (Some(0), 10_000_000));
+    assert_eq!(read_output(&mut other, |at| at as u8), (Some(0), 10_000_000));
     client.kill().unwrap();
     client.wait().unwrap();
-    // The pipe has no reader any more.
+    // The client was the only reader of the pipe.
     assert!(writing.join().unwrap().is_err());
-    eventually("the command is gone", || !alive(pid));
+    eventually("the command is gone", || !is_alive(pid));
 }
 
-/// As when a job is aborted and its cleanup playbook connects at once.
+/// This happens when a job is aborted and its cleanup playbook connects at once.
 #[test]
-fn who_comes_while_another_ones_command_is_killed_is_served() {
+fn a_client_that_connects_while_another_command_is_killed_is_served() {
     let pair = Pair::start();
     let mut aborted = child(&pair, &["deaf"]).spawn().unwrap();
-    let pid = pid(&mut aborted);
+    let pid = read_pid(&mut aborted);
     aborted.kill().unwrap();
     let mut cleanup = child(&pair, &["bytes", "10"]);
-    assert_eq!(read(&mut cleanup, |at| at as u8), (Some(0), 10));
+    assert_eq!(read_output(&mut cleanup, |at| at as u8), (Some(0), 10));
     aborted.wait().unwrap();
-    eventually("the command is gone", || !alive(pid));
+    eventually("the command is gone", || !is_alive(pid));
 }
 
-/// Bridge and client at once, as when an executor is killed: the agent ends the command when nobody comes back.
+/// Bridge and client are killed at once, as when an executor is. The agent ends the command only when its lease ends.
 #[test]
 fn a_command_without_client_and_bridge_runs_until_its_lease_ends() {
     let pair = Pair::start();
     let mut client = child(&pair, &["sleep"]).spawn().unwrap();
-    let pid = pid(&mut client);
-    // Stopped first: it would start another bridge.
-    kill(client.id(), Signal::STOP);
+    let pid = read_pid(&mut client);
+    // A client that runs would start another bridge.
+    send_signal(client.id(), Signal::STOP);
     for bridge in pair.bridges() {
-        kill(bridge, Signal::KILL);
+        send_signal(bridge, Signal::KILL);
     }
     client.kill().unwrap();
     client.wait().unwrap();
     // Another bridge does not disturb it.
     assert!(pair.exec(&["true"]).status().unwrap().success());
-    assert!(alive(pid));
+    assert!(is_alive(pid));
 }
 
 #[test]
-fn output_that_cannot_be_written_here_is_said() {
+fn output_that_the_client_cannot_write_is_an_error() {
     let pair = Pair::start();
     let mut command = pair.exec(&["sh", "-c", "echo lost; sleep 300"]);
     command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
     let ended = command.stderr(Stdio::piped()).output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert_eq!(ended.status.code(), Some(222), "{said}");
-    assert!(said.contains("cannot be written here: No space left"), "{said}");
+    let message = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(222), "{message}");
+    assert!(message.contains("cannot be written here: No space left"), "{message}");
     eventually("the command is ended", || pair.commands().is_empty());
 }
 
 #[test]
-fn a_reader_that_stands_still_keeps_no_client_from_ending() {
+fn signals_end_a_client_whose_reader_stalls() {
     let pair = Pair::start();
     let (mut reader, writer) = std::io::pipe().unwrap();
-    // More than fits into the pipe.
+    // The output is larger than the pipe.
     let mut client = pair
         .exec(&["head", "-c", "100000", "/dev/zero"])
         .stdout(writer)
         .spawn()
         .unwrap();
     reader.read_exact(&mut [0]).unwrap();
-    eventually("the command is over", || pair.commands().is_empty());
-    eventually("signals end it", || {
-        kill(client.id(), Signal::TERM);
+    eventually("the command has ended", || pair.commands().is_empty());
+    eventually("signals end the client", || {
+        send_signal(client.id(), Signal::TERM);
         client.try_wait().unwrap().is_some()
     });
 }
 
 #[test]
-fn a_bridge_that_hangs_hides_no_other() {
+fn status_and_stop_report_a_bridge_that_hangs() {
     let pair = Pair::start();
     assert!(pair.exec(&["true"]).status().unwrap().success());
     let [bridge] = pair.bridges()[..] else {
         panic!("not one bridge")
     };
-    kill(bridge, Signal::STOP);
+    send_signal(bridge, Signal::STOP);
     for arguments in [&["status"][..], &["stop", "--all"]] {
         let asked = pair.podbridge(arguments).output().unwrap();
         assert_eq!(asked.status.code(), Some(235), "{asked:?}");
@@ -199,11 +200,11 @@ fn a_bridge_that_hangs_hides_no_other() {
             "{asked:?}"
         );
     }
-    kill(bridge, Signal::CONT);
+    send_signal(bridge, Signal::CONT);
 }
 
 #[test]
-fn the_last_line_of_a_terminals_input_needs_no_end() {
+fn the_last_line_of_a_terminals_input_needs_no_newline() {
     let pair = Pair::start();
     let mut client = pair
         .podbridge(&["exec", "-t", "x", "--", "cat"])
@@ -223,13 +224,11 @@ fn the_last_line_of_a_terminals_input_needs_no_end() {
 }
 
 #[test]
-fn a_users_streams_are_his() {
+fn the_commands_user_owns_its_streams() {
     let pair = Pair::start();
-    // Whoever is not root has no other users to run commands as.
-    let user: &[&str] = match rustix::process::geteuid().is_root() {
-        true => &["--user", "nobody"],
-        false => &[],
-    };
+    // Only root can run commands as another user.
+    let is_root = rustix::process::geteuid().is_root();
+    let user: &[&str] = if is_root { &["--user", "nobody"] } else { &[] };
     let run = |options: &[&str], line| {
         let mut command = pair.podbridge(&[&["exec"], user, options, &["x", "--", "sh", "-c", line]].concat());
         command.stdin(Stdio::null()).output().unwrap()

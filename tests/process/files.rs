@@ -1,4 +1,4 @@
-//! Single files by `podbridge cp`: over links that are cut, sparse ones, and what must not be left or half-written.
+//! Single files by `podbridge cp`: over links that are cut, files with holes, and copies that are killed and must leave nothing.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -10,18 +10,20 @@ use fastrand::Rng;
 use podbridge_tests::pair::{self, Pair, eventually};
 use rustix::process::Signal;
 
-use crate::puts::{ask, file};
+use crate::puts::{create_file, send_request};
 
 const MIB: u64 = 1 << 20;
-/// Longer than what windows hold, and than a client may have on its way.
+/// Longer than all flow-control windows and buffers together.
 const SIZE: u64 = 24 * MIB;
-/// Bytes that have passed when the link is cut.
+/// Numbers of passed bytes at which the link is cut.
 const CUTS: [u64; 4] = [3 * MIB, 8 * MIB, 14 * MIB, 20 * MIB];
 
-/// How the content is handed to the bridge.
+/// How client and bridge exchange the content.
 #[derive(Debug, Clone, Copy)]
-enum By {
+enum Via {
+    /// The client passes the descriptor of a regular file.
     Descriptor,
+    /// The client has a pipe, and content travels in frames.
     Frames,
 }
 
@@ -39,120 +41,123 @@ fn cp(pair: &Pair, from: &str, to: &str) -> Command {
     pair.podbridge(&["cp", "--fsync", from, to])
 }
 
-fn succeeds(mut command: Command) -> Output {
+/// Runs a command that must succeed.
+fn succeed(mut command: Command) -> Output {
     let output = command.stderr(Stdio::piped()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
-fn upload(pair: &Pair, by: By, content: &[u8], to: &Path) {
+fn upload(pair: &Pair, via: Via, content: &[u8], to: &Path) {
     let local = pair.dir().join("local");
     fs::write(&local, content).unwrap();
-    let command = match by {
-        By::Descriptor => cp(pair, local.to_str().unwrap(), &remote(to)),
-        By::Frames => {
+    let command = match via {
+        Via::Descriptor => cp(pair, local.to_str().unwrap(), &remote(to)),
+        Via::Frames => {
             let mut command = cp(pair, "-", &remote(to));
             command.stdin(File::open(&local).unwrap());
             command
         }
     };
-    succeeds(command);
+    succeed(command);
 }
 
-fn download(pair: &Pair, by: By, from: &Path) -> Vec<u8> {
+fn download(pair: &Pair, via: Via, from: &Path) -> Vec<u8> {
     let local = pair.dir().join("local");
-    match by {
-        By::Descriptor => {
-            succeeds(cp(pair, &remote(from), local.to_str().unwrap()));
+    match via {
+        Via::Descriptor => {
+            succeed(cp(pair, &remote(from), local.to_str().unwrap()));
             fs::read(&local).unwrap()
         }
-        By::Frames => succeeds(cp(pair, &remote(from), "-")).stdout,
+        Via::Frames => succeed(cp(pair, &remote(from), "-")).stdout,
     }
 }
 
+/// Returns the temporary files in a directory.
 fn temporaries(directory: &Path) -> Vec<PathBuf> {
     let paths = fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path());
     let hidden = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().contains("podbridge-");
     paths.filter(hidden).collect()
 }
 
-/// An empty directory on the pod's side.
-fn there(pair: &Pair) -> PathBuf {
+/// Makes an empty directory for the pod's side.
+fn make_remote_dir(pair: &Pair) -> PathBuf {
     let path = pair.dir().join("there");
     fs::create_dir(&path).unwrap();
     path
 }
 
-fn goes_on(by: By, up: bool) {
+/// Copies a file while its link is cut, and checks that little more than its content passes.
+fn copy_resumes(via: Via, up: bool) {
     let (pair, proxy) = Pair::with_proxy(1);
-    let path = there(&pair).join("file");
+    let path = make_remote_dir(&pair).join("file");
     let content = random(&mut Rng::with_seed(1), SIZE);
-    // The links are up, and what they cost is behind us.
+    // The first copy dials the links, so that their bytes do not count below.
     fs::write(&path, "x").unwrap();
-    download(&pair, By::Frames, &path);
-    let begun = proxy.passed();
+    download(&pair, Via::Frames, &path);
+    let before = proxy.passed();
     proxy.cut_after(&CUTS);
     if up {
-        upload(&pair, by, &content, &path);
+        upload(&pair, via, &content, &path);
     } else {
         fs::write(&path, &content).unwrap();
-        assert!(download(&pair, by, &path) == content, "{by:?}");
+        assert!(download(&pair, via, &path) == content, "{via:?}");
     }
-    assert!(fs::read(&path).unwrap() == content, "{by:?}");
-    assert_eq!(proxy.calm(), CUTS.len() as u64, "all cuts were made");
-    let passed = proxy.passed() - begun;
-    // From the start again would be 45 MiB more; what was on its way at a cut is lost.
+    assert!(fs::read(&path).unwrap() == content, "{via:?}");
+    assert_eq!(proxy.stop_cutting(), CUTS.len() as u64, "all cuts were made");
+    let passed = proxy.passed() - before;
+    // Copies that begin anew would take 45 MiB more. Each cut may lose what was in flight.
     let most = SIZE + CUTS.len() as u64 * 2 * MIB;
     assert!(
         (SIZE..most).contains(&passed),
-        "{by:?}: {passed} bytes passed for {SIZE}"
+        "{via:?}: {passed} bytes passed for {SIZE}"
     );
     assert!(temporaries(path.parent().unwrap()).is_empty());
 }
 
 #[test]
-fn a_put_goes_on_where_its_link_was_cut() {
-    goes_on(By::Descriptor, true);
-    goes_on(By::Frames, true);
+fn a_put_resumes_after_its_link_was_cut() {
+    copy_resumes(Via::Descriptor, true);
+    copy_resumes(Via::Frames, true);
 }
 
 #[test]
-fn a_get_goes_on_where_its_link_was_cut() {
-    goes_on(By::Descriptor, false);
-    goes_on(By::Frames, false);
+fn a_get_resumes_after_its_link_was_cut() {
+    copy_resumes(Via::Descriptor, false);
+    copy_resumes(Via::Frames, false);
 }
 
-/// In the first bytes, in the greeting, in answers: wherever a link can break.
+/// The cuts are anywhere: in the first bytes, in the first messages, in answers.
 #[test]
-fn whatever_is_cut_the_files_are_equal() {
+fn files_are_equal_wherever_the_link_is_cut() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut rng = Rng::with_seed(seed);
     let (pair, proxy) = Pair::with_proxy(seed);
-    let path = there(&pair).join("file");
+    let path = make_remote_dir(&pair).join("file");
     for round in 0..24 {
         let size = rng.u64(0..4 * MIB);
         let content = random(&mut rng, size);
-        let by = [By::Descriptor, By::Frames][round % 2];
-        proxy.cut(rng.u64(1..=3));
-        upload(&pair, by, &content, &path);
-        proxy.calm();
+        let via = [Via::Descriptor, Via::Frames][round % 2];
+        proxy.allow_cuts(rng.u64(1..=3));
+        upload(&pair, via, &content, &path);
+        proxy.stop_cutting();
         assert!(
             fs::read(&path).unwrap() == content,
-            "seed {seed}, round {round}, {by:?}"
+            "seed {seed}, round {round}, {via:?}"
         );
-        proxy.cut(rng.u64(1..=3));
-        let got = download(&pair, by, &path);
-        proxy.calm();
-        assert!(got == content, "seed {seed}, round {round}, {by:?}");
+        proxy.allow_cuts(rng.u64(1..=3));
+        let got = download(&pair, via, &path);
+        proxy.stop_cutting();
+        assert!(got == content, "seed {seed}, round {round}, {via:?}");
     }
-    eventually("nothing half-done is left", || {
+    eventually("no temporary file is left", || {
         temporaries(path.parent().unwrap()).is_empty()
     });
 }
 
-/// A file that takes no room: `data` at these offsets, holes elsewhere.
-fn sparse(path: &Path, size: u64, data: &[u64]) {
+/// Makes a file with 5,000 bytes of data at each of these offsets and holes elsewhere.
+fn make_sparse(path: &Path, size: u64, data: &[u64]) {
     let file = File::create(path).unwrap();
     for offset in data {
         file.write_all_at(&[7; 5000], *offset).unwrap();
@@ -161,19 +166,19 @@ fn sparse(path: &Path, size: u64, data: &[u64]) {
 }
 
 #[test]
-fn more_than_4_gib_of_holes_travel_both_ways() {
+fn a_file_with_more_than_4_gib_of_holes_is_copied_in_both_directions() {
     let pair = Pair::start();
     let size = (4 << 30) + 100 * MIB + 1;
-    let (local, there, back) = (
+    let (local, remote_copy, back) = (
         pair.dir().join("local"),
-        there(&pair).join("file"),
+        make_remote_dir(&pair).join("file"),
         pair.dir().join("back"),
     );
     let data = [MIB, (4 << 30) + 77, size - 5000];
-    sparse(&local, size, &data);
-    succeeds(cp(&pair, local.to_str().unwrap(), &remote(&there)));
-    succeeds(cp(&pair, &remote(&there), back.to_str().unwrap()));
-    for copy in [&there, &back] {
+    make_sparse(&local, size, &data);
+    succeed(cp(&pair, local.to_str().unwrap(), &remote(&remote_copy)));
+    succeed(cp(&pair, &remote(&remote_copy), back.to_str().unwrap()));
+    for copy in [&remote_copy, &back] {
         let found = fs::metadata(copy).unwrap();
         assert_eq!(found.len(), size);
         assert!(found.blocks() * 512 < MIB, "{} blocks", found.blocks());
@@ -184,17 +189,20 @@ fn more_than_4_gib_of_holes_travel_both_ways() {
             assert_eq!((around[0], around[1], around[5000]), (0, 7, 7), "{offset}");
         }
     }
-    // What is for a pipe has no holes.
-    let mut child = cp(&pair, &remote(&there), "-").stdout(Stdio::piped()).spawn().unwrap();
+    // A pipe gets the zeros themselves.
+    let mut child = cp(&pair, &remote(&remote_copy), "-")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let length = std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
     assert_eq!(length, size);
     assert!(child.wait().unwrap().success());
 }
 
-/// A copy that takes a while, as both ends sum up its zeros, and has begun to write.
-fn long_copy(pair: &Pair, directory: &Path, size: u64) -> Child {
+/// Starts a copy and waits until its temporary file exists. The copy takes long, because both ends hash the zeros of its holes.
+fn start_long_copy(pair: &Pair, directory: &Path, size: u64) -> Child {
     let local = pair.dir().join("long");
-    sparse(&local, size, &[0]);
+    make_sparse(&local, size, &[0]);
     let mut command = cp(pair, local.to_str().unwrap(), &remote(&directory.join("file")));
     let child = command.stderr(Stdio::null()).spawn().unwrap();
     eventually("the copy has begun", || !temporaries(directory).is_empty());
@@ -204,8 +212,8 @@ fn long_copy(pair: &Pair, directory: &Path, size: u64) -> Child {
 #[test]
 fn a_killed_client_leaves_nothing_in_the_pod() {
     let pair = Pair::start();
-    let directory = there(&pair);
-    let mut by_descriptor = long_copy(&pair, &directory, 1 << 40);
+    let directory = make_remote_dir(&pair);
+    let mut by_descriptor = start_long_copy(&pair, &directory, 1 << 40);
     by_descriptor.kill().unwrap();
     by_descriptor.wait().unwrap();
     eventually("nothing is left", || temporaries(&directory).is_empty());
@@ -224,12 +232,12 @@ fn a_killed_client_leaves_nothing_in_the_pod() {
 #[test]
 fn a_killed_bridge_is_replaced_under_a_copy() {
     let pair = Pair::start();
-    let directory = there(&pair);
-    let mut copy = long_copy(&pair, &directory, 8 << 30);
+    let directory = make_remote_dir(&pair);
+    let mut copy = start_long_copy(&pair, &directory, 8 << 30);
     let bridges = pair.bridges();
     assert_eq!(bridges.len(), 1);
-    pair::kill(bridges[0], Signal::KILL);
-    eventually("another one runs", || {
+    pair::send_signal(bridges[0], Signal::KILL);
+    eventually("another bridge runs", || {
         pair.bridges().iter().any(|pid| *pid != bridges[0])
     });
     assert!(copy.wait().unwrap().success());
@@ -239,9 +247,9 @@ fn a_killed_bridge_is_replaced_under_a_copy() {
 }
 
 #[test]
-fn what_cannot_be_copied_is_said_in_one_sentence() {
+fn each_file_that_cannot_be_copied_gets_one_sentence() {
     let pair = Pair::start();
-    let directory = there(&pair);
+    let directory = make_remote_dir(&pair);
     let file = pair.dir().join("a file");
     fs::write(&file, "content").unwrap();
     let local = file.to_str().unwrap();
@@ -271,11 +279,11 @@ fn what_cannot_be_copied_is_said_in_one_sentence() {
     ];
     for (from, to, words) in cases {
         let output = cp(&pair, from, &to).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(236), "{from} to {to}: {said}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(236), "{from} to {to}: {message}");
         assert!(
-            said.contains(words) && said.trim_end().lines().count() == 1,
-            "{from} to {to}: {said}"
+            message.contains(words) && message.trim_end().lines().count() == 1,
+            "{from} to {to}: {message}"
         );
     }
     let output = cp(&pair, directory.to_str().unwrap(), "x:/tmp/new").output().unwrap();
@@ -284,25 +292,25 @@ fn what_cannot_be_copied_is_said_in_one_sentence() {
     assert!(temporaries(&directory).is_empty());
     assert!(temporaries(pair.dir()).is_empty());
 
-    // Empty ones, and those of the kernel, which say that they are.
-    upload(&pair, By::Descriptor, b"", &directory.join("empty"));
-    assert_eq!(download(&pair, By::Descriptor, &directory.join("empty")), b"");
-    assert!(download(&pair, By::Descriptor, Path::new("/proc/version")).starts_with(b"Linux"));
+    // An empty file, and a file of /proc, whose size is 0 whatever its content.
+    upload(&pair, Via::Descriptor, b"", &directory.join("empty"));
+    assert_eq!(download(&pair, Via::Descriptor, &directory.join("empty")), b"");
+    assert!(download(&pair, Via::Descriptor, Path::new("/proc/version")).starts_with(b"Linux"));
 }
 
-/// What the command line does not ask for.
+/// The command line has no options for these two.
 #[test]
-fn a_root_and_the_disk_may_be_asked_for() {
+fn requests_may_have_a_root_and_ask_for_a_sync() {
     let pair = Pair::start();
-    let directory = there(&pair);
+    let directory = make_remote_dir(&pair);
     fs::create_dir(directory.join("sub")).unwrap();
     std::os::unix::fs::symlink("sub", directory.join("link")).unwrap();
-    let content = file(&pair.dir().join("content"), &[7; 300_000]);
+    let content = create_file(&pair.dir().join("content"), &[7; 300_000]);
     let put = |path: &str| {
         let request = serde_json::json!({
             "v": 1, "op": "put", "requires": ["root", "sync"], "root": directory, "path": path, "sync": true, "mode": 0o600,
         });
-        ask(&pair, &request.to_string(), &[content.try_clone().unwrap()]).1
+        send_request(&pair, &request.to_string(), &[content.try_clone().unwrap()]).1
     };
     let done = put("sub/file");
     assert!(done.contains(r#""outcome":"ok""#) && done.contains("blake3"), "{done}");
@@ -316,31 +324,38 @@ fn a_root_and_the_disk_may_be_asked_for() {
         assert!(refused.contains("failed") && refused.contains(words), "{refused}");
     }
     let request = serde_json::json!({"v": 1, "op": "get", "root": directory, "path": "sub/file"});
-    let (got, _) = ask(&pair, &request.to_string(), &[]);
+    let (got, _) = send_request(&pair, &request.to_string(), &[]);
     assert_eq!(got, [7; 300_000]);
     let request = serde_json::json!({"v": 1, "op": "stat", "root": directory, "path": "link/file"});
-    assert!(ask(&pair, &request.to_string(), &[]).1.contains("symbolic link"));
+    assert!(
+        send_request(&pair, &request.to_string(), &[])
+            .1
+            .contains("symbolic link")
+    );
 }
 
 #[test]
-fn downloads_have_any_name_and_write_through_links() {
+fn downloads_keep_long_names_and_write_through_links() {
     let pair = Pair::start();
     let path = |name: &str| pair.dir().join(name);
     let longest = "n".repeat(255);
     fs::write(path(&longest), "content").unwrap();
     fs::create_dir(path("here")).unwrap();
-    succeeds(cp(&pair, &remote(&path(&longest)), path("here").to_str().unwrap()));
+    succeed(cp(&pair, &remote(&path(&longest)), path("here").to_str().unwrap()));
     assert_eq!(fs::read(path("here").join(&longest)).unwrap(), b"content");
-    // A link that leads nowhere yet.
+    // A link to a file that does not exist yet.
     std::os::unix::fs::symlink("target", path("here/link")).unwrap();
-    succeeds(cp(&pair, &remote(&path(&longest)), path("here/link").to_str().unwrap()));
+    succeed(cp(&pair, &remote(&path(&longest)), path("here/link").to_str().unwrap()));
     assert_eq!(fs::read_link(path("here/link")).unwrap(), Path::new("target"));
     assert_eq!(fs::read(path("here/target")).unwrap(), b"content");
     let missing = format!("{}/", path("missing").display());
     let refused = cp(&pair, &remote(&path(&longest)), &missing).output().unwrap();
     assert_eq!(refused.status.code(), Some(222));
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("missing/ cannot be written: not a directory"), "{said}");
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        message.contains("missing/ cannot be written: not a directory"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -351,8 +366,8 @@ fn an_interrupted_download_leaves_nothing() {
     fs::write(&source, vec![7; 512 << 20]).unwrap();
     let mut command = cp(&pair, &remote(&source), to.join("file").to_str().unwrap());
     let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-    eventually("it has begun", || fs::read_dir(&to).unwrap().count() == 1);
-    pair::kill(child.id(), Signal::INT);
+    eventually("the download has begun", || fs::read_dir(&to).unwrap().count() == 1);
+    pair::send_signal(child.id(), Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
 }

@@ -1,4 +1,4 @@
-//! A real git, over `podbridge ssh` and the local link: what it does with a machine behind ssh it does with a pod.
+//! Git over `podbridge ssh` and the local link: git does with a pod what it does with a machine behind ssh.
 
 use std::fs;
 use std::io::Read as _;
@@ -10,46 +10,47 @@ use podbridge_tests::pair::{self, Pair, binary, eventually};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// A pair, and a repository here with a commit on `main`.
-struct Place {
+/// A pair, and a local repository with a commit on `main`.
+struct Testbed {
     pair: Pair,
-    here: TempDir,
+    /// Directory of the local repository.
+    local: TempDir,
 }
 
-impl Place {
+impl Testbed {
     fn new() -> Self {
-        Self::of(Pair::start())
+        Self::with_pair(Pair::start())
     }
 
-    fn of(pair: Pair) -> Self {
-        let place = Self {
+    fn with_pair(pair: Pair) -> Self {
+        let testbed = Self {
             pair,
-            here: tempfile::tempdir().unwrap(),
+            local: tempfile::tempdir().unwrap(),
         };
-        place.done(&["init", "--quiet", "--initial-branch", "main", "."]);
-        place.commit("one");
-        place
+        testbed.succeed(&["init", "--quiet", "--initial-branch", "main", "."]);
+        testbed.commit("one");
+        testbed
     }
 
-    /// On the pod's side, which is this machine.
-    fn there(&self, name: &str) -> PathBuf {
+    /// Returns a path on the pod's side, which is this machine too.
+    fn remote_path(&self, name: &str) -> PathBuf {
         self.pair.dir().join(name)
     }
 
     fn url(&self, name: &str) -> String {
-        format!("x:{}", self.there(name).display())
+        format!("x:{}", self.remote_path(name).display())
     }
 
     fn cache(&self) -> PathBuf {
-        self.there("cache")
+        self.remote_path("cache")
     }
 
-    /// A git here, with nobody's settings.
+    /// Returns git in the local repository, without the user's settings.
     fn git(&self, arguments: &[&str]) -> Command {
         let mut command = self.pair.command(Path::new("git"));
         command
             .args(arguments)
-            .current_dir(self.here.path())
+            .current_dir(self.local.path())
             .env("GIT_SSH_COMMAND", format!("{} ssh", binary("podbridge").display()))
             .env("PODBRIDGE_GIT_CACHE", self.cache())
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -59,176 +60,188 @@ impl Place {
         command
     }
 
-    fn ran(&self, arguments: &[&str]) -> Output {
+    fn run(&self, arguments: &[&str]) -> Output {
         self.git(arguments).output().unwrap()
     }
 
-    /// What it prints when it does well.
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.ran(arguments);
-        assert!(output.status.success(), "git {arguments:?}: {}", said(&output));
+    /// Runs git, which must succeed; returns its stdout.
+    fn succeed(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "git {arguments:?}: {}", stderr(&output));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// The same with a repository of the pod.
-    fn done_there(&self, name: &str, arguments: &[&str]) -> String {
-        let path = self.there(name);
-        self.done(&[&["-C", path.to_str().unwrap()], arguments].concat())
+    /// Runs git in a repository of the pod; it must succeed.
+    fn succeed_remotely(&self, name: &str, arguments: &[&str]) -> String {
+        let path = self.remote_path(name);
+        self.succeed(&[&["-C", path.to_str().unwrap()], arguments].concat())
     }
 
+    /// Commits a file with this text; returns the id of the commit.
     fn commit(&self, text: &str) -> String {
-        fs::write(self.here.path().join("file"), text).unwrap();
-        self.done(&["add", "."]);
-        self.done(&["commit", "--quiet", "--message", text]);
-        self.done(&["rev-parse", "HEAD"])
+        fs::write(self.local.path().join("file"), text).unwrap();
+        self.succeed(&["add", "."]);
+        self.succeed(&["commit", "--quiet", "--message", text]);
+        self.succeed(&["rev-parse", "HEAD"])
     }
 
-    /// A file that cannot be compressed.
+    /// Commits a file that cannot be compressed; returns the id of the commit.
     fn commit_random(&self, bytes: usize) -> String {
         let mut random = vec![0; bytes];
         fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
-        fs::write(self.here.path().join("random"), random).unwrap();
+        fs::write(self.local.path().join("random"), random).unwrap();
         self.commit("random")
     }
 }
 
-fn said(output: &Output) -> String {
+/// Returns stderr.
+fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
-fn a_repository_is_made_shown_and_kept() {
-    let place = Place::new();
-    let one = place.done(&["rev-parse", "HEAD"]);
-    let push = place.ran(&["push", &place.url("new/src"), "main"]);
-    assert!(push.status.success(), "{}", said(&push));
-    // Not a word of a hint, and git's own of success.
+fn a_push_makes_a_repository_and_checks_its_branch_out() {
+    let testbed = Testbed::new();
+    let one = testbed.succeed(&["rev-parse", "HEAD"]);
+    let push = testbed.run(&["push", &testbed.url("new/src"), "main"]);
+    assert!(push.status.success(), "{}", stderr(&push));
+    // Git prints its usual line, and no hint about the branch that is checked out.
     assert!(
-        said(&push).contains("[new branch]      main -> main"),
+        stderr(&push).contains("[new branch]      main -> main"),
         "{}",
-        said(&push)
+        stderr(&push)
     );
-    assert!(!said(&push).contains("hint:"), "{}", said(&push));
-    let shown = || fs::read_to_string(place.there("new/src/file")).unwrap();
-    assert_eq!(shown(), "one");
+    assert!(!stderr(&push).contains("hint:"), "{}", stderr(&push));
+    let checked_out = || fs::read_to_string(testbed.remote_path("new/src/file")).unwrap();
+    assert_eq!(checked_out(), "one");
     assert_eq!(
-        place.done_there("new/src", &["status", "--short", "--branch"]),
+        testbed.succeed_remotely("new/src", &["status", "--short", "--branch"]),
         "## main"
     );
-    // The branch that is checked out, and one that is not.
-    place.commit("two");
-    place.done(&["push", "--quiet", &place.url("new/src"), "main", "main:other"]);
-    assert_eq!(shown(), "two");
-    assert_eq!(place.done_there("new/src", &["rev-parse", "other~1"]), one);
-    let names: Vec<_> = fs::read_dir(place.there("new/src")).unwrap().flatten().collect();
+    // A push to the branch that is checked out, and to another one.
+    testbed.commit("two");
+    testbed.succeed(&["push", "--quiet", &testbed.url("new/src"), "main", "main:other"]);
+    assert_eq!(checked_out(), "two");
+    assert_eq!(testbed.succeed_remotely("new/src", &["rev-parse", "other~1"]), one);
+    let names: Vec<_> = fs::read_dir(testbed.remote_path("new/src"))
+        .unwrap()
+        .flatten()
+        .collect();
     assert_eq!(names.len(), 2, "{names:?}");
-    assert!(!place.there("new/src/.git/podbridge-unborn").exists());
+    assert!(!testbed.remote_path("new/src/.git/podbridge-unborn").exists());
 }
 
-/// It left files, and neither an index nor a HEAD.
+/// The first checkout left files, but neither an index nor a HEAD.
 #[test]
-fn a_checkout_that_was_cut_short_is_made_again() {
-    let place = Place::new();
-    let url = place.url("src");
-    place.done(&["push", "--quiet", &url, "main"]);
+fn an_unfinished_checkout_is_repeated() {
+    let testbed = Testbed::new();
+    let url = testbed.url("src");
+    testbed.succeed(&["push", "--quiet", &url, "main"]);
     for (marker, status) in [("begun", "## main"), ("", "## No commits yet on none\n?? file")] {
-        place.done_there("src", &["symbolic-ref", "HEAD", "refs/heads/none"]);
-        fs::remove_file(place.there("src/.git/index")).unwrap();
-        fs::write(place.there("src/file"), "half").unwrap();
-        fs::write(place.there("src/.git/podbridge-unborn"), marker).unwrap();
-        let again = place.ran(&["push", &url, "main"]);
-        assert!(again.status.success(), "{}", said(&again));
-        // What is not ours stays, and it is said why.
+        testbed.succeed_remotely("src", &["symbolic-ref", "HEAD", "refs/heads/none"]);
+        fs::remove_file(testbed.remote_path("src/.git/index")).unwrap();
+        fs::write(testbed.remote_path("src/file"), "half").unwrap();
+        fs::write(testbed.remote_path("src/.git/podbridge-unborn"), marker).unwrap();
+        let again = testbed.run(&["push", &url, "main"]);
+        assert!(again.status.success(), "{}", stderr(&again));
+        // An empty marker means that no checkout began, so the file is the user's. It stays, and a message says so.
         assert_eq!(
-            said(&again).contains("is not checked out"),
+            stderr(&again).contains("is not checked out"),
             marker.is_empty(),
             "{}",
-            said(&again)
+            stderr(&again)
         );
-        assert_eq!(place.done_there("src", &["status", "--short", "--branch"]), status);
+        assert_eq!(
+            testbed.succeed_remotely("src", &["status", "--short", "--branch"]),
+            status
+        );
     }
 }
 
-/// What zuul-jobs does with the repositories of a build.
+/// zuul-jobs uses a mirror for the repositories of a build.
 #[test]
 fn a_mirror_arrives_and_any_branch_can_be_checked_out() {
-    let place = Place::new();
-    place.done(&["branch", "stable/1"]);
-    place.done(&["branch", "gone"]);
-    place.done(&["tag", "v1"]);
-    place.commit("two");
-    place.done(&["push", "--quiet", "--mirror", &place.url("src")]);
-    place.done_there("src", &["checkout", "--quiet", "stable/1"]);
-    assert_eq!(fs::read_to_string(place.there("src/file")).unwrap(), "one");
-    place.done(&["branch", "--delete", "--force", "--quiet", "gone"]);
-    place.done(&["push", "--quiet", "--mirror", &place.url("src")]);
-    assert_eq!(place.done_there("src", &["tag"]), "v1");
-    let branches = place.done_there("src", &["branch", "--format=%(refname:short)"]);
+    let testbed = Testbed::new();
+    testbed.succeed(&["branch", "stable/1"]);
+    testbed.succeed(&["branch", "gone"]);
+    testbed.succeed(&["tag", "v1"]);
+    testbed.commit("two");
+    testbed.succeed(&["push", "--quiet", "--mirror", &testbed.url("src")]);
+    testbed.succeed_remotely("src", &["checkout", "--quiet", "stable/1"]);
+    assert_eq!(fs::read_to_string(testbed.remote_path("src/file")).unwrap(), "one");
+    testbed.succeed(&["branch", "--delete", "--force", "--quiet", "gone"]);
+    testbed.succeed(&["push", "--quiet", "--mirror", &testbed.url("src")]);
+    assert_eq!(testbed.succeed_remotely("src", &["tag"]), "v1");
+    let branches = testbed.succeed_remotely("src", &["branch", "--format=%(refname:short)"]);
     assert_eq!(branches, "main\nstable/1");
 }
 
 #[test]
 fn bare_repositories_are_made_and_cloned() {
-    let place = Place::new();
-    place.commit("two");
-    place.done(&["tag", "--annotate", "--message", "x", "v2"]);
-    place.done(&["push", "--quiet", "--follow-tags", &place.url("bare.git"), "main"]);
-    assert!(place.there("bare.git/objects").is_dir());
-    place.done(&["clone", "--quiet", &place.url("bare.git"), "whole"]);
-    let count = |name| place.done(&["-C", name, "rev-list", "--count", "HEAD"]);
+    let testbed = Testbed::new();
+    testbed.commit("two");
+    testbed.succeed(&["tag", "--annotate", "--message", "x", "v2"]);
+    testbed.succeed(&["push", "--quiet", "--follow-tags", &testbed.url("bare.git"), "main"]);
+    assert!(testbed.remote_path("bare.git/objects").is_dir());
+    testbed.succeed(&["clone", "--quiet", &testbed.url("bare.git"), "whole"]);
+    let count = |name| testbed.succeed(&["-C", name, "rev-list", "--count", "HEAD"]);
     assert_eq!(
-        (count("whole"), place.done(&["-C", "whole", "describe"])),
+        (count("whole"), testbed.succeed(&["-C", "whole", "describe"])),
         ("2".into(), "v2".into())
     );
-    place.done(&["clone", "--quiet", "--depth", "1", &place.url("bare.git"), "shallow"]);
+    testbed.succeed(&["clone", "--quiet", "--depth", "1", &testbed.url("bare.git"), "shallow"]);
     assert_eq!(count("shallow"), "1");
-    let three = place.commit("three");
-    place.done(&["push", "--quiet", &place.url("bare.git"), "main"]);
+    let three = testbed.commit("three");
+    testbed.succeed(&["push", "--quiet", &testbed.url("bare.git"), "main"]);
     for (name, known) in [("whole", "3"), ("shallow", "2")] {
-        place.done(&["-C", name, "pull", "--quiet", "--ff-only"]);
+        testbed.succeed(&["-C", name, "pull", "--quiet", "--ff-only"]);
         assert_eq!(
-            (place.done(&["-C", name, "rev-parse", "HEAD"]), count(name)),
+            (testbed.succeed(&["-C", name, "rev-parse", "HEAD"]), count(name)),
             (three.clone(), known.into())
         );
     }
-    // Git without a word of its own about the version of its protocol would use 0.
-    let mut traced = place.git(&["ls-remote", &place.url("bare.git")]);
+    // Without this setting git would use version 0 of its protocol.
+    let mut traced = testbed.git(&["ls-remote", &testbed.url("bare.git")]);
     let traced = traced.env("GIT_TRACE_PACKET", "1").output().unwrap();
-    assert!(said(&traced).contains("version 2"), "{}", said(&traced));
-    // Into an empty directory by a link, as into one that is a mount point: it stays what it is.
-    fs::create_dir(place.there("empty")).unwrap();
-    std::os::unix::fs::symlink("empty", place.there("link.git")).unwrap();
-    place.done(&["push", "--quiet", &place.url("link.git"), "main"]);
-    assert_eq!(place.done_there("empty", &["rev-parse", "main"]), three);
-    assert!(fs::symlink_metadata(place.there("link.git")).unwrap().is_symlink());
-    let archive = place.ran(&["archive", "--remote", &place.url("bare.git"), "v2", "file"]);
+    assert!(stderr(&traced).contains("version 2"), "{}", stderr(&traced));
+    // A push into an empty directory behind a link keeps the link, as it would keep a mount point.
+    fs::create_dir(testbed.remote_path("empty")).unwrap();
+    std::os::unix::fs::symlink("empty", testbed.remote_path("link.git")).unwrap();
+    testbed.succeed(&["push", "--quiet", &testbed.url("link.git"), "main"]);
+    assert_eq!(testbed.succeed_remotely("empty", &["rev-parse", "main"]), three);
+    assert!(
+        fs::symlink_metadata(testbed.remote_path("link.git"))
+            .unwrap()
+            .is_symlink()
+    );
+    let archive = testbed.run(&["archive", "--remote", &testbed.url("bare.git"), "v2", "file"]);
     assert!(
         archive.stdout.windows(3).any(|word| word == b"two"),
         "{}",
-        said(&archive)
+        stderr(&archive)
     );
 }
 
 #[test]
-fn what_git_refuses_is_refused() {
-    let place = Place::new();
-    let url = place.url("src");
-    place.done(&["push", "--quiet", &url, "main"]);
+fn pushes_and_fetches_that_git_refuses_fail_with_gits_message() {
+    let testbed = Testbed::new();
+    let url = testbed.url("src");
+    testbed.succeed(&["push", "--quiet", &url, "main"]);
     let refused = |arguments: &[&str], code, sentence: &str| {
-        let output = place.ran(arguments);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
-        assert!(said(&output).contains(sentence), "{arguments:?}: {}", said(&output));
+        let output = testbed.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(sentence), "{arguments:?}: {}", stderr(&output));
     };
-    place.done(&["commit", "--quiet", "--amend", "--message", "another one"]);
+    testbed.succeed(&["commit", "--quiet", "--amend", "--message", "another one"]);
     refused(&["push", &url, "main"], 1, "(non-fast-forward)");
-    place.done(&["push", "--quiet", "--force", &url, "main"]);
-    // A changed working copy.
-    fs::write(place.there("src/file"), "changed").unwrap();
-    place.commit("two");
+    testbed.succeed(&["push", "--quiet", "--force", &url, "main"]);
+    // The working copy has changes.
+    fs::write(testbed.remote_path("src/file"), "changed").unwrap();
+    testbed.commit("two");
     refused(&["push", &url, "main"], 1, "Working directory has unstaged changes");
-    assert_eq!(fs::read_to_string(place.there("src/file")).unwrap(), "changed");
-    // By a hook.
-    let hook = place.there("src/.git/hooks/pre-receive");
+    assert_eq!(fs::read_to_string(testbed.remote_path("src/file")).unwrap(), "changed");
+    // A hook refuses.
+    let hook = testbed.remote_path("src/.git/hooks/pre-receive");
     fs::create_dir_all(hook.parent().unwrap()).unwrap();
     fs::write(&hook, "#!/bin/sh\necho not today >&2; exit 1\n").unwrap();
     std::process::Command::new("chmod")
@@ -237,87 +250,90 @@ fn what_git_refuses_is_refused() {
         .status()
         .unwrap();
     refused(&["push", &url, "main:other"], 1, "remote: not today");
-    // What is no repository.
+    // The path is no repository.
     refused(
-        &["fetch", &place.url("nothing")],
+        &["fetch", &testbed.url("nothing")],
         128,
         "does not appear to be a git repository",
     );
-    assert!(!place.there("nothing").exists(), "only a push makes one");
-    fs::create_dir(place.there("full")).unwrap();
-    fs::write(place.there("full/x"), "").unwrap();
+    assert!(!testbed.remote_path("nothing").exists(), "only a push makes one");
+    fs::create_dir(testbed.remote_path("full")).unwrap();
+    fs::write(testbed.remote_path("full/x"), "").unwrap();
     refused(
-        &["push", &place.url("full"), "main"],
+        &["push", &testbed.url("full"), "main"],
         128,
         "does not appear to be a git repository",
     );
-    fs::write(place.there("occupied"), "").unwrap();
-    refused(&["push", &place.url("occupied/below"), "main"], 128, "cannot be made");
-    assert_eq!(fs::read_dir(place.there("full")).unwrap().count(), 1);
+    fs::write(testbed.remote_path("occupied"), "").unwrap();
+    refused(&["push", &testbed.url("occupied/below"), "main"], 128, "cannot be made");
+    assert_eq!(fs::read_dir(testbed.remote_path("full")).unwrap().count(), 1);
 }
 
-/// The longest end of its path names it, whoever owns it.
+/// The cache is searched for the longest end of the path, and may belong to another user.
 #[test]
-fn a_cached_repository_is_not_sent_again() {
+fn objects_of_a_cached_repository_are_not_sent() {
     const CACHED: usize = 5 << 20;
     let (pair, proxy) = Pair::with_proxy(0);
-    let place = Place::of(pair);
-    place.commit_random(CACHED);
-    let cached = place.there("cache/example.org/nova");
-    place.done(&["clone", "--quiet", "--no-local", ".", cached.to_str().unwrap()]);
-    place.commit("new");
+    let testbed = Testbed::with_pair(pair);
+    testbed.commit_random(CACHED);
+    let cached = testbed.remote_path("cache/example.org/nova");
+    testbed.succeed(&["clone", "--quiet", "--no-local", ".", cached.to_str().unwrap()]);
+    testbed.commit("new");
     let before = proxy.passed();
-    place.done(&["push", "--quiet", &place.url("src/example.org/nova"), "main"]);
+    testbed.succeed(&["push", "--quiet", &testbed.url("src/example.org/nova"), "main"]);
     let moved = proxy.passed() - before;
     assert!(moved < 100_000, "{moved} bytes");
     assert_eq!(
-        fs::read_to_string(place.there("src/example.org/nova/file")).unwrap(),
+        fs::read_to_string(testbed.remote_path("src/example.org/nova/file")).unwrap(),
         "new"
     );
-    place.done_there("src/example.org/nova", &["fsck", "--full"]);
-    // Without it, all of it is.
-    place.done(&["push", "--quiet", &place.url("src/another"), "main"]);
+    testbed.succeed_remotely("src/example.org/nova", &["fsck", "--full"]);
+    // A repository that is not in the cache is sent whole.
+    testbed.succeed(&["push", "--quiet", &testbed.url("src/another"), "main"]);
     assert!(proxy.passed() - before > CACHED as u64, "the proxy counts");
 }
 
 #[test]
-fn fifty_pushes_at_once_hold_up_no_command() {
-    let place = Place::new();
-    place.commit_random(1 << 20);
-    let head = place.done(&["rev-parse", "HEAD"]);
-    // Of which ten go to one place that is not there yet.
+fn fifty_pushes_at_once_delay_no_command() {
+    let testbed = Testbed::new();
+    testbed.commit_random(1 << 20);
+    let head = testbed.succeed(&["rev-parse", "HEAD"]);
+    // Ten of the pushes go to one repository that does not exist yet.
     let names: Vec<String> = (0..50)
         .map(|i| format!("many/{}", if i < 10 { 0 } else { i }))
         .collect();
     let pushes = names.iter().enumerate().map(|(i, name)| {
         let branch = format!("main:branch-{i}");
-        let mut push = place.git(&["push", "--quiet", &place.url(name), &branch]);
+        let mut push = testbed.git(&["push", "--quiet", &testbed.url(name), &branch]);
         push.stderr(Stdio::piped()).spawn().unwrap()
     });
     let mut pushes: Vec<_> = pushes.collect();
-    assert!(place.pair.exec(&["true"]).status().unwrap().success());
+    assert!(testbed.pair.exec(&["true"]).status().unwrap().success());
     let running = pushes
         .iter_mut()
         .filter_map(|push| push.try_wait().unwrap().is_none().then_some(()));
     assert!(running.count() > 0, "the command waited for all pushes");
     for push in pushes {
         let output = push.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", stderr(&output));
     }
     for (i, name) in names.iter().enumerate() {
-        assert_eq!(place.done_there(name, &["rev-parse", &format!("branch-{i}")]), head);
+        assert_eq!(
+            testbed.succeed_remotely(name, &["rev-parse", &format!("branch-{i}")]),
+            head
+        );
     }
 }
 
 #[test]
 fn a_push_that_is_killed_leaves_the_repository_whole() {
-    let place = Place::new();
-    let url = place.url("src");
-    place.done(&["push", "--quiet", &url, "main"]);
-    let one = place.done(&["rev-parse", "HEAD"]);
-    let big = place.commit_random(8 << 20);
-    // An ssh that passes on half of it, and then nothing until it is killed.
-    let (ssh, pid) = (place.there("ssh"), place.there("pid"));
+    let testbed = Testbed::new();
+    let url = testbed.url("src");
+    testbed.succeed(&["push", "--quiet", &url, "main"]);
+    let one = testbed.succeed(&["rev-parse", "HEAD"]);
+    let big = testbed.commit_random(8 << 20);
+    // This ssh passes on half of the push and then nothing until it is killed.
+    let (ssh, pid) = (testbed.remote_path("ssh"), testbed.remote_path("pid"));
     let script = format!(
         "#!/bin/sh\n{{ head -c 4000000; cat >/dev/null; }} | sh -c 'echo $$ >{pid}; exec {podbridge} ssh \"$@\"' sh \"$@\"\n",
         pid = pid.display(),
@@ -325,53 +341,53 @@ fn a_push_that_is_killed_leaves_the_repository_whole() {
     );
     fs::write(&ssh, script).unwrap();
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
-    let objects = place.there("src/.git/objects");
+    let objects = testbed.remote_path("src/.git/objects");
     let incoming = || {
         let entries = fs::read_dir(&objects).unwrap().flatten();
         let mut names = entries.map(|entry| entry.file_name().into_string().unwrap());
         names.any(|name| name.contains("incoming"))
     };
-    let mut push = place.git(&["push", "--quiet", &url, "main"]);
+    let mut push = testbed.git(&["push", "--quiet", &url, "main"]);
     push.env("GIT_SSH_COMMAND", &ssh).env("GIT_SSH_VARIANT", "ssh");
     let push = push.stderr(Stdio::piped()).spawn().unwrap();
     eventually("objects arrive", incoming);
-    pair::kill(fs::read_to_string(&pid).unwrap().trim().parse().unwrap(), Signal::KILL);
+    pair::send_signal(fs::read_to_string(&pid).unwrap().trim().parse().unwrap(), Signal::KILL);
     let killed = push.wait_with_output().unwrap();
-    assert!(!killed.status.success(), "{}", said(&killed));
-    eventually("nothing of the push runs", || place.pair.commands().is_empty());
-    place.done_there("src", &["fsck", "--full"]);
-    assert_eq!(place.done_there("src", &["rev-parse", "main"]), one);
-    place.done(&["push", "--quiet", &url, "main"]);
-    assert_eq!(place.done_there("src", &["rev-parse", "main"]), big);
-    place.done_there("src", &["fsck", "--full"]);
+    assert!(!killed.status.success(), "{}", stderr(&killed));
+    eventually("nothing of the push runs", || testbed.pair.commands().is_empty());
+    testbed.succeed_remotely("src", &["fsck", "--full"]);
+    assert_eq!(testbed.succeed_remotely("src", &["rev-parse", "main"]), one);
+    testbed.succeed(&["push", "--quiet", &url, "main"]);
+    assert_eq!(testbed.succeed_remotely("src", &["rev-parse", "main"]), big);
+    testbed.succeed_remotely("src", &["fsck", "--full"]);
 }
 
 #[test]
-fn a_push_and_a_clone_go_on_over_a_link_that_is_cut() {
+fn a_push_and_a_clone_survive_cuts_of_the_link() {
     let (pair, proxy) = Pair::with_proxy(fastrand::u64(..));
-    let place = Place::of(pair);
-    let head = place.commit_random(8 << 20);
-    proxy.cut(20);
-    place.done(&["push", "--quiet", &place.url("src"), "main"]);
-    place.done(&["clone", "--quiet", &place.url("src"), "back"]);
-    assert!(proxy.calm() > 0, "no link was cut");
-    assert_eq!(place.done(&["-C", "back", "rev-parse", "HEAD"]), head);
-    place.done(&["-C", "back", "fsck", "--full"]);
+    let testbed = Testbed::with_pair(pair);
+    let head = testbed.commit_random(8 << 20);
+    proxy.allow_cuts(20);
+    testbed.succeed(&["push", "--quiet", &testbed.url("src"), "main"]);
+    testbed.succeed(&["clone", "--quiet", &testbed.url("src"), "back"]);
+    assert!(proxy.stop_cutting() > 0, "no link was cut");
+    assert_eq!(testbed.succeed(&["-C", "back", "rev-parse", "HEAD"]), head);
+    testbed.succeed(&["-C", "back", "fsck", "--full"]);
 }
 
 #[test]
 fn podbridge_git_needs_no_settings() {
-    let place = Place::new();
+    let testbed = Testbed::new();
     let own = |arguments: &[&str]| {
-        let mut command = place.pair.podbridge(arguments);
-        let git = place.git(&[]);
+        let mut command = testbed.pair.podbridge(arguments);
+        let git = testbed.git(&[]);
         let settings = git.get_envs().filter(|(name, _)| *name != "GIT_SSH_COMMAND");
         command.envs(settings.filter_map(|(name, value)| Some((name, value?))));
-        command.current_dir(place.here.path()).output().unwrap()
+        command.current_dir(testbed.local.path()).output().unwrap()
     };
-    let pushed = own(&["git", "push", "--quiet", &place.url("src"), "main"]);
-    assert!(pushed.status.success(), "{}", said(&pushed));
-    let head = place.done(&["rev-parse", "HEAD"]);
+    let pushed = own(&["git", "push", "--quiet", &testbed.url("src"), "main"]);
+    assert!(pushed.status.success(), "{}", stderr(&pushed));
+    let head = testbed.succeed(&["rev-parse", "HEAD"]);
     let listed = own(&[
         "git",
         "--git-cache",
@@ -380,14 +396,14 @@ fn podbridge_git_needs_no_settings() {
         "-c",
         "core.pager=",
         "ls-remote",
-        &place.url("src"),
+        &testbed.url("src"),
         "HEAD",
     ]);
     assert_eq!(
         String::from_utf8_lossy(&listed.stdout),
         format!("{head}\tHEAD\n"),
         "{}",
-        said(&listed)
+        stderr(&listed)
     );
     assert_eq!(
         own(&["git", "rev-parse", "--verify", "--quiet", "none"]).status.code(),
@@ -395,13 +411,14 @@ fn podbridge_git_needs_no_settings() {
     );
 }
 
-/// As the shell of a pod with an image that has no git, and where it was put beside the agent.
+/// Runs the agent's git command without git in PATH, as in an image without git, and then with a git beside the agent.
 #[test]
-fn without_git_a_sentence_says_where_it_may_be() {
-    let place = Place::new();
-    let agent = place.there("beside/podbridge-agent");
+fn without_git_the_message_says_where_it_may_be() {
+    let testbed = Testbed::new();
+    let agent = testbed.remote_path("beside/podbridge-agent");
     fs::create_dir(agent.parent().unwrap()).unwrap();
-    // Not by this process: what another test starts meanwhile would hold the copy open for writing, and it could not be run.
+    // This process must not write the copy: another test could fork meanwhile, its child would inherit the open file, and a program that is
+    // open for writing cannot be run.
     let copied = Command::new("cp")
         .arg(binary("podbridge-agent"))
         .arg(&agent)
@@ -412,12 +429,12 @@ fn without_git_a_sentence_says_where_it_may_be() {
         let mut command = Command::new(&agent);
         command
             .args(["git", "upload-pack"])
-            .arg(place.here.path())
+            .arg(testbed.local.path())
             .env("PATH", "/no/such");
         command.stdin(Stdio::null()).output().unwrap()
     };
     let missing = run();
-    let sentence = said(&missing);
+    let sentence = stderr(&missing);
     assert_eq!(missing.status.code(), Some(127));
     assert!(
         sentence.contains("no git") && sentence.contains(agent.parent().unwrap().to_str().unwrap()),
@@ -429,12 +446,12 @@ fn without_git_a_sentence_says_where_it_may_be() {
     assert!(String::from_utf8_lossy(&run().stdout).contains("refs/heads/main"));
 }
 
-/// What is no git's goes to a shell, as with ssh.
+/// The words of a command that is not git's go to a shell, as with ssh.
 #[test]
-fn other_commands_are_the_shells() {
-    let place = Place::new();
+fn other_commands_run_in_a_shell() {
+    let testbed = Testbed::new();
     let ssh = |arguments: &[&str]| {
-        place
+        testbed
             .pair
             .podbridge(&[&["ssh"][..], arguments].concat())
             .output()

@@ -1,4 +1,5 @@
-//! The two connections of a container: what is large travels on its own, on a thread of its own, and what is small on the other.
+//! The two connections of a container: commands that move much data use the bulk connection, which has its own thread; all others use the
+//! control connection.
 
 use std::io::Write as _;
 use std::process::{Child, Stdio};
@@ -6,7 +7,7 @@ use std::process::{Child, Stdio};
 use podbridge_tests::pair::{Pair, eventually};
 use serde_json::Value;
 
-/// Lane and state of the pair's links.
+/// Returns lane and state of each link of the pair's bridge.
 fn links(pair: &Pair) -> Vec<(String, String)> {
     let output = pair.podbridge(&["status", "--json"]).output().unwrap();
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -18,7 +19,7 @@ fn links(pair: &Pair) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Whether the bridge has a thread for what is large.
+/// Tells whether the bridge has a thread for bulk connections.
 fn has_bulk_thread(pair: &Pair) -> bool {
     let [bridge] = pair.bridges()[..] else {
         panic!("not one bridge")
@@ -28,44 +29,45 @@ fn has_bulk_thread(pair: &Pair) -> bool {
     names.into_iter().any(|name| name.trim() == "bulk")
 }
 
-/// An archive that is listed as it comes.
-fn tar(pair: &Pair) -> Child {
+/// Starts a command that reads an archive from its stdin.
+fn start_tar(pair: &Pair) -> Child {
     let mut tar = pair.exec(&["tar", "tf", "-"]);
     tar.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
-/// The archive ends.
-fn ends(mut tar: Child) {
+/// Sends the end of an archive; the command must succeed.
+fn finish_tar(mut tar: Child) {
     tar.stdin.take().unwrap().write_all(&[0; 10240]).unwrap();
     assert!(tar.wait().unwrap().success());
 }
 
+/// Returns what [`links`] gives for a lane that is up.
 fn lane(name: &str) -> (String, String) {
     (name.into(), "up".into())
 }
 
 #[test]
-fn archives_travel_on_a_connection_of_their_own() {
+fn archives_use_the_bulk_connection() {
     let pair = Pair::start();
     assert!(pair.exec(&["true"]).status().unwrap().success());
     assert_eq!(links(&pair), [lane("control")]);
     assert!(!has_bulk_thread(&pair));
-    ends(tar(&pair));
+    finish_tar(start_tar(&pair));
     assert_eq!(links(&pair), [lane("control"), lane("bulk")]);
     assert!(has_bulk_thread(&pair));
 }
 
-/// Few begin at once; but those at work may wait for somebody, and perhaps for who is in the queue.
+/// The bulk limit lets few commands start at once. A command that stalls gives up its permit, because it may wait for one in the queue.
 #[test]
-fn archives_that_stand_still_keep_no_other_from_beginning() {
+fn stalled_archives_do_not_keep_others_from_starting() {
     let pair = Pair::start();
     let many = std::thread::available_parallelism().unwrap().get().max(2) + 2;
-    let waiting: Vec<_> = (0..many).map(|_| tar(&pair)).collect();
-    eventually("all of them run", || pair.commands().len() == many);
-    // One that gives up before its turn.
-    let mut last = tar(&pair);
+    let waiting: Vec<_> = (0..many).map(|_| start_tar(&pair)).collect();
+    eventually("all commands run", || pair.commands().len() == many);
+    // A client that ends while its command is in the queue.
+    let mut last = start_tar(&pair);
     last.kill().unwrap();
     last.wait().unwrap();
-    ends(tar(&pair));
-    waiting.into_iter().for_each(ends);
+    finish_tar(start_tar(&pair));
+    waiting.into_iter().for_each(finish_tar);
 }

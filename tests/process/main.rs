@@ -1,4 +1,4 @@
-//! Both binaries over the local link: full streams, losses, and that nothing is left behind.
+//! Tests of both binaries over the local link: full streams, losses, and that nothing is left behind.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod difficult;
@@ -13,15 +13,15 @@ mod zuul;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 
-use podbridge_tests::pair::{self, Pair, alive, eventually};
+use podbridge_tests::pair::{self, Pair, eventually, is_alive};
 use podbridge_tests::soak;
 use rustix::process::Signal;
 
-/// More than every buffer and window on the way holds.
+/// More bytes than all buffers and flow-control windows together hold.
 const FULL: usize = 256 << 20;
 
 #[test]
-fn a_peer_that_writes_before_it_reads_passes_in_both_directions() {
+fn a_command_that_writes_all_before_it_reads_blocks_neither_direction() {
     let pair = Pair::start();
     let script = format!("head -c {FULL} /dev/zero; wc -c >&2");
     let mut command = pair.exec(&["sh", "-c", &script]);
@@ -67,15 +67,15 @@ fn a_killed_bridge_is_replaced_under_a_running_command() {
     stdout.read_line(&mut line).unwrap();
     let mut stdin = client.stdin.take().unwrap();
     stdin.write_all(b"before ").unwrap();
-    // Killed, and told to end as when the package is replaced.
+    // TERM is what a bridge gets when the package is replaced.
     for signal in [Signal::KILL, Signal::TERM] {
         let mut bridges = Vec::new();
         eventually("one bridge runs", || {
             bridges = pair.bridges();
             bridges.len() == 1
         });
-        pair::kill(bridges[0], signal);
-        eventually("another one runs", || {
+        pair::send_signal(bridges[0], signal);
+        eventually("another bridge runs", || {
             pair.bridges().iter().any(|pid| *pid != bridges[0])
         });
         stdin.write_all(b"after ").unwrap();
@@ -90,21 +90,21 @@ fn a_killed_bridge_is_replaced_under_a_running_command() {
 }
 
 #[test]
-fn a_killed_agent_is_lost() {
+fn a_killed_agent_ends_the_client_with_exit_code_240() {
     let mut pair = Pair::start();
-    let (mut client, _) = pair.exec_long();
+    let (mut client, _) = pair.exec_until_killed();
     pair.kill_agent();
     assert_eq!(client.wait().unwrap().code(), Some(240));
 }
 
 #[test]
-fn a_killed_client_takes_its_command_along() {
+fn killing_the_client_ends_its_command() {
     let pair = Pair::start();
-    let (mut client, command) = pair.exec_long();
-    assert!(alive(command));
+    let (mut client, command) = pair.exec_until_killed();
+    assert!(is_alive(command));
     client.kill().unwrap();
     client.wait().unwrap();
-    eventually("the command is gone", || !alive(command));
+    eventually("the command is gone", || !is_alive(command));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_stopped_bridge_leaves_nothing() {
 }
 
 #[test]
-fn files_of_every_size_about_a_chunk_arrive() {
+fn files_around_multiples_of_the_chunk_size_arrive() {
     const CHUNK: usize = podbridge_proto::limits::MAX_CHUNK;
     let pair = Pair::start();
     let dir = tempfile::tempdir().unwrap();
@@ -137,7 +137,7 @@ fn files_of_every_size_about_a_chunk_arrive() {
         let mut copy = pair.podbridge(&["cp", local.to_str().unwrap(), &to]);
         (copy.stderr(Stdio::null()).spawn().unwrap(), remote, content)
     });
-    // All at once: what waits for what depends on when each of them runs.
+    // All copies run at once, so that they wait for each other in changing order.
     for (mut copy, remote, content) in copies.collect::<Vec<_>>() {
         eventually("the copy ends", || copy.try_wait().unwrap().is_some());
         assert!(copy.wait().unwrap().success());
@@ -145,9 +145,9 @@ fn files_of_every_size_about_a_chunk_arrive() {
     }
 }
 
-/// The seed is this run's; a failure says it, and `make soak SEED=…` repeats it.
+/// Each run has another seed. A failure prints it, and `make soak SEED=…` repeats the run.
 #[test]
-fn a_link_that_is_cut_loses_nothing() {
+fn cut_links_lose_no_byte_and_run_no_command_twice() {
     let report = soak::run(500, fastrand::u64(..), 16, Pair::with_proxy);
     println!("{report}");
     assert!(report.is_clean(), "{report}");

@@ -1,4 +1,4 @@
-//! Files and their command in one request of the client protocol.
+//! Requests of the client protocol that put files and run a command with them.
 
 use std::fs::File;
 use std::io::{IoSlice, Read as _};
@@ -10,8 +10,8 @@ use std::path::Path;
 use podbridge_tests::pair::Pair;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-/// Sends a request with its descriptors to the pair's bridge; stdout and the result.
-pub(crate) fn ask(pair: &Pair, request: &str, files: &[File]) -> (Vec<u8>, String) {
+/// Sends a request with these descriptors to the pair's bridge. Returns stdout of the command and the result.
+pub(crate) fn send_request(pair: &Pair, request: &str, files: &[File]) -> (Vec<u8>, String) {
     assert!(pair.exec(&["true"]).status().unwrap().success());
     let names = std::fs::read_dir(pair.bridge_dir()).unwrap().flatten();
     let socket = names
@@ -38,32 +38,33 @@ pub(crate) fn ask(pair: &Pair, request: &str, files: &[File]) -> (Vec<u8>, Strin
         match header[4] {
             0x11 => stdout.extend_from_slice(&payload),
             0x1f => return (stdout, String::from_utf8(payload).unwrap()),
-            0x13 => panic!("clients without stdin do not know what to do with an acknowledgement"),
+            0x13 => panic!("a client without stdin does not understand an acknowledgement"),
             _ => {}
         }
     }
 }
 
-pub(crate) fn file(path: &Path, content: &[u8]) -> File {
+/// Writes a file and opens it for reading.
+pub(crate) fn create_file(path: &Path, content: &[u8]) -> File {
     std::fs::write(path, content).unwrap();
     File::open(path).unwrap()
 }
 
-/// The modules of Ansible without pipelining: put, run, removed by the command itself.
+/// Ansible without pipelining puts a module and its data, and the command removes them.
 #[test]
-fn a_command_finds_its_files_in_place() {
+fn files_of_a_request_are_there_before_its_command_starts() {
     let pair = Pair::start();
     let large: Vec<u8> = (0..5_000_000u32).map(|i| (i % 251) as u8).collect();
     let files = [
-        file(&pair.dir().join("module"), b"#!/bin/sh\ncat \"$1\"; rm \"$0\" \"$1\"\n"),
-        file(&pair.dir().join("data"), &large),
+        create_file(&pair.dir().join("module"), b"#!/bin/sh\ncat \"$1\"; rm \"$0\" \"$1\"\n"),
+        create_file(&pair.dir().join("data"), &large),
     ];
-    let (script, data) = (pair.dir().join("there.sh"), pair.dir().join("there data"));
+    let (script, data) = (pair.dir().join("remote.sh"), pair.dir().join("remote data"));
     let request = serde_json::json!({
         "v": 1, "op": "exec", "requires": ["puts"], "argv": [script, data],
         "puts": [{"path": script, "mode": 0o755}, {"path": data}],
     });
-    let (stdout, result) = ask(&pair, &request.to_string(), &files);
+    let (stdout, result) = send_request(&pair, &request.to_string(), &files);
     assert!(
         result.contains(r#""outcome":"exited""#) && result.contains(r#""code":0"#),
         "{result}"
@@ -73,20 +74,23 @@ fn a_command_finds_its_files_in_place() {
 }
 
 #[test]
-fn without_its_files_a_command_does_not_start() {
+fn a_command_does_not_start_if_one_of_its_files_fails() {
     let pair = Pair::start();
     let ran = pair.dir().join("ran");
     let (good, bad) = (pair.dir().join("good"), pair.dir().join("no/such/directory"));
     let request = serde_json::json!({
         "v": 1, "op": "exec", "argv": ["touch", ran], "puts": [{"path": good}, {"path": bad}],
     });
-    let files = [file(&pair.dir().join("a"), b"a"), file(&pair.dir().join("b"), b"b")];
-    let (_, result) = ask(&pair, &request.to_string(), &files);
+    let files = [
+        create_file(&pair.dir().join("a"), b"a"),
+        create_file(&pair.dir().join("b"), b"b"),
+    ];
+    let (_, result) = send_request(&pair, &request.to_string(), &files);
     assert!(
         result.contains("failed") && result.contains("no/such/directory"),
         "{result}"
     );
-    let (_, result) = ask(&pair, &request.to_string(), &files[..1]);
+    let (_, result) = send_request(&pair, &request.to_string(), &files[..1]);
     assert!(result.contains("no descriptor was passed"), "{result}");
     assert!(!ran.exists() && !good.exists());
 }

@@ -1,4 +1,4 @@
-//! `podbridge sync` over the local link: both ways, what it says, and what is left when it is interrupted.
+//! `podbridge sync` over the local link: both directions, its messages, and that an interrupted copy leaves nothing.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -9,6 +9,7 @@ use podbridge_tests::pair::{self, Pair, eventually};
 use podbridge_tests::trees;
 use rustix::process::Signal;
 
+/// Runs `podbridge sync`.
 fn sync(pair: &Pair, arguments: &[&str]) -> Output {
     pair.podbridge(&[&["sync"], arguments].concat()).output().unwrap()
 }
@@ -17,6 +18,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// Counts the temporary files in a directory.
 fn temporaries(directory: &Path) -> usize {
     let names = fs::read_dir(directory).into_iter().flatten().flatten();
     names
@@ -25,23 +27,23 @@ fn temporaries(directory: &Path) -> usize {
 }
 
 #[test]
-fn a_tree_goes_there_and_back() {
+fn a_tree_is_copied_into_the_pod_and_back() {
     let pair = Pair::start();
     let path = |name: &str| pair.dir().join(name).display().to_string();
     fs::create_dir_all(path("from/sub")).unwrap();
     fs::write(path("from/sub/\u{1b}[2Jname"), "content").unwrap();
     fs::set_permissions(path("from/sub"), fs::Permissions::from_mode(0o2751)).unwrap();
-    let there = sync(&pair, &["-v", &path("from"), &format!("x:{}", path("to/"))]);
-    assert!(there.status.success(), "{there:?}");
-    assert_eq!(text(&there.stdout), "new .\nnew sub\nnew sub/\\u{1b}[2Jname\n");
+    let upload = sync(&pair, &["-v", &path("from"), &format!("x:{}", path("to/"))]);
+    assert!(upload.status.success(), "{upload:?}");
+    assert_eq!(text(&upload.stdout), "new .\nnew sub\nnew sub/\\u{1b}[2Jname\n");
     assert_eq!(
-        text(&there.stderr),
+        text(&upload.stderr),
         "podbridge: 3 new, 0 changed, 0 with other attributes, 0 deleted; 7 B of content\n"
     );
-    let back = sync(&pair, &["-q", &format!("x:{}", path("to")), &path("back")]);
+    let download = sync(&pair, &["-q", &format!("x:{}", path("to")), &path("back")]);
     assert!(
-        back.status.success() && back.stderr.is_empty() && back.stdout.is_empty(),
-        "{back:?}"
+        download.status.success() && download.stderr.is_empty() && download.stdout.is_empty(),
+        "{download:?}"
     );
     assert_eq!(fs::metadata(path("back/sub")).unwrap().mode() & 0o7777, 0o2751);
     let again = sync(
@@ -55,7 +57,7 @@ fn a_tree_goes_there_and_back() {
 }
 
 #[test]
-fn problems_have_their_side_and_code() {
+fn problems_name_their_side_and_have_its_exit_code() {
     let pair = Pair::start();
     let path = |name: &str| pair.dir().join(name).display().to_string();
     fs::create_dir_all(path("from")).unwrap();
@@ -91,7 +93,7 @@ fn an_interrupted_copy_leaves_no_temporary() {
     let pair = Pair::start();
     let path = |name: &str| pair.dir().join(name).display().to_string();
     fs::create_dir_all(path("from")).unwrap();
-    // Takes longer than the test needs.
+    // The copy of this file takes longer than the test needs to kill it.
     let large = fs::File::create(path("from/large")).unwrap();
     let block = vec![7; 1 << 20];
     for _ in 0..256 {
@@ -106,8 +108,8 @@ fn an_interrupted_copy_leaves_no_temporary() {
         let to = destination.trim_start_matches("x:").to_owned();
         let mut command = pair.podbridge(&["sync", "-q", "--compress", "never", &source, &destination]);
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-        eventually("a file begins to come", || temporaries(Path::new(&to)) == 1);
-        pair::kill(child.id(), signal);
+        eventually("a temporary file exists", || temporaries(Path::new(&to)) == 1);
+        pair::send_signal(child.id(), signal);
         let ended = child.wait().unwrap();
         assert_eq!(ended.code(), (signal != Signal::KILL).then_some(128 + signal.as_raw()));
         eventually("nothing is left", || fs::read_dir(&to).unwrap().count() == 0);
@@ -130,25 +132,25 @@ fn a_killed_bridge_is_replaced_under_a_copy() {
         &format!("x:{}", path("to")),
     ]);
     let mut child = command.spawn().unwrap();
-    eventually("a file begins to come", || temporaries(Path::new(&path("to"))) == 1);
+    eventually("a temporary file exists", || temporaries(Path::new(&path("to"))) == 1);
     pair.bridges()
         .into_iter()
-        .for_each(|bridge| pair::kill(bridge, Signal::KILL));
+        .for_each(|bridge| pair::send_signal(bridge, Signal::KILL));
     assert!(child.wait().unwrap().success());
     assert!(fs::read(path("to/large")).unwrap() == content);
 }
 
-/// The seed is this run's; a failure says it, and `soak sync CUTS SEED` repeats it.
+/// Each run has another seed. A failure prints it, and `soak sync CUTS SEED` repeats the run.
 #[test]
-fn a_link_that_is_cut_loses_no_file() {
+fn cut_links_lose_no_file() {
     let report = trees::run(60, fastrand::u64(..));
     println!("{report}");
     assert!(report.is_clean(), "{report}");
 }
 
-/// As a user other than root, whom read-only directories of his own keep from nothing.
+/// The copy runs as a user other than root, because read-only directories do not hinder root.
 #[test]
-fn read_only_directories_of_ones_own_are_kept_up_to_date() {
+fn read_only_directories_of_the_copying_user_are_updated() {
     let pair = Pair::start();
     let path = |name: &str| pair.dir().join(name).display().to_string();
     let mode = |name: &str, mode| fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
@@ -191,7 +193,7 @@ fn read_only_directories_of_ones_own_are_kept_up_to_date() {
         changed.contains(" 1 new, ") && changed.contains(" 3 deleted"),
         "{changed}"
     );
-    // Else whoever runs the test may be unable to remove it.
+    // The removal of the test's directory needs write permission.
     for name in ["from", "from/sub"] {
         mode(name, 0o755);
     }
@@ -203,16 +205,16 @@ fn read_only_directories_of_ones_own_are_kept_up_to_date() {
 }
 
 #[test]
-fn a_copy_whose_other_side_is_killed_says_so() {
+fn a_copy_reports_that_its_remote_side_was_killed() {
     let pair = Pair::start();
     let path = |name: &str| pair.dir().join(name).display().to_string();
     fs::create_dir(path("from")).unwrap();
-    // More to read than is read until it is killed.
+    // The other side reads this file longer than it lives.
     fs::File::create(path("from/hole")).unwrap().set_len(1 << 40).unwrap();
     let mut command = pair.podbridge(&["sync", "--checksum", &path("from"), &format!("x:{}", path("to"))]);
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
-    eventually("it runs", || pair.commands().len() == 1);
-    pair::kill(pair.commands()[0], Signal::KILL);
+    eventually("the remote side runs", || pair.commands().len() == 1);
+    pair::send_signal(pair.commands()[0], Signal::KILL);
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(137));
     assert!(

@@ -1,23 +1,24 @@
-//! The build before this one (tests/previous-build) and this one, mixed in every way: agent, bridge and client. An executor is
-//! updated while its builds run, and pods have the agents that they have.
+//! This build together with the previous one (tests/previous-build), as agent, bridge and client in every mixture. Executors are updated
+//! while builds run, and pods may have older or newer agents.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use podbridge_tests::pair::{self, Pair, binary, eventually, previous};
+use podbridge_tests::pair::{self, Pair, binary, eventually, previous_binary};
 use rustix::process::Signal;
 
+/// Returns a program of the previous build and of this one.
 fn builds(name: &str) -> [PathBuf; 2] {
-    [previous(name), binary(name)]
+    [previous_binary(name), binary(name)]
 }
 
-/// The program that a bridge of the pair runs, once there is one but for `not`.
-fn bridge(pair: &Pair, not: &[u32]) -> (u32, PathBuf) {
+/// Waits for a bridge other than `known`; returns its pid and its program.
+fn wait_for_bridge(pair: &Pair, known: &[u32]) -> (u32, PathBuf) {
     let mut found = None;
     eventually("a bridge runs", || {
-        found = pair.bridges().into_iter().find(|pid| !not.contains(pid));
+        found = pair.bridges().into_iter().find(|pid| !known.contains(pid));
         found.is_some()
     });
     let pid = found.unwrap();
@@ -30,12 +31,13 @@ fn podbridge(pair: &Pair, program: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn succeeds(mut command: Command) {
+/// Runs a command that must succeed.
+fn succeed(mut command: Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-/// A client whose command counts its runs, waits for a file and copies its input then.
+/// A client and its command. The command counts its runs, waits for a file and then copies its input.
 struct Task {
     client: Child,
     stdin: ChildStdin,
@@ -67,7 +69,7 @@ impl Task {
         }
     }
 
-    /// It ends as if nothing had happened.
+    /// Lets the command end, and checks its output, exit code and number of runs.
     fn finish(mut self) {
         self.stdin.write_all(b"after").unwrap();
         drop(self.stdin);
@@ -81,56 +83,56 @@ impl Task {
 }
 
 #[test]
-fn every_mixture_runs_commands_and_moves_files() {
+fn every_mixture_of_builds_runs_commands_and_copies_files() {
     let content: Vec<u8> = (0..5_000_000u32).map(|i| (i % 251) as u8).collect();
     for agent in builds("podbridge-agent") {
         for (of_bridge, of_client) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let pair = Pair::with_agent(&agent);
             let client = &builds("podbridge")[of_client];
-            succeeds(podbridge(
+            succeed(podbridge(
                 &pair,
                 &builds("podbridge")[of_bridge],
                 &["exec", "x", "--", "true"],
             ));
-            let serving = bridge(&pair, &[]);
-            assert_eq!(serving.1, builds("podbridge")[of_bridge]);
+            let first = wait_for_bridge(&pair, &[]);
+            assert_eq!(first.1, builds("podbridge")[of_bridge]);
 
             let (local, back) = (pair.dir().join("local"), pair.dir().join("back"));
             fs::write(&local, &content).unwrap();
-            let mut through = podbridge(&pair, client, &["exec", "-i", "x", "--", "sh", "-c", "cat; exit 7"]);
-            let ended = through.stdin(fs::File::open(&local).unwrap()).output().unwrap();
+            let mut cat = podbridge(&pair, client, &["exec", "-i", "x", "--", "sh", "-c", "cat; exit 7"]);
+            let ended = cat.stdin(fs::File::open(&local).unwrap()).output().unwrap();
             assert!(ended.stdout == content, "{} bytes came back", ended.stdout.len());
             assert_eq!(ended.status.code(), Some(7));
 
             let remote = format!("x:{}", pair.dir().join("remote").display());
-            succeeds(podbridge(&pair, client, &["cp", local.to_str().unwrap(), &remote]));
-            succeeds(podbridge(&pair, client, &["cp", &remote, back.to_str().unwrap()]));
+            succeed(podbridge(&pair, client, &["cp", local.to_str().unwrap(), &remote]));
+            succeed(podbridge(&pair, client, &["cp", &remote, back.to_str().unwrap()]));
             assert!(fs::read(&back).unwrap() == content);
 
-            assert_eq!(pair.bridges(), [serving.0], "all of it went through that bridge");
+            assert_eq!(pair.bridges(), [first.0], "all of it went through that bridge");
         }
     }
 }
 
 #[test]
-fn a_bridge_of_the_other_build_takes_over_in_mid_task() {
+fn a_bridge_of_the_other_build_takes_over_during_a_task() {
     for agent in builds("podbridge-agent") {
         for (of_bridge, of_client) in [(0, 1), (1, 0)] {
             let pair = Pair::with_agent(&agent);
             let programs = builds("podbridge");
-            succeeds(podbridge(&pair, &programs[of_bridge], &["exec", "x", "--", "true"]));
-            let first = bridge(&pair, &[]);
+            succeed(podbridge(&pair, &programs[of_bridge], &["exec", "x", "--", "true"]));
+            let first = wait_for_bridge(&pair, &[]);
             assert_eq!(first.1, programs[of_bridge]);
             let task = Task::start(pair.command(&programs[of_client]), &pair.dir().join("task"));
-            pair::kill(first.0, Signal::KILL);
-            assert_eq!(bridge(&pair, &[first.0]).1, programs[of_client]);
+            pair::send_signal(first.0, Signal::KILL);
+            assert_eq!(wait_for_bridge(&pair, &[first.0]).1, programs[of_client]);
             task.finish();
         }
     }
 }
 
-/// By a process of its own: a program that is open for writing cannot be run, and whatever another test starts meanwhile has a copy of
-/// our descriptors.
+/// Installs a program with `cp` and a rename. This process must not write it: another test could fork meanwhile, its child would inherit the
+/// open file, and a program that is open for writing cannot be run.
 fn install(program: &Path, to: &Path) {
     let unpacked = to.with_extension("new");
     let copied = Command::new("cp").arg(program).arg(&unpacked).status().unwrap();
@@ -138,31 +140,31 @@ fn install(program: &Path, to: &Path) {
     fs::rename(&unpacked, to).unwrap();
 }
 
-/// As when a package is updated or removed on an executor at work. (What came before this build could not find itself then.)
+/// A package is updated or removed while the executor works.
 #[test]
-fn a_program_is_replaced_in_mid_task() {
-    for after in [Some(previous("podbridge")), None] {
+fn the_program_is_replaced_or_removed_during_a_task() {
+    for after in [Some(previous_binary("podbridge")), None] {
         let pair = Pair::start();
         let installed = pair.dir().join("podbridge");
         install(&binary("podbridge"), &installed);
         let task = Task::start(pair.command(&installed), &pair.dir().join("task"));
-        let first = bridge(&pair, &[]);
+        let first = wait_for_bridge(&pair, &[]);
 
         if let Some(program) = &after {
             install(program, &installed);
-            succeeds(podbridge(&pair, &installed, &["exec", "x", "--", "true"]));
-            assert_eq!(pair.bridges(), [first.0], "the bridge at work serves new clients");
+            succeed(podbridge(&pair, &installed, &["exec", "x", "--", "true"]));
+            assert_eq!(pair.bridges(), [first.0], "the running bridge serves new clients");
         } else {
             fs::remove_file(&installed).unwrap();
         }
-        pair::kill(first.0, Signal::KILL);
-        let second = bridge(&pair, &[first.0]).1;
+        pair::send_signal(first.0, Signal::KILL);
+        let second = wait_for_bridge(&pair, &[first.0]).1;
         assert_eq!(second == installed, after.is_some(), "{}", second.display());
         task.finish();
     }
 }
 
-/// Two executors, or an old one and a new one, with the same pod.
+/// Two executors with different builds use the same pod.
 #[test]
 fn bridges_of_two_builds_use_one_agent_at_once() {
     for agent in builds("podbridge-agent") {
@@ -178,8 +180,8 @@ fn bridges_of_two_builds_use_one_agent_at_once() {
             let bridges = pair::bridges_of(&executor.join("bridges"));
             assert_eq!(bridges.len(), 1);
             task.finish();
-            pair::kill(bridges[0], Signal::TERM);
-            eventually("it ends", || !pair::alive(bridges[0]));
+            pair::send_signal(bridges[0], Signal::TERM);
+            eventually("the bridge ends", || !pair::is_alive(bridges[0]));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The bridge in Zuul's slot and the console stream: what Zuul's executor and its callback see, byte for byte. The pod's agent
-//! is on this host, so that its console logs are in our own /tmp.
+//! The bridge of a Zuul build and the console stream, byte for byte as Zuul's executor and its callback see them. The pod's agent runs on
+//! this host, so that its console logs are in /tmp here.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,120 +7,121 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use podbridge_tests::build::{Build, Console, LogFile, exec_with_payload};
-use podbridge_tests::pair::{Pair, alive, eventually};
+use podbridge_tests::pair::{Pair, eventually, is_alive};
 
 const NOT_FOUND: &str = "[Zuul] Log not found\n";
 const EXIT: &str = "2026-11-26 10:20:30.123456 | [Zuul] Task exit code: 0\n";
 
 #[test]
-fn the_bridge_says_what_kubectl_says_and_no_more() {
+fn the_bridge_prints_the_lines_of_kubectl_port_forward_and_no_more() {
     let (pair, build) = (Pair::start(), Build::default());
-    let mut forward = build.forward(&pair, "web");
-    let [first, second] = [&forward.ports[0], &forward.ports[1]].map(|port| port.port);
+    let mut bridge = build.start_bridge(&pair, "web");
+    let [first, second] = [&bridge.ports[0], &bridge.ports[1]].map(|port| port.port);
     assert_eq!(
-        forward.said,
+        bridge.announced,
         [
             format!("Forwarding from 127.0.0.1:{first} -> 19885\n"),
             format!("Forwarding from 127.0.0.1:{second} -> 19886\n")
         ]
     );
-    // Its pipe is closed: nobody keeps Zuul waiting for the end.
+    // The bridge has closed its stdout, so that Zuul does not wait for the end of it.
     let mut rest = String::new();
-    forward.pipe.read_to_string(&mut rest).unwrap();
+    bridge.stdout.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");
-    assert!(forward.child.try_wait().unwrap().is_none());
+    assert!(bridge.child.try_wait().unwrap().is_none());
     for port in [first, second] {
         let mut console = Console::connect(port);
-        console.say("v:0\n");
-        assert_eq!(console.line(), "1\n");
+        console.send("v:0\n");
+        assert_eq!(console.read_line(), "1\n");
     }
     build.remove();
-    eventually("it ends with the build", || forward.child.try_wait().unwrap().is_some());
-    assert_eq!(forward.child.wait().unwrap().code(), Some(0));
+    eventually("it ends with the build", || bridge.child.try_wait().unwrap().is_some());
+    assert_eq!(bridge.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn a_log_is_pushed_as_it_is_written() {
+fn readers_get_a_log_while_it_is_written() {
     let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
-    let forward = build.forward(&pair, "web");
-    let mut console = forward.log(&log.id);
-    assert_eq!(console.line(), NOT_FOUND);
+    let bridge = build.start_bridge(&pair, "web");
+    let mut console = bridge.open_log(&log.id);
+    assert_eq!(console.read_line(), NOT_FOUND);
     log.append(b"2026-11-26 10:20:29.000001 | one\n");
-    assert_eq!(console.found(), "2026-11-26 10:20:29.000001 | one\n");
-    // A second reader, by the old form, and one that is clever.
-    let mut second = Console::connect(forward.ports[0].port);
-    second.say(&format!("{}\n", log.id));
-    let mut third = forward.log(&format!("../../tmp/{}", log.id));
+    assert_eq!(console.read_log_line(), "2026-11-26 10:20:29.000001 | one\n");
+    // A second reader with the old form of a request, and a third one with a path in the id.
+    let mut second = Console::connect(bridge.ports[0].port);
+    second.send(&format!("{}\n", log.id));
+    let mut third = bridge.open_log(&format!("../../tmp/{}", log.id));
     for console in [&mut second, &mut third] {
-        assert_eq!(console.found(), "2026-11-26 10:20:29.000001 | one\n");
+        assert_eq!(console.read_log_line(), "2026-11-26 10:20:29.000001 | one\n");
     }
     let binary: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     log.append(&binary);
     for console in [&mut console, &mut second, &mut third] {
-        assert!(console.bytes(binary.len()) == binary);
+        assert!(console.read_bytes(binary.len()) == binary);
     }
     log.append(b"no newline");
-    assert_eq!(console.bytes(10), b"no newline");
+    assert_eq!(console.read_bytes(10), b"no newline");
     log.append(EXIT.as_bytes());
-    assert_eq!(console.line(), "\n");
-    assert_eq!(console.line(), EXIT);
+    assert_eq!(console.read_line(), "\n");
+    assert_eq!(console.read_line(), EXIT);
     assert!(console.is_silent(Duration::from_millis(200)));
-    // On a connection of its own, as Zuul does it.
-    forward.console().say(&format!("f:{}\n", log.id));
+    // Zuul makes another connection to delete a log.
+    bridge.open_console().send(&format!("f:{}\n", log.id));
     eventually("the log is deleted", || !log.path.exists());
-    assert_eq!(console.line(), NOT_FOUND);
+    assert_eq!(console.read_line(), NOT_FOUND);
     log.append(b"again\n");
-    assert_eq!(console.found(), "again\n");
+    assert_eq!(console.read_log_line(), "again\n");
 }
 
 #[test]
-fn a_log_that_is_not_there_is_said_often_and_then_seldom() {
+fn log_not_found_is_repeated_often_at_first_and_seldom_later() {
     let (pair, build) = (Pair::start(), Build::default());
-    let forward = build.forward(&pair, "web");
-    let mut console = forward.log("podbridge-nowhere");
-    let begun = Instant::now();
+    let bridge = build.start_bridge(&pair, "web");
+    let mut console = bridge.open_log("podbridge-nowhere");
+    let started = Instant::now();
     let (mut early, mut late) = (0, 0);
-    while begun.elapsed() < Duration::from_secs(4) {
-        assert_eq!(console.line(), NOT_FOUND);
-        match begun.elapsed() < Duration::from_secs(2) {
-            true => early += 1,
-            false => late += 1,
+    while started.elapsed() < Duration::from_secs(4) {
+        assert_eq!(console.read_line(), NOT_FOUND);
+        if started.elapsed() < Duration::from_secs(2) {
+            early += 1;
+        } else {
+            late += 1;
         }
     }
-    // 40 and 4 on an idle machine.
+    // 40 early and 4 late lines on an idle machine.
     assert!(
         (10..=41).contains(&early) && (2..=6).contains(&late),
         "{early} and {late}"
     );
-    // At once when an exec of the pod has ended.
+    // The bridge repeats the line at once when an exec of the pod has ended.
     let exec = ["-n", "ns", "exec", "web", "--", "true"];
     assert!(build.kubectl(&pair, &exec).status().unwrap().success());
-    assert_eq!(console.line(), NOT_FOUND);
+    assert_eq!(console.read_line(), NOT_FOUND);
 }
 
 #[test]
-fn a_task_that_wrote_no_log_is_not_waited_for() {
+fn a_connection_for_a_log_ends_when_its_task_ended_without_a_log() {
     let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
-    let forward = build.forward(&pair, "web");
-    let mut console = forward.log(&log.id);
-    assert_eq!(console.line(), NOT_FOUND);
+    let bridge = build.start_bridge(&pair, "web");
+    let mut console = bridge.open_log(&log.id);
+    assert_eq!(console.read_line(), NOT_FOUND);
     run_module(&build, &log, "true");
-    assert_eq!(console.found(), "");
-    // And one that did is.
-    let mut console = forward.log(&log.id);
+    assert_eq!(console.read_log_line(), "");
+    // A task that wrote a log.
+    let mut console = bridge.open_log(&log.id);
     run_module(&build, &log, &format!("echo hello > {}", log.path.display()));
-    // It was closed before the second run, or it has what that wrote.
-    assert!(["", "hello\n"].contains(&console.found().as_str()));
-    assert_eq!(forward.log(&log.id).found(), "hello\n");
+    // The bridge closed this connection before the second run, or sends what the run wrote.
+    assert!(["", "hello\n"].contains(&console.read_log_line().as_str()));
+    assert_eq!(bridge.open_log(&log.id).read_log_line(), "hello\n");
 }
 
-/// As the stock plugin brings it, whose `kubectl` is ours too: that exec ends, and its task has not begun.
+/// The stock plugin copies a module by `kubectl exec` first. That exec has the log's id in its input and ends before the task begins.
 #[test]
-fn a_module_on_its_way_is_no_task() {
+fn the_exec_that_copies_a_module_is_not_taken_for_its_task() {
     let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
-    let forward = build.forward(&pair, "web");
-    let mut console = forward.log(&log.id);
-    assert_eq!(console.line(), NOT_FOUND);
+    let bridge = build.start_bridge(&pair, "web");
+    let mut console = bridge.open_log(&log.id);
+    assert_eq!(console.read_line(), NOT_FOUND);
     let file = pair.dir().join("AnsiballZ_command.py");
     let script = format!("cat > {}", file.display());
     let mut command = build.kubectl(&pair, &["exec", "-i", "web", "--", "sh", "-c", &script]);
@@ -129,12 +130,12 @@ fn a_module_on_its_way_is_no_task() {
     client.stdin.take().unwrap().write_all(module.as_bytes()).unwrap();
     assert!(client.wait().unwrap().success());
     log.append(b"begun\n");
-    assert_eq!(console.found(), "begun\n");
+    assert_eq!(console.read_log_line(), "begun\n");
 }
 
-/// An exec whose payload carries a log id, as Zuul's module does.
+/// Runs a script whose text has a log id, as Zuul's module does.
 fn run_module(build: &Build, log: &LogFile, script: &str) {
-    let socket = std::fs::read_dir(build.kube()).unwrap().flatten();
+    let socket = std::fs::read_dir(build.kubeconfig_dir()).unwrap().flatten();
     let socket = socket
         .map(|entry| entry.path())
         .find(|path| !path.ends_with("config"))
@@ -149,47 +150,47 @@ fn run_module(build: &Build, log: &LogFile, script: &str) {
 }
 
 #[test]
-fn a_delegated_task_is_found_at_the_bridge_of_the_other_pod() {
+fn the_log_of_a_delegated_task_comes_from_the_bridge_of_the_other_pod() {
     let (build, log) = (Build::default(), LogFile::default());
-    // Two pods with one file system between them: the first bridge reaches no agent, so what it sends is the other's.
-    let (mut nobody, other) = (Pair::start(), Pair::start());
-    nobody.kill_agent();
-    let forward = build.forward(&nobody, "web");
-    let _other = build.forward(&other, "db");
-    let mut console = forward.log(&log.id);
-    assert_eq!(console.line(), NOT_FOUND);
+    // Both pods have this machine's file system. The first bridge reaches no agent, so its bytes come from the other bridge.
+    let (mut unreachable, other) = (Pair::start(), Pair::start());
+    unreachable.kill_agent();
+    let bridge = build.start_bridge(&unreachable, "web");
+    let _other = build.start_bridge(&other, "db");
+    let mut console = bridge.open_log(&log.id);
+    assert_eq!(console.read_line(), NOT_FOUND);
     log.append(b"delegated\n");
-    assert_eq!(console.found(), "delegated\n");
+    assert_eq!(console.read_log_line(), "delegated\n");
     log.append(b"more\n");
-    assert_eq!(console.line(), "more\n");
-    forward.console().say(&format!("f:{}\n", log.id));
+    assert_eq!(console.read_line(), "more\n");
+    bridge.open_console().send(&format!("f:{}\n", log.id));
     eventually("the log is deleted", || !log.path.exists());
-    assert_eq!(console.line(), NOT_FOUND);
+    assert_eq!(console.read_line(), NOT_FOUND);
 }
 
 #[test]
-fn a_lost_agent_is_named_in_the_log() {
+fn a_lost_agent_is_reported_in_the_log() {
     let (mut pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
-    let forward = build.forward(&pair, "web");
+    let bridge = build.start_bridge(&pair, "web");
     log.append(b"one\nunfinished");
-    let (mut with, mut without) = (forward.log(&log.id), forward.log("podbridge-nowhere"));
-    assert_eq!(with.found(), "one\n");
-    assert_eq!(without.line(), NOT_FOUND);
+    let (mut with, mut without) = (bridge.open_log(&log.id), bridge.open_log("podbridge-nowhere"));
+    assert_eq!(with.read_log_line(), "one\n");
+    assert_eq!(without.read_line(), NOT_FOUND);
     pair.kill_agent();
-    assert_eq!(with.line(), "unfinished\n");
+    assert_eq!(with.read_line(), "unfinished\n");
     for mut console in [with, without] {
-        let line = console.found();
-        let (stamp, said) = line.split_once(" | ").unwrap();
+        let line = console.read_log_line();
+        let (stamp, text) = line.split_once(" | ").unwrap();
         assert_eq!(stamp.len(), "2026-11-26 10:20:30.123456".len(), "{line}");
-        assert!(said.starts_with("[Zuul] pod web lost: "), "{line}");
-        assert_eq!(console.line(), "");
+        assert!(text.starts_with("[Zuul] pod web lost: "), "{line}");
+        assert_eq!(console.read_line(), "");
     }
 }
 
 #[test]
-fn a_bridge_that_was_killed_comes_back_on_its_ports() {
+fn a_killed_bridge_is_restarted_on_its_ports() {
     let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
-    let forward = build.forward(&pair, "web");
+    let bridge = build.start_bridge(&pair, "web");
     let script = format!(
         "echo begun; while ! [ -e {0} ]; do sleep 0.05; done; cat {0}",
         log.path.display()
@@ -198,19 +199,19 @@ fn a_bridge_that_was_killed_comes_back_on_its_ports() {
     let mut client = build.kubectl(&pair, &exec).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdout = client.stdout.take().unwrap();
     stdout.read_exact(&mut [0; 6]).unwrap();
-    let forward = forward.restart(&build, &pair, "web");
+    let bridge = bridge.restart(&build, &pair, "web");
     log.append(b"whole\n");
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "whole\n");
     assert!(client.wait().unwrap().success());
-    assert_eq!(forward.log(&log.id).found(), "whole\n");
+    assert_eq!(bridge.open_log(&log.id).read_log_line(), "whole\n");
 }
 
 #[test]
 fn exec_through_the_shim_is_byte_exact() {
     let (pair, build) = (Pair::start(), Build::default());
-    let _forward = build.forward(&pair, "web");
+    let _bridge = build.start_bridge(&pair, "web");
     let data: Vec<u8> = (0..32 << 20)
         .map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
@@ -237,13 +238,13 @@ fn exec_through_the_shim_is_byte_exact() {
 }
 
 #[test]
-fn garbage_harms_nobody_else() {
+fn invalid_requests_do_not_disturb_other_readers() {
     let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
-    let forward = build.forward(&pair, "web");
+    let bridge = build.start_bridge(&pair, "web");
     log.append(b"one\n");
-    let mut console = forward.log(&log.id);
-    assert_eq!(console.found(), "one\n");
-    let port = forward.ports[0].port;
+    let mut console = bridge.open_log(&log.id);
+    assert_eq!(console.read_log_line(), "one\n");
+    let port = bridge.ports[0].port;
     for garbage in [
         &b"\n"[..],
         b"s:\n",
@@ -255,13 +256,13 @@ fn garbage_harms_nobody_else() {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.write_all(garbage).unwrap();
         if garbage[0] != b'G' {
-            // Refused; a reset is as good.
+            // The bridge closes the connection; the client may see a reset instead.
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest);
             assert_eq!(rest, b"");
         }
     }
-    // Halves of requests, and nothing.
+    // Parts of requests, and connections without a byte.
     let halves: Vec<_> = (0..400)
         .map(|i| {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -270,24 +271,24 @@ fn garbage_harms_nobody_else() {
         })
         .collect();
     log.append(b"two\n");
-    assert_eq!(console.line(), "two\n");
+    assert_eq!(console.read_line(), "two\n");
     let exec = ["exec", "web", "--", "true"];
     assert!(build.kubectl(&pair, &exec).status().unwrap().success());
     drop(halves);
-    assert!(alive(forward.child.id()));
+    assert!(is_alive(bridge.child.id()));
 }
 
 #[test]
-fn readers_that_stand_still_hold_up_nobody() {
+fn readers_that_stop_reading_delay_no_other_reader() {
     let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
-    let forward = build.forward(&pair, "web");
+    let bridge = build.start_bridge(&pair, "web");
     let data: Vec<u8> = (0..8 << 20)
         .map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
     log.append(&data);
-    assert!(data.starts_with(forward.log(&log.id).bytes_found().as_slice()));
-    let mut stuck: Vec<_> = (0..100).map(|_| forward.log(&log.id)).collect();
-    // What they hold of the link is given back within a second or two.
+    assert!(data.starts_with(bridge.open_log(&log.id).read_log_bytes().as_slice()));
+    let mut stalled: Vec<_> = (0..100).map(|_| bridge.open_log(&log.id)).collect();
+    // The stalled readers give back their part of the flow-control window within two seconds.
     for length in [1 << 20, 30_000_000] {
         let script = format!("head -c {length} /dev/zero");
         let output = build
@@ -297,56 +298,57 @@ fn readers_that_stand_still_hold_up_nobody() {
         assert!(output.status.success() && output.stdout.len() == length);
     }
     log.append(b"the end\n");
-    for console in stuck.iter_mut().take(3) {
-        assert!(console.bytes(data.len()) == data);
-        assert_eq!(console.line(), "the end\n");
+    for console in stalled.iter_mut().take(3) {
+        assert!(console.read_bytes(data.len()) == data);
+        assert_eq!(console.read_line(), "the end\n");
     }
 }
 
 #[test]
 fn a_command_outlives_any_number_of_bridges() {
     let (pair, build) = (Pair::start(), Build::default());
-    let mut forward = build.forward(&pair, "web");
+    let mut bridge = build.start_bridge(&pair, "web");
     let script = "for i in $(seq 40); do echo $i; sleep 0.1; done";
     let exec = ["exec", "web", "--", "sh", "-c", script];
     let mut client = build.kubectl(&pair, &exec).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdout = client.stdout.take().unwrap();
-    let mut said = vec![0];
-    stdout.read_exact(&mut said).unwrap();
+    let mut output = vec![0];
+    stdout.read_exact(&mut output).unwrap();
     for _ in 0..7 {
-        forward = forward.restart(&build, &pair, "web");
+        bridge = bridge.restart(&build, &pair, "web");
+        // The command has to write a few lines with each bridge.
         std::thread::sleep(Duration::from_millis(200));
     }
-    stdout.read_to_end(&mut said).unwrap();
-    let wanted: String = (1..=40).map(|n| format!("{n}\n")).collect();
-    assert_eq!(String::from_utf8(said).unwrap(), wanted);
+    stdout.read_to_end(&mut output).unwrap();
+    let expected: String = (1..=40).map(|n| format!("{n}\n")).collect();
+    assert_eq!(String::from_utf8(output).unwrap(), expected);
     assert!(client.wait().unwrap().success());
-    drop(forward);
+    drop(bridge);
 }
 
 #[test]
-fn what_may_run_is_never_said_not_to_have_run() {
+fn a_command_that_may_still_run_is_reported_as_such() {
     let (pair, build) = (Pair::start(), Build::default());
-    let mut forward = build.forward(&pair, "web");
+    let mut bridge = build.start_bridge(&pair, "web");
     let exec = ["exec", "web", "--", "sh", "-c", "echo begun; exec sleep 300"];
     let mut command = build.kubectl(&pair, &exec);
     let mut client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     client.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
-    forward.child.kill().unwrap();
-    forward.child.wait().unwrap();
-    // Nobody will come where there is no directory any more.
+    bridge.child.kill().unwrap();
+    bridge.child.wait().unwrap();
+    // Without the directory no other bridge can serve this client.
     build.remove();
     let output = client.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("may still run"), "{said}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("may still run"), "{message}");
 }
 
 #[test]
-fn our_own_command_line_uses_the_bridge_of_the_slot() {
+fn podbridges_own_command_line_uses_the_bridge_of_the_build() {
     let (pair, build) = (Pair::start(), Build::default());
-    let _forward = build.forward(&pair, "web");
-    // The last as the plugin's `docker_cmd` has it.
+    let _bridge = build.start_bridge(&pair, "web");
+    // The last one is the form of the plugin's `docker_cmd`.
     for arguments in [
         &["exec", "web", "--", "true"][..],
         &["cp", "web:/proc/self/status", "-", "-q"],
@@ -365,28 +367,31 @@ fn our_own_command_line_uses_the_bridge_of_the_slot() {
 #[test]
 fn no_byte_comes_twice_when_the_bridge_of_the_other_pod_restarts() {
     let (build, log) = (Build::default(), LogFile::default());
-    let (mut nobody, other) = (Pair::start(), Pair::start());
-    nobody.kill_agent();
-    let forward = build.forward(&nobody, "web");
-    let delegate = build.forward(&other, "db");
-    let mut console = forward.log(&log.id);
+    let (mut unreachable, other) = (Pair::start(), Pair::start());
+    unreachable.kill_agent();
+    let bridge = build.start_bridge(&unreachable, "web");
+    let delegate = build.start_bridge(&other, "db");
+    let mut console = bridge.open_log(&log.id);
     log.append(b"one\ntwo\n");
-    assert_eq!((console.found(), console.line()), ("one\n".into(), "two\n".into()));
+    assert_eq!(
+        (console.read_log_line(), console.read_line()),
+        ("one\n".into(), "two\n".into())
+    );
     let _delegate = delegate.restart(&build, &other, "db");
     log.append(b"three\n");
-    assert_eq!(console.line(), "three\n");
+    assert_eq!(console.read_line(), "three\n");
 }
 
 #[test]
-fn who_has_nothing_more_to_say_gets_what_there_is() {
+fn a_client_that_closes_its_sending_side_gets_the_log_so_far() {
     let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
-    let forward = build.forward(&pair, "web");
+    let bridge = build.start_bridge(&pair, "web");
     log.append(b"one\n");
-    assert_eq!(forward.log(&log.id).found(), "one\n");
-    let mut stream = TcpStream::connect(("127.0.0.1", forward.ports[0].port)).unwrap();
+    assert_eq!(bridge.open_log(&log.id).read_log_line(), "one\n");
+    let mut stream = TcpStream::connect(("127.0.0.1", bridge.ports[0].port)).unwrap();
     stream.write_all(format!("s:{}\n", log.id).as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    assert_eq!(said, "one\n");
+    let mut received = String::new();
+    stream.read_to_string(&mut received).unwrap();
+    assert_eq!(received, "one\n");
 }

@@ -1,5 +1,5 @@
-//! A build as Zuul's executor runs it, as far as podbridge sees: the directory with the kubeconfig, ports held reserved, and
-//! `kubectl port-forward` for its pods, which is podbridge by another name.
+//! A Zuul build as podbridge sees it: the directory with the kubeconfig, reserved ports, and `kubectl port-forward` for each pod, which
+//! is podbridge under another name. `process/zuul.rs` calls it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -15,9 +15,10 @@ use tempfile::TempDir;
 
 use crate::pair::{Pair, binary};
 
-/// For an answer that must come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a read of a console waits for an answer that must come.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The directory of a build, with its kubeconfig and the programs `kubectl` and `oc`.
 #[derive(Debug)]
 pub struct Build {
     dir: TempDir,
@@ -47,20 +48,21 @@ impl Default for Build {
 }
 
 impl Build {
-    pub fn kube(&self) -> PathBuf {
+    /// Returns the directory of the kubeconfig, where the sockets of the build's bridges are.
+    pub fn kubeconfig_dir(&self) -> PathBuf {
         self.dir.path().join("kube")
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
-        self.kube().join("config")
+        self.kubeconfig_dir().join("config")
     }
 
-    /// Zuul removes the job's directory while its bridges run.
+    /// Removes the build's directory, as Zuul does while the bridges run.
     pub fn remove(&self) {
         fs::remove_dir_all(self.dir.path()).unwrap();
     }
 
-    /// The shim, for a pod whose agent is that of `pair`.
+    /// Returns the shim, for a pod whose agent is that of `pair`.
     pub fn kubectl(&self, pair: &Pair, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.dir.path().join("bin/kubectl"));
         command
@@ -68,50 +70,51 @@ impl Build {
             .stdin(Stdio::null())
             .env("KUBECONFIG", self.kubeconfig())
             .env("PODBRIDGE_LINK", "local")
-            .env("PODBRIDGE_AGENT_SOCKET", pair.link())
+            .env("PODBRIDGE_AGENT_SOCKET", pair.agent_socket())
             .env("HOME", self.dir.path().join("home"))
             .env_remove("PODBRIDGE_LOG");
         command
     }
 
     /// Starts the bridge of a pod, as Zuul does.
-    pub fn forward(&self, pair: &Pair, pod: &str) -> Forward {
-        Forward::start(self, pair, pod, [Reserved::default(), Reserved::default()])
+    pub fn start_bridge(&self, pair: &Pair, pod: &str) -> SlotBridge {
+        SlotBridge::start(self, pair, pod, [ReservedPort::default(), ReservedPort::default()])
     }
 }
 
-/// A port held as Zuul holds it: bound for all addresses, not listened on.
+/// A port reserved as Zuul reserves it: bound on all addresses, without a listener.
 #[derive(Debug)]
-pub struct Reserved {
+pub struct ReservedPort {
     pub port: u16,
     _socket: OwnedFd,
 }
 
-impl Default for Reserved {
+impl Default for ReservedPort {
     fn default() -> Self {
-        let held = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
-        sockopt::set_socket_reuseaddr(&held, true).unwrap();
-        bind(&held, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)).unwrap();
-        let bound: SocketAddrV6 = getsockname(&held).unwrap().try_into().unwrap();
+        let socket = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+        bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)).unwrap();
+        let bound: SocketAddrV6 = getsockname(&socket).unwrap().try_into().unwrap();
         Self {
             port: bound.port(),
-            _socket: held,
+            _socket: socket,
         }
     }
 }
 
-/// A bridge in Zuul's slot.
+/// The bridge of one pod of a build.
 #[derive(Debug)]
-pub struct Forward {
+pub struct SlotBridge {
     pub child: Child,
-    pub ports: [Reserved; 2],
-    pub said: Vec<String>,
-    /// Zuul's end of the pipe.
-    pub pipe: BufReader<std::process::ChildStdout>,
+    pub ports: [ReservedPort; 2],
+    /// The two lines that Zuul waits for.
+    pub announced: Vec<String>,
+    /// The bridge's stdout after these lines.
+    pub stdout: BufReader<std::process::ChildStdout>,
 }
 
-impl Forward {
-    fn start(build: &Build, pair: &Pair, pod: &str, ports: [Reserved; 2]) -> Self {
+impl SlotBridge {
+    fn start(build: &Build, pair: &Pair, pod: &str, ports: [ReservedPort; 2]) -> Self {
         let kubeconfig = format!("--kubeconfig={}", build.kubeconfig().display());
         let forwards = [(0, 19885), (1, 19886)].map(|(i, to)| format!("{}:{to}", ports[i].port));
         let pod = format!("pod/{pod}");
@@ -129,22 +132,22 @@ impl Forward {
             ],
         );
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut pipe = BufReader::new(child.stdout.take().unwrap());
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = || {
             let mut line = String::new();
-            pipe.read_line(&mut line).unwrap();
+            stdout.read_line(&mut line).unwrap();
             line
         };
-        let said = vec![line(), line()];
+        let announced = vec![line(), line()];
         Self {
             child,
             ports,
-            said,
-            pipe,
+            announced,
+            stdout,
         }
     }
 
-    /// The bridge has died: Zuul's loop starts it again on the same ports.
+    /// Kills the bridge and starts it again on the same ports, as Zuul's loop does.
     pub fn restart(mut self, build: &Build, pair: &Pair, pod: &str) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -152,88 +155,89 @@ impl Forward {
         Self::start(build, pair, pod, ports)
     }
 
-    /// A connection to the console stream that has asked for its version.
-    pub fn console(&self) -> Console {
+    /// Connects to the console stream and asks for its version.
+    pub fn open_console(&self) -> Console {
         let mut console = Console::connect(self.ports[0].port);
-        console.say("v:0\n");
-        assert_eq!(console.line(), "1\n");
+        console.send("v:0\n");
+        assert_eq!(console.read_line(), "1\n");
         console
     }
 
-    /// One that has asked for a log.
-    pub fn log(&self, id: &str) -> Console {
-        let mut console = self.console();
-        console.say(&format!("s:{id}\n"));
+    /// Connects to the console stream and asks for a log.
+    pub fn open_log(&self, id: &str) -> Console {
+        let mut console = self.open_console();
+        console.send(&format!("s:{id}\n"));
         console
     }
 }
 
-impl Drop for Forward {
+impl Drop for SlotBridge {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The bridge may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
+/// A connection to the console stream.
 #[derive(Debug)]
 pub struct Console(BufReader<TcpStream>);
 
 impl Console {
     pub fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
         Self(BufReader::new(stream))
     }
 
-    pub fn say(&mut self, request: &str) {
+    pub fn send(&mut self, request: &str) {
         self.0.get_mut().write_all(request.as_bytes()).unwrap();
     }
 
-    /// Empty at the end.
-    pub fn line(&mut self) -> String {
+    /// Returns the next line, with its newline; an empty string at the end of the stream.
+    pub fn read_line(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         line
     }
 
-    /// The next line that does not say that there is no log.
-    pub fn found(&mut self) -> String {
+    /// Returns the next line that does not say that there is no log.
+    pub fn read_log_line(&mut self) -> String {
         loop {
-            let line = self.line();
+            let line = self.read_line();
             if line != "[Zuul] Log not found\n" {
                 return line;
             }
         }
     }
 
-    /// A few bytes of a log, whatever was said before.
-    pub fn bytes_found(&mut self) -> Vec<u8> {
+    /// Returns the next bytes that do not say that there is no log.
+    pub fn read_log_bytes(&mut self) -> Vec<u8> {
         const NOT_FOUND: &[u8] = b"[Zuul] Log not found\n";
         loop {
-            let bytes = self.bytes(NOT_FOUND.len());
+            let bytes = self.read_bytes(NOT_FOUND.len());
             if bytes != NOT_FOUND {
                 return bytes;
             }
         }
     }
 
-    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub fn read_bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).unwrap();
         bytes
     }
 
-    /// Whether nothing comes for a moment.
-    pub fn is_silent(&mut self, moment: Duration) -> bool {
-        self.0.get_ref().set_read_timeout(Some(moment)).unwrap();
+    /// Tells whether nothing comes for this time.
+    pub fn is_silent(&mut self, time: Duration) -> bool {
+        self.0.get_ref().set_read_timeout(Some(time)).unwrap();
         let silent = self.0.fill_buf().is_err();
-        self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        self.0.get_ref().set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
         silent
     }
 }
 
-/// A console log where Zuul's `command` module writes it; deleted at the end.
+/// A console log at the path where Zuul's `command` module writes it. The drop deletes it.
 #[derive(Debug)]
 pub struct LogFile {
     pub id: String,
@@ -268,7 +272,7 @@ impl Drop for LogFile {
     }
 }
 
-/// Runs a command through a bridge's socket as the Ansible plugin does, its standard input a memfd; the result.
+/// Runs a command through a bridge's socket as the Ansible plugin does, with a memfd as its standard input. Returns the result.
 pub fn exec_with_payload(bridge: &Path, argv: &[&str], payload: &[u8]) -> serde_json::Value {
     use std::io::IoSlice;
     use std::mem::MaybeUninit;

@@ -1,14 +1,16 @@
-//! `soak [sync] CUTS [SEED [POD]]`: so many cuts of the link under running commands, beside it or in a pod of the cluster that the
-//! environment names; with `sync`, under copies of trees beside it. The last line is the result; the exit code is 1 if anything was
-//! lost, ran twice or was called a success falsely.
+//! The program `soak [sync] CUTS [SEED [POD]]` cuts links CUTS times while commands run, on this machine or in the pod POD of the
+//! cluster that the environment names. With `sync` it cuts links while trees are copied on this machine. The last line of output is the
+//! result. The exit code is 1 if bytes were lost, a command ran twice or not to its end, or a success was reported falsely.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a tool of the tests
 
+use podbridge_tests::machine::Pod;
 use podbridge_tests::pair::Pair;
-use podbridge_tests::place::Pod;
 use podbridge_tests::{soak, trees};
 
-const BESIDE: u64 = 16;
-const IN_A_POD: u64 = 4;
+/// Commands at once on this machine.
+const LOCAL_WORKERS: u64 = 16;
+/// Commands at once in a pod.
+const POD_WORKERS: u64 = 4;
 
 fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,8 +25,8 @@ fn main() {
         std::process::exit(i32::from(!report.is_clean()));
     }
     let report = match arguments.get(2) {
-        None => soak::run(cuts, seed, BESIDE, Pair::with_proxy),
-        Some(pod) => soak::run(cuts, seed, IN_A_POD, |seed| Pod::with_proxy(pod, seed)),
+        None => soak::run(cuts, seed, LOCAL_WORKERS, Pair::with_proxy),
+        Some(pod) => soak::run(cuts, seed, POD_WORKERS, |seed| Pod::with_proxy(pod, seed)),
     };
     println!("{report}");
     std::process::exit(i32::from(!report.is_clean()));

@@ -1,4 +1,4 @@
-//! An agent and the bridges of one test, in a directory of their own; all of them end with it.
+//! An agent and the bridges of one test, in a directory of their own. All of them end with the test. The tests and soaks call it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -12,17 +12,19 @@ use tempfile::TempDir;
 
 use crate::proxy::Proxy;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long [`eventually`] waits for a condition.
+const CONDITION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// An agent, and the directory for the bridges that dial it.
 #[derive(Debug)]
 pub struct Pair {
     dir: TempDir,
     agent: Child,
-    /// What bridges dial.
-    link: PathBuf,
+    /// Socket that bridges dial: the agent's, or a proxy's.
+    socket: PathBuf,
 }
 
-/// Cargo builds the binaries of the workspace into the directory of this one, or above it for a test.
+/// Returns the path of a binary of the workspace. Cargo builds all of them into one directory; tests are in `deps` below it.
 pub fn binary(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let mut dir = this.parent().unwrap();
@@ -38,8 +40,8 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// The same of the build before this one, which `make test-rust` makes from the commit that tests/previous-build names.
-pub fn previous(name: &str) -> PathBuf {
+/// Returns the path of a binary of the previous build, which `make test-rust` makes from the commit in tests/previous-build.
+pub fn previous_binary(name: &str) -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     let cache = variable("PODBRIDGE_CACHE_DIR")
         .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("podbridge")))
@@ -48,9 +50,9 @@ pub fn previous(name: &str) -> PathBuf {
     let path = cache
         .join(format!("previous-{}", include_str!("../previous-build").trim()))
         .join(name);
-    // As the system names it.
-    let found = path.canonicalize();
-    found.unwrap_or_else(|_| panic!("{} is missing: run make test-rust", path.display()))
+    // /proc shows a process's program without symbolic links.
+    let real_path = path.canonicalize();
+    real_path.unwrap_or_else(|_| panic!("{} is missing: run make test-rust", path.display()))
 }
 
 impl Pair {
@@ -65,43 +67,41 @@ impl Pair {
         command.arg("serve").arg("--socket").arg(&socket).stdin(Stdio::null());
         let agent = command.spawn().unwrap();
         eventually("the agent listens", || UnixStream::connect(&socket).is_ok());
-        Self {
-            dir,
-            agent,
-            link: socket,
-        }
+        Self { dir, agent, socket }
     }
 
-    /// The same, with a proxy between them.
+    /// Starts a pair with a proxy between bridges and agent.
     pub fn with_proxy(seed: u64) -> (Self, Proxy) {
         let mut pair = Self::start();
-        let link = pair.dir.path().join("proxy.sock");
-        let proxy = Proxy::unix(&link, &pair.link, seed);
-        pair.link = link;
+        let socket = pair.dir.path().join("proxy.sock");
+        let proxy = Proxy::unix(&socket, &pair.socket, seed);
+        pair.socket = socket;
         (pair, proxy)
     }
 
-    /// The socket that bridges dial.
-    pub fn link(&self) -> &Path {
-        &self.link
+    /// Returns the socket that bridges dial.
+    pub fn agent_socket(&self) -> &Path {
+        &self.socket
     }
 
-    /// For files of the test.
+    /// Returns the directory of this pair; a test may have files in it.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
+    /// Returns the directory of the bridges' sockets.
     pub fn bridge_dir(&self) -> PathBuf {
         self.dir.path().join("bridges")
     }
 
+    /// Returns podbridge with these arguments.
     pub fn podbridge(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(&binary("podbridge"));
         command.args(arguments);
         command
     }
 
-    /// A program that runs podbridge.
+    /// Returns a program in the environment that podbridge needs for this pair: podbridge itself, or one that runs it.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -109,16 +109,17 @@ impl Pair {
             .env("PODBRIDGE_DIR", self.bridge_dir())
             .env("PODBRIDGE_LINK", "local")
             .env("PODBRIDGE_LOG", "error");
-        command.env("PODBRIDGE_AGENT_SOCKET", &self.link);
+        command.env("PODBRIDGE_AGENT_SOCKET", &self.socket);
         command
     }
 
+    /// Returns `podbridge exec` with this command.
     pub fn exec(&self, argv: &[&str]) -> Command {
         self.podbridge(&[&["exec", "-i", "x", "--"], argv].concat())
     }
 
-    /// A client whose command runs until something happens, and the command's pid.
-    pub fn exec_long(&self) -> (Child, u32) {
+    /// Starts a command that runs until it is killed; returns its client and the pid of the command.
+    pub fn exec_until_killed(&self) -> (Child, u32) {
         let mut command = self.exec(&["sh", "-c", "echo $$; exec sleep 300"]);
         let mut client = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
@@ -133,7 +134,7 @@ impl Pair {
         self.agent.wait().unwrap();
     }
 
-    /// Processes that the agent has started and that run.
+    /// Returns the running processes that the agent has started.
     pub fn commands(&self) -> Vec<u32> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.agent.id()))
             .unwrap()
@@ -143,7 +144,7 @@ impl Pair {
         pids.filter_map(|pid| pid.parse().ok()).collect()
     }
 
-    /// Processes of the bridges that belong to this test.
+    /// Returns the processes of this pair's bridges.
     pub fn bridges(&self) -> Vec<u32> {
         bridges_of(&self.bridge_dir())
     }
@@ -152,15 +153,15 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         for bridge in self.bridges() {
-            kill(bridge, Signal::KILL);
+            send_signal(bridge, Signal::KILL);
         }
-        // TERM, and not KILL: the agent ends what it runs.
-        kill(self.agent.id(), Signal::TERM);
+        // TERM, and not KILL: the agent ends its commands first.
+        send_signal(self.agent.id(), Signal::TERM);
         let _ = self.agent.wait();
     }
 }
 
-/// Processes of `podbridge bridge` whose files are in `dir`.
+/// Returns the processes of `podbridge bridge` whose sockets are in `dir`.
 pub fn bridges_of(dir: &Path) -> Vec<u32> {
     let entry = format!("PODBRIDGE_DIR={}", dir.display()).into_bytes();
     let pids = fs::read_dir("/proc")
@@ -171,26 +172,33 @@ pub fn bridges_of(dir: &Path) -> Vec<u32> {
         let has = |file: &str, wanted: &[u8]| {
             fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|all| all.split(|b| *b == 0).any(|e| e == wanted))
         };
-        has("environ", &entry) && has("cmdline", b"bridge") && alive(*pid)
+        has("environ", &entry) && has("cmdline", b"bridge") && is_alive(*pid)
     })
     .collect()
 }
 
-pub fn kill(pid: u32, signal: Signal) {
-    // It may have ended by itself.
+/// Sends a signal, if the process still exists.
+pub fn send_signal(pid: u32, signal: Signal) {
+    // The process may have ended by itself.
     let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), signal);
 }
 
-pub fn alive(pid: u32) -> bool {
+/// Tells whether a process exists and is no zombie.
+pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
         .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
+/// Waits until `condition` is true; fails the test after half a minute.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(
+            start.elapsed() < CONDITION_TIMEOUT,
+            "not within {CONDITION_TIMEOUT:?}: {what}"
+        );
+        // Nothing tells of the change, so this asks again and again.
         std::thread::sleep(Duration::from_millis(10));
     }
 }

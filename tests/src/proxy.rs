@@ -1,5 +1,5 @@
-//! A proxy that cuts, of Unix sockets or TCP: every connection gets its own fate from a seeded generator. Its threads
-//! end with the process.
+//! A proxy between two Unix sockets, or two TCP ports, that cuts connections. A seeded generator chooses how and where each connection is
+//! cut. The threads of a proxy end with the process. `pair` and `machine` start proxies.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -13,101 +13,110 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-/// Cuts are at byte 2^0 to 2^20 of a direction: in the first bytes, in the greeting, in the middle of the data.
-const LARGEST: f64 = 20.0;
-const LONGEST_DELAY: u64 = 30;
+/// Cuts are at byte 2^0 to 2^20 of a direction: in the first bytes, in the first messages, in the middle of the data.
+const LARGEST_EXPONENT: f64 = 20.0;
+/// Longest pause of [`CutKind::Delay`], in milliseconds.
+const MAX_DELAY_MS: u64 = 30;
 
 #[derive(Debug, Clone, Copy)]
-enum How {
-    /// Both directions at once; what the kernel holds of them is lost.
+enum CutKind {
+    /// Both directions end at once. Bytes that the kernel holds of them are lost.
     Close,
-    /// The same, told by a reset where there is such a thing.
+    /// Both directions end at once; the ends of a TCP connection see a reset.
     Reset,
     /// One direction ends, the other goes on.
     HalfClose,
-    /// It goes on after a while.
+    /// The direction pauses, then goes on.
     Delay(Duration),
 }
 
-/// What happens in one direction of one connection.
+/// A cut in one direction of one connection.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
+    /// Bytes of this direction before the cut.
     after: u64,
-    how: How,
+    kind: CutKind,
 }
 
+/// A running proxy.
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
 }
 
-/// One end of a connection.
-trait Wire: Read + Write + Send {
-    fn another(&self) -> Box<dyn Wire>;
-    fn shut(&self, how: Shutdown);
+/// The socket of one side: the client's or the agent's.
+trait Socket: Read + Write + Send {
+    /// Returns another handle of the same socket.
+    fn duplicate(&self) -> Box<dyn Socket>;
+    fn shut_down(&self, directions: Shutdown);
+    /// Ends the connection with a reset, where the protocol has one.
     fn reset(&self);
 }
 
-impl Wire for UnixStream {
-    fn another(&self) -> Box<dyn Wire> {
+impl Socket for UnixStream {
+    fn duplicate(&self) -> Box<dyn Socket> {
         Box::new(self.try_clone().unwrap())
     }
-    fn shut(&self, how: Shutdown) {
-        // It may be down already.
-        let _ = self.shutdown(how);
+    fn shut_down(&self, directions: Shutdown) {
+        // The peer may have ended the connection.
+        let _ = self.shutdown(directions);
     }
     fn reset(&self) {
-        self.shut(Shutdown::Both);
+        self.shut_down(Shutdown::Both);
     }
 }
 
-impl Wire for TcpStream {
-    fn another(&self) -> Box<dyn Wire> {
+impl Socket for TcpStream {
+    fn duplicate(&self) -> Box<dyn Socket> {
         Box::new(self.try_clone().unwrap())
     }
-    fn shut(&self, how: Shutdown) {
-        let _ = self.shutdown(how);
+    fn shut_down(&self, directions: Shutdown) {
+        // The peer may have ended the connection.
+        let _ = self.shutdown(directions);
     }
-    /// To an address of no family: the kernel resets the connection.
+    /// Connects the socket to an address without a family, which makes the kernel send a reset.
     fn reset(&self) {
         let _ = rustix::net::connect_unspec(self);
-        self.shut(Shutdown::Both);
+        self.shut_down(Shutdown::Both);
     }
 }
 
+/// What the threads of a proxy share.
 #[derive(Debug)]
 struct Shared {
     rng: Mutex<Rng>,
+    /// Cuts made since the start.
     cuts: AtomicU64,
-    /// Cuts that are still to be made; then every connection lives.
+    /// Random cuts that the proxy may still make; at 0 every connection lives.
     left: AtomicU64,
-    /// Bytes in both directions, and where cuts are to be made whatever the generator says.
+    /// Bytes passed in both directions since the start.
     passed: AtomicU64,
+    /// Values of `passed` at which the proxy cuts whatever the generator says.
     marks: Mutex<VecDeque<u64>>,
 }
 
 impl Proxy {
-    /// Listens on `path` and leads to the socket `agent`, with no cuts yet.
+    /// Starts a proxy that listens on `path` and connects to the socket `agent`. It makes no cuts yet.
     pub fn unix(path: &Path, agent: &Path, seed: u64) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let agent = agent.to_owned();
-        let accept = move || listener.accept().map(|(client, _)| Box::new(client) as Box<dyn Wire>);
+        let accept = move || listener.accept().map(|(client, _)| Box::new(client) as Box<dyn Socket>);
         Self::start(accept, seed, move || Ok(Box::new(UnixStream::connect(&agent)?)))
     }
 
-    /// The same between a port of its own on loopback, which it returns, and `server`.
+    /// Starts a proxy that listens on a port of loopback, which it returns, and connects to `server`. It makes no cuts yet.
     pub fn tcp(server: SocketAddr, seed: u64) -> (Self, u16) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let accept = move || listener.accept().map(|(client, _)| Box::new(client) as Box<dyn Wire>);
+        let accept = move || listener.accept().map(|(client, _)| Box::new(client) as Box<dyn Socket>);
         let proxy = Self::start(accept, seed, move || Ok(Box::new(TcpStream::connect(server)?)));
         (proxy, port)
     }
 
     fn start(
-        accept: impl Fn() -> io::Result<Box<dyn Wire>> + Send + 'static,
+        accept: impl Fn() -> io::Result<Box<dyn Socket>> + Send + 'static,
         seed: u64,
-        connect: impl Fn() -> io::Result<Box<dyn Wire>> + Send + 'static,
+        connect: impl Fn() -> io::Result<Box<dyn Socket>> + Send + 'static,
     ) -> Self {
         let shared = Arc::new(Shared {
             rng: Mutex::new(Rng::with_seed(seed)),
@@ -120,7 +129,7 @@ impl Proxy {
         thread::spawn(move || {
             loop {
                 let client = accept().unwrap();
-                // An agent that is gone is what a closed connection says.
+                // If the agent is gone, the client's connection is closed here.
                 if let Ok(agent) = connect() {
                     serve(&serving, &*client, &*agent);
                 }
@@ -129,32 +138,32 @@ impl Proxy {
         Self { shared }
     }
 
-    /// So many more cuts.
-    pub fn cut(&self, count: u64) {
+    /// Allows `count` more random cuts.
+    pub fn allow_cuts(&self, count: u64) {
         self.shared.left.fetch_add(count, Ordering::SeqCst);
     }
 
-    /// Bytes that have passed in both directions, since the start.
+    /// Returns the bytes that have passed in both directions since the start.
     pub fn passed(&self) -> u64 {
         self.shared.passed.load(Ordering::SeqCst)
     }
 
-    /// Cuts the connection that moves when so many more bytes have passed, for each of these numbers.
+    /// For each number: cuts the connection that moves a byte when so many more bytes have passed.
     pub fn cut_after(&self, bytes: &[u64]) {
         let passed = self.passed();
         let marks = bytes.iter().map(|bytes| passed + bytes);
         self.shared.marks.lock().unwrap().extend(marks);
     }
 
-    /// Takes back those that were not made; the number that were, since the start.
-    pub fn calm(&self) -> u64 {
+    /// Allows no more random cuts; returns the number of cuts made since the start.
+    pub fn stop_cutting(&self) -> u64 {
         self.shared.left.store(0, Ordering::SeqCst);
         self.shared.cuts.load(Ordering::SeqCst)
     }
 }
 
 impl Shared {
-    /// Counts what has passed; whether a mark is behind it.
+    /// Counts passed bytes; tells whether a mark was reached.
     fn is_due(&self, count: u64) -> bool {
         let passed = self.passed.fetch_add(count, Ordering::SeqCst) + count;
         let mut marks = self.marks.lock().unwrap();
@@ -166,38 +175,38 @@ impl Shared {
     }
 }
 
-fn serve(shared: &Arc<Shared>, client: &dyn Wire, agent: &dyn Wire) {
+fn serve(shared: &Arc<Shared>, client: &dyn Socket, agent: &dyn Socket) {
     for (from, to) in [(client, agent), (agent, client)] {
-        let (mut from, mut to) = (from.another(), to.another());
+        let (mut from, mut to) = (from.duplicate(), to.duplicate());
         let shared = shared.clone();
-        let cut = fate(&mut shared.rng.lock().unwrap());
+        let cut = random_cut(&mut shared.rng.lock().unwrap());
         thread::spawn(move || copy(&shared, &mut *from, &mut *to, cut));
     }
 }
 
-fn fate(rng: &mut Rng) -> Cut {
-    let how = match rng.u8(..10) {
-        0..5 => How::Close,
-        5 => How::Reset,
-        6..9 => How::HalfClose,
-        _ => How::Delay(Duration::from_millis(rng.u64(1..LONGEST_DELAY))),
+fn random_cut(rng: &mut Rng) -> Cut {
+    let kind = match rng.u8(..10) {
+        0..5 => CutKind::Close,
+        5 => CutKind::Reset,
+        6..9 => CutKind::HalfClose,
+        _ => CutKind::Delay(Duration::from_millis(rng.u64(1..MAX_DELAY_MS))),
     };
     Cut {
-        after: 2f64.powf(rng.f64() * LARGEST) as u64,
-        how,
+        after: 2f64.powf(rng.f64() * LARGEST_EXPONENT) as u64,
+        kind,
     }
 }
 
-fn copy(shared: &Shared, from: &mut dyn Wire, to: &mut dyn Wire, cut: Cut) {
+fn copy(shared: &Shared, from: &mut dyn Socket, to: &mut dyn Socket, cut: Cut) {
     let mut cut = Some(cut);
     let mut passed = 0;
     let mut buffer = vec![0; 64 << 10];
     loop {
         let due = cut.filter(|_| shared.left.load(Ordering::SeqCst) > 0);
-        let room = due.map_or(buffer.len() as u64, |cut| {
+        let length = due.map_or(buffer.len() as u64, |cut| {
             cut.after.saturating_sub(passed).min(buffer.len() as u64)
         });
-        if let (Some(Cut { how, .. }), 0) = (due, room) {
+        if let (Some(Cut { kind, .. }), 0) = (due, length) {
             cut = None;
             let counted = shared
                 .left
@@ -206,20 +215,21 @@ fn copy(shared: &Shared, from: &mut dyn Wire, to: &mut dyn Wire, cut: Cut) {
                 continue;
             }
             shared.cuts.fetch_add(1, Ordering::SeqCst);
-            match how {
-                How::Close => break,
-                How::Reset => {
+            match kind {
+                CutKind::Close => break,
+                CutKind::Reset => {
                     from.reset();
                     to.reset();
                     return;
                 }
-                How::HalfClose => return to.shut(Shutdown::Write),
-                How::Delay(pause) => thread::sleep(pause),
+                CutKind::HalfClose => return to.shut_down(Shutdown::Write),
+                // The pause is what the test wants.
+                CutKind::Delay(pause) => thread::sleep(pause),
             }
             continue;
         }
-        match from.read(&mut buffer[..room as usize]) {
-            Ok(0) => return to.shut(Shutdown::Write),
+        match from.read(&mut buffer[..length as usize]) {
+            Ok(0) => return to.shut_down(Shutdown::Write),
             Ok(count) if to.write_all(&buffer[..count]).is_ok() => {
                 passed += count as u64;
                 if shared.is_due(count as u64) {
@@ -230,6 +240,6 @@ fn copy(shared: &Shared, from: &mut dyn Wire, to: &mut dyn Wire, cut: Cut) {
             _ => break,
         }
     }
-    from.shut(Shutdown::Both);
-    to.shut(Shutdown::Both);
+    from.shut_down(Shutdown::Both);
+    to.shut_down(Shutdown::Both);
 }

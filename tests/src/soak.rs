@@ -1,5 +1,5 @@
-//! Commands over a link that is cut again and again, by bridges that are killed: what goes in and comes out is compared with what was meant, and a
-//! counter says how often the command ran.
+//! Commands over links that are cut, through bridges that are killed. Each run compares input and output with the expected bytes, and a
+//! file counts how often the command ran. The program `soak` and `process/main.rs` call it.
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
@@ -13,17 +13,18 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rustix::process::Signal;
 
+use crate::machine::Machine;
 use crate::pair;
-use crate::place::Place;
 use crate::proxy::Proxy;
 
-/// Of each stream of a run.
-const LONGEST: usize = 1 << 20;
-const MOST_CUTS: u64 = 5;
-/// A run that takes so long hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest stream of a run, in bytes.
+const MAX_LENGTH: usize = 1 << 20;
+/// Most cuts under one run.
+const MAX_CUTS: u64 = 5;
+/// A run that takes longer counts as hung.
+const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What happened in all.
+/// Sums over all workers.
 #[derive(Debug, Default)]
 pub struct Report {
     seed: u64,
@@ -33,7 +34,7 @@ pub struct Report {
     lost_bytes: u64,
     double_runs: u64,
     false_successes: u64,
-    /// Runs without a result: honest, but the agent lived all the time.
+    /// Runs without a result. The report of such a run is honest, but the agent lived, so there should have been a result.
     given_up: u64,
     notes: Vec<String>,
 }
@@ -63,8 +64,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs commands until the links have been cut `cuts` times; each worker has a place of its own, made with its seed.
-pub fn run<P: Place>(cuts: u64, seed: u64, workers: u64, place: impl Fn(u64) -> (P, Proxy) + Sync) -> Report {
+/// Runs commands until the links have been cut `cuts` times. Each worker makes a machine of its own, with its seed.
+pub fn run<M: Machine>(cuts: u64, seed: u64, workers: u64, machine: impl Fn(u64) -> (M, Proxy) + Sync) -> Report {
     let report = Mutex::new(Report {
         seed,
         ..Report::default()
@@ -72,41 +73,41 @@ pub fn run<P: Place>(cuts: u64, seed: u64, workers: u64, place: impl Fn(u64) -> 
     let made = AtomicU64::new(0);
     thread::scope(|scope| {
         for seed in (seed..).take(workers as usize) {
-            let (report, made, place) = (&report, &made, &place);
+            let (report, made, machine) = (&report, &made, &machine);
             scope.spawn(move || {
-                let (place, proxy) = place(seed);
-                work(&place, &proxy, seed, cuts, made, report);
+                let (machine, proxy) = machine(seed);
+                run_worker(&machine, &proxy, seed, cuts, made, report);
             });
         }
     });
     report.into_inner().unwrap()
 }
 
-fn work(place: &impl Place, proxy: &Proxy, seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
+fn run_worker(machine: &impl Machine, proxy: &Proxy, seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
     let mut rng = Rng::with_seed(seed);
     let mut before = 0;
     while made.load(Ordering::SeqCst) < cuts {
-        let run = Run::new(place, &mut rng);
-        proxy.cut(rng.u64(1..=MOST_CUTS));
-        let result = run.carry_out(place);
-        let now = proxy.calm();
+        let run = Run::new(machine, &mut rng);
+        proxy.allow_cuts(rng.u64(1..=MAX_CUTS));
+        let outcome = run.execute(machine);
+        let now = proxy.stop_cutting();
         made.fetch_add(now - before, Ordering::SeqCst);
-        let seen = run.look(place);
-        place.remove(&run.dir);
+        let observed = run.observe(machine);
+        machine.remove(&run.dir);
         let mut report = report.lock().unwrap();
         report.runs += 1;
         report.bridges_killed += run.bridges_killed.load(Ordering::SeqCst);
         report.cuts += now - before;
         before = now;
-        run.judge(result, seen, &mut report);
+        run.judge(outcome, observed, &mut report);
     }
 }
 
-/// One command: writes two files to its output, takes its input into a third, leaves a line in a fourth.
+/// One command. It copies two files to its stdout and stderr, its stdin to a third file, and adds a line to a fourth one.
 struct Run {
     id: u64,
     code: i32,
-    /// It does not exit, it is killed: then the code says so.
+    /// The command ends by SIGKILL, and `code` is 128 + 9.
     killed: bool,
     bridge_dies_after: Option<Duration>,
     bridges_killed: AtomicU64,
@@ -116,24 +117,24 @@ struct Run {
     dir: PathBuf,
 }
 
-/// Exit code and output; `None` if it hung.
+/// Exit code, stdout and stderr; `None` if the run hung.
 type Outcome = Option<(Option<i32>, Vec<u8>, Vec<u8>)>;
 
 impl Run {
-    fn new(place: &impl Place, rng: &mut Rng) -> Self {
+    fn new(machine: &impl Machine, rng: &mut Rng) -> Self {
         let id = rng.u64(..);
-        let dir = place.directory().join(format!("run-{id:x}"));
-        place.make_directory(&dir);
+        let dir = machine.directory().join(format!("run-{id:x}"));
+        machine.make_directory(&dir);
         let mut data = || {
-            // Short ones as often as long ones.
-            let length = rng.usize(0..=LONGEST) >> rng.u8(0..20);
+            // Each order of magnitude is as frequent as the others.
+            let length = rng.usize(0..=MAX_LENGTH) >> rng.u8(0..20);
             let mut data = vec![0; length];
             rng.fill(&mut data);
             data
         };
         let (stdin, stdout, stderr) = (data(), data(), data());
-        place.write(&dir.join("stdout"), &stdout);
-        place.write(&dir.join("stderr"), &stderr);
+        machine.write(&dir.join("stdout"), &stdout);
+        machine.write(&dir.join("stderr"), &stderr);
         let killed = rng.u8(..8) == 0;
         Self {
             id,
@@ -148,14 +149,15 @@ impl Run {
         }
     }
 
-    fn carry_out(&self, place: &impl Place) -> Outcome {
-        let end = match self.killed {
-            true => "kill -KILL $$".to_owned(),
-            false => format!("exit {}", self.code),
+    fn execute(&self, machine: &impl Machine) -> Outcome {
+        let end = if self.killed {
+            "kill -KILL $$".to_owned()
+        } else {
+            format!("exit {}", self.code)
         };
         let dir = self.dir.display();
         let script = format!("cd {dir}; echo x >> counter; cat stdout & cat stderr >&2 & cat > stdin; wait; {end}");
-        let mut command = place.exec(&["sh", "-c", &script]);
+        let mut command = machine.exec(&["sh", "-c", &script]);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -164,7 +166,7 @@ impl Run {
         let mut stdin = child.stdin.take().unwrap();
         let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         thread::scope(|scope| {
-            // A client that gave up has closed it.
+            // A client that gave up has closed its end: the error is no news.
             scope.spawn(move || drop(stdin.write_all(&self.stdin)));
             let stdout = scope.spawn(move || {
                 let mut all = Vec::new();
@@ -175,20 +177,22 @@ impl Run {
                 stderr.read_to_end(&mut all).map(|_| all).unwrap()
             });
             if let Some(pause) = self.bridge_dies_after {
+                // The bridge has to die at a random moment of the run.
                 thread::sleep(pause);
-                for bridge in place.bridges() {
-                    pair::kill(bridge, Signal::KILL);
+                for bridge in machine.bridges() {
+                    pair::send_signal(bridge, Signal::KILL);
                     self.bridges_killed.fetch_add(1, Ordering::SeqCst);
                 }
             }
-            let begun = Instant::now();
+            let started = Instant::now();
             let mut ended = None;
-            while ended.is_none() && begun.elapsed() < PATIENCE {
+            while ended.is_none() && started.elapsed() < RUN_TIMEOUT {
+                // A process has no wait with a timeout.
                 thread::sleep(Duration::from_millis(2));
                 ended = child.try_wait().unwrap();
             }
             if ended.is_none() {
-                pair::kill(child.id(), Signal::KILL);
+                pair::send_signal(child.id(), Signal::KILL);
             }
             child.wait().unwrap();
             let output = (stdout.join().unwrap(), stderr.join().unwrap());
@@ -196,12 +200,16 @@ impl Run {
         })
     }
 
-    /// How often it ran, and its input as it got it.
-    fn look(&self, place: &impl Place) -> (usize, Vec<u8>) {
-        let lines = place.read(&self.dir.join("counter")).unwrap_or_default();
-        (lines.len() / 2, place.read(&self.dir.join("stdin")).unwrap_or_default())
+    /// Returns how often the command ran, and the input that it received.
+    fn observe(&self, machine: &impl Machine) -> (usize, Vec<u8>) {
+        let lines = machine.read(&self.dir.join("counter")).unwrap_or_default();
+        (
+            lines.len() / 2,
+            machine.read(&self.dir.join("stdin")).unwrap_or_default(),
+        )
     }
 
+    /// Adds what is wrong with a run to the report.
     fn judge(&self, outcome: Outcome, (runs, stdin): (usize, Vec<u8>), report: &mut Report) {
         let id = self.id;
         if runs > 1 {
@@ -215,9 +223,9 @@ impl Run {
         };
         if code != Some(self.code) {
             report.given_up += 1;
-            let said = String::from_utf8_lossy(&stderr[common(&self.stderr, &stderr)..]).into_owned();
+            let message = String::from_utf8_lossy(&stderr[common_prefix(&self.stderr, &stderr)..]).into_owned();
             report.notes.push(format!(
-                "run {id:x} ended with {code:?} instead of {}: {said}",
+                "run {id:x} ended with {code:?} instead of {}: {message}",
                 self.code
             ));
             return;
@@ -228,14 +236,14 @@ impl Run {
             ("stderr", &self.stderr, stderr),
         ];
         let mut lost = 0;
-        for (name, meant, got) in streams {
-            let right = common(meant, &got);
-            let wrong = meant.len().max(got.len()) - right;
+        for (name, expected, got) in streams {
+            let right = common_prefix(expected, &got);
+            let wrong = expected.len().max(got.len()) - right;
             if wrong > 0 {
                 lost += wrong as u64;
                 report.notes.push(format!(
                     "run {id:x}: {name} differs from byte {right} of {}",
-                    meant.len()
+                    expected.len()
                 ));
             }
         }
@@ -244,7 +252,7 @@ impl Run {
     }
 }
 
-/// Length of the common beginning.
-fn common(a: &[u8], b: &[u8]) -> usize {
+/// Returns the length of the common beginning.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -1,4 +1,5 @@
-//! Trees over a link that is cut again and again, by bridges that are killed: each copy has to end, and then both sides are the same.
+//! Copies of trees over links that are cut, through bridges that are killed. Each copy has to end, and both trees have to be equal then.
+//! The program `soak` and `process/sync.rs` call it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,13 +18,16 @@ use rustix::process::Signal;
 use crate::pair::{self, Pair};
 use crate::proxy::Proxy;
 
+/// Copies at once.
 const WORKERS: usize = 8;
-const MOST_CUTS: u64 = 5;
+/// Most cuts under one copy.
+const MAX_CUTS: u64 = 5;
+/// Files that each change of a tree writes, at most.
 const FILES: usize = 120;
-/// A copy that takes so long hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A copy that takes longer counts as hung.
+const COPY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What happened in all.
+/// Sums over all workers.
 #[derive(Debug, Default)]
 pub struct Report {
     seed: u64,
@@ -66,29 +70,30 @@ pub fn run(cuts: u64, seed: u64) -> Report {
             let (report, made) = (&report, &made);
             scope.spawn(move || {
                 let (pair, proxy) = Pair::with_proxy(seed);
-                work(&pair, &proxy, seed, cuts, made, report);
+                run_worker(&pair, &proxy, seed, cuts, made, report);
             });
         }
     });
     report.into_inner().unwrap()
 }
 
-fn work(pair: &Pair, proxy: &Proxy, seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
+fn run_worker(pair: &Pair, proxy: &Proxy, seed: u64, cuts: u64, made: &AtomicU64, report: &Mutex<Report>) {
     let mut rng = Rng::with_seed(seed);
     let mut before = 0;
     let [from, to] = ["from", "to"].map(|name| pair.dir().join(name));
     while made.load(Ordering::SeqCst) < cuts {
         match rng.u8(..4) {
-            // From nothing to all, now and then.
+            // One copy in four begins with nothing on both sides.
             0 => [&from, &to].map(|path| fs::remove_dir_all(path).unwrap_or_default()),
             _ => [(), ()],
         };
         change(&from, &mut rng);
-        proxy.cut(rng.u64(1..=MOST_CUTS));
+        proxy.allow_cuts(rng.u64(1..=MAX_CUTS));
         let remote = |path: &Path| format!("x:{}", path.display());
-        let (source, destination) = match rng.bool() {
-            true => (from.display().to_string(), remote(&to)),
-            false => (remote(&from), to.display().to_string()),
+        let (source, destination) = if rng.bool() {
+            (from.display().to_string(), remote(&to))
+        } else {
+            (remote(&from), to.display().to_string())
         };
         let mut command = pair.podbridge(&["sync", "--delete", "-q", &source, &destination]);
         let log = pair.dir().join("stderr");
@@ -98,27 +103,28 @@ fn work(pair: &Pair, proxy: &Proxy, seed: u64, cuts: u64, made: &AtomicU64, repo
             .unwrap();
         let mut killed = 0;
         if rng.u8(..4) == 0 {
+            // The bridge has to die at a random moment of the copy.
             thread::sleep(Duration::from_millis(rng.u64(..60)));
             for bridge in pair.bridges() {
-                pair::kill(bridge, Signal::KILL);
+                pair::send_signal(bridge, Signal::KILL);
                 killed += 1;
             }
         }
-        let ended = wait(child);
-        let now = proxy.calm();
+        let code = wait_for_exit(child);
+        let now = proxy.stop_cutting();
         made.fetch_add(now - before, Ordering::SeqCst);
         let mut report = report.lock().unwrap();
         report.copies += 1;
         report.bridges_killed += killed;
         report.cuts += now - before;
         before = now;
-        if ended != Some(0) {
+        if code != Some(0) {
             report.given_up += 1;
-            let said = fs::read_to_string(&log).unwrap_or_default();
+            let message = fs::read_to_string(&log).unwrap_or_default();
             report
                 .notes
-                .push(format!("worker {seed}: {source} ended with {ended:?}: {said}"));
-        } else if let Some(path) = difference(&look(&from), &look(&to)) {
+                .push(format!("worker {seed}: {source} ended with {code:?}: {message}"));
+        } else if let Some(path) = first_difference(&snapshot(&from), &snapshot(&to)) {
             report.different += 1;
             report
                 .notes
@@ -127,15 +133,17 @@ fn work(pair: &Pair, proxy: &Proxy, seed: u64, cuts: u64, made: &AtomicU64, repo
     }
 }
 
-fn wait(mut child: Child) -> Option<i32> {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
+/// Returns the exit code; `None` if the copy hung or was killed.
+fn wait_for_exit(mut child: Child) -> Option<i32> {
+    let started = Instant::now();
+    while started.elapsed() < COPY_TIMEOUT {
         if let Some(ended) = child.try_wait().unwrap() {
             return ended.code();
         }
+        // A process has no wait with a timeout.
         thread::sleep(Duration::from_millis(2));
     }
-    pair::kill(child.id(), Signal::KILL);
+    pair::send_signal(child.id(), Signal::KILL);
     child.wait().unwrap();
     None
 }
@@ -146,7 +154,7 @@ fn change(root: &Path, rng: &mut Rng) {
     for _ in 0..FILES {
         let directory = (0..rng.usize(..4)).fold(root.to_owned(), |path, _| path.join(format!("d{}", rng.u8(..3))));
         let path = directory.join(format!("f{}", rng.u8(..60)));
-        // What was here before goes, whatever it was.
+        // A file, a link or a directory may be in the way.
         let _ = fs::remove_file(&path);
         fs::create_dir_all(&directory).unwrap();
         match rng.u8(..12) {
@@ -168,11 +176,12 @@ fn change(root: &Path, rng: &mut Rng) {
     fs::write(root.join("anchor"), [rng.u8(..)]).unwrap();
 }
 
-/// Mode, time, number of names, and content or target.
-type Seen = (u32, (i64, i64), u64, Vec<u8>);
+/// Mode, modification time, number of hard links, and content or link target.
+type Entry = (u32, (i64, i64), u64, Vec<u8>);
 
-fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
-    let (mut seen, mut stack) = (BTreeMap::new(), vec![PathBuf::new()]);
+/// Returns all entries below `root`.
+fn snapshot(root: &Path) -> BTreeMap<PathBuf, Entry> {
+    let (mut entries, mut stack) = (BTreeMap::new(), vec![PathBuf::new()]);
     while let Some(path) = stack.pop() {
         let full = root.join(&path);
         let Ok(meta) = full.symlink_metadata() else {
@@ -191,12 +200,13 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
             fs::read(&full).unwrap()
         };
         let names = if meta.is_dir() { 0 } else { meta.nlink() };
-        seen.insert(path, (meta.mode(), (meta.mtime(), meta.mtime_nsec()), names, content));
+        entries.insert(path, (meta.mode(), (meta.mtime(), meta.mtime_nsec()), names, content));
     }
-    seen
+    entries
 }
 
-fn difference(a: &BTreeMap<PathBuf, Seen>, b: &BTreeMap<PathBuf, Seen>) -> Option<PathBuf> {
+/// Returns the first path that is not the same in both; `None` if the trees are equal.
+fn first_difference(a: &BTreeMap<PathBuf, Entry>, b: &BTreeMap<PathBuf, Entry>) -> Option<PathBuf> {
     a.keys()
         .chain(b.keys())
         .find(|path| a.get(*path) != b.get(*path))
