@@ -6,12 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum as _;
+use memchr::memmem;
 
 use crate::cli::{BridgeOptions, TargetOptions};
-use crate::env::{Environment, KUBECONFIG, PODBRIDGE_AGENT_SOCKET, PODBRIDGE_LEASE, PODBRIDGE_LINK, PODBRIDGE_TOKEN};
+use crate::env::{
+    CONNECTION_VARIABLES, Environment, HOME, KUBECONFIG, PODBRIDGE_AGENT_SOCKET, PODBRIDGE_LEASE, PODBRIDGE_LINK,
+    PODBRIDGE_TOKEN, reaches_credential_plugin,
+};
 use crate::error::{Failure, Kind};
+use crate::pod;
 use crate::protocol::target::{KeyedTarget, LinkChoice, Target};
 
+/// In the home directory, as client-go has it.
+const DEFAULT_KUBECONFIG: &str = ".kube/config";
 /// As long as agents keep a command whose bridge names no lease.
 const LEASE: u64 = 15 * 60;
 
@@ -60,13 +67,6 @@ pub(crate) fn target(
         Some(value) => utf8(&value, name).map(Some),
         None => Ok(None),
     };
-    let kubeconfig = match options.kubeconfig {
-        Some(path) => Some(absolute(Path::new(&path))?),
-        None => match environment.variable(KUBECONFIG) {
-            Some(list) => Some(each_absolute(&list, environment)?),
-            None => None,
-        },
-    };
     let (link, agent_socket) = link(options.link, options.agent_socket, environment)?;
     let mut extra_args = Vec::new();
     if let Some(user) = options.impersonate {
@@ -78,11 +78,11 @@ pub(crate) fn target(
             .iter()
             .map(|group| format!("--as-group={group}")),
     );
-    KeyedTarget::new(Target {
+    let target = Target {
         pod: Some(pod.to_owned()),
         namespace: options.namespace,
         context: options.context,
-        kubeconfig,
+        kubeconfig_file: file(options.kubeconfig.map(PathBuf::from))?,
         server: options.server,
         token: match options.token_file {
             Some(path) => Some(token(&path)?),
@@ -96,7 +96,57 @@ pub(crate) fn target(
         link,
         agent_socket,
         ..Target::default()
-    })
+    };
+    KeyedTarget::new(complete(target, environment)?)
+}
+
+/// Adds to the options of a target what the environment decides: the kubeconfig, and the variables of its bridge. The plugin for Ansible
+/// does the same (`complete_target`); both are tested with tests/vectors/targets.json.
+fn complete(mut target: Target, environment: &impl Environment) -> Result<Target, Failure> {
+    let local = target.link() == LinkChoice::Local;
+    if target.kubeconfig_file.is_none() && target.kubeconfig_data.is_none() {
+        let listed = environment.variable(KUBECONFIG);
+        target.kubeconfig = listed.map(|list| each_absolute(&list, environment)).transpose()?;
+        if target.kubeconfig.is_none() && !local {
+            let home = environment.variable(HOME).filter(|home| Path::new(home).is_absolute());
+            let default = home.map(|home| absolute(&Path::new(&home).join(DEFAULT_KUBECONFIG), environment));
+            target.default_kubeconfig = default.transpose()?;
+        }
+    }
+    let plugin = !local && may_run_plugin(&target)?;
+    let counts = |name: &str| {
+        if local {
+            name == PODBRIDGE_LEASE
+        } else {
+            CONNECTION_VARIABLES.contains(&name) || plugin && reaches_credential_plugin(name)
+        }
+    };
+    for (name, value) in environment.variables() {
+        // A variable that is not UTF-8 is left out of the key and of the bridge's environment alike.
+        if let (Ok(name), Ok(value)) = (name.into_string(), value.into_string())
+            && !value.is_empty()
+            && counts(&name)
+        {
+            target.env.entry(name).or_insert(value);
+        }
+    }
+    Ok(target)
+}
+
+/// Returns whether the kubeconfig may name a credential plugin. Files are not parsed, so that the plugin for Ansible decides the same
+/// without a YAML parser that agrees with this one in everything: a key `exec` needs these letters, an escape or another encoding.
+fn may_run_plugin(target: &Target) -> Result<bool, Failure> {
+    let has_sign = |content: &[u8]| {
+        [&b"exec"[..], b"\\", b"\0"]
+            .iter()
+            .any(|sign| memmem::find(content, sign).is_some())
+    };
+    let data = target.kubeconfig_data.as_ref().map(ToString::to_string);
+    let files = pod::kubeconfig_files(target)?;
+    Ok(data.is_some_and(|data| has_sign(data.as_bytes()))
+        || files
+            .iter()
+            .any(|path| has_sign(&std::fs::read(path).unwrap_or_default())))
 }
 
 /// The link and the agent's socket, from options or else the environment.
@@ -188,11 +238,15 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
-    struct Fake(HashMap<&'static str, &'static str>);
+    struct Fake<'a>(HashMap<&'a str, &'a str>);
 
-    impl Environment for Fake {
+    impl Environment for Fake<'_> {
         fn variable(&self, name: &str) -> Option<OsString> {
             self.0.get(name).map(OsString::from)
+        }
+
+        fn variables(&self) -> Vec<(OsString, OsString)> {
+            self.0.iter().map(|(name, value)| (name.into(), value.into())).collect()
         }
 
         fn current_directory(&self) -> std::io::Result<PathBuf> {
@@ -205,6 +259,36 @@ mod tests {
         let cli = Cli::try_parse_from(line).unwrap();
         let fake = Fake(variables.iter().copied().collect());
         target(cli.target, "web", &fake).map(|identified| identified.target)
+    }
+
+    /// The plugin for Ansible asserts the same vectors. "@NAME" stands for the path of a file of that name.
+    #[test]
+    fn the_environment_completes_a_target_as_the_vectors_say() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/vectors/targets.json")).unwrap();
+        for vector in vectors.as_array().unwrap() {
+            let name = vector["name"].as_str().unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            for (file, content) in vector["files"].as_object().unwrap() {
+                std::fs::write(directory.path().join(file), content.as_str().unwrap()).unwrap();
+            }
+            let text = |value: &serde_json::Value| {
+                let base = format!("{}/", directory.path().display());
+                value.to_string().replace('@', &base)
+            };
+            let given: Target = serde_json::from_str(&text(&vector["target"])).unwrap();
+            let variables = vector["environment"].as_object().unwrap();
+            let variables = variables
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str().unwrap()));
+            let complete = complete(given, &Fake(variables.filter(|(_, value)| !value.is_empty()).collect())).unwrap();
+            let expected: serde_json::Value = serde_json::from_str(&text(&vector["complete"])).unwrap();
+            let keyed = KeyedTarget::new(complete).unwrap();
+            assert_eq!(serde_json::to_value(&keyed.target).unwrap(), expected, "{name}");
+            if let Some(key) = vector["key"].as_str() {
+                assert_eq!(keyed.key.to_string(), key, "{name}");
+            }
+        }
     }
 
     #[test]
@@ -225,7 +309,8 @@ mod tests {
             &[("KUBECONFIG", "/other")],
         )
         .unwrap();
-        assert_eq!(given.kubeconfig.as_deref(), Some("/here/kc"));
+        assert_eq!(given.kubeconfig_file.as_deref(), Some("/here/kc"));
+        assert_eq!(given.kubeconfig, None);
         assert_eq!(given.client_key.as_deref(), Some("/here/k"));
         let listed = target_of(&[], &[("KUBECONFIG", "a::/b")]).unwrap();
         assert_eq!(listed.kubeconfig.as_deref(), Some("/here/a:/b"));

@@ -36,10 +36,67 @@ pub(crate) const PODBRIDGE_KUBECTL_DEPTH: &str = "PODBRIDGE_KUBECTL_DEPTH";
 /// Address of the API server, which Kubernetes gives to every pod.
 pub(crate) const KUBERNETES_SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
 
+/// Variables that decide which API server is reached and trusted, or what a bridge keeps: every target has them. client-go and Go's
+/// standard library read the same names.
+pub(crate) const CONNECTION_VARIABLES: &[&str] = &[
+    "ALL_PROXY",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "KUBERNETES_SERVICE_HOST",
+    "KUBERNETES_SERVICE_PORT",
+    "NO_PROXY",
+    "PODBRIDGE_AGENT",
+    "PODBRIDGE_LEASE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "all_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
+/// Variables that no credential plugin gets: they differ from one shell or task to the next, and would cost a bridge each.
+const SESSION_VARIABLES: &[&str] = &[
+    "COLUMNS",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "LINES",
+    "LS_COLORS",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MFLAGS",
+    "OLDPWD",
+    "PROMPT_COMMAND",
+    "PS1",
+    "PS2",
+    "PS4",
+    "PWD",
+    "SHLVL",
+    "SSH_CLIENT",
+    "SSH_CONNECTION",
+    "SSH_TTY",
+    "STY",
+    "TERM",
+    "TMUX",
+    "TMUX_PANE",
+    "WINDOWID",
+    "XDG_SESSION_ID",
+    "_",
+];
+/// Prefixes of further such variables. Those of podbridge and Ansible are options, which the target holds by itself.
+const SESSION_PREFIXES: &[&str] = &["ANSIBLE_", "K8S_AUTH_", "PODBRIDGE_"];
+
+/// Returns whether a credential plugin gets this variable.
+pub(crate) fn reaches_credential_plugin(name: &str) -> bool {
+    !SESSION_VARIABLES.contains(&name) && !SESSION_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Variables and working directory of a process.
 pub(crate) trait Environment {
     /// Returns the value of a variable; `None` if it is absent or empty.
     fn variable(&self, name: &str) -> Option<OsString>;
+    /// Returns all variables that are set, in no particular order.
+    fn variables(&self) -> Vec<(OsString, OsString)>;
     /// Returns the working directory; an error if it was removed or cannot be read.
     fn current_directory(&self) -> io::Result<PathBuf>;
 }
@@ -51,6 +108,10 @@ pub(crate) struct Process;
 impl Environment for Process {
     fn variable(&self, name: &str) -> Option<OsString> {
         std::env::var_os(name).filter(|value| !value.is_empty())
+    }
+
+    fn variables(&self) -> Vec<(OsString, OsString)> {
+        std::env::vars_os().collect()
     }
 
     fn current_directory(&self) -> io::Result<PathBuf> {

@@ -2,11 +2,13 @@
 //! this program again as a detached process if no bridge runs, and waits until that process listens. The target travels through a pipe,
 //! not in the arguments, because it may hold secrets. `client` and `podbridge bridge` call it, and the daemon reports its start with it.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::config::BridgeSettings;
+use crate::env::{Environment as _, PODBRIDGE_DIR, PODBRIDGE_LOG, Process, XDG_RUNTIME_DIR};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::KeyedTarget;
 use crate::sockets::{self, BridgeFiles, Directory};
@@ -37,7 +39,11 @@ fn start(target: &KeyedTarget, json: &[u8], options: BridgeSettings, files: &Bri
             "--connect-timeout",
             &options.connect_timeout.as_secs().max(1).to_string(),
         ])
+        // The bridge keeps nothing of its first caller: the target holds the variables that count, and the others only say where the
+        // files of this user's bridges are.
+        .env_clear()
         .envs(&target.target.env)
+        .envs(location_variables())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -61,6 +67,12 @@ fn start(target: &KeyedTarget, json: &[u8], options: BridgeSettings, files: &Bri
             ),
         )),
     }
+}
+
+/// Returns the variables that say where bridges have their sockets and logs. All clients of a directory share them.
+fn location_variables() -> impl Iterator<Item = (&'static str, OsString)> {
+    let names = [PODBRIDGE_DIR, PODBRIDGE_LOG, XDG_RUNTIME_DIR];
+    names.into_iter().filter_map(|name| Some((name, Process.variable(name)?)))
 }
 
 /// Sends the result of the start to the launcher, which waits at the other end of standard output. The daemon calls it once.

@@ -16,15 +16,18 @@ pub(crate) enum ShutdownReason {
     Idle,
     /// The Zuul build has ended.
     BuildEnded,
+    /// The options of its clients resolve to something else now.
+    Outdated,
 }
 
 impl fmt::Display for ShutdownReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ShutdownReason::StopRequest => f.write_str("a client asked the bridge to stop"),
-            ShutdownReason::Signal(name) => write!(f, "it was reason_slot to by {name}"),
+            ShutdownReason::Signal(name) => write!(f, "it received {name}"),
             ShutdownReason::Idle => f.write_str("the bridge was unused"),
             ShutdownReason::BuildEnded => f.write_str("the build has ended"),
+            ShutdownReason::Outdated => f.write_str("the kubeconfig or the credentials have changed"),
         }
     }
 }

@@ -306,6 +306,17 @@ from ansible.plugins.connection import ConnectionBase
 
 display = Display()
 
+# Variables that decide which API server is reached and trusted, or what a bridge keeps. Every target has them.
+CONNECTION_VARIABLES = frozenset(
+    "ALL_PROXY HTTPS_PROXY HTTP_PROXY KUBERNETES_SERVICE_HOST KUBERNETES_SERVICE_PORT NO_PROXY PODBRIDGE_AGENT "
+    "PODBRIDGE_LEASE SSL_CERT_DIR SSL_CERT_FILE all_proxy http_proxy https_proxy no_proxy".split()
+)
+# Variables that no credential plugin gets, because they differ from one shell or task to the next; further prefixes.
+SESSION_VARIABLES = frozenset(
+    "COLUMNS INVOCATION_ID JOURNAL_STREAM LINES LS_COLORS MAKEFLAGS MAKELEVEL MFLAGS OLDPWD PROMPT_COMMAND PS1 PS2 PS4 "
+    "PWD SHLVL SSH_CLIENT SSH_CONNECTION SSH_TTY STY TERM TMUX TMUX_PANE WINDOWID XDG_SESSION_ID _".split()
+)
+SESSION_PREFIXES = ("ANSIBLE_", "K8S_AUTH_", "PODBRIDGE_")
 LOCAL_TIMEOUT = 10  # seconds that an answer may take which does not depend on the pod
 
 
@@ -328,6 +339,54 @@ def target_key(target):
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+def may_run_plugin(target):
+    """Returns whether the kubeconfig of a target may name a credential plugin.
+
+    Files are not parsed, so that podbridge decides the same without a YAML parser that agrees with this one in
+    everything: a key `exec` needs these letters, an escape or another encoding.
+    """
+    words = target.get("extra_args", [])
+    named = [
+        word.partition("=")[2] or following
+        for word, following in zip(words, [*words[1:], ""], strict=True)
+        if word == "--kubeconfig" or word.startswith("--kubeconfig=")
+    ]
+    paths = [target[key] for key in ("kubeconfig_file", "default_kubeconfig") if key in target]
+    paths = named[-1:] or paths or [path for path in target.get("kubeconfig", "").split(":") if path]
+    contents = (
+        [json.dumps(target["kubeconfig_data"], ensure_ascii=False).encode()] if "kubeconfig_data" in target else []
+    )
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            contents.append(file.read())
+    return any(sign in content for content in contents for sign in (b"exec", b"\\", b"\0"))
+
+
+def complete_target(target, environ):
+    """Returns the target with what the environment decides: the kubeconfig, and the variables of its bridge.
+
+    podbridge does the same; both are tested with tests/vectors/targets.json.
+    """
+    target, local = dict(target), target.get("link") == "local"
+    if "kubeconfig_file" not in target and "kubeconfig_data" not in target:
+        paths = [os.path.abspath(path) for path in environ.get("KUBECONFIG", "").split(":") if path]
+        home = environ.get("HOME", "")
+        if paths:
+            target["kubeconfig"] = ":".join(paths)
+        elif os.path.isabs(home) and not local:
+            target["default_kubeconfig"] = os.path.join(home, ".kube/config")
+    names = {"PODBRIDGE_LEASE"} if local else CONNECTION_VARIABLES
+    plugin = not local and may_run_plugin(target)
+    env = {}
+    for name, value in environ.items():
+        if name in names or plugin and name not in SESSION_VARIABLES and not name.startswith(SESSION_PREFIXES):
+            # A variable that is not UTF-8 is left out of the key and of the bridge's environment alike.
+            with contextlib.suppress(UnicodeEncodeError):
+                env.update({name: value} if value and (name + value).encode() else {})
+    env.update(target.pop("env", {}))
+    return {**target, "env": env} if env else target
+
+
 def socket_directory(environ):
     """Returns the directory of the sockets of this user's bridges; it need not exist."""
     runtime = environ.get("XDG_RUNTIME_DIR")
@@ -337,7 +396,7 @@ def socket_directory(environ):
 
 def zuul_slot_socket(target):
     """Returns the path of the socket beside the kubeconfig on which Zuul's bridge for this pod listens, else None."""
-    path = target.get("kubeconfig", "")
+    path = target.get("kubeconfig_file") or target.get("kubeconfig", "")
     directory = os.path.dirname(path)
     try:
         with os.scandir(directory) as entries:
@@ -563,12 +622,11 @@ class Connection(ConnectionBase):
         for key in ("client_cert", "client_key", "ca_cert"):
             path = self.get_option(key)
             target[key] = os.path.abspath(os.path.expanduser(path)) if path else None
-        kubeconfig = self._option("kubeconfig") or env.get("KUBECONFIG") or os.environ.get("KUBECONFIG")
+        kubeconfig = self._option("kubeconfig")
         if isinstance(kubeconfig, dict):
             target["kubeconfig_data"] = kubeconfig
         elif kubeconfig:
-            paths = [os.path.abspath(os.path.expanduser(path)) for path in kubeconfig.split(":") if path]
-            target["kubeconfig"] = ":".join(paths)
+            target["kubeconfig_file"] = os.path.abspath(os.path.expanduser(kubeconfig))
         verify = self.get_option("validate_certs")
         if verify not in (None, "") and not boolean(verify, strict=False):
             target["verify_ssl"] = False
@@ -579,7 +637,8 @@ class Connection(ConnectionBase):
         if link == "local" and agent:
             target["agent_socket"] = os.path.abspath(agent)
         # The round trip through JSON turns the tagged strings of core into plain ones.
-        return json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
+        target = json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
+        return complete_target(target, {**os.environ, **env})
 
     @property
     def podbridge_command(self):
@@ -587,10 +646,15 @@ class Connection(ConnectionBase):
 
         Raises AnsibleError if an option must not appear on a command line.
         """
-        flags = {"ca_cert": "certificate-authority", "client_cert": "client-certificate"}
-        keys = ("server", *flags, "client_key", "kubeconfig", "context", "namespace", "link", "agent_socket")
+        flags = {
+            "ca_cert": "certificate-authority",
+            "client_cert": "client-certificate",
+            "kubeconfig_file": "kubeconfig",
+        }
+        keys = ("server", *flags, "client_key", "context", "namespace", "link", "agent_socket")
         target = self._target()
-        secret = [name for name in ("kubeconfig_data", "token", "username", "password", "env") if name in target]
+        secret = [name for name in ("kubeconfig_data", "token", "username", "password") if name in target]
+        secret += ["local_env_vars"] * bool(self._option("local_env_vars"))
         if secret:
             raise AnsibleError(
                 f"synchronize puts the options of this host on a command line, which must not contain "

@@ -16,7 +16,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) async fn ask(socket: &Path, request: &Request) -> Result<Option<Outcome>, Failure> {
     let answer = async {
         match begin_existing(socket, request).await? {
-            Some(conversation) => Ok(Some(receive_result(conversation).await)),
+            Some(conversation) => Ok(receive_result(conversation).await),
             None => Ok(None),
         }
     };
@@ -26,11 +26,12 @@ pub(crate) async fn ask(socket: &Path, request: &Request) -> Result<Option<Outco
     })
 }
 
-/// Waits for the result of an operation that has no output.
-async fn receive_result(mut conversation: Conversation) -> Outcome {
+/// Waits for the result of an operation that has no output; `None` if the bridge ended without taking the request.
+async fn receive_result(mut conversation: Conversation) -> Option<Outcome> {
     loop {
         match conversation.incoming.next().await {
-            Message::Result(outcome) | Message::Lost(outcome) => return outcome,
+            Message::Lost(Outcome::Unreachable(_)) => return None,
+            Message::Result(outcome) | Message::Lost(outcome) => return Some(outcome),
             Message::Started | Message::Stdout(_) | Message::Stderr(_) => {}
         }
     }

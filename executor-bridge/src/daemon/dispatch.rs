@@ -131,7 +131,7 @@ async fn perform(
             reason = bridge.shutdown.wait() => match reason {
                 // A client without a result continues with the next bridge.
                 ShutdownReason::Signal(_) => None,
-                ShutdownReason::StopRequest | ShutdownReason::Idle | ShutdownReason::BuildEnded => Some(bridge_stopped(reason)),
+                ShutdownReason::StopRequest | ShutdownReason::Idle | ShutdownReason::BuildEnded | ShutdownReason::Outdated => Some(bridge_stopped(reason)),
             },
         }
     };

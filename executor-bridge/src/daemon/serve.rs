@@ -60,7 +60,8 @@ async fn serve(
     new_session: NewSession,
     on_start: impl FnOnce(&Arc<Session>, &Shutdown) -> io::Result<()>,
 ) -> io::Result<ShutdownReason> {
-    let listener = UnixListener::from_std(bound.listener.try_clone()?)?;
+    let BoundSocket { listener, file } = bound;
+    let listener = UnixListener::from_std(listener)?;
     let shutdown = Shutdown::default();
     watch_signals(shutdown.clone())?;
     let shared_target = Arc::new(target.target);
@@ -81,16 +82,18 @@ async fn serve(
     tracing::info!(key = %target.key, pid = std::process::id(), target = ?bridge.target, "bridge begins");
     let mut clients = JoinSet::new();
     let reason = accept(&listener, &mut clients, &bridge).await;
-    bound.remove();
-    if !shutdown.is_requested() {
-        // Clients that connected before the socket's file was removed are served. If the bridge must end, they are
-        // reset when the listener is closed, and try the next bridge.
+    if reason == ShutdownReason::Idle {
+        file.remove();
+        // Clients that connected before the socket's file was removed are served.
         while let Some(stream) = accept_queued(&listener).await {
             spawn_client(stream, &mut clients, &bridge);
         }
+        drop(listener);
+    } else {
+        // Clients in the queue are reset, and try the next bridge, which replaces the file if it is there first.
+        drop(listener);
+        file.remove();
     }
-    drop(listener);
-    drop(bound);
     let served = async { while clients.join_next().await.is_some() {} };
     if shutdown.is_requested() {
         // Operations that are not done by then end with the process.
@@ -118,7 +121,9 @@ async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc
             () = idle => return ShutdownReason::Idle,
             Some(_) = clients.join_next(), if !unused => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => spawn_client(stream, clients, bridge),
+                Ok((stream, _)) if bridge.session.is_current() => spawn_client(stream, clients, bridge),
+                // Closing the connection with its request unread makes the client start another bridge. What runs here goes on.
+                Ok(_) => return ShutdownReason::Outdated,
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
                     tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;

@@ -7,7 +7,7 @@ mod exec_proxy;
 mod handle;
 mod local;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) use crate::link::dialed_link::{AgentStart, DialedLink, LinkName, Pipe};
@@ -16,7 +16,7 @@ use crate::link::exec_proxy::AgentBinaries;
 pub(crate) use crate::link::handle::{Handle, MonitoredPipe};
 
 use crate::error::Failure;
-use crate::pod::{ContainerRef, Fate};
+use crate::pod::{Access, ContainerRef, Fate, Resolution};
 use crate::protocol::target::{LinkChoice, Target};
 
 /// Dials the containers of one target.
@@ -26,6 +26,8 @@ pub(crate) struct Linker {
     timeout: Duration,
     lease: Duration,
     binaries: Arc<AgentBinaries>,
+    /// `None` until a dial needs it, and for the local link.
+    resolution: Mutex<Option<Arc<Resolution>>>,
 }
 
 impl Linker {
@@ -35,6 +37,7 @@ impl Linker {
             timeout,
             lease,
             binaries: Arc::default(),
+            resolution: Mutex::default(),
         }
     }
 
@@ -69,12 +72,31 @@ impl Linker {
     pub(crate) async fn dial(&self, container: Option<&str>, start: AgentStart) -> Result<DialedLink, Failure> {
         match self.first() {
             LinkName::Local => local::dial(&self.target, self.timeout).await,
-            _ => exec_proxy::dial(&self.target, container, start, &self.binaries, self.timeout).await,
+            _ => exec_proxy::dial(self.access().await?, container, start, &self.binaries, self.timeout).await,
         }
+    }
+
+    /// Returns whether a fresh bridge would reach the same pod with the same rights.
+    pub(crate) fn is_current(&self) -> bool {
+        let kept = self.resolution.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        kept.is_none_or(|resolution| resolution.is_current(&self.target))
+    }
+
+    /// Makes a client of the API server that the target resolved to when it was first needed. A failure to resolve it is not kept, as the
+    /// user may mend the files.
+    async fn access(&self) -> Result<Access, Failure> {
+        let resolution = {
+            let mut kept = self.resolution.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*kept {
+                Some(resolution) => resolution.clone(),
+                None => kept.insert(Arc::new(Resolution::read(&self.target)?)).clone(),
+            }
+        };
+        Access::open(&self.target, &resolution, self.timeout).await
     }
 
     /// Asks the API what became of the container at the other end of a dead link.
     pub(crate) async fn fate(&self, container: &ContainerRef) -> Result<Fate, Failure> {
-        exec_proxy::fate(&self.target, container, self.timeout).await
+        self.access().await?.fate(container).await
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use kube::config::{Kubeconfig, KubeconfigError};
 
-use crate::env::{Environment as _, HOME, KUBERNETES_SERVICE_HOST, Process};
+use crate::env::KUBERNETES_SERVICE_HOST;
 use crate::error::{Failure, Kind, chain};
 use crate::pod::flags::Flags;
 use crate::protocol::target::Target;
@@ -37,16 +37,10 @@ pub(super) fn source(target: &Target, flags: &Flags) -> Result<Source, Failure> 
             named: "kubeconfig_data".into(),
         });
     }
-    if let Some(list) = flags.kubeconfig.as_ref().or(target.kubeconfig.as_ref()) {
-        let named = format!("the kubeconfig {list}");
-        return read_list(list).map(|content| Source::Kubeconfig { content, named });
-    }
-    let default = Process
-        .variable(HOME)
-        .map(|home| PathBuf::from(home).join(".kube/config"));
-    if let Some(path) = default.filter(|path| path.exists()) {
-        let named = format!("the kubeconfig {}", path.display());
-        return read(&path).map(|content| Source::Kubeconfig { content, named });
+    let (paths, may_be_absent) = named_files(target, flags);
+    if !may_be_absent || paths.iter().any(|path| Path::new(path).exists()) {
+        let named = format!("the kubeconfig {}", paths.join(":"));
+        return read_list(&paths, &named).map(|content| Source::Kubeconfig { content, named });
     }
     if target.server.is_some() || flags.server.is_some() {
         return Ok(Source::Kubeconfig {
@@ -54,7 +48,7 @@ pub(super) fn source(target: &Target, flags: &Flags) -> Result<Source, Failure> 
             named: "the absent kubeconfig".into(),
         });
     }
-    if Process.variable(KUBERNETES_SERVICE_HOST).is_some() {
+    if target.env.contains_key(KUBERNETES_SERVICE_HOST) {
         return Ok(Source::InCluster);
     }
     Err(Failure::new(
@@ -63,25 +57,38 @@ pub(super) fn source(target: &Target, flags: &Flags) -> Result<Source, Failure> 
     ))
 }
 
+/// Returns the paths of the kubeconfig, whether or not the files exist.
+pub(super) fn files(target: &Target, flags: &Flags) -> Vec<PathBuf> {
+    if target.kubeconfig_data.is_some() {
+        return Vec::new();
+    }
+    named_files(target, flags).0.into_iter().map(PathBuf::from).collect()
+}
+
+/// The option in `extra_args` comes last on kubectl's command line, and wins. Returns the paths, and whether they may all be absent.
+fn named_files<'a>(target: &'a Target, flags: &'a Flags) -> (Vec<&'a str>, bool) {
+    match &flags.kubeconfig {
+        Some(path) => (vec![path], false),
+        None => target.kubeconfig_files(),
+    }
+}
+
 /// As kubectl: of several files those that are not there are passed over.
-fn read_list(list: &str) -> Result<Kubeconfig, Failure> {
-    let paths: Vec<_> = list.split(':').filter(|path| !path.is_empty()).map(Path::new).collect();
-    let present: Vec<_> = match paths.len() {
-        1 => paths,
-        _ => paths.into_iter().filter(|path| path.exists()).collect(),
-    };
+fn read_list(paths: &[&str], named: &str) -> Result<Kubeconfig, Failure> {
+    let mut present = paths.to_vec();
+    if paths.len() > 1 {
+        present.retain(|path| Path::new(path).exists());
+    }
     if present.is_empty() {
         return Err(Failure::new(
             Kind::Kubeconfig,
-            format!("none of the kubeconfig files {list} exists; correct KUBECONFIG or --kubeconfig"),
+            format!("none of the files of {named} exists; correct KUBECONFIG or --kubeconfig"),
         ));
     }
     let mut merged = Kubeconfig::default();
     for path in present {
-        let next = read(path)?;
-        merged = merged
-            .merge(next)
-            .map_err(|error| unusable(&format!("the kubeconfig {list}"), &error))?;
+        let next = read(Path::new(path))?;
+        merged = merged.merge(next).map_err(|error| unusable(named, &error))?;
     }
     Ok(merged)
 }
@@ -144,8 +151,7 @@ mod tests {
         let path = directory.path().join("config");
         let content = "clusters: [{name: c, cluster: {certificate-authority: ca.crt, server: 'https://x'}}]\n";
         std::fs::write(&path, content).unwrap();
-        let list = format!("{}:/none/config", path.display());
-        let read = read_list(&list).unwrap();
+        let read = read_list(&[path.to_str().unwrap(), "/none/config"], "the kubeconfig").unwrap();
         let authority = read.clusters[0]
             .cluster
             .as_ref()
@@ -154,10 +160,15 @@ mod tests {
             .as_ref();
         assert_eq!(authority.unwrap(), directory.path().join("ca.crt").to_str().unwrap());
 
-        let absent = read_list("/none/config").unwrap_err();
+        let absent = read_list(&["/none/config"], "the kubeconfig").unwrap_err();
         assert_eq!(absent.kind, Kind::Kubeconfig);
         assert!(absent.message.contains("/none/config does not exist"), "{absent}");
-        assert!(read_list("/none/a:/none/b").unwrap_err().message.contains("none of"));
+        assert!(
+            read_list(&["/none/a", "/none/b"], "the kubeconfig")
+                .unwrap_err()
+                .message
+                .contains("none of")
+        );
     }
 
     #[test]

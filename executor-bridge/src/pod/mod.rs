@@ -6,10 +6,12 @@ mod flags;
 mod http_client;
 mod identity;
 mod kubeconfig;
+mod resolution;
 mod settings;
 mod view;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::upgrade::Upgraded;
@@ -22,12 +24,18 @@ use tokio_tungstenite::WebSocketStream;
 use crate::error::{Failure, Kind};
 use crate::pod::failure::{Doing, classify};
 pub(crate) use crate::pod::identity::{Identity, identity};
+pub(crate) use crate::pod::resolution::Resolution;
 use crate::pod::view::View;
 use crate::protocol::target::Target;
 
 /// Refuses options that could never be used, before anything is started for them.
 pub(crate) fn check(target: &Target) -> Result<(), Failure> {
     flags::Flags::parse(&target.extra_args).map(drop)
+}
+
+/// Returns the paths of the kubeconfig that the target names, whether or not the files exist.
+pub(crate) fn kubeconfig_files(target: &Target) -> Result<Vec<PathBuf>, Failure> {
+    Ok(kubeconfig::files(target, &flags::Flags::parse(&target.extra_args)?))
 }
 
 /// Where a link leads, to be recognised later.
@@ -73,8 +81,8 @@ pub(crate) struct Access {
 
 impl Access {
     /// Reads the options and makes a client; asks no server, but may run a credential plugin.
-    pub(crate) async fn open(target: &Target, limit: Duration) -> Result<Self, Failure> {
-        let settings = settings::load(target).await?;
+    pub(crate) async fn open(target: &Target, resolution: &Resolution, limit: Duration) -> Result<Self, Failure> {
+        let settings = settings::load(target, resolution).await?;
         let server = settings.config.cluster_url.to_string();
         let server = server.trim_end_matches('/').to_owned();
         let namespace = settings.namespace;

@@ -2,7 +2,7 @@
 //! speaks to a server.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Uri;
@@ -14,7 +14,8 @@ use kube::config::{
 
 use crate::error::{Failure, Kind, chain};
 use crate::pod::flags::Flags;
-use crate::pod::kubeconfig::{self, Source};
+use crate::pod::kubeconfig;
+use crate::pod::resolution::Resolution;
 use crate::protocol::target::Target;
 
 pub(super) struct Settings {
@@ -27,19 +28,18 @@ pub(super) struct Settings {
 /// One name for the only cluster, user and context of the kubeconfig that is built here.
 const ONLY: &str = "podbridge";
 
-pub(super) async fn load(target: &Target) -> Result<Settings, Failure> {
+/// Makes settings of what the target was resolved to. Files that are named by path are read anew: they may have been rotated.
+pub(super) async fn load(target: &Target, resolution: &Resolution) -> Result<Settings, Failure> {
     let flags = Flags::parse(&target.extra_args)?;
     let chosen = Chosen::new(target, &flags);
     chosen.check_files()?;
-    let source = kubeconfig::source(target, &flags)?;
-    let (mut config, proxy) = match source {
-        Source::Kubeconfig { content, named } => {
-            let selected = chosen.select(content, &named)?;
-            let proxy = selected.proxy.clone();
+    let (mut config, proxy) = match resolution.selected.clone() {
+        Some(selected) => {
+            let (proxy, named) = (selected.proxy.clone(), selected.named.clone());
             let config = Config::from_custom_kubeconfig(selected.kubeconfig(), &KubeConfigOptions::default()).await;
             (config.map_err(|error| kubeconfig::unusable(&named, &error))?, proxy)
         }
-        Source::InCluster => {
+        None => {
             let mut config = Config::incluster().map_err(|error| {
                 Failure::new(
                     Kind::Kubeconfig,
@@ -91,7 +91,10 @@ pub(super) struct Chosen<'a> {
 }
 
 /// One cluster, one user.
+#[derive(Debug, Clone)]
 pub(super) struct Selected {
+    /// What to call the kubeconfig in messages.
+    named: String,
     pub(super) cluster: Cluster,
     user: AuthInfo,
     pub(super) namespace: Option<String>,
@@ -162,6 +165,7 @@ impl<'a> Chosen<'a> {
         self.override_cluster(&mut cluster);
         self.override_user(&mut user);
         Ok(Selected {
+            named: named.to_owned(),
             proxy: cluster.proxy_url.take().filter(|url| !url.is_empty()),
             cluster,
             user,
@@ -245,6 +249,28 @@ impl<'a> Chosen<'a> {
 }
 
 impl Selected {
+    /// Returns everything that decides where a request goes and with whose rights. It holds secrets.
+    pub(super) fn as_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "cluster": self.cluster,
+            "user": self.user,
+            "namespace": self.namespace,
+            "proxy": self.proxy,
+        })
+    }
+
+    /// Returns the files that the cluster and the user name by path.
+    pub(super) fn credential_files(&self) -> Vec<PathBuf> {
+        let (cluster, user) = (&self.cluster, &self.user);
+        let files = [
+            &cluster.certificate_authority,
+            &user.client_certificate,
+            &user.client_key,
+            &user.token_file,
+        ];
+        files.into_iter().flatten().map(PathBuf::from).collect()
+    }
+
     fn kubeconfig(self) -> Kubeconfig {
         Kubeconfig {
             clusters: vec![NamedCluster {
@@ -291,7 +317,8 @@ mod tests {
     }
 
     async fn settings(json: &str) -> Result<Settings, Failure> {
-        load(&target(json)).await
+        let target = target(json);
+        load(&target, &Resolution::read(&target)?).await
     }
 
     #[tokio::test]

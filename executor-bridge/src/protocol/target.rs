@@ -23,6 +23,12 @@ pub(crate) struct Target {
     /// One absolute path, or several with ':' between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubeconfig: Option<String>,
+    /// One absolute path, whatever letters it has: the option `--kubeconfig`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig_file: Option<String>,
+    /// `.kube/config` in the home directory, absolute: counts if nothing else names a kubeconfig, and need not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_kubeconfig: Option<String>,
     /// The content instead of a path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubeconfig_data: Option<Value>,
@@ -44,6 +50,8 @@ pub(crate) struct Target {
     pub verify_ssl: Option<bool>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_args: Vec<String>,
+    /// The bridge's whole environment: the variables that decide where the API server is, and all others if a credential plugin may
+    /// see them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,10 +162,23 @@ impl Target {
                 "{name:?} cannot be the name of a pod or namespace: lower-case letters, digits, '-' and '.' only"
             )));
         }
-        if self.kubeconfig.is_some() && self.kubeconfig_data.is_some() {
-            return Err(Failure::usage("give kubeconfig or kubeconfig_data, not both"));
+        let named = [
+            self.kubeconfig.is_some(),
+            self.kubeconfig_file.is_some(),
+            self.kubeconfig_data.is_some(),
+        ];
+        if named.into_iter().filter(|named| *named).count() > 1 {
+            return Err(Failure::usage(
+                "give one of kubeconfig, kubeconfig_file and kubeconfig_data",
+            ));
         }
-        let single = [&self.client_cert, &self.client_key, &self.ca_cert];
+        let single = [
+            &self.client_cert,
+            &self.client_key,
+            &self.ca_cert,
+            &self.kubeconfig_file,
+            &self.default_kubeconfig,
+        ];
         let listed = self.kubeconfig.as_deref().unwrap_or_default().split(':');
         let mut paths = single
             .into_iter()
@@ -169,6 +190,17 @@ impl Target {
             return Err(Failure::usage(format!("{path} is not an absolute path")));
         }
         Ok(())
+    }
+
+    /// The files of the kubeconfig, absolute, and whether they may all be absent.
+    pub(crate) fn kubeconfig_files(&self) -> (Vec<&str>, bool) {
+        if let Some(path) = &self.kubeconfig_file {
+            return (vec![path], false);
+        }
+        if let Some(list) = &self.kubeconfig {
+            return (list.split(':').filter(|path| !path.is_empty()).collect(), false);
+        }
+        (self.default_kubeconfig.as_deref().into_iter().collect(), true)
     }
 
     pub(crate) fn link(&self) -> LinkChoice {

@@ -78,6 +78,12 @@ impl Session {
         self.build_pod.is_some()
     }
 
+    /// Returns whether a fresh bridge would reach the same pod with the same rights. In Zuul's slot the build's own kubeconfig decides
+    /// once, as Zuul rewrites it for each node.
+    pub(crate) fn is_current(&self) -> bool {
+        self.serves_build() || self.linker.is_current()
+    }
+
     /// Returns whether the bridge accepts this container name. The bridge keeps state for every name, so it accepts at
     /// most `MAX_CONTAINERS` names.
     pub(crate) fn admits(&self, container: Option<&str>) -> bool {

@@ -81,7 +81,7 @@ pub(crate) fn bind_locked(files: &BridgeFiles) -> Result<BoundSocket, Failure> {
     let found = fs::symlink_metadata(&files.socket).map_err(&failed)?;
     Ok(BoundSocket {
         listener,
-        removable: Some((files.clone(), (found.dev(), found.ino()))),
+        file: SocketFile(Some((files.clone(), (found.dev(), found.ino())))),
     })
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn bind_in_slot(socket: &Path) -> Result<BoundSocket, Failure> {
     fs::rename(&new, socket).map_err(&failed)?;
     Ok(BoundSocket {
         listener,
-        removable: None,
+        file: SocketFile(None),
     })
 }
 
@@ -129,14 +129,17 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
 #[derive(Debug)]
 pub(crate) struct BoundSocket {
     pub(crate) listener: UnixListener,
-    /// And which file it is, if it is to be removed.
-    removable: Option<(BridgeFiles, (u64, u64))>,
+    pub(crate) file: SocketFile,
 }
 
-impl BoundSocket {
+/// File of a socket: which one it is, if it is to be removed when the bridge ends.
+#[derive(Debug)]
+pub(crate) struct SocketFile(Option<(BridgeFiles, (u64, u64))>);
+
+impl SocketFile {
     /// Removes the socket file if it is still ours. A client that comes later starts another bridge.
     pub(crate) fn remove(&self) {
-        let Some((files, identity)) = &self.removable else {
+        let Some((files, identity)) = &self.0 else {
             return;
         };
         // A lock that cannot be had means that somebody starts a bridge this moment; they replace the file themselves.

@@ -150,6 +150,10 @@ mod tests {
             found.map(|(_, value)| value.into())
         }
 
+        fn variables(&self) -> Vec<(OsString, OsString)> {
+            self.0.iter().map(|(name, value)| (name.into(), value.into())).collect()
+        }
+
         fn current_directory(&self) -> std::io::Result<PathBuf> {
             Ok(self.1.clone())
         }

@@ -18,18 +18,17 @@ pub(super) use crate::link::exec_proxy::agent_binary::AgentBinaries;
 use crate::link::exec_proxy::agent_binary::AgentBinary;
 use crate::link::exec_proxy::container_exec::{ContainerExec, FirstOutput, Proxy};
 use crate::link::{AgentStart, DialedLink};
-use crate::pod::{Access, ContainerRef, Fate};
-use crate::protocol::target::{Target, hex};
+use crate::pod::Access;
+use crate::protocol::target::hex;
 use crate::random;
 
 pub(super) async fn dial(
-    target: &Target,
+    access: Access,
     container: Option<&str>,
     start: AgentStart,
     binaries: &Arc<AgentBinaries>,
     limit: Duration,
 ) -> Result<DialedLink, Failure> {
-    let access = Access::open(target, limit).await?;
     let container = access.place(container).await?;
     let binaries = binaries.clone();
     let binaries = spawn_blocking(move || binaries.find()).await.unwrap_or_default();
@@ -40,10 +39,6 @@ pub(super) async fn dial(
     };
     let proxy = find_or_inject(&exec, start, &binaries).await?;
     Ok(pipe::make_link(proxy, exec.container))
-}
-
-pub(super) async fn fate(target: &Target, container: &ContainerRef, limit: Duration) -> Result<Fate, Failure> {
-    Access::open(target, limit).await?.fate(container).await
 }
 
 /// Returns a running proxy: of the agent in the container, or of one that is copied there.

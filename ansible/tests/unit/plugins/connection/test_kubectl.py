@@ -200,8 +200,27 @@ def test_a_pod_with_windows_uses_the_stock_plugin():
         connection.set_options(var_options={})
 
 
+VECTORS = Path(__file__).parents[5] / "tests/vectors/targets.json"
+
+
+@pytest.mark.parametrize("vector", json.loads(VECTORS.read_text()), ids=lambda vector: vector["name"])
+def test_the_environment_completes_a_target_as_the_vectors_say(vector, tmp_path):
+    """podbridge asserts the same vectors. "@NAME" stands for the path of a file of that name."""
+    for name, content in vector["files"].items():
+        (tmp_path / name).write_text(content)
+    given, expected = (
+        json.loads(json.dumps(vector[key]).replace("@", f"{tmp_path}/")) for key in ("target", "complete")
+    )
+    complete = plugin.complete_target(given, vector["environment"])
+    assert complete == expected
+    if vector["key"]:
+        assert plugin.target_key(complete) == vector["key"]
+
+
 def test_the_target_holds_the_given_options_only(connect, monkeypatch):
-    assert connect()._target() == {"pod": "web", "namespace": "ci"}
+    monkeypatch.setattr(os, "environ", {"HOME": "/home/ci"})
+    default = "/home/ci/.kube/config"
+    assert connect()._target() == {"pod": "web", "namespace": "ci", "default_kubeconfig": default}
     monkeypatch.setenv("KUBECONFIG", "/etc/kube:relative")
     variables = {
         "ansible_kubectl_pod": "other",
