@@ -72,7 +72,9 @@ fn start(target: &KeyedTarget, json: &[u8], options: BridgeSettings, files: &Bri
 /// Returns the variables that say where bridges have their sockets and logs. All clients of a directory share them.
 fn location_variables() -> impl Iterator<Item = (&'static str, OsString)> {
     let names = [PODBRIDGE_DIR, PODBRIDGE_LOG, XDG_RUNTIME_DIR];
-    names.into_iter().filter_map(|name| Some((name, Process.variable(name)?)))
+    names
+        .into_iter()
+        .filter_map(|name| Some((name, Process.variable(name)?)))
 }
 
 /// Sends the result of the start to the launcher, which waits at the other end of standard output. The daemon calls it once.

@@ -348,7 +348,7 @@ def may_run_plugin(target):
     words = target.get("extra_args", [])
     named = [
         word.partition("=")[2] or following
-        for word, following in zip(words, [*words[1:], ""], strict=True)
+        for word, following in zip(words, [*words[1:], ""], strict=False)
         if word == "--kubeconfig" or word.startswith("--kubeconfig=")
     ]
     paths = [target[key] for key in ("kubeconfig_file", "default_kubeconfig") if key in target]
