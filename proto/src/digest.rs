@@ -8,19 +8,19 @@ use sha2::Digest as _;
 use crate::v1;
 
 /// Value of a digest, as messages carry it.
-pub type Sum = [u8; 32];
+pub type ContentDigest = [u8; 32];
 
 /// Zeros to hash for a hole. The array is large because BLAKE3 hashes many blocks in parallel.
 pub static ZEROS: [u8; 128 * 1024] = [0; 128 * 1024];
 
 /// Running computation of a content digest.
 #[derive(Debug, Clone)]
-pub enum Hasher {
+pub enum ContentHasher {
     Sha256(sha2::Sha256),
     Blake3(Box<blake3::Hasher>),
 }
 
-impl Hasher {
+impl ContentHasher {
     /// Starts the digest of an empty content.
     pub fn new(digest: v1::Digest) -> Self {
         match digest {
@@ -57,7 +57,7 @@ impl Hasher {
     }
 
     /// Returns the digest of everything added so far.
-    pub fn sum(&self) -> Sum {
+    pub fn digest(&self) -> ContentDigest {
         match self {
             Self::Sha256(hasher) => hasher.clone().finalize().into(),
             Self::Blake3(hasher) => hasher.finalize().into(),
@@ -72,13 +72,13 @@ mod tests {
     #[test]
     fn a_hole_counts_as_zeros() {
         for digest in [v1::Digest::Sha256, v1::Digest::Blake3] {
-            let mut sparse = Hasher::new(digest);
+            let mut sparse = ContentHasher::new(digest);
             sparse.update(b"a");
             sparse.zeros(300_000);
             sparse.update(b"b");
-            let mut plain = Hasher::new(digest);
+            let mut plain = ContentHasher::new(digest);
             plain.update(&[b"a", &[0; 300_000][..], b"b"].concat());
-            assert_eq!(sparse.sum(), plain.sum());
+            assert_eq!(sparse.digest(), plain.digest());
         }
     }
 }

@@ -6,8 +6,6 @@
 //! - The *transfer digest* of this module counts a hole as its length. It covers exactly what was sent, and neither side hashes gigabytes
 //!   of zeros. `TreePartEnd.digest` carries it, to verify a transfer.
 
-use podbridge_proto::digest::Sum;
-
 #[derive(Debug, Default)]
 pub(crate) struct TransferHasher(blake3::Hasher);
 
@@ -24,7 +22,7 @@ impl TransferHasher {
         self.0.reset();
     }
 
-    pub(crate) fn digest(&self) -> Sum {
+    pub(crate) fn digest(&self) -> [u8; 32] {
         self.0.finalize().into()
     }
 }

@@ -2,7 +2,7 @@
 //! connection. `receive` (for `Files.Write`), `rpc::files` (`Files.Put`) and `rpc::exec` (`Exec.PutAndExec`) feed it.
 
 use bytes::Bytes;
-use podbridge_proto::digest::{Hasher, Sum};
+use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::limits::MAX_HOLE;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -18,7 +18,7 @@ const PROGRESS_STEP: u64 = 512 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub struct Trailer {
     pub length: u64,
-    pub sum: Sum,
+    pub digest: ContentDigest,
 }
 
 /// A part of a file's content, or its end.
@@ -50,7 +50,7 @@ pub struct ContentWriter {
 
 impl ContentWriter {
     /// Starts a new file. An error of `Put::create` comes from `finish`.
-    pub fn create(target: Target, hasher: Hasher) -> Self {
+    pub fn create(target: Target, hasher: ContentHasher) -> Self {
         Self::start(move || Put::create(target, hasher), 0)
     }
 
@@ -70,8 +70,8 @@ impl ContentWriter {
                 match part {
                     ContentPart::Data(data) => put.write(&data)?,
                     ContentPart::Hole(count) => put.hole(count),
-                    ContentPart::Trailer(Trailer { length, sum }) => {
-                        put.verify(length, sum)?;
+                    ContentPart::Trailer(Trailer { length, digest }) => {
+                        put.verify(length, digest)?;
                         return Ok(Outcome::Verified(put));
                     }
                 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use podbridge_files::sparse::{is_sparse, next_data};
-use podbridge_proto::digest::{Hasher, Sum};
+use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::limits::MAX_HOLE;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, openat};
 use rustix::io::Errno;
@@ -40,7 +40,7 @@ pub struct FileReader {
     offset: u64,
     /// Range of data at or after `offset`; holes surround it. Without a search for holes it is the whole file.
     data: Range<u64>,
-    hasher: Hasher,
+    hasher: ContentHasher,
     /// Bytes read, holes counted.
     length: u64,
 }
@@ -56,7 +56,7 @@ pub enum Chunk {
 
 impl FileReader {
     /// Opens a file; `sparse` allows holes among the chunks. Below a root, symbolic links are refused.
-    pub fn open(location: &Location, offset: u64, hasher: Hasher, sparse: bool) -> Result<Self, Error> {
+    pub fn open(location: &Location, offset: u64, hasher: ContentHasher, sparse: bool) -> Result<Self, Error> {
         // NONBLOCK: opening a FIFO must not hang before its type is known.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let (opened, path) = match &location.root {
@@ -155,8 +155,8 @@ impl FileReader {
     }
 
     /// Returns length and digest of what was read.
-    pub fn finish(self) -> (u64, Sum) {
-        (self.length, self.hasher.sum())
+    pub fn finish(self) -> (u64, ContentDigest) {
+        (self.length, self.hasher.digest())
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use podbridge_files::temporary::{self, TemporaryName};
 use podbridge_files::users;
-use podbridge_proto::digest::{Hasher, Sum};
+use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
@@ -40,13 +40,13 @@ pub struct Put {
     /// Temporary name in the target's directory; `None` after the rename.
     temporary: Option<TemporaryName>,
     file: File,
-    hasher: Hasher,
+    hasher: ContentHasher,
     length: u64,
 }
 
 impl Put {
     /// Creates the temporary file, mode 0600. Refuses a target that is neither absent nor a regular file.
-    pub fn create(target: Target, hasher: Hasher) -> Result<Self, Error> {
+    pub fn create(target: Target, hasher: ContentHasher) -> Result<Self, Error> {
         let resolved = ResolvedPath::for_writing(&target.location)?;
         let kind = resolved.stat().map(|stat| FileType::from_raw_mode(stat.st_mode));
         match kind {
@@ -95,7 +95,7 @@ impl Put {
     }
 
     /// Compares the content with its sender's length and digest, then gives the file everything except its name.
-    pub fn verify(&mut self, length: u64, sum: Sum) -> Result<(), Error> {
+    pub fn verify(&mut self, length: u64, digest: ContentDigest) -> Result<(), Error> {
         let path = &self.resolved.path;
         if length != self.length {
             return Err(Error::Length {
@@ -104,7 +104,7 @@ impl Put {
                 got: self.length,
             });
         }
-        if self.hasher.sum() != sum {
+        if self.hasher.digest() != digest {
             return Err(Error::Digest(path.clone()));
         }
         // A hole at the end was not written: it exists only as length.
@@ -200,14 +200,14 @@ mod tests {
 
     use super::*;
 
-    fn hasher() -> Hasher {
-        Hasher::Blake3(Box::default())
+    fn hasher() -> ContentHasher {
+        ContentHasher::Blake3(Box::default())
     }
 
-    fn sum(data: &[u8]) -> Sum {
+    fn digest(data: &[u8]) -> ContentDigest {
         let mut hasher = hasher();
         hasher.update(data);
-        hasher.sum()
+        hasher.digest()
     }
 
     fn target(path: &Path) -> Target {
@@ -247,7 +247,7 @@ mod tests {
         put.write(b"hello ").unwrap();
         put.write(b"world").unwrap();
         assert!(!path.exists());
-        put.verify(11, sum(b"hello world")).unwrap();
+        put.verify(11, digest(b"hello world")).unwrap();
         assert!(!path.exists());
         put.commit().unwrap();
         let meta = fs::metadata(&path).unwrap();
@@ -267,13 +267,13 @@ mod tests {
         let mut put = create(target(&path)).unwrap();
         put.write(b"new").unwrap();
         assert!(matches!(
-            put.verify(4, sum(b"new")),
+            put.verify(4, digest(b"new")),
             Err(Error::Length { sent: 4, got: 3, .. })
         ));
         drop(put);
         let mut put = create(target(&path)).unwrap();
         put.write(b"new").unwrap();
-        assert!(matches!(put.verify(3, sum(b"other")), Err(Error::Digest(_))));
+        assert!(matches!(put.verify(3, digest(b"other")), Err(Error::Digest(_))));
         drop(put);
         drop(create(target(&path)).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"old");
@@ -288,7 +288,7 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
         let mut put = create(target(&dir.path().join("link"))).unwrap();
-        put.verify(0, sum(b"")).unwrap();
+        put.verify(0, digest(b"")).unwrap();
         put.commit().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(fs::read(&path).unwrap(), b"");

@@ -2,7 +2,7 @@
 //! under its name. It knows no message: `rpc::files` converts the stream, and sends the answers.
 
 use bytes::Bytes;
-use podbridge_proto::digest::Hasher;
+use podbridge_proto::digest::ContentHasher;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _};
 
@@ -16,7 +16,7 @@ pub struct Transfer {
     pub id: TransferId,
     pub target: Target,
     /// Empty hasher of the digest that the sender chose.
-    pub hasher: Hasher,
+    pub hasher: ContentHasher,
 }
 
 /// A part of a transfer after its header.
@@ -107,8 +107,8 @@ pub async fn receive<E>(
             let put = file.finish(Some(trailer)).await?;
             commit_all(vec![put]).await?;
             // The trailer was compared with the file.
-            let Trailer { length, sum } = trailer;
-            let receipt = Receipt { length, sum };
+            let Trailer { length, digest } = trailer;
+            let receipt = Receipt { length, digest };
             guard.complete(receipt);
             answer(answers, Progress::Completed(receipt)).await;
             Ok(())

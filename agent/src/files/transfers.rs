@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use podbridge_proto::digest::Sum;
+use podbridge_proto::digest::ContentDigest;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -27,7 +27,7 @@ pub type TransferId = [u8; 16];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     pub length: u64,
-    pub sum: Sum,
+    pub digest: ContentDigest,
 }
 
 /// All transfers of this agent; a clone is another handle of the same table.
@@ -197,7 +197,7 @@ fn remove(puts: Vec<Put>) {
 mod tests {
     use std::path::Path;
 
-    use podbridge_proto::digest::Hasher;
+    use podbridge_proto::digest::ContentHasher;
 
     use super::super::{Location, Target};
     use super::*;
@@ -211,7 +211,7 @@ mod tests {
             location,
             ..Target::default()
         };
-        let mut put = Put::create(target, Hasher::Blake3(Box::default())).unwrap();
+        let mut put = Put::create(target, ContentHasher::Blake3(Box::default())).unwrap();
         put.write(content).unwrap();
         put
     }
@@ -241,7 +241,7 @@ mod tests {
         drop(put);
         let receipt = Receipt {
             length: 4,
-            sum: [7; 32],
+            digest: [7; 32],
         };
         guard.complete(receipt);
         for _ in 0..2 {

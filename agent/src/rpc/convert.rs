@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use podbridge_proto::digest::Hasher;
+use podbridge_proto::digest::ContentHasher;
 use podbridge_proto::limits::{CAPABILITIES, ERRNO_METADATA, KIND_METADATA, MAX_INLINE_STDIN};
 use podbridge_proto::v1 as wire;
 use tonic::Status;
@@ -217,8 +217,8 @@ pub(super) fn location(path: &Bytes, root: Option<&Bytes>) -> Result<Location, S
 }
 
 /// Returns the file that a put writes, and the empty hasher of its digest.
-pub(super) fn new_file(header: wire::PutHeader) -> Result<(Target, Hasher), Status> {
-    let hasher = Hasher::new(header.digest());
+pub(super) fn new_file(header: wire::PutHeader) -> Result<(Target, ContentHasher), Status> {
+    let hasher = ContentHasher::new(header.digest());
     let target = Target {
         location: location(&header.path, header.root.as_ref())?,
         mode: header.mode,
@@ -254,7 +254,7 @@ pub(super) fn transfer_part(message: wire::PutRequest) -> Result<files::Part, fi
 pub(super) fn trailer(trailer: &wire::PutTrailer) -> Trailer {
     Trailer {
         length: trailer.length,
-        sum: trailer.digest[..].try_into().unwrap_or_default(),
+        digest: trailer.digest[..].try_into().unwrap_or_default(),
     }
 }
 
@@ -265,7 +265,7 @@ pub(super) fn write_progress(progress: files::Progress) -> wire::WriteProgress {
             length: receipt.length,
             done: Some(wire::PutResponse {
                 length: receipt.length,
-                digest: receipt.sum.to_vec().into(),
+                digest: receipt.digest.to_vec().into(),
             }),
         },
     }

@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 
-use podbridge_proto::digest::Hasher;
+use podbridge_proto::digest::ContentHasher;
 use podbridge_proto::limits::MAX_CHUNK;
 use podbridge_proto::v1::files_server::Files;
 use podbridge_proto::v1::get_response::Part as GetPart;
@@ -43,8 +43,8 @@ fn send(mut reader: FileReader, answers: &mpsc::Sender<Result<GetResponse, Statu
         };
     }
     if is_wanted {
-        let (length, sum) = reader.finish();
-        let digest = sum.to_vec().into();
+        let (length, digest) = reader.finish();
+        let digest = digest.to_vec().into();
         send(GetPart::Trailer(GetTrailer { length, digest }));
     }
     Ok(())
@@ -121,7 +121,7 @@ impl Files for FilesService {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Self::GetStream>, Status> {
         let request = request.into_inner();
         let location = convert::location(&request.path, request.root.as_ref())?;
-        let hasher = Hasher::new(request.digest());
+        let hasher = ContentHasher::new(request.digest());
         let GetRequest { offset, sparse, .. } = request;
         let reader = run_blocking(move || FileReader::open(&location, offset, hasher, sparse)).await;
         let reader = reader.map_err(convert::files_status)?;

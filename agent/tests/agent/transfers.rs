@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use podbridge_proto::digest::Hasher;
+use podbridge_proto::digest::ContentHasher;
 use podbridge_proto::limits::ERRNO_METADATA;
 use podbridge_proto::v1::get_response::Part as GetPart;
 use podbridge_proto::v1::put_request::Part;
@@ -80,9 +80,9 @@ impl Sending {
 }
 
 fn blake3(content: &[u8]) -> Bytes {
-    let mut hasher = Hasher::new(Digest::Blake3);
+    let mut hasher = ContentHasher::new(Digest::Blake3);
     hasher.update(content);
-    hasher.sum().to_vec().into()
+    hasher.digest().to_vec().into()
 }
 
 fn temporaries(directory: &Path) -> usize {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use podbridge_proto::digest::{Hasher, Sum};
+use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::v1::{Digest, TreeChangeKind, TreeEntry};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, fstat, makedev, mknodat, openat, readlinkat, statat, symlinkat,
@@ -309,13 +309,13 @@ pub(super) const OPEN_FILE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 
 /// Returns the BLAKE3 digest of a file's bytes, with holes as zeros.
-fn content_digest(directory: &OwnedFd, name: &[u8]) -> Result<Sum, Errno> {
+fn content_digest(directory: &OwnedFd, name: &[u8]) -> Result<ContentDigest, Errno> {
     let file = openat(directory, name, OPEN_FILE_FLAGS, Mode::empty())?;
-    let mut hasher = Hasher::new(Digest::Blake3);
+    let mut hasher = ContentHasher::new(Digest::Blake3);
     let mut buffer = vec![0; 128 << 10];
     loop {
         match rustix::io::read(&file, &mut buffer[..]) {
-            Ok(0) => return Ok(hasher.sum()),
+            Ok(0) => return Ok(hasher.digest()),
             Ok(count) => hasher.update(&buffer[..count]),
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno),

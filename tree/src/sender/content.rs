@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use podbridge_files::sparse::{is_sparse, next_data};
-use podbridge_proto::digest::{Hasher, Sum};
+use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::v1::tree_record::Record;
 use podbridge_proto::v1::{Digest, TreePart, TreePartEnd};
 use rustix::buffer::spare_capacity;
@@ -152,15 +152,15 @@ impl<W: Write> Sender<'_, W> {
     }
 
     /// Returns the BLAKE3 digest of a file's bytes, with holes as zeros, for a comparison by digest.
-    pub(super) fn content_digest(&mut self, file: &AnnouncedFile) -> Result<Sum, Errno> {
+    pub(super) fn content_digest(&mut self, file: &AnnouncedFile) -> Result<ContentDigest, Errno> {
         let (opened, stat) = self.open_file(file)?;
-        let mut hasher = Hasher::new(Digest::Blake3);
+        let mut hasher = ContentHasher::new(Digest::Blake3);
         let mut extents = ContentReader::new(&opened, &stat);
         while let Some((data, hole)) = extents.next()? {
             hasher.update(&data);
             hasher.zeros(hole);
         }
-        Ok(hasher.sum())
+        Ok(hasher.digest())
     }
 }
 

@@ -236,7 +236,7 @@ impl Transfer {
                         let digest = lock(&digest);
                         next = Some(Part::Trailer(PutTrailer {
                             length: digest.length(),
-                            digest: digest.sum().to_vec().into(),
+                            digest: digest.value().to_vec().into(),
                         }));
                         all_queued = true;
                     }
@@ -308,7 +308,7 @@ fn data_lost() -> Outcome {
 
 /// Compares lengths and digests and returns the outcome.
 fn to_outcome(answer: &PutResponse, digest: &RunningDigest) -> Outcome {
-    if answer.length != digest.length() || answer.digest[..] != digest.sum()[..] {
+    if answer.length != digest.length() || answer.digest[..] != digest.value()[..] {
         return Outcome::failed(
             FailedKind::Digest,
             format!(

@@ -1,7 +1,7 @@
 //! Digest of a file's content that is sent or received in parts, some of them more than once. `put` and `get` use it.
 //! No I/O.
 
-use podbridge_proto::digest::{Hasher, Sum};
+use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::limits::FILES_V2;
 use podbridge_proto::v1::{Digest, GetTrailer};
 
@@ -20,10 +20,10 @@ pub(crate) enum DigestInput<'a> {
 #[derive(Debug)]
 pub(crate) struct RunningDigest {
     kind: Digest,
-    whole: Hasher,
+    whole: ContentHasher,
     length: u64,
     /// Digest of the content since the last link break, and the length before it; `None` if no link broke.
-    part: Option<(Hasher, u64)>,
+    part: Option<(ContentHasher, u64)>,
 }
 
 /// Chooses the best digest that the agent knows.
@@ -39,7 +39,7 @@ impl RunningDigest {
     pub(crate) fn new(kind: Digest) -> Self {
         Self {
             kind,
-            whole: Hasher::new(kind),
+            whole: ContentHasher::new(kind),
             length: 0,
             part: None,
         }
@@ -49,8 +49,8 @@ impl RunningDigest {
         self.length
     }
 
-    pub(crate) fn sum(&self) -> Sum {
-        self.whole.sum()
+    pub(crate) fn value(&self) -> ContentDigest {
+        self.whole.digest()
     }
 
     pub(crate) fn add(&mut self, input: &DigestInput<'_>) {
@@ -75,7 +75,7 @@ impl RunningDigest {
 
     /// Starts a second digest: after a link break the agent hashes only what it sends from then on.
     pub(crate) fn start_part(&mut self) {
-        self.part = Some((Hasher::new(self.kind), self.length));
+        self.part = Some((ContentHasher::new(self.kind), self.length));
     }
 
     /// Returns whether the content since the last link break is what the agent sent.
@@ -84,15 +84,15 @@ impl RunningDigest {
             .part
             .as_ref()
             .map_or((&self.whole, 0), |(hasher, before)| (hasher, *before));
-        trailer.length == self.length - before && trailer.digest[..] == hasher.sum()[..]
+        trailer.length == self.length - before && trailer.digest[..] == hasher.digest()[..]
     }
 
     /// Returns length and digest as a result.
     pub(crate) fn to_done(&self) -> Done {
-        let sum = Some(hex(&self.sum()));
+        let value = Some(hex(&self.value()));
         let (sha256, blake3) = match self.kind {
-            Digest::Sha256 => (sum, None),
-            Digest::Blake3 => (None, sum),
+            Digest::Sha256 => (value, None),
+            Digest::Blake3 => (None, value),
         };
         Done {
             length: Some(self.length),
@@ -127,12 +127,12 @@ mod tests {
         digest.add_unseen(3, &DigestInput::Hole(3));
         digest.start_part();
         digest.add_unseen(6, &DigestInput::Data(b"def"));
-        assert_eq!((digest.length(), digest.sum()), (9, whole.sum()));
-        let mut part = Hasher::new(Digest::Blake3);
+        assert_eq!((digest.length(), digest.value()), (9, whole.value()));
+        let mut part = ContentHasher::new(Digest::Blake3);
         part.update(b"def");
-        let trailer = |length, hasher: &Hasher| GetTrailer {
+        let trailer = |length, hasher: &ContentHasher| GetTrailer {
             length,
-            digest: hasher.sum().to_vec().into(),
+            digest: hasher.digest().to_vec().into(),
         };
         assert!(digest.matches(&trailer(3, &part)));
         assert!(!digest.matches(&trailer(9, &part)));
