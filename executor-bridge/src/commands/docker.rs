@@ -43,7 +43,7 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: Docke
     let exec = Exec {
         argv,
         shell,
-        // `synchronize` always passes -u. Without become it is `ansible_user`, which Zuul always sets and which need not exist in the pod.
+        // Without become, -u is `ansible_user`, which Zuul always sets and which need not exist in the pod.
         user: if command.r#become { user } else { command.user },
         stdin: Input::Stream,
         ..Exec::new()

@@ -52,6 +52,6 @@ fn announce(ports: Ports) {
         ports.console, ports.windows
     );
     let mut stdout = std::io::stdout();
-    // A failure is ignored: a caller that is gone ends this process another way.
+    // A failure is ignored: the caller has closed standard output.
     let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
 }

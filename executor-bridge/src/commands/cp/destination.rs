@@ -9,10 +9,10 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use podbridge_files::temporary;
+
 use crate::error::{Failure, Kind};
 use crate::protocol::result::FileStat;
-use crate::protocol::target::hex;
-use crate::random;
 
 /// The bits of a mode that chmod sets.
 pub(super) const PERMISSION_BITS: u32 = 0o7777;
@@ -64,7 +64,8 @@ impl Destination {
                 done: true,
             });
         }
-        let temporary = path.with_file_name(format!(".podbridge-{}", hex(&random::bytes::<8>())));
+        let temporary = temporary::name(temporary::random_number());
+        let temporary = path.with_file_name(OsStr::from_bytes(&temporary));
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)

@@ -321,7 +321,7 @@ fn open_source(path: &Path) -> Result<(File, fs::Metadata), Failure> {
         .map_err(|error| failure(format!("cannot be examined: {error}")))?;
     if metadata.is_dir() {
         return Err(failure(
-            "is a directory; cp copies only files, use podbridge sync".into(),
+            "is a directory; cp copies a single file, use podbridge sync for directories".into(),
         ));
     }
     Ok((file, metadata))
