@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use crate::backoff::DoublingPause;
 use crate::client::conversation::{Conversation, connect, send};
+use crate::client::start::find_or_start;
 use crate::config::BridgeSettings;
 use crate::error::{Failure, Kind};
-use crate::launch;
 use crate::protocol::request::Request;
 use crate::protocol::target::KeyedTarget;
 use crate::sockets::Directory;
@@ -90,7 +90,7 @@ async fn begin_on_demand(
 async fn start(target: &KeyedTarget, options: BridgeSettings) -> Result<UnixStream, Failure> {
     let json = serde_json::to_vec(&target.target)
         .map_err(|error| Failure::usage(format!("the target cannot be written as JSON: {error}")))?;
-    let socket = launch::find_or_start(target, &json, options)?;
+    let socket = find_or_start(target, &json, options).await?;
     connect(&socket).await?.ok_or_else(|| {
         Failure::new(
             Kind::Bridge,

@@ -8,7 +8,9 @@ mod connection;
 mod conversation;
 mod runtime;
 mod signals;
+mod start;
 mod streams;
+mod token;
 
 pub(crate) use crate::client::ask::ask;
 pub(crate) use crate::client::attached::{AttachedEnd, run_attached};
@@ -17,4 +19,5 @@ pub(crate) use crate::client::connection::{Incoming, Message};
 pub(crate) use crate::client::conversation::{Conversation, begin_existing};
 pub(crate) use crate::client::runtime::runtime;
 pub(crate) use crate::client::signals::wait_for_interrupt;
+pub(crate) use crate::client::start::find_or_start;
 pub(crate) use crate::client::streams::Streams;

@@ -8,7 +8,7 @@ use crate::cli::DaemonOptions;
 use crate::config::BridgeSettings;
 use crate::error::Failure;
 use crate::protocol::target::KeyedTarget;
-use crate::{daemon, launch};
+use crate::{client, daemon};
 
 pub(super) fn run(command: &DaemonOptions, options: BridgeSettings) -> Result<u8, Failure> {
     if command.detached {
@@ -18,7 +18,9 @@ pub(super) fn run(command: &DaemonOptions, options: BridgeSettings) -> Result<u8
         if command.foreground {
             daemon::run_foreground(target, options, |socket| print(&answer(socket))).map(|()| None)
         } else {
-            launch::find_or_start(&target, &json, options).map(Some)
+            client::runtime()?
+                .block_on(client::find_or_start(&target, &json, options))
+                .map(Some)
         }
     });
     match socket {

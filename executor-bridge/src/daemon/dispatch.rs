@@ -179,6 +179,7 @@ async fn operate(request: Request, client: Client, bridge: &BridgeState) -> Outc
             Some(id) => session.delete_log(&id).await,
             None => Outcome::done(),
         },
+        Operation::AdmitToken(admission) => session.admit_token(admission.token, client).await,
         Operation::Status => Outcome::Ok(Done {
             bridge: Some(Bridge {
                 version: env!("CARGO_PKG_VERSION").into(),

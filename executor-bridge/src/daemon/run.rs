@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
 
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::config::BridgeSettings;
 use crate::daemon::serve;
 use crate::error::{Failure, Kind};
@@ -19,6 +22,7 @@ pub(crate) fn run_detached(options: BridgeSettings) -> Result<(), Failure> {
     // A session of its own keeps a terminal's signals away. setsid cannot fail here, because this process leads no
     // process group.
     let _ = rustix::process::setsid();
+    keep_no_limits_of_caller();
     telemetry::start_for_daemon();
     let bound = target_from_stdin().and_then(|target| {
         let files = Directory::open()?.files(&target.key)?;
@@ -61,6 +65,19 @@ pub(crate) fn run_foreground(
 }
 
 /// Reads the target from standard input.
+/// Sets what a process inherits beside its environment to what every caller would give: files that a credential plugin makes, and the
+/// number of descriptors, must not depend on the first caller.
+fn keep_no_limits_of_caller() {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // A failure is ignored: the limit that there is will do.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
 fn target_from_stdin() -> Result<KeyedTarget, Failure> {
     let mut json = Vec::new();
     std::io::stdin()

@@ -10,13 +10,15 @@ mod local;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
+
 pub(crate) use crate::link::dialed_link::{AgentStart, DialedLink, LinkName, Pipe};
 pub(crate) use crate::link::direct::{DirectAddress, dial as dial_direct};
 use crate::link::exec_proxy::AgentBinaries;
 pub(crate) use crate::link::handle::{Handle, MonitoredPipe};
 
 use crate::error::Failure;
-use crate::pod::{Access, ContainerRef, Fate, Resolution};
+use crate::pod::{Access, ApiUser, ContainerRef, Fate, Resolution};
 use crate::protocol::target::{LinkChoice, Target};
 
 /// Dials the containers of one target.
@@ -28,6 +30,10 @@ pub(crate) struct Linker {
     binaries: Arc<AgentBinaries>,
     /// `None` until a dial needs it, and for the local link.
     resolution: Mutex<Option<Arc<Resolution>>>,
+    /// The newest token of the user, if another one than the target's.
+    newer_token: Mutex<Option<String>>,
+    /// The user of the target's token as the API server knows it; asked for when another token comes.
+    user: OnceCell<ApiUser>,
 }
 
 impl Linker {
@@ -38,6 +44,8 @@ impl Linker {
             lease,
             binaries: Arc::default(),
             resolution: Mutex::default(),
+            newer_token: Mutex::default(),
+            user: OnceCell::new(),
         }
     }
 
@@ -92,7 +100,27 @@ impl Linker {
                 None => kept.insert(Arc::new(Resolution::read(&self.target)?)).clone(),
             }
         };
-        Access::open(&self.target, &resolution, self.timeout).await
+        let newer_token = self.newer_token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match newer_token {
+            None => Access::open(&self.target, &resolution, self.timeout).await,
+            Some(token) => Access::open(&self.target.with_token(token), &resolution, self.timeout).await,
+        }
+    }
+
+    /// Takes a token for later dials if it is another one of the same user. Returns whether it is.
+    pub(crate) async fn admit_token(&self, token: String) -> Result<bool, Failure> {
+        let user = self
+            .user
+            .get_or_try_init(async || self.access().await?.user().await)
+            .await?;
+        let resolution = self.resolution.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(resolution) = resolution else { return Ok(false) };
+        let other = Access::open(&self.target.with_token(token.clone()), &resolution, self.timeout).await?;
+        let same = other.user().await? == *user;
+        if same {
+            *self.newer_token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+        }
+        Ok(same)
     }
 
     /// Asks the API what became of the container at the other end of a dead link.

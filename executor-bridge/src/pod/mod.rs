@@ -10,13 +10,16 @@ mod resolution;
 mod settings;
 mod view;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -67,6 +70,14 @@ pub(crate) struct ExecSocket {
     pub(crate) socket: Socket,
     /// The server can be told that standard input has ended (v5.channel.k8s.io, Kubernetes 1.30).
     pub(crate) half_close: bool,
+}
+
+/// A user as the API server knows it: what rights are granted to. Details that differ from token to token are left out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ApiUser {
+    name: Option<String>,
+    uid: Option<String>,
+    groups: BTreeSet<String>,
 }
 
 /// One pod, through its API server.
@@ -161,6 +172,23 @@ impl Access {
             }
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Asks the server whose credentials these are.
+    pub(crate) async fn user(&self) -> Result<ApiUser, Failure> {
+        let reviews: Api<SelfSubjectReview> = Api::all(self.client.clone());
+        let review = SelfSubjectReview::default();
+        let answer = match timeout(self.timeout, reviews.create(&PostParams::default(), &review)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(classify(&error, self.doing("create", "selfsubjectreviews"))),
+            Err(_) => return Err(self.late()),
+        };
+        let info = answer.status.and_then(|status| status.user_info).unwrap_or_default();
+        Ok(ApiUser {
+            name: info.username,
+            uid: info.uid,
+            groups: info.groups.into_iter().flatten().collect(),
+        })
     }
 
     /// Runs a program in the container; its streams. Never `AttachedProcess`: it deadlocks when both sides write.

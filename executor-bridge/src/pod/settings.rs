@@ -34,7 +34,9 @@ pub(super) async fn load(target: &Target, resolution: &Resolution) -> Result<Set
     let chosen = Chosen::new(target, &flags);
     chosen.check_files()?;
     let (mut config, proxy) = match resolution.selected.clone() {
-        Some(selected) => {
+        Some(mut selected) => {
+            // The token may be a newer one than when the target was resolved.
+            chosen.override_user(&mut selected.user);
             let (proxy, named) = (selected.proxy.clone(), selected.named.clone());
             let config = Config::from_custom_kubeconfig(selected.kubeconfig(), &KubeConfigOptions::default()).await;
             (config.map_err(|error| kubeconfig::unusable(&named, &error))?, proxy)

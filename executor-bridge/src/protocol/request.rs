@@ -47,8 +47,16 @@ pub(crate) enum Operation {
     Logs,
     Log(Log),
     DeleteLog(Log),
+    /// Asks whether a token belongs to the user of this bridge; if so, later dials use it.
+    AdmitToken(AdmitToken),
     Status,
     Stop,
+}
+
+/// Of `admit_token`.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct AdmitToken {
+    pub token: String,
 }
 
 /// As it travels.
@@ -203,6 +211,7 @@ const KNOWN: &[&str] = &[
     "logs",
     "log",
     "delete_log",
+    "admit_token",
     "status",
     "stop",
     "argv",
@@ -257,6 +266,7 @@ impl Request {
             "logs" => Operation::Logs,
             "log" => Operation::Log(serde_json::from_slice(json)?),
             "delete_log" => Operation::DeleteLog(serde_json::from_slice(json)?),
+            "admit_token" => Operation::AdmitToken(serde_json::from_slice(json)?),
             "status" => Operation::Status,
             "stop" => Operation::Stop,
             _ => return Err(RequestError::Operation(envelope.op)),
@@ -278,6 +288,7 @@ impl Request {
             Operation::Logs => ("logs", serde_json::json!({})),
             Operation::Log(log) => ("log", serde_json::to_value(log)?),
             Operation::DeleteLog(log) => ("delete_log", serde_json::to_value(log)?),
+            Operation::AdmitToken(admission) => ("admit_token", serde_json::to_value(admission)?),
             Operation::Status => ("status", serde_json::json!({})),
             Operation::Stop => ("stop", serde_json::json!({})),
         };
@@ -320,6 +331,7 @@ impl Operation {
             Operation::Logs => "logs",
             Operation::Log(_) => "log",
             Operation::DeleteLog(_) => "delete_log",
+            Operation::AdmitToken(_) => "admit_token",
             Operation::Status => "status",
             Operation::Stop => "stop",
         }
@@ -396,7 +408,7 @@ macro_rules! opaque_debug {
         })+
     };
 }
-opaque_debug!(Put, Get, Stat, Log);
+opaque_debug!(Put, Get, Stat, Log, AdmitToken);
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -104,6 +106,21 @@ impl KeyedTarget {
         Ok(Self { target, key })
     }
 
+    /// Returns the key under which a bridge is found by tokens of its user, as far as their words tell them apart: the target without its
+    /// token, the subject that a JSON Web Token names, and a number for further users. The bridge verifies what the words only claim.
+    pub(crate) fn user_key(&self, number: usize) -> Result<Key, Failure> {
+        let token = self.target.token.as_deref().unwrap_or_default();
+        let target = Target {
+            token: None,
+            ..self.target.clone()
+        };
+        let value = serde_json::to_value(&target)
+            .map_err(|error| Failure::usage(format!("the target cannot be written as JSON: {error}")))?;
+        Ok(key(
+            &serde_json::json!({"target": value, "subject": subject(token), "number": number}),
+        ))
+    }
+
     pub(crate) fn new(target: Target) -> Result<Self, Failure> {
         target.check()?;
         let value = serde_json::to_value(&target)
@@ -120,6 +137,19 @@ impl KeyedTarget {
 pub(crate) fn key(value: &Value) -> Key {
     let digest = Sha256::digest(value.to_string().as_bytes());
     Key(hex(&digest[..8]))
+}
+
+/// Returns issuer and subject that a JSON Web Token claims (RFC 7519); nothing for other tokens. The signature is not checked.
+fn subject(token: &str) -> Option<(String, String)> {
+    #[derive(Deserialize)]
+    struct Claims {
+        iss: String,
+        sub: String,
+    }
+    let payload = token.split('.').nth(1)?;
+    let json = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let claims: Claims = serde_json::from_slice(&json).ok()?;
+    Some((claims.iss, claims.sub))
 }
 
 /// What such digits mean.
@@ -190,6 +220,14 @@ impl Target {
             return Err(Failure::usage(format!("{path} is not an absolute path")));
         }
         Ok(())
+    }
+
+    /// Returns this target with another token of its user.
+    pub(crate) fn with_token(&self, token: String) -> Self {
+        Self {
+            token: Some(token),
+            ..self.clone()
+        }
     }
 
     /// The files of the kubeconfig, absolute, and whether they may all be absent.
@@ -270,6 +308,23 @@ mod tests {
             written.unwrap().key.to_string(),
             key_of(r#"{"pod":"web","namespace":"ci"}"#)
         );
+    }
+
+    /// Tokens of one subject share a key, and an unreadable token is nobody's in particular.
+    #[test]
+    fn the_user_key_depends_on_the_claimed_subject() {
+        let token = |claims: &str, signature: &str| format!("e30.{}.{signature}", URL_SAFE_NO_PAD.encode(claims));
+        let one = r#"{"iss":"https://api","sub":"system:serviceaccount:ci:one","exp":1}"#;
+        let later = r#"{"iss":"https://api","sub":"system:serviceaccount:ci:one","exp":2}"#;
+        let two = r#"{"iss":"https://api","sub":"system:serviceaccount:ci:two"}"#;
+        let key = |token: String| {
+            let json = serde_json::json!({"pod": "web", "token": token}).to_string();
+            KeyedTarget::parse(json.as_bytes()).unwrap().user_key(0).unwrap()
+        };
+        assert_eq!(key(token(one, "a")), key(token(later, "b")));
+        assert_ne!(key(token(one, "a")), key(token(two, "a")));
+        assert_eq!(key("k8s-aws-v1.eA".into()), key("opaque".into()));
+        assert_ne!(key("opaque".into()), key(token(one, "a")));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(crate) use logs::{
 };
 
 use crate::connections::{BulkRuntime, Container, Lane, Reachability};
+use crate::error::FailedKind;
 use crate::link::Linker;
 use crate::protocol::request;
 use crate::protocol::result::{Done, LinkStatus, Outcome};
@@ -82,6 +83,19 @@ impl Session {
     /// once, as Zuul rewrites it for each node.
     pub(crate) fn is_current(&self) -> bool {
         self.serves_build() || self.linker.is_current()
+    }
+
+    /// Takes a token for later dials if the API server says that it is another one of this bridge's user.
+    pub(crate) async fn admit_token(&self, token: String, mut client: Client) -> Outcome {
+        let admitted = tokio::select! {
+            admitted = self.linker.admit_token(token) => admitted,
+            outcome = wait_for_cancel(&mut client.inputs) => return outcome,
+        };
+        match admitted {
+            Ok(true) => Outcome::done(),
+            Ok(false) => Outcome::failed(FailedKind::Permission, "the token belongs to another user"),
+            Err(failure) => Outcome::Unreachable(failure),
+        }
     }
 
     /// Returns whether the bridge accepts this container name. The bridge keeps state for every name, so it accepts at

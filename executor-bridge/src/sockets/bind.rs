@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
 use crate::error::{Failure, Kind};
+use crate::protocol::target::hex;
+use crate::random;
 use crate::sockets::directory::BridgeFiles;
 
 /// The key's lock; dropping it lets go.
@@ -111,6 +113,30 @@ pub(crate) fn bind_in_slot(socket: &Path) -> Result<BoundSocket, Failure> {
     })
 }
 
+/// Makes `alias` another name of a socket in the same directory. The bridge removes its other names when it ends.
+pub(crate) fn link(socket: &Path, alias: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("cannot link {}: {error}", alias.display()));
+    // The socket itself may be known by another name.
+    let socket = fs::canonicalize(socket).map_err(failed)?;
+    let temporary = alias.with_extension(hex(&random::bytes::<8>()));
+    symlink(socket.file_name().unwrap_or_default(), &temporary).map_err(failed)?;
+    fs::rename(&temporary, alias).map_err(failed)
+}
+
+/// Removes the other names of a socket, which end with it.
+fn remove_aliases(socket: &Path) -> io::Result<()> {
+    let Some(directory) = socket.parent() else {
+        return Ok(());
+    };
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if fs::read_link(&path).is_ok_and(|target| Some(target.as_os_str()) == socket.file_name()) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 fn failed_on(socket: &Path) -> impl Fn(io::Error) -> Failure + '_ {
     move |error| Failure::new(Kind::Bridge, format!("cannot listen on {}: {error}", socket.display()))
 }
@@ -146,8 +172,9 @@ impl SocketFile {
         let Ok(_lock) = lock(files) else { return };
         let found = fs::symlink_metadata(&files.socket);
         if found.is_ok_and(|found| (found.dev(), found.ino()) == *identity) {
-            // Gone already is as good.
+            // A file that is gone already is as good.
             let _ = fs::remove_file(&files.socket);
+            let _ = remove_aliases(&files.socket);
         }
     }
 }

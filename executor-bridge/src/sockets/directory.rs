@@ -86,7 +86,9 @@ impl Directory {
         let mut sockets = Vec::new();
         for entry in fs::read_dir(&self.0)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "sock") {
+            // A link is another name of a socket that is here too.
+            let is_socket = path.extension().is_some_and(|extension| extension == "sock");
+            if is_socket && !path.is_symlink() {
                 sockets.push(path);
             }
         }

@@ -5,6 +5,6 @@ mod bind;
 mod directory;
 mod zuul_slot;
 
-pub(crate) use bind::{BoundSocket, bind, bind_in_slot, bind_locked, is_served, lock};
+pub(crate) use bind::{BoundSocket, KeyLock, bind, bind_in_slot, bind_locked, is_served, link, lock};
 pub(crate) use directory::{BridgeFiles, Directory};
 pub(crate) use zuul_slot::{PodReference, ZuulSlot};
