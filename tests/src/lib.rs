@@ -1,10 +1,15 @@
 //! What tests of both binaries share: a pair of them in a directory of its own, a proxy that cuts the link between them, and the soak
-//! that runs commands through the proxy. `process/` holds these tests.
+//! that runs commands through the proxy. `process/` holds these tests. `markdown`, `module_graph`, `repository` and `rust_source` read
+//! the sources for `tidy.rs`.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 pub mod build;
 pub mod machine;
+pub mod markdown;
+pub mod module_graph;
 pub mod pair;
 pub mod proxy;
+pub mod repository;
+pub mod rust_source;
 pub mod soak;
 pub mod trees;
