@@ -84,6 +84,7 @@ impl Write for SlowFlush {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        // Long enough for the receiver to answer what it has; there is no event on this side to wait for.
         thread::sleep(Duration::from_millis(100));
         self.0.flush()
     }
