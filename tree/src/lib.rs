@@ -13,6 +13,7 @@ mod filter;
 mod owners;
 mod receiver;
 mod report;
+mod request;
 mod sender;
 mod temporaries;
 mod wire;
@@ -73,17 +74,5 @@ pub fn serve(
 
 /// Checks a request before it is sent. `Err` names what neither side could do, for example an invalid pattern.
 pub fn validate(open: &TreeOpen) -> Result<(), Error> {
-    check_open(open).map(|_| ())
-}
-
-/// Checks the version of a request and returns its parsed filters. Both sides call it first.
-fn check_open(open: &TreeOpen) -> Result<filter::Filters, Error> {
-    if open.version != PROTOCOL_VERSION {
-        return Err(Error::Local(format!(
-            "the other side speaks version {} of the tree protocol, this side version {PROTOCOL_VERSION}; \
-             use the same release on both sides",
-            open.version
-        )));
-    }
-    filter::Filters::new(&open.filters).map_err(Error::Local)
+    request::check(open).map(|_| ())
 }

@@ -1,7 +1,6 @@
 //! Content of one file as it arrives: writes it to a temporary file, verifies it, sets its attributes, and renames it over its target.
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use podbridge_files::temporary;
@@ -9,35 +8,11 @@ use podbridge_proto::v1::{TreePart, TreePartEnd};
 use rustix::fs::{SeekFrom, fsync, ftruncate, seek};
 use rustix::io::Errno;
 
-use super::links::LinkedFile;
-use super::{PendingFile, Receiver};
+use super::state::{IncomingContent, LinkedFile, PendingFile, Receiver, TemporaryContent};
 use crate::attributes::StepError;
 use crate::digest::TransferHasher;
 use crate::error::Error;
 use crate::report::Event;
-use crate::temporaries::Temporary;
-
-/// A file whose content is arriving.
-#[derive(Debug)]
-pub(super) struct IncomingContent {
-    /// Entry number of the file.
-    pub(super) number: u64,
-    pub(super) pending: PendingFile,
-    /// `None` after an error, which was reported; the rest of the content is skipped.
-    writing: Option<TemporaryContent>,
-}
-
-/// The temporary file that receives the content.
-#[derive(Debug)]
-struct TemporaryContent {
-    temporary: Temporary,
-    file: OwnedFd,
-    hasher: TransferHasher,
-    /// Bytes received, holes counted.
-    size: u64,
-    /// End of the last data in the file; only a hole follows, which is not written yet.
-    written: u64,
-}
 
 impl<W: Write> Receiver<'_, W> {
     /// Handles the next part of a requested content.

@@ -1,7 +1,6 @@
 //! Directories that a receiver fills: makes or enters each one, and sets its attributes after everything in it has arrived, because
 //! each change in a directory changes its modification time.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, Permissions};
 use std::io::Write;
@@ -14,7 +13,7 @@ use podbridge_proto::v1::{TreeAttribute, TreeChangeKind, TreeEntry};
 use rustix::fs::{AtFlags, FileType, Mode, fstat, fsync, mkdirat, unlinkat};
 use rustix::io::Errno;
 
-use super::Receiver;
+use super::state::{DirectoryState, Receiver, UnfinishedDirectory};
 use crate::attributes::{Attributes, PERMISSION_BITS, StepError, file_type, make_accessible};
 use crate::directory::Directory;
 use crate::error::{Error, reason};
@@ -25,61 +24,6 @@ use crate::xattrs;
 const MAX_UNFINISHED: usize = 131_072;
 /// Cap of the bytes of names in one directory, which are held to know what to remove.
 const MAX_NAME_BYTES: usize = 256 << 20;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-/// State of a directory on this side.
-pub(super) enum DirectoryState {
-    /// The directory existed before the copy.
-    Present,
-    /// This copy made it, so it was empty.
-    New,
-    /// The directory does not exist; a dry run would make it.
-    Absent,
-    /// The directory could not be made or entered, which was reported; its entries are skipped.
-    Broken,
-}
-
-/// A directory with entries or content still to come.
-#[derive(Debug)]
-pub(super) struct UnfinishedDirectory {
-    pub(super) directory: Rc<Directory>,
-    pub(super) state: DirectoryState,
-    /// Entry number of its parent; `None` for the root.
-    parent: Option<u64>,
-    /// `None`: the directory is not part of the tree, as the tree is a single file.
-    attributes: Option<Attributes>,
-    /// Extended attributes that it had before the copy; `Some` if any of its attributes differed.
-    previous_xattrs: Option<Vec<TreeAttribute>>,
-    /// Number of events to wait for: its own end, the end of each directory in it, and the content of files in it.
-    waiting: usize,
-    /// Whether the sender has ended it.
-    ended: bool,
-    /// Names that the sender has in it; held only if other names shall be removed.
-    names: HashSet<Box<[u8]>>,
-    /// Bytes of memory that `names` takes.
-    names_size: usize,
-}
-
-impl UnfinishedDirectory {
-    fn new(
-        directory: Rc<Directory>,
-        state: DirectoryState,
-        parent: Option<u64>,
-        attributes: Option<Attributes>,
-    ) -> Self {
-        Self {
-            directory,
-            state,
-            parent,
-            attributes,
-            previous_xattrs: None,
-            waiting: 1,
-            ended: false,
-            names: HashSet::new(),
-            names_size: 0,
-        }
-    }
-}
 
 /// Result of making or entering a directory.
 enum EnterResult {
@@ -114,7 +58,7 @@ impl<W: Write> Receiver<'_, W> {
     /// Makes or enters the destination. `entry` is `None` if the tree is a single file.
     pub(super) fn begin_root(&mut self, destination: &Path, entry: Option<TreeEntry>) -> Result<(), Error> {
         let failed = |why: String| {
-            let shown = crate::escape_for_terminal(destination.as_os_str().as_bytes());
+            let shown = crate::report::escape_for_terminal(destination.as_os_str().as_bytes());
             Error::Local(format!("{shown} cannot be written: {why}"))
         };
         let path = match entry {

@@ -11,14 +11,15 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::directories::DirectoryState;
-use super::links::LinkedFile;
-use super::{MAX_PENDING, PendingFile, Receiver};
+use super::state::{DirectoryState, LinkedFile, PendingFile, Receiver};
 use crate::attributes::{Attributes, StepError, file_type, mtime_ns};
 use crate::directory::{Directory, list};
 use crate::error::Error;
 use crate::wire::MAX_NAME;
 use crate::xattrs;
+
+/// Cap of files that wait for their content; the sender's window is smaller.
+const MAX_PENDING: usize = 65_536;
 
 /// Difference between a local regular file and the sender's.
 enum Difference {

@@ -1,52 +1,17 @@
 //! Hard links: further names of files that have arrived or are still to arrive.
 
-use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::rc::Rc;
 
 use podbridge_proto::v1::{TreeChangeKind, TreeEntry};
 use rustix::fs::{AtFlags, Stat, linkat, statat};
 
-use super::Receiver;
+use super::state::{LinkedFile, PendingFile, Receiver, WaitingName};
 use crate::directory::Directory;
 use crate::error::Error;
 
 /// Cap of files with several names and of waiting names together.
 const MAX_LINKS: usize = 1 << 20;
-
-/// Files with several names.
-#[derive(Debug, Default)]
-pub(super) struct Links {
-    /// Each of the sender's files that may get further names, by the number of its entry.
-    pub(super) files: HashMap<u64, LinkedFile>,
-    /// Number of names that wait for their file.
-    waiting: usize,
-    /// Device and inode of the local files that stay as they are. Two files of the sender must not share one of them.
-    pub(super) kept_inodes: HashSet<(u64, u64)>,
-}
-
-/// State of a file that has several names.
-#[derive(Debug)]
-pub(super) enum LinkedFile {
-    /// The file is here, in this directory and of this name.
-    Present(Rc<Directory>, Box<[u8]>),
-    /// The content has not arrived.
-    Pending,
-    /// A dry run would make the file.
-    WouldBeMade,
-    /// The file was not copied, which was reported.
-    Failed,
-}
-
-/// A name that waits for its file.
-#[derive(Debug)]
-pub(super) struct WaitingName {
-    /// Entry number of `directory`.
-    parent: u64,
-    directory: Rc<Directory>,
-    name: Box<[u8]>,
-    change: TreeChangeKind,
-}
 
 impl<W: Write> Receiver<'_, W> {
     /// Adds a file that may get further names. `Err` if there are too many.
@@ -105,7 +70,7 @@ impl<W: Write> Receiver<'_, W> {
     }
 
     /// Returns a file whose content was requested and has not arrived completely.
-    fn pending_file(&mut self, number: u64) -> Option<&mut super::PendingFile> {
+    fn pending_file(&mut self, number: u64) -> Option<&mut PendingFile> {
         match &mut self.content {
             Some(content) if content.number == number => Some(&mut content.pending),
             _ => self.pending.get_mut(&number),

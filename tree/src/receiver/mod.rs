@@ -1,7 +1,7 @@
 //! The side that receives a tree: compares each entry with the local file of its name, requests the content that differs, and writes
 //! below the destination only. It trusts nothing that the sender says: names, numbers, digests and sizes are checked.
 //!
-//! This file owns the state and the order of records; the other files of the module handle one kind of record each.
+//! This file owns the order of records, `state` what is known of the copy; the other files handle one kind of record each.
 
 mod content;
 mod directories;
@@ -10,35 +10,27 @@ mod links;
 mod output;
 mod removal;
 mod replacement;
+mod state;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::rc::Rc;
 
 use podbridge_proto::v1::tree_record::Record;
-use podbridge_proto::v1::{TreeAttribute, TreeChangeKind, TreeEntry, TreeOpen, TreeSent, TreeSummary};
+use podbridge_proto::v1::{TreeOpen, TreeSent, TreeSummary};
 
-use crate::attributes::{Attributes, PERMISSION_BITS};
 use crate::compression::Decompressor;
-use crate::directory::{Directory, OpenDirectories};
+use crate::directory::OpenDirectories;
 use crate::error::Error;
 use crate::filter::Filters;
 use crate::owners::OwnerIds;
 use crate::report::{Event, Report};
+use crate::request;
 use crate::temporaries::Temporaries;
 use crate::wire::{MessageReader, MessageWriter, decode};
-use crate::xattrs;
-use content::IncomingContent;
-use directories::UnfinishedDirectory;
-use links::Links;
 use output::Output;
-
-/// Cap of files that wait for their content; the sender's window is smaller.
-const MAX_PENDING: usize = 65_536;
-/// Cap of the bytes of extended attributes that are held until their file or directory is finished.
-const MAX_HELD_ATTRIBUTES: usize = 256 << 20;
+use state::{Links, Receiver};
 
 /// Receives a tree to `destination`. `Err` ends the whole copy; the sender learns its reason if the stream still works.
 pub(crate) fn receive(
@@ -95,48 +87,6 @@ fn fatal_sentence(input: &mut MessageReader<impl Read>, decompressor: &mut Decom
     }
 }
 
-/// A regular file whose content was requested and has not arrived.
-#[derive(Debug)]
-struct PendingFile {
-    /// Entry number of its directory.
-    parent: u64,
-    directory: Rc<Directory>,
-    name: Box<[u8]>,
-    attributes: Attributes,
-    change: TreeChangeKind,
-    /// Other names to link when it has arrived.
-    links: Vec<links::WaitingName>,
-    /// Later entries may be other names of this file.
-    has_links: bool,
-}
-
-/// State of one copy on the receiving side.
-struct Receiver<'a, W> {
-    options: &'a TreeOpen,
-    filters: Filters,
-    output: Output<'a, W>,
-    temporaries: &'a Temporaries,
-    directories: OpenDirectories,
-    owner_ids: OwnerIds,
-    /// Whether this process is root and thus sets owners and all extended attributes.
-    is_root: bool,
-    /// `Some` if the tree is a single file: its name here; empty: the sender's name.
-    single_name: Option<Box<[u8]>>,
-    /// Whether the root record has arrived.
-    has_root: bool,
-    /// Whether the sender has announced its last entry.
-    has_all_entries: bool,
-    /// Unfinished directories by entry number; 0: the destination.
-    unfinished: HashMap<u64, UnfinishedDirectory>,
-    /// Files whose content was requested and has not begun to arrive, by entry number.
-    pending: HashMap<u64, PendingFile>,
-    /// The content that is arriving.
-    content: Option<IncomingContent>,
-    links: Links,
-    /// Bytes of extended attributes in `unfinished` and `pending`.
-    held_attributes: usize,
-}
-
 impl<W: Write> Receiver<'_, W> {
     fn run(
         &mut self,
@@ -144,7 +94,7 @@ impl<W: Write> Receiver<'_, W> {
         input: &mut MessageReader<impl Read + AsFd>,
         decompressor: &mut Decompressor,
     ) -> Result<TreeSummary, Error> {
-        self.filters = crate::check_open(self.options)?;
+        self.filters = request::check(self.options)?;
         self.output.send_first_answer()?;
         loop {
             for record in records(input.receive()?, decompressor)? {
@@ -184,37 +134,6 @@ impl<W: Write> Receiver<'_, W> {
                 Ok(())
             }
             Record::Root(_) => Err(Error::Protocol("the tree has two roots")),
-        }
-    }
-
-    /// Returns the attributes that the local file of an entry shall have.
-    fn attributes(&self, entry: &TreeEntry) -> Attributes {
-        let copied = entry
-            .attributes
-            .iter()
-            .filter(|one| xattrs::is_copied(&one.name, self.is_root));
-        // Copied, because a slice would keep the whole message in memory.
-        let owned = copied.map(|one| TreeAttribute {
-            name: one.name.to_vec().into(),
-            value: one.value.to_vec().into(),
-        });
-        let mut xattrs: Vec<_> = owned.collect();
-        xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Attributes {
-            mode: entry.mode & PERMISSION_BITS,
-            owner: (self.is_root && !self.options.no_owner).then(|| self.owner_ids.local(entry.uid, entry.gid)),
-            mtime_ns: entry.mtime_ns,
-            xattrs,
-        }
-    }
-
-    /// Counts attributes that are held until they are set. `Err` if they exceed the cap.
-    fn hold_attributes(&mut self, attributes: &Attributes) -> Result<(), Error> {
-        self.held_attributes += attributes.memory_size();
-        if self.held_attributes > MAX_HELD_ATTRIBUTES {
-            Err(Error::Protocol("there are too many extended attributes"))
-        } else {
-            Ok(())
         }
     }
 }

@@ -9,7 +9,7 @@ use podbridge_proto::v1::TreeChangeKind;
 use rustix::fs::{AtFlags, FileType, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::Receiver;
+use super::state::Receiver;
 use crate::attributes;
 use crate::directory::{Directory, Listing, list};
 use crate::error::Error;

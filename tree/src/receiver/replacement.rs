@@ -8,7 +8,7 @@ use podbridge_proto::v1::TreeChangeKind;
 use rustix::fs::{AtFlags, FileType, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::Receiver;
+use super::state::Receiver;
 use crate::attributes::{Attributes, file_type};
 use crate::directory::Directory;
 use crate::error::{Error, reason};

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::filter::Filters;
 use crate::owners::OwnerNames;
 use crate::report::{Event, Report, truncate_path};
+use crate::request;
 use crate::wire::{ENTRY_WINDOW, MessageReader, MessageWriter};
 use batch::Batch;
 
@@ -119,7 +120,7 @@ struct Sender<'a, W> {
 
 impl<W: Write> Sender<'_, W> {
     fn run(&mut self, root: &Path) -> Result<TreeSummary, Error> {
-        self.filters = crate::check_open(self.options)?;
+        self.filters = request::check(self.options)?;
         self.send_tree(root)?;
         self.push(Record::Walked(Default::default()))?;
         loop {

@@ -300,7 +300,7 @@ fn join_path(path: &[u8], name: &[u8]) -> Vec<u8> {
 fn root_error(root: &Path, errno: Errno) -> Error {
     Error::Local(format!(
         "{} cannot be read: {}",
-        crate::escape_for_terminal(root.as_os_str().as_bytes()),
+        crate::report::escape_for_terminal(root.as_os_str().as_bytes()),
         reason(errno)
     ))
 }

@@ -1,0 +1,207 @@
+//! State of one copy on the receiving side. The other files of the module change it, each for one kind of record; this file knows none of
+//! them but `output`.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use podbridge_proto::v1::{TreeAttribute, TreeChangeKind, TreeEntry, TreeOpen};
+
+use super::output::Output;
+use crate::attributes::{Attributes, PERMISSION_BITS};
+use crate::digest::TransferHasher;
+use crate::directory::{Directory, OpenDirectories};
+use crate::error::Error;
+use crate::filter::Filters;
+use crate::owners::OwnerIds;
+use crate::temporaries::{Temporaries, Temporary};
+use crate::xattrs;
+
+/// Cap of the bytes of extended attributes that are held until their file or directory is finished.
+const MAX_HELD_ATTRIBUTES: usize = 256 << 20;
+
+/// State of one copy on the receiving side.
+pub(super) struct Receiver<'a, W> {
+    pub(super) options: &'a TreeOpen,
+    pub(super) filters: Filters,
+    pub(super) output: Output<'a, W>,
+    pub(super) temporaries: &'a Temporaries,
+    pub(super) directories: OpenDirectories,
+    pub(super) owner_ids: OwnerIds,
+    /// Whether this process is root and thus sets owners and all extended attributes.
+    pub(super) is_root: bool,
+    /// `Some` if the tree is a single file: its name here; empty: the sender's name.
+    pub(super) single_name: Option<Box<[u8]>>,
+    /// Whether the root record has arrived.
+    pub(super) has_root: bool,
+    /// Whether the sender has announced its last entry.
+    pub(super) has_all_entries: bool,
+    /// Unfinished directories by entry number; 0: the destination.
+    pub(super) unfinished: HashMap<u64, UnfinishedDirectory>,
+    /// Files whose content was requested and has not begun to arrive, by entry number.
+    pub(super) pending: HashMap<u64, PendingFile>,
+    /// The content that is arriving.
+    pub(super) content: Option<IncomingContent>,
+    pub(super) links: Links,
+    /// Bytes of extended attributes in `unfinished` and `pending`.
+    pub(super) held_attributes: usize,
+}
+
+/// A regular file whose content was requested and has not arrived.
+#[derive(Debug)]
+pub(super) struct PendingFile {
+    /// Entry number of its directory.
+    pub(super) parent: u64,
+    pub(super) directory: Rc<Directory>,
+    pub(super) name: Box<[u8]>,
+    pub(super) attributes: Attributes,
+    pub(super) change: TreeChangeKind,
+    /// Other names to link when it has arrived.
+    pub(super) links: Vec<WaitingName>,
+    /// Later entries may be other names of this file.
+    pub(super) has_links: bool,
+}
+
+/// A file whose content is arriving.
+#[derive(Debug)]
+pub(super) struct IncomingContent {
+    /// Entry number of the file.
+    pub(super) number: u64,
+    pub(super) pending: PendingFile,
+    /// `None` after an error, which was reported; the rest of the content is skipped.
+    pub(super) writing: Option<TemporaryContent>,
+}
+
+/// The temporary file that receives the content.
+#[derive(Debug)]
+pub(super) struct TemporaryContent {
+    pub(super) temporary: Temporary,
+    pub(super) file: OwnedFd,
+    pub(super) hasher: TransferHasher,
+    /// Bytes received, holes counted.
+    pub(super) size: u64,
+    /// End of the last data in the file; only a hole follows, which is not written yet.
+    pub(super) written: u64,
+}
+
+/// State of a directory on this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DirectoryState {
+    /// The directory existed before the copy.
+    Present,
+    /// This copy made it, so it was empty.
+    New,
+    /// The directory does not exist; a dry run would make it.
+    Absent,
+    /// The directory could not be made or entered, which was reported; its entries are skipped.
+    Broken,
+}
+
+/// A directory with entries or content still to come.
+#[derive(Debug)]
+pub(super) struct UnfinishedDirectory {
+    pub(super) directory: Rc<Directory>,
+    pub(super) state: DirectoryState,
+    /// Entry number of its parent; `None` for the root.
+    pub(super) parent: Option<u64>,
+    /// `None`: the directory is not part of the tree, as the tree is a single file.
+    pub(super) attributes: Option<Attributes>,
+    /// Extended attributes that it had before the copy; `Some` if any of its attributes differed.
+    pub(super) previous_xattrs: Option<Vec<TreeAttribute>>,
+    /// Number of events to wait for: its own end, the end of each directory in it, and the content of files in it.
+    pub(super) waiting: usize,
+    /// Whether the sender has ended it.
+    pub(super) ended: bool,
+    /// Names that the sender has in it; held only if other names shall be removed.
+    pub(super) names: HashSet<Box<[u8]>>,
+    /// Bytes of memory that `names` takes.
+    pub(super) names_size: usize,
+}
+
+impl UnfinishedDirectory {
+    pub(super) fn new(
+        directory: Rc<Directory>,
+        state: DirectoryState,
+        parent: Option<u64>,
+        attributes: Option<Attributes>,
+    ) -> Self {
+        Self {
+            directory,
+            state,
+            parent,
+            attributes,
+            previous_xattrs: None,
+            waiting: 1,
+            ended: false,
+            names: HashSet::new(),
+            names_size: 0,
+        }
+    }
+}
+
+/// Files with several names.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// Each of the sender's files that may get further names, by the number of its entry.
+    pub(super) files: HashMap<u64, LinkedFile>,
+    /// Number of names that wait for their file.
+    pub(super) waiting: usize,
+    /// Device and inode of the local files that stay as they are. Two files of the sender must not share one of them.
+    pub(super) kept_inodes: HashSet<(u64, u64)>,
+}
+
+/// State of a file that has several names.
+#[derive(Debug)]
+pub(super) enum LinkedFile {
+    /// The file is here, in this directory and of this name.
+    Present(Rc<Directory>, Box<[u8]>),
+    /// The content has not arrived.
+    Pending,
+    /// A dry run would make the file.
+    WouldBeMade,
+    /// The file was not copied, which was reported.
+    Failed,
+}
+
+/// A name that waits for its file.
+#[derive(Debug)]
+pub(super) struct WaitingName {
+    /// Entry number of `directory`.
+    pub(super) parent: u64,
+    pub(super) directory: Rc<Directory>,
+    pub(super) name: Box<[u8]>,
+    pub(super) change: TreeChangeKind,
+}
+
+impl<W> Receiver<'_, W> {
+    /// Returns the attributes that the local file of an entry shall have.
+    pub(super) fn attributes(&self, entry: &TreeEntry) -> Attributes {
+        let copied = entry
+            .attributes
+            .iter()
+            .filter(|one| xattrs::is_copied(&one.name, self.is_root));
+        // Copied, because a slice would keep the whole message in memory.
+        let owned = copied.map(|one| TreeAttribute {
+            name: one.name.to_vec().into(),
+            value: one.value.to_vec().into(),
+        });
+        let mut xattrs: Vec<_> = owned.collect();
+        xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Attributes {
+            mode: entry.mode & PERMISSION_BITS,
+            owner: (self.is_root && !self.options.no_owner).then(|| self.owner_ids.local(entry.uid, entry.gid)),
+            mtime_ns: entry.mtime_ns,
+            xattrs,
+        }
+    }
+
+    /// Counts attributes that are held until they are set. `Err` if they exceed the cap.
+    pub(super) fn hold_attributes(&mut self, attributes: &Attributes) -> Result<(), Error> {
+        self.held_attributes += attributes.memory_size();
+        if self.held_attributes > MAX_HELD_ATTRIBUTES {
+            Err(Error::Protocol("there are too many extended attributes"))
+        } else {
+            Ok(())
+        }
+    }
+}
