@@ -68,10 +68,10 @@ mod tests {
     #[test]
     fn both_forms_survive() {
         for bytes in [&b"plain"[..], "żółw".as_bytes(), b"\xff\x00"] {
-            let octets = ByteString(bytes.to_vec());
-            let json = serde_json::to_string(&octets).unwrap();
+            let original = ByteString(bytes.to_vec());
+            let json = serde_json::to_string(&original).unwrap();
             assert_eq!(json.starts_with('{'), std::str::from_utf8(bytes).is_err());
-            assert_eq!(serde_json::from_str::<ByteString>(&json).unwrap(), octets);
+            assert_eq!(serde_json::from_str::<ByteString>(&json).unwrap(), original);
         }
     }
 
