@@ -173,6 +173,7 @@ async fn silent_connections_keep_bridges_out_for_a_few_seconds_only() {
     let start = std::time::Instant::now();
     while bridge.connect().await.is_err() {
         assert!(start.elapsed() < Duration::from_secs(20), "silent connections are kept");
+        // Only another try shows whether the agent accepts again.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // Connections above the limit were closed at once, the others after their timeout.
@@ -213,12 +214,14 @@ async fn an_agent_with_a_direct_link_is_not_idle() {
     let mut agent = Agent::start_with(&["--idle", "1"]);
     let bridge = Bridge::enrolled(&agent).await;
     let (channel, _) = bridge.connect().await.unwrap();
+    // Nothing must happen in twice the idle time.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(!agent.ended());
     drop(channel);
     // Waits without blocking the thread, because the connection is closed by tasks of this runtime.
     let ends = async {
         while !agent.ended() {
+            // A process has no asynchronous wait here.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

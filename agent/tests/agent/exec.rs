@@ -364,6 +364,7 @@ async fn a_lost_client_ends_the_tree_if_asked_to() {
         ..start
     })
     .await;
+    // Nothing must happen in three times the lease.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(
         pids.iter().all(|pid| alive(*pid)),

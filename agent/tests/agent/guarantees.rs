@@ -161,6 +161,7 @@ async fn a_full_disk_makes_the_command_wait_and_the_reader_gets_the_reason() {
     let written = || fs::read(&counter).map_or(0, |lines| lines.len() / 2);
     let mut last = 0;
     eventually("the disk takes some output, then the command waits", || {
+        // The command waits if it has written nothing in this time.
         std::thread::sleep(std::time::Duration::from_secs(2));
         let before = std::mem::replace(&mut last, written());
         last > 8 && last == before

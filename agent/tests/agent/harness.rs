@@ -218,6 +218,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < TEST_TIMEOUT, "not within {TEST_TIMEOUT:?}: {what}");
+        // Nothing tells of the change, so this asks again and again.
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -214,6 +214,7 @@ async fn a_detached_agent_starts_once_and_ends_when_idle() {
     };
     exec.start(shell("sleep 3").clone()).await.unwrap();
     drop(exec);
+    // Nothing must happen in this time, which is longer than the idle time.
     std::thread::sleep(Duration::from_millis(1500));
     assert!(alive(pid), "a running command keeps the agent alive");
     eventually("the agent ends when idle", || !alive(pid));

@@ -62,6 +62,7 @@ fn relocated(smaps: &str) -> u64 {
 pub(crate) fn settled_usage(agent: &Agent) -> Usage {
     let mut last = Usage::default();
     eventually("the agent is at rest", || {
+        // At rest means the same usage twice, this far apart.
         std::thread::sleep(std::time::Duration::from_millis(200));
         let before = std::mem::replace(&mut last, usage(agent.pid()));
         before == last
@@ -141,6 +142,7 @@ pub(crate) async fn unread_gibibyte() -> Usage {
     let mut exec = agent.exec().await;
     let start = shell(&format!("head -c {LENGTH} /dev/zero"));
     let mut reader = exec.run(run(start)).await.unwrap().into_inner();
+    // Time without a reader is what is measured.
     std::thread::sleep(std::time::Duration::from_secs(10));
     let mut got = 0;
     while let Some(event) = soon(reader.message()).await.unwrap() {

@@ -193,6 +193,7 @@ async fn an_abandoned_transfer_is_removed_at_once_and_a_broken_one_when_the_agen
     sending.data(b"abc").await;
     eventually("the temporary file exists", || temporaries(agent.dir.path()) == 1);
     drop(sending);
+    // The agent must not remove the file in this time.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(temporaries(agent.dir.path()), 1, "the temporary file is kept");
     rustix::process::kill_process(

@@ -45,6 +45,7 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
     let started = Instant::now();
     while !condition() {
         assert!(started.elapsed() < Duration::from_secs(10), "never: {what}");
+        // Nothing tells of the change, so this asks again and again.
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -196,6 +196,7 @@ fn the_client_waits_for_the_next_bridge_and_the_command_continues() {
     // A killed bridge leaves its socket.
     drop(slot.listen());
     let mut child = slot.kubectl(&["exec", "-i", "web", "--", "cat"]);
+    // The client must still wait after a few tries to connect.
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none(), "it waits");
     let listener = slot.listen();
@@ -207,6 +208,7 @@ fn the_client_waits_for_the_next_bridge_and_the_command_continues() {
     assert_eq!(next_frame(&mut stream).0, STDIN_EOF);
     drop(listener);
     drop(stream);
+    // The client has to see that there is no bridge before the next one listens.
     std::thread::sleep(std::time::Duration::from_millis(100));
     let listener = slot.listen();
     let (mut stream, next) = accept(&listener);
@@ -231,9 +233,11 @@ fn a_signal_between_two_bridges_reaches_the_command() {
     send(&mut stream, 0x11, b"x");
     drop(listener);
     drop(stream);
+    // The client has to see that the bridge is gone before it gets the signal.
     std::thread::sleep(std::time::Duration::from_millis(200));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    // The client has to handle the signal before the next bridge listens.
     std::thread::sleep(std::time::Duration::from_millis(100));
     let (mut stream, _) = accept(&slot.listen());
     assert_eq!(next_frame(&mut stream), (0x04, vec![15]));
