@@ -40,7 +40,7 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 	ANSIBLE=$(ANSIBLE) demo/run
 
 .PHONY: test test-quick
-test: test-quick test-cluster ## everything
+test: test-quick test-identity test-cluster ## everything
 test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
 
 .PHONY: fmt check
@@ -85,6 +85,12 @@ STOCK_KUBECTL := $(PODBRIDGE_CACHE_DIR)/k8s/kubectl
 .PHONY: $(STOCK_KUBECTL)
 $(STOCK_KUBECTL):
 	cd tests/cluster/k8s && CGO_ENABLED=0 go build -trimpath -buildvcs=false -mod=readonly -ldflags '-s -w' -o $@ ./kubectl
+
+.PHONY: test-identity
+STEPS ?= 100
+test-identity: build $(STOCK_KUBECTL) $(ANSIBLE)/.ready ## STEPS=100 random edits: kubectl, podbridge and the plugin reach the same server as the same user
+	PODBRIDGE=$(CURDIR)/dist/bin/podbridge STOCK_KUBECTL=$(STOCK_KUBECTL) ANSIBLE_PYTHON=$(ANSIBLE)/bin/python \
+		tests/identity/run $(STEPS) $(SEED)
 
 on-a-cluster = export PODBRIDGE_CLUSTER_DIR=$$(mktemp -d); \
 	trap 'tests/cluster/cluster down; rm -rf "$$PODBRIDGE_CLUSTER_DIR"' EXIT; \
