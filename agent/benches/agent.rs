@@ -1,7 +1,7 @@
 //! Measures time and memory of the agent's execs, and the same work without the agent for comparison. `make bench` runs it on the
 //! release binary.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // a tool
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)] // a tool
 
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/agent/harness.rs"]

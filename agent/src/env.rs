@@ -2,6 +2,7 @@
 //! `std::env`, so the constants below are the complete list of the variables that it reads by name, and of the one that it invents
 //! for commands. `commands`, `telemetry`, `transport`, `git`, `exec` and `sys` call it. The only writer is `sys::heap`, because a write
 //! is unsafe code, which `sys` alone holds.
+#![expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 
 use std::env::{self, ArgsOs};
 use std::ffi::OsString;

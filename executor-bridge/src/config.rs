@@ -209,12 +209,13 @@ pub(crate) fn files_for_anywhere(environment: &impl Environment) -> Result<Vec<(
 
 /// The bridge has another working directory.
 pub(crate) fn absolute(path: &Path, environment: &impl Environment) -> Result<String, Failure> {
-    let joined = match path.is_absolute() {
-        true => path.to_owned(),
-        false => environment
-            .current_directory()
+    let joined = if path.is_absolute() {
+        path.to_owned()
+    } else {
+        let directory = environment.current_directory();
+        directory
             .map_err(|error| Failure::usage(format!("the working directory cannot be found: {error}")))?
-            .join(path),
+            .join(path)
     };
     utf8(joined.as_os_str(), "the path")
 }

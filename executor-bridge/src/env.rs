@@ -1,5 +1,6 @@
 //! The process's environment: the names that podbridge reads, and the only code that reads them, the arguments and the working directory.
 //! Other modules take an `Environment`, so that tests can give one of their own.
+#![expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -1,5 +1,6 @@
 //! Generates `src/gen` anew with protox (`protoc` is not needed) and fails if the committed code differs.
 //! To accept a change of the .proto files, run `PODBRIDGE_BLESS=1 cargo test -p podbridge-proto`.
+#![allow(clippy::disallowed_methods)] // a test may read its environment
 
 use std::path::PathBuf;
 

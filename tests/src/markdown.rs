@@ -46,7 +46,7 @@ pub fn resolve_link(from: &str, target: &str) -> Option<String> {
 /// Returns the anchors of the headings, as GitHub and GitLab make them.
 pub fn headings(text: &str) -> Vec<String> {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
-    let titles = prose(text).filter_map(|(_, line)| line.starts_with('#').then(|| line.trim_start_matches('#').trim()));
+    let titles = prose(text).filter_map(|(_, line)| Some(line.strip_prefix('#')?.trim_start_matches('#').trim()));
     let anchors = titles.map(|title| {
         let kept = title
             .chars()

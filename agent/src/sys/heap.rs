@@ -42,6 +42,10 @@ pub(crate) fn trim() {
 
 /// Re-executes this program with the setting, if it does not have it yet; see above. Returns in the second start, or if there is
 /// nothing to do. The caller has started no thread yet.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the agent's only write to the environment; no other thread runs yet"
+)]
 pub(crate) fn restart_without_thread_caches() {
     // glibc ignores the setting in a program with privileges of its own (set-user-id, file capabilities): it would restart for ever.
     // SAFETY: the call reads a number that the kernel passed at the start.

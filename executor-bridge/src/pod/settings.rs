@@ -189,9 +189,10 @@ impl<'a> Chosen<'a> {
         let found = content.contexts.iter().find(|context| context.name == *name);
         found.and_then(|context| context.context.clone()).ok_or_else(|| {
             let known: Vec<_> = content.contexts.iter().map(|context| context.name.as_str()).collect();
-            let known = match known.is_empty() {
-                true => "it has none".into(),
-                false => format!("it has {}", known.join(", ")),
+            let known = if known.is_empty() {
+                "it has none".into()
+            } else {
+                format!("it has {}", known.join(", "))
             };
             Failure::new(Kind::Context, format!("{named} has no context {name:?}; {known}"))
         })

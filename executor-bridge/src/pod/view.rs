@@ -217,9 +217,10 @@ impl View {
                 );
                 // Other reasons are told after something went wrong.
                 let begins = ["PodInitializing", "ContainerCreating", "waiting"].contains(&why.as_str());
-                Err(match begins && phase == "Pending" {
-                    true => starting(what),
-                    false => not_running(what),
+                Err(if begins && phase == "Pending" {
+                    starting(what)
+                } else {
+                    not_running(what)
                 })
             }
             (_, State::Terminated(ended)) => Err(not_running(format!(

@@ -1,5 +1,5 @@
 //! A command that behaves as badly as real commands do; its first argument says how. `process/difficult.rs` runs it.
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // part of tests, which read its output
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)] // part of tests, which read its output
 
 use std::io::{Read as _, Write as _, stdin, stdout};
 use std::os::fd::AsFd as _;
