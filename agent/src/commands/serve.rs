@@ -18,7 +18,7 @@ use crate::{app, env, telemetry};
 const READY_MESSAGE: &str = "ready";
 
 pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
-    // Commands benefit too: each of them would inherit what is open here.
+    // Commands would inherit these descriptors as well.
     descriptors::close_inherited();
     if getpid().is_init() {
         return run_as_init();
@@ -32,7 +32,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     heap::restart_without_thread_caches();
     heap::use_one_arena();
     if options.detached {
-        // setsid fails only for a process that already leads its process group, which serves as well.
+        // setsid fails only for a process that already leads its process group. A group leader serves as well.
         let _ = setsid();
     }
     telemetry::start();
@@ -75,8 +75,8 @@ fn run_as_init() -> Result<ExitCode, String> {
     Ok(ExitCode::from(code))
 }
 
-/// Starts a detached agent on the socket, unless an agent listens there; returns when it listens. `arguments` follow those for
-/// socket and idle time, which is in seconds.
+/// Starts a detached agent on the socket, unless an agent listens there; returns when the agent listens. `idle` is in seconds; the agent
+/// gets `arguments` besides the socket and the idle time.
 pub(super) fn start_detached(path: &Path, idle: u64, arguments: &[OsString]) -> Result<(), String> {
     let _lock = socket::lock(path).map_err(|error| error.to_string())?;
     if socket::connect(path).is_ok() {

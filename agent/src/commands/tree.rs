@@ -16,7 +16,7 @@ pub(super) fn run() -> Result<ExitCode, String> {
     exit_signal::run_before_exit(move || leftovers.remove_all())
         .map_err(|error| format!("cannot watch for signals: {error}"))?;
     let stream = |descriptor| {
-        // A larger pipe is only faster: the system may grant less, and the descriptor may be no pipe.
+        // The size matters for speed only, so a failure is ignored: the system may grant less, and the descriptor may be no pipe.
         let _ = fcntl_setpipe_size(descriptor, PIPE_CAPACITY);
         rustix::io::dup(descriptor)
             .map(File::from)

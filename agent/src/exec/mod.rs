@@ -1,6 +1,6 @@
 //! Execs, which are commands in the pod: each starts once, keeps its output until it is read, and ends with an exit record.
 //! `registry` owns the execs, one `supervisor` task runs each. This domain knows no gRPC and no generated type: `rpc::exec`
-//! translates, `app` makes the registry. Of the agent it uses `sys` and `env` only.
+//! translates, `app` makes the registry. It uses no other modules of the agent than `sys` and `env`.
 
 mod attach;
 mod command;

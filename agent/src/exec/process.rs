@@ -1,5 +1,5 @@
-//! Spawns a `Command`: opens its standard streams, looks up user and program, and explains a failure in one sentence. It waits for
-//! the child's execve(2), so `supervisor` calls it on a thread that may block.
+//! Spawns a `Command`: opens its standard streams, looks up user and program, and explains a failure in one sentence. `spawn` waits
+//! for the child's execve(2), so `supervisor` calls it on a thread that may block.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -20,8 +20,8 @@ use crate::sys::fork::{ForkError, PreparedCommand, Stdio, Step};
 use crate::sys::reaper::{Child, Reaper};
 use crate::sys::{lookup, pty};
 
-/// Path of the agent's own executable, as the child sees it before its execve(2), while it is a copy of the agent. It works where
-/// the file was replaced since, and where the command's user may not enter the file's directory.
+/// Path of the agent's own executable in the child, which is a copy of the agent until its execve(2). The path is valid even if the
+/// file was replaced since, or if the command's user may not enter the file's directory.
 const OWN_PROGRAM: &CStr = c"/proc/self/exe";
 
 /// The agent's ends of a command's standard streams.
@@ -118,14 +118,14 @@ fn open_stdio(command: &Command) -> io::Result<(AgentStdio, Stdio)> {
     ))
 }
 
-/// Gives the standard streams to the command's user, so that it may open them by name (/dev/stderr, its terminal).
+/// Makes the command's user the owner of its standard streams, so that the command may open them by name (/dev/stderr, its terminal).
 fn chown_stdio(stdio: &Stdio, user: Uid) {
     let descriptors = match stdio {
         Stdio::Pty { slave } => [Some(slave), None, None],
         Stdio::Pipes { stdin, stdout, stderr } => [Some(stdin), Some(stdout), Some(stderr)],
     };
     for descriptor in descriptors.into_iter().flatten() {
-        // /dev/null stays root's. A refusal is harmless: the command has the open descriptor.
+        // /dev/null keeps its owner. A refusal is harmless: the command has the open descriptor.
         if isatty(descriptor)
             || fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
         {

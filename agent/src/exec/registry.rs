@@ -33,7 +33,7 @@ pub enum Scope {
     Tree,
 }
 
-/// Entry of `list`.
+/// One exec as `list` returns it.
 #[derive(Debug)]
 pub struct Summary {
     pub id: ExecId,
@@ -105,8 +105,8 @@ impl Registry {
         self.released.subscribe()
     }
 
-    /// Starts a command, or finds the one that the same request started before; true if it is new. A task of its own runs the
-    /// command, so the caller may be dropped at any moment.
+    /// Starts a command, or finds the one that the same request started before; `true` if the command is new. A task of its own runs
+    /// the command, so the caller's future may be dropped at any moment.
     pub fn start(self: &Arc<Self>, command: Command) -> Result<(Arc<Exec>, bool), Error> {
         let exec = {
             let mut table = self.lock();
@@ -146,7 +146,7 @@ impl Registry {
         Ok(self.start(command))
     }
 
-    /// Returns true if the exec is here, or is fenced and never starts.
+    /// Returns whether the registry has the exec, or has fenced its id, so that it never starts.
     pub fn knows(&self, id: ExecId) -> bool {
         !matches!(self.find(id), Err(Error::Unknown(_)))
     }
@@ -178,7 +178,7 @@ impl Registry {
         Reader::new(exec, offsets, max)
     }
 
-    /// Takes stdin over from the writer before. `Err` if the exec is unknown, or takes no stdin.
+    /// Makes a writer of the exec's stdin, which replaces the previous writer. `Err` if the exec is unknown, fenced, or takes no stdin.
     pub fn stdin(&self, id: ExecId) -> Result<StdinWriter, Error> {
         let exec = self.find(id)?;
         if exec.takes_stdin {
@@ -242,7 +242,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Asks for the end of the exec's process tree, and does not wait for it. An id that is not here is fenced: it never starts.
+    /// Asks for the end of the exec's process tree, and does not wait for it. An unknown id is fenced, so that its exec never starts.
     pub fn cancel(&self, id: ExecId, reason: &str) {
         let mut table = self.lock();
         match table.execs.get(&id) {

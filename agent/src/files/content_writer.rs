@@ -1,5 +1,5 @@
-//! The asynchronous side of a `Put`: content goes through a bounded queue to one thread that may block and writes it. It knows no
-//! connection. `receive` (for `Files.Write`), `rpc::files` (`Files.Put`) and `rpc::exec` (`Exec.PutAndExec`) feed it.
+//! The asynchronous side of a `Put`: content goes through a bounded queue to one thread, which writes it and may block. This module knows
+//! no connection. `receive` (for `Files.Write`), `rpc::files` (`Files.Put`) and `rpc::exec` (`Exec.PutAndExec`) feed it.
 
 use bytes::Bytes;
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
@@ -49,7 +49,7 @@ pub struct ContentWriter {
 }
 
 impl ContentWriter {
-    /// Starts a new file. An error of `Put::create` comes from `finish`.
+    /// Starts a new file. `finish` returns the error if the file cannot be made.
     pub fn create(target: Target, hasher: ContentHasher) -> Self {
         Self::start(move || Put::create(target, hasher), 0)
     }

@@ -16,7 +16,7 @@ pub struct Attributes {
     pub gid: u32,
     /// Modification time in nanoseconds since the epoch.
     pub mtime_ns: i64,
-    /// Device, inode, size, mtime and ctime: differs if the path names another file or the file has changed.
+    /// Device, inode, size, mtime and ctime. The value differs if the path names another file or the file has changed.
     pub version: [u64; 5],
 }
 
@@ -37,8 +37,8 @@ impl From<&Stat> for Attributes {
     }
 }
 
-/// Returns the attributes of a path, or `None` if it does not exist. `follow`: of the target of a symbolic link; below a root such a
-/// link is an error.
+/// Returns the attributes of a path, or `None` if it does not exist. With `follow`, the attributes of a symbolic link are those of its
+/// target; below a root, a symbolic link is then an error.
 pub fn stat(location: &Location, follow: bool) -> Result<Option<Attributes>, Error> {
     let path = &location.path;
     let found = match &location.root {

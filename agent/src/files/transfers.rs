@@ -1,6 +1,6 @@
 //! Table of resumable transfers. A transfer whose stream broke is kept half-done for a while, so that its sender can continue; the
-//! receipt of a completed one is kept, so that it is not done twice. One stream at a time holds a transfer. `receive` uses the table;
-//! `app` empties it when the agent ends.
+//! receipt of a completed transfer is kept, so that no file is written twice. One stream at a time holds a transfer. `receive` uses the
+//! table; `app` empties it when the agent ends.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Put;
 
-/// Lifetime of half-done transfers and of receipts: longer than a sender looks for a new link.
+/// Lifetime of half-done transfers and of receipts. A bridge looks for a new link for its connect timeout, which is 30 s by default.
 const KEEP_FOR: Duration = Duration::from_secs(60);
 /// Limit of half-done transfers: each has an open file and takes space on the disk.
 const MAX_HALF_DONE: usize = 16;
@@ -64,7 +64,7 @@ pub enum TransferState {
     Completed(Receipt),
 }
 
-/// Exclusive hold of a transfer by one stream; the next stream waits until it is dropped.
+/// Guard of a transfer that one stream holds; the next stream waits until the guard is dropped.
 #[derive(Debug)]
 pub struct TransferGuard {
     transfers: Transfers,

@@ -1,5 +1,5 @@
-//! Runs git's own programs in the pod for a client that pushes or fetches; a push to an absent repository makes it first. This domain
-//! knows no gRPC: git talks on the standard streams. `commands::git` calls it, in a process of its own.
+//! Runs git's own programs in the pod for a client that pushes or fetches. A push to a repository that does not exist makes the repository
+//! first. This domain knows no gRPC: git talks on the standard streams. `commands::git` calls it, in a process of its own.
 
 mod cache;
 mod create;

@@ -8,10 +8,11 @@ use tokio::task::spawn_blocking;
 use super::Error;
 use super::inotify::Watches;
 
-/// Limit of checks of files at once, each on a thread that may block: when thousands of followers wake, most wait for a moment
-/// instead of starting hundreds of threads.
+/// Limit of checks of files at once, each on a thread that may block: when thousands of followers wake at once, most of
+/// them wait for a moment, and the agent does not start hundreds of threads.
 const MAX_CHECKS: usize = 8;
 
+/// The shared state; clones are handles of the same state.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) watches: Arc<Watches>,

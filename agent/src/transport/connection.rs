@@ -1,5 +1,5 @@
-//! One accepted connection: a Unix socket, the streams of a proxy, or a TLS stream; counted while it is open. `listener` and `direct`
-//! make connections, tonic's server reads and writes them.
+//! One accepted connection: a Unix socket, the streams of a proxy, or a TLS stream. The agent counts its open connections. `listener` and
+//! `direct` make connections, tonic's server reads and writes them.
 
 use std::io;
 use std::pin::Pin;
@@ -80,7 +80,7 @@ impl Transport {
     }
 }
 
-/// Is ready when the proxy is gone. The connection must end then: without the proxy, the streams would stay open for ever.
+/// Is ready when the proxy is gone. The connection must end then, because nothing else would ever close the streams.
 fn poll_gone(proxy: &UnixStream, cx: &mut Context<'_>) -> Poll<()> {
     loop {
         if ready!(proxy.poll_read_ready(cx)).is_err() {

@@ -29,7 +29,7 @@ pub(crate) struct ProxyStreams {
     pub(crate) output: OwnedFd,
 }
 
-/// Offers the streams to the agent and returns whether it took them. If it did not, the connection is useless.
+/// Offers the streams to the agent and returns whether it took them. If it did not, no other use of the connection is possible.
 pub(crate) fn offer(mut agent: &UnixStream, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<bool> {
     let descriptors = [input, output];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
@@ -38,7 +38,7 @@ pub(crate) fn offer(mut agent: &UnixStream, input: BorrowedFd<'_>, output: Borro
         return Ok(false);
     }
     for descriptor in descriptors {
-        // May fail; smaller pipes work, too.
+        // A failure is ignored: smaller pipes work, too.
         let _ = fcntl_setpipe_size(descriptor, PIPE_SIZE);
     }
     sendmsg(agent, &[IoSlice::new(&[OFFER])], &mut control, SendFlags::NOSIGNAL)?;
@@ -46,7 +46,7 @@ pub(crate) fn offer(mut agent: &UnixStream, input: BorrowedFd<'_>, output: Borro
     Ok(agent.read(&mut answer)? == 1 && answer[0] == ACCEPTED)
 }
 
-/// Returns whether both are pipes: of all streams, the agent can wait for pipes only.
+/// Returns whether both streams are pipes. The agent takes pipes only, because it waits for them with tokio's pipe types.
 pub(crate) fn are_pipes(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> bool {
     let is_pipe =
         |descriptor| fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
