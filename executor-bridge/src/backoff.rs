@@ -1,5 +1,5 @@
-//! Pauses between attempts of the same operation. `Backoff` limits and jitters them, for everything that dials; `DoublingPause` is the bare
-//! sequence, for callers that decide by themselves when to stop.
+//! Pauses between attempts of the same operation. `Backoff` has a time limit and random pauses, for all code that dials; `DoublingPause` is
+//! the bare sequence of pauses, for callers that decide by themselves when to stop.
 
 use std::time::Duration;
 
@@ -61,12 +61,13 @@ impl Backoff {
         sleep(self.pause.advance().mul_f32(0.5 + jitter())).await;
     }
 
+    /// Returns whether the time limit has passed.
     pub(crate) fn is_over(&self) -> bool {
         self.started.is_some_and(|started| started.elapsed() > self.limit)
     }
 }
 
-/// Returns a random number from 0 to 1. Many bridges lose the same API server at the same moment, and must not return together.
+/// Returns a random number from 0 to 1. Many bridges lose the same API server at the same moment, and must not all dial again at once.
 pub(crate) fn jitter() -> f32 {
     let [byte] = random::bytes();
     f32::from(byte) / 255.0

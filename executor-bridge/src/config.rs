@@ -1,5 +1,5 @@
-//! Options and environment, checked and put together: the target and its bridge's options. The only reader of the
-//! process's environment for these; `commands` call it.
+//! Options and environment, checked and put together: the target, and the settings of its bridge. The environment is read through
+//! `env::Environment` only. `commands` and `sockets` call it.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -17,21 +17,22 @@ use crate::error::{Failure, Kind};
 use crate::pod;
 use crate::protocol::target::{KeyedTarget, LinkChoice, Target};
 
-/// In the home directory, as client-go has it.
+/// Default kubeconfig, below the home directory, as in client-go.
 const DEFAULT_KUBECONFIG: &str = ".kube/config";
-/// As long as agents keep a command whose bridge names no lease.
+/// Default lease in seconds; agents use the same for a bridge that names none.
 const LEASE: u64 = 15 * 60;
 
-/// How a bridge lives: what is no part of its target.
+/// Settings of a bridge that are no part of its target.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BridgeSettings {
-    /// `None`: never.
+    /// Time without a client after which the bridge ends; `None`: never.
     pub idle: Option<Duration>,
     pub connect_timeout: Duration,
-    /// How long a command goes on in the pod when nobody is connected.
+    /// Time for which a command continues in the pod while no bridge is connected, and for which its broken link is dialled again.
     pub lease: Duration,
 }
 
+/// Returns the settings that options and environment give.
 pub(crate) fn options(options: &BridgeOptions, environment: &impl Environment) -> Result<BridgeSettings, Failure> {
     Ok(BridgeSettings {
         idle: Some(options.idle)
@@ -42,7 +43,7 @@ pub(crate) fn options(options: &BridgeOptions, environment: &impl Environment) -
     })
 }
 
-/// How long a command goes on in the pod when nobody is connected.
+/// Returns the lease from the environment, or the default. `Err` if the value is not from 1 to 86400.
 pub(crate) fn lease(environment: &impl Environment) -> Result<Duration, Failure> {
     let Some(given) = environment.variable(PODBRIDGE_LEASE) else {
         return Ok(Duration::from_secs(LEASE));
@@ -55,7 +56,7 @@ pub(crate) fn lease(environment: &impl Environment) -> Result<Duration, Failure>
     }
 }
 
-/// The target that options and environment name.
+/// Returns the target that options and environment name.
 pub(crate) fn target(
     options: TargetOptions,
     pod: &str,
@@ -134,7 +135,8 @@ fn complete(mut target: Target, environment: &impl Environment) -> Result<Target
 }
 
 /// Returns whether the kubeconfig may name a credential plugin. Files are not parsed, so that the plugin for Ansible decides the same
-/// without a YAML parser that agrees with this one in everything: a key `exec` needs these letters, an escape or another encoding.
+/// without a YAML parser that agrees with this one in everything: a key `exec` needs these letters, a backslash escape or another
+/// encoding, which has NUL bytes.
 fn may_run_plugin(target: &Target) -> Result<bool, Failure> {
     let has_sign = |content: &[u8]| {
         [&b"exec"[..], b"\\", b"\0"]
@@ -149,7 +151,7 @@ fn may_run_plugin(target: &Target) -> Result<bool, Failure> {
             .any(|path| has_sign(&std::fs::read(path).unwrap_or_default())))
 }
 
-/// The link and the agent's socket, from options or else the environment.
+/// Returns the link and the agent's socket, from the options, or else from the environment.
 pub(crate) fn link(
     link: Option<LinkChoice>,
     agent_socket: Option<PathBuf>,
@@ -167,7 +169,7 @@ pub(crate) fn link(
         }
         (None, None) => None,
     };
-    // Absent and `auto` mean the same, and must have the same key.
+    // An absent link and `auto` mean the same, so that both must give the target the same key.
     let link = link.filter(|link| *link != LinkChoice::Auto);
     let agent_socket = match (link, agent_socket) {
         (_, Some(path)) => Some(path),
@@ -195,7 +197,7 @@ fn utf8(value: &OsStr, what: &str) -> Result<String, Failure> {
         .ok_or_else(|| Failure::usage(format!("{what} is not UTF-8: {}", Path::new(value).display())))
 }
 
-/// Variables of ours that name files, as a program needs them that runs us from another directory.
+/// Returns podbridge's variables that name files, with absolute paths: for a program that runs podbridge in another directory.
 pub(crate) fn files_for_anywhere(environment: &impl Environment) -> Result<Vec<(&'static str, String)>, Failure> {
     let mut files = Vec::new();
     if let Some(list) = environment.variable(KUBECONFIG) {
@@ -207,7 +209,7 @@ pub(crate) fn files_for_anywhere(environment: &impl Environment) -> Result<Vec<(
     Ok(files)
 }
 
-/// The bridge has another working directory.
+/// Returns the absolute path, because the bridge has another working directory. `Err` if the path is not UTF-8.
 pub(crate) fn absolute(path: &Path, environment: &impl Environment) -> Result<String, Failure> {
     let joined = if path.is_absolute() {
         path.to_owned()

@@ -1,5 +1,6 @@
-//! Finds the bridge that another token of the same user started: a token that is made anew for every task would else cost a bridge each.
-//! The bridge itself asks the API server whether both tokens belong to one user. `start` calls it before a bridge is started.
+//! Finds a bridge that was started with another token of the same user. Without it, a user who gets a new token for every task would need a
+//! new bridge for every task. The bridge itself asks the API server whether both tokens belong to one user. `start` calls this module
+//! before it starts a bridge.
 
 use crate::client::ask::ask;
 use crate::error::Failure;
@@ -8,10 +9,10 @@ use crate::protocol::result::Outcome;
 use crate::protocol::target::KeyedTarget;
 use crate::sockets::{self, BridgeFiles, Directory, KeyLock};
 
-/// Users of tokens that look alike, each with a bridge that the next token is shown to.
+/// Most bridges to which a token is shown. Their tokens claim the same subject, and can still belong to different users.
 const USERS_MAX: usize = 8;
 
-/// What became of a token.
+/// Result of the search for a bridge.
 pub(super) enum TokenSearch {
     /// The socket of the target leads to a bridge of the same user now.
     Adopted,
@@ -19,14 +20,15 @@ pub(super) enum TokenSearch {
     NewUser(Registration),
 }
 
-/// The place of a new user, held by a lock until its bridge listens: tokens that come at the same time wait for it.
+/// Free name for the bridge of a new user. A lock is held until that bridge listens; clients whose tokens claim the same
+/// subject wait for it.
 pub(super) struct Registration {
-    /// `None`: all places are taken.
+    /// `None`: `USERS_MAX` bridges have all names, and later tokens cannot find this bridge.
     place: Option<BridgeFiles>,
     _lock: KeyLock,
 }
 
-/// Shows the token of a target to the bridges that may be of the same user. `None`: the target has no token.
+/// Shows the token of a target to the bridges whose user may be the same. `None`: the target has no token.
 pub(super) async fn search(target: &KeyedTarget, directory: &Directory) -> Result<Option<TokenSearch>, Failure> {
     let Some(token) = &target.target.token else {
         return Ok(None);
@@ -46,7 +48,7 @@ pub(super) async fn search(target: &KeyedTarget, directory: &Directory) -> Resul
                 return Ok(Some(TokenSearch::Adopted));
             }
             Ok(Some(_)) | Err(_) => {}
-            // Nobody listens there.
+            // No bridge listens on this socket, so its name is free.
             Ok(None) => place = place.or(Some(files)),
         }
     }

@@ -1,6 +1,6 @@
 //! `podbridge docker exec [-u USER] -i POD COMMAND…`: the remote shell that Ansible's `synchronize` gives to rsync, in the syntax that
 //! `synchronize` uses for containers. The Ansible plugin adds the options that name the pod and the user. rsync escapes its arguments for
-//! a shell, and docker has none: here they have the meaning that they have over SSH.
+//! a shell. `docker exec` runs none, and podbridge gives the arguments the meaning that they have over SSH.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -17,7 +17,7 @@ use crate::report::{conclude, say};
 
 /// Exit code of a program that does not exist, as in a shell.
 const PROGRAM_NOT_FOUND: u8 = 127;
-/// The next step when the container has no rsync.
+/// Message when the container has no rsync: the possible next steps.
 const RSYNC_MISSING: &str = "synchronize needs rsync: install it in the image, put a static rsync beside the agent, or use the action \
                              podbridge.zuul.synchronize, which needs no rsync (docs/synchronize.md)";
 /// Characters that have a meaning for a shell anywhere in a word.
@@ -43,7 +43,7 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: Docke
     let exec = Exec {
         argv,
         shell,
-        // Without become, -u is `ansible_user`, which Zuul always sets and which need not exist in the pod.
+        // Without become, -u names `ansible_user`. Zuul always sets that variable, and the pod need not have such a user.
         user: if command.r#become { user } else { command.user },
         stdin: Input::Stream,
         ..Exec::new()

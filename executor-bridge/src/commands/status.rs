@@ -1,4 +1,4 @@
-//! `podbridge status`: prints the running bridges and the state of their links. Connects no link and starts no bridge.
+//! `podbridge status`: prints the running bridges and the state of their links. Dials no link and starts no bridge.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -33,7 +33,7 @@ pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, 
     } else {
         found.iter().map(describe).collect()
     };
-    // A failure is ignored: the reader has closed standard output.
+    // An error is ignored: it means that the reader has closed standard output.
     let _ = std::io::stdout().write_all(text.as_bytes());
     if found.is_empty() && code == 0 && !command.json {
         say(&match &command.pod {

@@ -27,7 +27,7 @@ use crate::protocol::result::Agent;
 /// Use of a connection. Each container has one connection for each lane, so that no command waits behind a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
-    /// Commands and logs: small messages, and a user waits for each.
+    /// Commands and logs: small messages, each of which a user waits for.
     Control,
     /// Files, trees and repositories: as many bytes as the link can carry.
     Bulk,
@@ -51,8 +51,9 @@ impl Lane {
     }
 }
 
-/// Flow-control window of the connection. So large that it never stops a stream: the window of each stream does that.
+/// Flow-control window of the connection. It is so large that it never stops a stream: only the window of each stream does that.
 const CONNECTION_WINDOW: u32 = 1 << 30;
+/// Largest HTTP/2 frame that the agent may send.
 const FRAME_SIZE: u32 = 256 << 10;
 /// Time without incoming bytes after which a ping is sent, also while no call is open.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -154,7 +155,7 @@ impl Connection {
         LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    /// Returns the identity of the container, which is another one after a restart of the container.
+    /// Returns the identity of the container. It changes when the container restarts.
     pub(crate) fn container_identity(&self) -> String {
         match &self.container {
             Some(container) => format!("{}/{}", container.pod_uid, container.container_id),
@@ -173,6 +174,7 @@ impl Connection {
     }
 }
 
+/// Starts HTTP/2 on the pipe and makes the call Hello. Returns the channel, the agent and the agent's capabilities.
 async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<String>), Failure> {
     let once = Arc::new(Mutex::new(Some(pipe)));
     let connector = service_fn(move |_| {

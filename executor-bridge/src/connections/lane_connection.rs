@@ -21,8 +21,10 @@ use crate::sys;
 /// A bulk connection costs a process in the pod: it is closed after one to two of these intervals without use.
 const UNUSED_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Result of a dial.
 type Opened = Result<Arc<Connection>, Failure>;
 
+/// State of a dial.
 #[derive(Debug)]
 enum Dial {
     /// A task dials; it sets the answer at its end.
@@ -200,7 +202,7 @@ async fn open(lane: Lane, endpoint: Arc<Endpoint>, state: SharedState, start: Ag
         milliseconds,
         "link is up"
     );
-    // Dialling leaves garbage behind (certificates, the 5 MB agent binary): return it to the OS.
+    // Dialling leaves garbage behind (certificates, the 7 MB agent binary): return it to the OS.
     sys::give_memory_back();
     if lane == Lane::Bulk {
         tokio::spawn(close_unused(Arc::downgrade(&connection), state.clone(), number));
@@ -270,7 +272,7 @@ async fn close_unused(connection: Weak<Connection>, state: SharedState, number: 
             return;
         }
         let mut state = state.lock();
-        // Two references are no use: that of the dial and that of this task.
+        // Two references are no sign of use: the dial has one, and this task has one.
         let used = Arc::strong_count(&connection) > 2;
         if !used && unused {
             if state.dial(number).is_some() {

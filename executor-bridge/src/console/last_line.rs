@@ -1,6 +1,6 @@
-//! The one change to a log's bytes. Zuul's `command` module writes the last line of a command's output as it is. If
-//! that line has no newline, Zuul appends the line of the exit code to it, and Zuul's callback, which removes the exit
-//! code line, removes both. `connection` uses this filter. No I/O.
+//! The only change to a log's bytes: a newline before the line with the exit code. Zuul's `command` module writes the last
+//! line of a command's output as it is. If that line has no newline, Zuul appends the line with the exit code to it, and
+//! Zuul's callback removes both together. `connection` uses this filter. No I/O.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use memchr::memmem;
 
 /// Text after the time stamp of an exit code line.
 const EXIT_CODE_MARK: &[u8] = b" | [Zuul] Task exit code";
-/// Formats of `str(datetime.now())`, with digits as 0. The fraction is absent when it is zero.
+/// Formats of Python's `str(datetime.now())`, with 0 for any digit. Python omits a fraction of zero.
 const STAMPS: [&[u8]; 2] = [b"0000-00-00 00:00:00.000000", b"0000-00-00 00:00:00"];
 
-/// Time for which a few digits are held: they are most likely output.
+/// Time for which the first bytes of a time stamp are held: most likely they are output.
 const DIGITS_HOLD_TIMEOUT: Duration = Duration::from_millis(50);
 /// Time for which a whole time stamp is held: the rest of its line must be on its way.
 const STAMP_HOLD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -130,7 +130,7 @@ impl LastLine {
         self.at_start
     }
 
-    /// Returns the held bytes, which are ordinary output.
+    /// Returns the held bytes and treats them as output.
     pub(super) fn flush(&mut self) -> Bytes {
         if self.is_holding() {
             self.at_start = false;

@@ -73,7 +73,7 @@ impl SiblingStream {
                 self.open = self.open().await;
                 let since = *reconnecting_since.get_or_insert_with(Instant::now);
                 if self.open.is_none() {
-                    // If no byte was read, none can be read twice from another source.
+                    // Without a position, no byte was read from this bridge, so another source may begin at the first byte.
                     if self.position.is_none() || since.elapsed() > RESTART_WAIT {
                         return None;
                     }
@@ -120,7 +120,7 @@ impl SiblingStream {
     }
 }
 
-/// Decodes the position that starts a file.
+/// Decodes the position at which the other bridge begins to send a file. `None` if it is not valid.
 fn parse_position(json: &[u8]) -> Option<Position> {
     let request::Position { file, offset } = serde_json::from_slice(json).ok()?;
     let file = unhex(&file)?.into();

@@ -1,6 +1,7 @@
-//! Zuul's console stream, protocol version 1 (zuul 14.3.0: zuul_console, zuul_stream): serves what a task writes in the
-//! pod, line by line, on a TCP port of this host. Matches byte for byte what Zuul's callback expects. Does not know
-//! where logs are: `session` knows. `daemon` starts it for a bridge in Zuul's slot.
+//! Zuul's console stream, protocol version 1 (zuul 14.3.0: zuul_console, zuul_stream): serves the output that a task
+//! writes in the pod, as it is written, on a TCP port of this host. The replies are byte for byte those that Zuul's
+//! callback expects. `session` knows in which container or pod a log is. `daemon` starts the console for the bridge of a
+//! Zuul build.
 
 mod connection;
 mod last_line;

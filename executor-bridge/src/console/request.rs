@@ -1,8 +1,8 @@
-//! Parses the requests of the console stream. No I/O.
+//! Parses the requests of the console stream. `connection` calls it. No I/O.
 
 use crate::session::LogId;
 
-/// Length that a request must stay below, with its newline, bytes (zuul_console's MAX_REQUEST_LEN).
+/// Limit in bytes: a request, with its newline, must be shorter (zuul_console's MAX_REQUEST_LEN).
 pub(super) const MAX_LENGTH: usize = 1024;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(super) enum Request {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ParseResult {
-    /// A request and its length, bytes.
+    /// A request and its length in bytes, with the newline.
     Request(Request, usize),
     Incomplete,
     Bad,

@@ -1,5 +1,5 @@
-//! The daemon's main loop: accepts clients until the bridge must end or was unused for long enough, and leaves no
-//! socket behind. `run` and `zuul_slot` call it.
+//! The daemon's main loop: accepts clients until the bridge must end or was unused for long enough. Then it removes the
+//! socket, except in a Zuul build, where the next bridge replaces it. `run` and `zuul_slot` call it.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::shutdown::{Shutdown, ShutdownReason};
 use crate::sockets::BoundSocket;
 use crate::sys;
 
-/// Time limit from the request to end until the process ends, whatever still runs.
+/// Time limit for the operations that run when the bridge must end, and after them for the background calls.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Most threads that may block on a disk or on a credential plugin.
 const BLOCKING_THREADS: usize = 8;
@@ -90,7 +90,8 @@ async fn serve(
         }
         drop(listener);
     } else {
-        // Clients in the queue are reset, and try the next bridge, which replaces the file if it is there first.
+        // Clients in the queue get a reset and start the next bridge. If that bridge is first, it has replaced the file, and
+        // `remove` leaves its file alone.
         drop(listener);
         file.remove();
     }
@@ -122,7 +123,7 @@ async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc
             Some(_) = clients.join_next(), if !unused => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if bridge.session.is_current() => spawn_client(stream, clients, bridge),
-                // Closing the connection with its request unread makes the client start another bridge. What runs here goes on.
+                // A connection that closes with its request unread makes the client start another bridge. Running operations continue.
                 Ok(_) => return ShutdownReason::Outdated,
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");

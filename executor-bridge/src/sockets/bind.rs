@@ -17,14 +17,16 @@ use crate::protocol::target::hex;
 use crate::random;
 use crate::sockets::directory::BridgeFiles;
 
-/// The key's lock; dropping it lets go.
+/// Guard of a key's lock; releases the lock when it is dropped.
 #[derive(Debug)]
 pub(crate) struct KeyLock(#[allow(dead_code)] File);
 
-/// Another starter holds it for as long as a bridge needs to listen: far below this.
+/// Time limit to get the lock. Another starter holds it until its bridge listens, which takes far less time.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// Pause between two attempts to get the lock.
 const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Waits for the key's lock. `Err` if another process holds it for longer than `LOCK_PATIENCE`.
 pub(crate) fn lock(files: &BridgeFiles) -> Result<KeyLock, Failure> {
     let failed = |error: io::Error| {
         Failure::new(
@@ -67,12 +69,13 @@ fn check_peer(stream: &UnixStream, socket: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Listens, mode 0600. The caller holds the lock and knows that nobody listens. Before any thread: it sets the umask.
+/// Listens with mode 0600, so that only this user connects. The caller holds the lock and knows that no bridge listens. No thread may run
+/// yet, because the umask is set.
 pub(crate) fn bind(files: &BridgeFiles, _lock: &KeyLock) -> Result<BoundSocket, Failure> {
     bind_locked(files)
 }
 
-/// As `bind`, for a daemon whose launcher holds the lock until the daemon says that it listens.
+/// Listens like `bind`, in a daemon whose launcher holds the lock until the daemon reports that it listens.
 pub(crate) fn bind_locked(files: &BridgeFiles) -> Result<BoundSocket, Failure> {
     let failed = failed_on(&files.socket);
     match fs::remove_file(&files.socket) {
