@@ -46,7 +46,7 @@ pub(crate) fn lock(files: &BridgeFiles) -> Result<KeyLock, Failure> {
     }
 }
 
-/// Whether a bridge of this user listens.
+/// Returns whether a bridge of this user listens. `Err` if a process of another user does.
 pub(crate) fn is_served(files: &BridgeFiles) -> Result<bool, Failure> {
     match UnixStream::connect(&files.socket) {
         Ok(stream) => check_peer(&stream, &files.socket).map(|()| true),
@@ -171,7 +171,7 @@ impl SocketFile {
         let Some((files, identity)) = &self.0 else {
             return;
         };
-        // A lock that cannot be had means that somebody starts a bridge this moment; they replace the file themselves.
+        // Without the lock, another process starts a bridge at this moment, and that bridge replaces the file itself.
         let Ok(_lock) = lock(files) else { return };
         let found = fs::symlink_metadata(&files.socket);
         if found.is_ok_and(|found| (found.dev(), found.ino()) == *identity) {
