@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::Failure;
 use crate::pod::flags::Flags;
 use crate::pod::kubeconfig;
-use crate::pod::settings::Chosen;
+use crate::pod::overrides::Overrides;
 use crate::protocol::target::Target;
 
 const DEFAULT_NAMESPACE: &str = "default";
@@ -40,7 +40,7 @@ pub(crate) fn identity(file: &Path, context: Option<&str>, namespace: Option<&st
         ..Target::default()
     };
     let named = format!("the kubeconfig {}", file.display());
-    let selected = Chosen::new(&target, &Flags::default()).select(content, &named)?;
+    let selected = Overrides::new(&target, &Flags::default()).select(content, &named)?;
     let server = selected.cluster.server.unwrap_or_default();
     let namespace = namespace.map(str::to_owned).or(selected.namespace);
     Ok(Identity {

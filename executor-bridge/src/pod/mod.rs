@@ -1,17 +1,18 @@
-//! The pod as Kubernetes knows it. Kubernetes types end here: callers get places, fates and streams. Uses two rights alone,
-//! `get pods` and `pods/exec`.
+//! The pod as Kubernetes knows it. Kubernetes types end here: callers get containers, fates and streams. It needs the rights `get pods` and
+//! `pods/exec`, and `create selfsubjectreviews`, which Kubernetes gives to every user.
 
+mod container_ref;
 mod failure;
 mod flags;
 mod http_client;
 mod identity;
 mod kubeconfig;
+mod overrides;
 mod resolution;
 mod settings;
 mod view;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 
 use crate::error::{Failure, Kind};
+pub(crate) use crate::pod::container_ref::{ContainerRef, Fate};
 use crate::pod::failure::{Doing, classify};
 pub(crate) use crate::pod::identity::{Identity, identity};
 pub(crate) use crate::pod::resolution::Resolution;
@@ -39,27 +41,6 @@ pub(crate) fn check(target: &Target) -> Result<(), Failure> {
 /// Returns the paths of the kubeconfig that the target names, whether or not the files exist.
 pub(crate) fn kubeconfig_files(target: &Target) -> Result<Vec<PathBuf>, Failure> {
     Ok(kubeconfig::files(target, &flags::Flags::parse(&target.extra_args)?))
-}
-
-/// Where a link leads, to be recognised later.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ContainerRef {
-    pub(crate) pod_uid: String,
-    pub(crate) container: String,
-    pub(crate) container_id: String,
-    pub(crate) restarts: i32,
-    /// The pod's own; `None` in its node's network, which others share.
-    pub(crate) address: Option<IpAddr>,
-}
-
-/// What became of a place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// As far as the API knows.
-    Unchanged,
-    PodGone(String),
-    ContainerEnded(String),
-    OomKilled(String),
 }
 
 pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;

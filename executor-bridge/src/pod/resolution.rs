@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::Failure;
 use crate::pod::flags::Flags;
 use crate::pod::kubeconfig::{self, Source};
-use crate::pod::settings::{Chosen, Selected};
+use crate::pod::overrides::{Overrides, SelectedContext};
 use crate::protocol::target::Target;
 
 /// Where Kubernetes puts the credentials of a pod's service account.
@@ -26,7 +26,7 @@ const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(20);
 /// Snapshot of a target's settings and of the files that they came from.
 #[derive(Debug)]
 pub(crate) struct Resolution {
-    pub(super) selected: Option<Selected>,
+    pub(super) selected: Option<SelectedContext>,
     kubeconfig: Mutex<Vec<WatchedFile>>,
     /// Certificates, keys and tokens that are named by path.
     credentials: Mutex<Vec<WatchedFile>>,
@@ -78,14 +78,14 @@ impl Resolution {
 }
 
 /// `None` stands for the service account of the pod that the bridge runs in.
-fn select(target: &Target, flags: &Flags) -> Result<Option<Selected>, Failure> {
+fn select(target: &Target, flags: &Flags) -> Result<Option<SelectedContext>, Failure> {
     match kubeconfig::source(target, flags)? {
-        Source::Kubeconfig { content, named } => Chosen::new(target, flags).select(content, &named).map(Some),
+        Source::Kubeconfig { content, named } => Overrides::new(target, flags).select(content, &named).map(Some),
         Source::InCluster => Ok(None),
     }
 }
 
-fn credential_files(selected: Option<&Selected>) -> Vec<PathBuf> {
+fn credential_files(selected: Option<&SelectedContext>) -> Vec<PathBuf> {
     match selected {
         Some(selected) => selected.credential_files(),
         None => ["token", "ca.crt", "namespace"]
@@ -94,7 +94,7 @@ fn credential_files(selected: Option<&Selected>) -> Vec<PathBuf> {
     }
 }
 
-fn digest(selected: Option<&Selected>) -> [u8; 32] {
+fn digest(selected: Option<&SelectedContext>) -> [u8; 32] {
     let text = selected.map_or(String::new(), |selected| selected.as_json().to_string());
     Sha256::digest(text.as_bytes()).into()
 }

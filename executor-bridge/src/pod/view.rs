@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
 use crate::error::{Failure, Kind, Retry};
-use crate::pod::{ContainerRef, Fate};
+use crate::pod::container_ref::{ContainerRef, Fate};
 
 /// Where a pod does not say its system itself.
 const OS_LABEL: &str = "kubernetes.io/os";
