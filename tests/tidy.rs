@@ -76,13 +76,15 @@ const BOUNDARIES: [Boundary; 6] = [
 ];
 
 /// Types that had a private meaning or named several things, and what to write instead. As words of a comment they are plain English.
-const RETIRED_TYPES: [(&str, &str); 8] = [
+const RETIRED_TYPES: [(&str, &str); 10] = [
     ("Door Doors", "DirectListener, or an address"),
     ("Ends", "Endpoint"),
     ("Errands", "BackgroundCalls"),
     ("Patience", "Backoff"),
     ("Piece Pieces", "what it is: Chunk, StdinPart, ContentPart"),
     ("Place", "ContainerRef, ResolvedPath, Layout"),
+    ("Chosen Selected Doing", "Overrides, SelectedContext, ApiCall"),
+    ("Way Home", "DirectRoute, LostAgent"),
     ("Turn Turns", "BulkPermit, BulkLimiter or TransferGuard"),
     (
         "Sought Called Wires Over",
@@ -91,14 +93,16 @@ const RETIRED_TYPES: [(&str, &str); 8] = [
 ];
 
 /// Private metaphors, in code and texts of every kind, and what to write instead.
-const RETIRED_WORDS: [(&str, &str); 7] = [
+const RETIRED_WORDS: [(&str, &str); 9] = [
     ("patience", "a backoff, or the timeout of something"),
     ("errand errands", "a background call"),
     ("epitaph", "the end reason"),
     ("landing rhythm", "a sink, a timer"),
+    ("keeper keepers", "keep-alive, a watch"),
     ("octets", "bytes"),
     ("twin twins", "pods of the same name, or a pod with two containers"),
     ("rooms", "modules"),
+    ("zeroth", "argv0"),
 ];
 
 /// What names a document that readers of this repository do not have, and what to do.

@@ -4,9 +4,9 @@ use kube::client::AuthError;
 
 use crate::error::{Failure, Kind, Retry, chain};
 
-/// What was being done, for the message.
+/// A call of the API, as messages name it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Doing<'a> {
+pub(super) struct ApiCall<'a> {
     pub(super) verb: &'static str,
     pub(super) resource: &'static str,
     pub(super) pod: &'a str,
@@ -14,10 +14,10 @@ pub(super) struct Doing<'a> {
     pub(super) server: &'a str,
 }
 
-pub(super) fn classify(error: &kube::Error, doing: Doing<'_>) -> Failure {
-    let Doing { server, .. } = doing;
+pub(super) fn classify(error: &kube::Error, call: ApiCall<'_>) -> Failure {
+    let ApiCall { server, .. } = call;
     match error {
-        kube::Error::Api(status) => answered(status.code, &status.message, doing),
+        kube::Error::Api(status) => answered(status.code, &status.message, call),
         kube::Error::Auth(cause) => credentials(cause),
         kube::Error::InferKubeconfig(cause) => super::kubeconfig::unusable("the kubeconfig", cause),
         kube::Error::RustlsTls(cause) => Failure::new(
@@ -36,14 +36,14 @@ pub(super) fn classify(error: &kube::Error, doing: Doing<'_>) -> Failure {
     }
 }
 
-fn answered(code: u16, message: &str, doing: Doing<'_>) -> Failure {
-    let Doing {
+fn answered(code: u16, message: &str, call: ApiCall<'_>) -> Failure {
+    let ApiCall {
         verb,
         resource,
         pod,
         namespace,
         server,
-    } = doing;
+    } = call;
     match code {
         401 => Failure::new(
             Kind::Unauthorized,
@@ -165,7 +165,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
-    const DOING: Doing<'static> = Doing {
+    const CALL: ApiCall<'static> = ApiCall {
         verb: "get",
         resource: "pods",
         pod: "web",
@@ -175,12 +175,12 @@ mod tests {
 
     #[test]
     fn answers_of_the_server_have_their_kinds() {
-        let kind = |code| answered(code, "because", DOING).kind;
+        let kind = |code| answered(code, "because", CALL).kind;
         assert_eq!(kind(401), Kind::Unauthorized);
         assert_eq!(kind(403), Kind::Forbidden);
         assert_eq!(kind(404), Kind::PodNotFound);
         assert_eq!(kind(503), Kind::ApiUnreachable);
-        let forbidden = answered(403, "because", DOING).message;
+        let forbidden = answered(403, "because", CALL).message;
         assert!(
             forbidden.contains("get pods") && forbidden.contains("ci"),
             "{forbidden}"
@@ -192,7 +192,7 @@ mod tests {
         use std::io::{Error, ErrorKind};
         let wrapped = |kind| {
             let error = Error::other(Error::other(Error::new(kind, "inside")));
-            classify(&kube::Error::Service(Box::new(error)), DOING).retry == Retry::LinkCut
+            classify(&kube::Error::Service(Box::new(error)), CALL).retry == Retry::LinkCut
         };
         assert!(wrapped(ErrorKind::UnexpectedEof) && wrapped(ErrorKind::ConnectionReset));
         assert!(!wrapped(ErrorKind::ConnectionRefused));
@@ -210,7 +210,7 @@ mod tests {
             cmd: "login".into(),
             out: Box::new(out),
         };
-        let failure = classify(&kube::Error::Service(Box::new(kube::Error::Auth(error))), DOING);
+        let failure = classify(&kube::Error::Service(Box::new(kube::Error::Auth(error))), CALL);
         assert_eq!(failure.kind, Kind::Unauthorized);
         assert!(
             failure.message.contains("login") && !failure.message.contains("SECRET"),

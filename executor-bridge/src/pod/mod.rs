@@ -27,7 +27,7 @@ use tokio_tungstenite::WebSocketStream;
 
 use crate::error::{Failure, Kind};
 pub(crate) use crate::pod::container_ref::{ContainerRef, Fate};
-use crate::pod::failure::{Doing, classify};
+use crate::pod::failure::{ApiCall, classify};
 pub(crate) use crate::pod::identity::{Identity, identity};
 pub(crate) use crate::pod::resolution::Resolution;
 use crate::pod::view::View;
@@ -79,7 +79,7 @@ impl Access {
         let server = server.trim_end_matches('/').to_owned();
         let namespace = settings.namespace;
         let pod = target.pod_name().to_owned();
-        let doing = Doing {
+        let call = ApiCall {
             verb: "reach",
             resource: "pods",
             pod: &pod,
@@ -88,7 +88,7 @@ impl Access {
         };
         let made = timeout(limit, http_client::make(settings.config, limit)).await;
         let client = match made {
-            Ok(made) => made.map_err(|error| classify(&error, doing))?,
+            Ok(made) => made.map_err(|error| classify(&error, call))?,
             Err(_) => {
                 return Err(Failure::new(
                     Kind::Timeout,
@@ -110,8 +110,8 @@ impl Access {
         format!("{}/{}", self.namespace, self.pod)
     }
 
-    fn doing(&self, verb: &'static str, resource: &'static str) -> Doing<'_> {
-        Doing {
+    fn api_call(&self, verb: &'static str, resource: &'static str) -> ApiCall<'_> {
+        ApiCall {
             verb,
             resource,
             pod: &self.pod,
@@ -135,7 +135,7 @@ impl Access {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         match timeout(self.timeout, pods.get(&self.pod)).await {
             Ok(Ok(pod)) => Ok(View::from(pod)),
-            Ok(Err(error)) => Err(classify(&error, self.doing("get", "pods"))),
+            Ok(Err(error)) => Err(classify(&error, self.api_call("get", "pods"))),
             Err(_) => Err(self.late()),
         }
     }
@@ -161,7 +161,7 @@ impl Access {
         let review = SelfSubjectReview::default();
         let answer = match timeout(self.timeout, reviews.create(&PostParams::default(), &review)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(classify(&error, self.doing("create", "selfsubjectreviews"))),
+            Ok(Err(error)) => return Err(classify(&error, self.api_call("create", "selfsubjectreviews"))),
             Err(_) => return Err(self.late()),
         };
         let info = answer.status.and_then(|status| status.user_info).unwrap_or_default();
@@ -189,7 +189,7 @@ impl Access {
             .map_err(|error| Failure::new(Kind::Internal, format!("the exec request cannot be built: {error}")))?;
         let connection = match timeout(self.timeout, self.client.connect(request)).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Err(classify(&error, self.doing("use", "pods/exec"))),
+            Ok(Err(error)) => return Err(classify(&error, self.api_call("use", "pods/exec"))),
             Err(_) => return Err(self.late()),
         };
         Ok(ExecSocket {
