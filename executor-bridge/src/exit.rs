@@ -44,13 +44,13 @@ fn kind_of_failed(kind: FailedKind) -> Kind {
 mod tests {
     use super::*;
     use crate::error::Failure;
-    use crate::protocol::result::Ended;
+    use crate::protocol::result::EndedExec;
 
     #[test]
     fn every_outcome_has_its_documented_exit_code() {
         let held_open = false;
         let message = String::new;
-        let ended = Ended::default;
+        let ended = EndedExec::default;
         let cases = [
             (Outcome::done(), 0),
             (Outcome::Exited { code: 220, held_open }, 220),

@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use tokio::time::{Instant, sleep};
 
 use crate::client::{self, Conversation, Message};
 use crate::protocol::request::{self, Log, Operation, Request};
 use crate::protocol::result::Outcome;
-use crate::protocol::target::{hex, unhex};
 use crate::session::{LogEvent, LogFollower, LogId, LogSource, Position, Session};
 
 /// Time that Zuul needs to start the other bridge again.
@@ -106,7 +106,7 @@ impl SiblingStream {
     /// Sends the request to the other bridge; `None` if no bridge answers.
     async fn open(&self) -> Option<Conversation> {
         let position = self.position.as_ref().map(|position| request::Position {
-            file: hex(&position.file),
+            file: HEXLOWER.encode(&position.file),
             offset: position.offset,
         });
         let request = Request {
@@ -123,6 +123,6 @@ impl SiblingStream {
 /// Decodes the position at which the other bridge begins to send a file. `None` if it is not valid.
 fn parse_position(json: &[u8]) -> Option<Position> {
     let request::Position { file, offset } = serde_json::from_slice(json).ok()?;
-    let file = unhex(&file)?.into();
+    let file = HEXLOWER_PERMISSIVE.decode(file.as_bytes()).ok()?.into();
     Some(Position { file, offset })
 }

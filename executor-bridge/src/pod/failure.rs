@@ -1,10 +1,10 @@
-//! What a Kubernetes client's error means: its kind, and a sentence with the next step.
+//! Translates errors of the Kubernetes client into failures: the kind, and a sentence with the next step. Only `pod` uses it.
 
-use kube::client::AuthError;
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use crate::error::{Failure, Kind, Retry, chain};
 
-/// A call of the API, as messages name it.
+/// Call to the API server that failed; for the message.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ApiCall<'a> {
     pub(super) verb: &'static str,
@@ -18,12 +18,6 @@ pub(super) fn classify(error: &kube::Error, call: ApiCall<'_>) -> Failure {
     let ApiCall { server, .. } = call;
     match error {
         kube::Error::Api(status) => answered(status.code, &status.message, call),
-        kube::Error::Auth(cause) => credentials(cause),
-        kube::Error::InferKubeconfig(cause) => super::kubeconfig::unusable("the kubeconfig", cause),
-        kube::Error::RustlsTls(cause) => Failure::new(
-            Kind::Kubeconfig,
-            format!("the certificates for {server} cannot be used: {}", chain(cause)),
-        ),
         kube::Error::UpgradeConnection(cause) => Failure::new(
             Kind::ApiUnreachable,
             format!(
@@ -70,42 +64,16 @@ fn answered(code: u16, message: &str, call: ApiCall<'_>) -> Failure {
     }
 }
 
-fn credentials(error: &AuthError) -> Failure {
-    let why = match error {
-        // Its text holds the output of the plugin, which is a credential.
-        AuthError::AuthExecRun { cmd, out } => format!("the credential plugin {cmd} failed with {}", out.status),
-        AuthError::AuthExecParse(_) => "the credential plugin printed something else than a credential".into(),
-        other => chain(other),
-    };
-    Failure::new(
-        Kind::Unauthorized,
-        format!("the credentials of the kubeconfig cannot be used: {why}; log in again or correct them"),
-    )
-}
-
 fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure {
     let mut source = Some(error);
     let mut cut = false;
     while let Some(cause) = source {
-        if let Some(auth) = cause.downcast_ref::<AuthError>() {
-            return credentials(auth);
+        // Our own layers below kube (`connector`, `authentication`) say themselves what failed.
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.clone();
         }
-        if let Some(kube::Error::Auth(auth)) = cause.downcast_ref::<kube::Error>() {
-            return credentials(auth);
-        }
-        if let Some(rustls::Error::AlertReceived(alert)) = tls(cause) {
-            return Failure::new(
-                Kind::Unauthorized,
-                format!("{server} refuses the client certificate ({alert:?}); renew it"),
-            );
-        }
-        if let Some(rustls::Error::InvalidCertificate(why)) = tls(cause) {
-            return Failure::new(
-                Kind::ApiUnreachable,
-                format!(
-                    "the certificate of {server} is not trusted ({why:?}); correct certificate-authority or the server's name"
-                ),
-            );
+        if let Some(failure) = tls(cause).and_then(|error| tls_failure(error, server)) {
+            return failure;
         }
         let io = cause.downcast_ref::<std::io::Error>();
         if io.is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
@@ -131,10 +99,50 @@ fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure
     }
 }
 
-/// There was a server, and a restart or the network between cut it off: it may be there again in a moment.
+/// Translates an error of TLS; `None` if it is no verdict on a certificate or protocol.
+fn tls_failure(error: &rustls::Error, server: &str) -> Option<Failure> {
+    match error {
+        // These alerts say that the server looked for a client certificate.
+        rustls::Error::AlertReceived(
+            alert @ (AlertDescription::ProtocolVersion
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::InsufficientSecurity
+            | AlertDescription::UnrecognisedName
+            | AlertDescription::InternalError),
+        ) => Some(Failure::new(
+            Kind::ApiUnreachable,
+            format!("{server} ends the TLS handshake ({alert:?}); is the server's URL right?"),
+        )),
+        rustls::Error::AlertReceived(alert) => Some(Failure::new(
+            Kind::Unauthorized,
+            format!("{server} refuses the client certificate ({alert:?}); renew it"),
+        )),
+        rustls::Error::InvalidCertificate(why) => {
+            let why = match why {
+                CertificateError::UnknownIssuer => "its issuer is not the certificate-authority".into(),
+                CertificateError::NotValidForName => "it was made for another name".into(),
+                CertificateError::Expired => "it has expired".into(),
+                other => other.to_string(),
+            };
+            Some(Failure::new(
+                Kind::ApiUnreachable,
+                format!(
+                    "the certificate of {server} is not trusted: {why}; correct certificate-authority, or the server's name (tls-server-name)"
+                ),
+            ))
+        }
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Some(Failure::new(
+            Kind::ApiUnreachable,
+            format!("{server} does not speak TLS; is it an http:// server?"),
+        )),
+        _ => None,
+    }
+}
+
+/// Tells whether an established connection was cut, by a restart of the server or by the network: the next attempt may succeed.
 fn was_cut(error: &std::io::Error) -> bool {
     use std::io::ErrorKind as E;
-    // Wrapped, as for `tls`.
+    // I/O errors may wrap the cause, as in `tls`.
     let within = error.get_ref().and_then(|inner| inner.downcast_ref());
     matches!(
         error.kind(),
@@ -143,15 +151,15 @@ fn was_cut(error: &std::io::Error) -> bool {
 }
 
 fn tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    // Wrapped in one or several of the errors that I/O carries, which hide them as causes.
+    // I/O errors may wrap the TLS error, several times, and do not report it as their source.
     error.downcast_ref::<rustls::Error>().or_else(|| {
         let io = error.downcast_ref::<std::io::Error>()?;
         tls(io.get_ref()?)
     })
 }
 
-/// The outer layers say "connection error" in turns.
-fn innermost(error: &dyn std::error::Error) -> String {
+/// Returns the text of the innermost cause: the outer layers only repeat "connection error".
+pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -199,22 +207,12 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_s_output_is_not_shown() {
-        use std::os::unix::process::ExitStatusExt as _;
-        let out = std::process::Output {
-            status: std::process::ExitStatus::from_raw(256),
-            stdout: b"SECRET".to_vec(),
-            stderr: b"SECRET".to_vec(),
-        };
-        let error = AuthError::AuthExecRun {
-            cmd: "login".into(),
-            out: Box::new(out),
-        };
-        let failure = classify(&kube::Error::Service(Box::new(kube::Error::Auth(error))), CALL);
-        assert_eq!(failure.kind, Kind::Unauthorized);
-        assert!(
-            failure.message.contains("login") && !failure.message.contains("SECRET"),
-            "{failure}"
-        );
+    fn a_failure_of_a_layer_below_is_passed_on() {
+        let below = Failure::new(Kind::Unauthorized, "the proxy refuses");
+        #[derive(Debug, thiserror::Error)]
+        #[error("outside")]
+        struct Outer(#[source] Failure);
+        let failure = classify(&kube::Error::Service(Box::new(Outer(below.clone()))), CALL);
+        assert_eq!(failure, below);
     }
 }

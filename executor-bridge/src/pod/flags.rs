@@ -1,10 +1,20 @@
-//! kubectl's global options as they stand in a target's `extra_args`. Understood ones are applied, harmless ones ignored,
-//! all others refused by name: an option that is dropped in silence could mean another cluster.
+//! kubectl's global options in a target's `extra_args`. Parses the options that change the connection, ignores the harmless ones and refuses
+//! all others by name: an option that is dropped in silence could mean another cluster. Only `pod` uses it.
 
 use std::time::Duration;
 
 use crate::error::Failure;
 
+const INSECURE: &str = "--insecure-skip-tls-verify";
+/// Options without a value.
+const SWITCHES: &[&str] = &[
+    INSECURE,
+    "--disable-compression",
+    "--match-server-version",
+    "--warnings-as-errors",
+];
+
+/// Values of the options; `None` means that an option is not given.
 #[derive(Default, PartialEq)]
 pub(super) struct Flags {
     pub(super) kubeconfig: Option<String>,
@@ -24,24 +34,25 @@ pub(super) struct Flags {
     pub(super) impersonate: Option<String>,
     pub(super) impersonate_uid: Option<String>,
     pub(super) impersonate_groups: Vec<String>,
-    /// `None`: the bridge's own limit alone.
+    /// `None` leaves the bridge's own limit.
     pub(super) request_timeout: Option<Duration>,
 }
 
 impl Flags {
+    /// Parses the words of `extra_args`; the error names the option that is not understood.
     pub(super) fn parse(arguments: &[String]) -> Result<Self, Failure> {
         let mut flags = Self::default();
         let mut rest = arguments.iter().filter(|argument| !argument.is_empty());
         while let Some(argument) = rest.next() {
             let (name, mut value) = split(argument)?;
-            if let Some(switch) = flags.switch(name) {
+            if SWITCHES.contains(&name) {
                 let on = match value {
-                    None | Some("true") => true,
-                    Some("false") => false,
-                    Some(_) => return Err(Failure::usage(format!("the option {name} is either true or false"))),
+                    None => true,
+                    Some(value) => go_bool(value)
+                        .ok_or_else(|| Failure::usage(format!("the option {name} is either true or false")))?,
                 };
-                if let Some(field) = switch {
-                    *field = Some(on);
+                if name == INSECURE {
+                    flags.insecure = Some(on);
                 }
                 continue;
             }
@@ -54,15 +65,7 @@ impl Flags {
         Ok(flags)
     }
 
-    /// `Some(None)`: a switch that changes nothing here.
-    fn switch(&mut self, name: &str) -> Option<Option<&mut Option<bool>>> {
-        match name {
-            "--insecure-skip-tls-verify" => Some(Some(&mut self.insecure)),
-            "--disable-compression" | "--match-server-version" | "--warnings-as-errors" => Some(None),
-            _ => None,
-        }
-    }
-
+    /// Stores the value of an option that takes one.
     fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
         let field = match name {
             "--kubeconfig" => &mut self.kubeconfig,
@@ -109,7 +112,7 @@ impl Flags {
     }
 }
 
-/// Name and value of `--name`, `--name=value`, `-n`, `-nvalue`, `-n=value`.
+/// Returns name and value of `--name`, `--name=value`, `-n`, `-nvalue`, `-n=value`.
 fn split(argument: &str) -> Result<(&str, Option<&str>), Failure> {
     if let Some(long) = argument.strip_prefix("--").filter(|long| !long.is_empty()) {
         return Ok(match long.find('=') {
@@ -123,12 +126,21 @@ fn split(argument: &str) -> Result<(&str, Option<&str>), Failure> {
             Some(at) => (&argument[..at], Some(argument[at..].trim_start_matches('='))),
             None => (argument, None),
         }),
-        // Not shown: it may be the value of an option that was mistyped.
+        // The message does not show the word: it may be the value of a mistyped option, such as a token.
         _ => Err(Failure::usage("extra_args holds a word that is no option")),
     }
 }
 
-/// Go's durations; a number alone is seconds.
+/// Reads a boolean as Go's `strconv.ParseBool` does.
+fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Reads a duration as kubectl does: Go's form, or a plain number of seconds.
 fn duration(mut text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
@@ -166,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn all_spellings_of_kubectl_are_understood() {
+    fn all_forms_that_kubectl_takes_are_understood() {
         let arguments = [
             "--as=ci",
             "--as-group",
@@ -195,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_by_name() {
+    fn an_option_that_is_not_understood_is_refused_by_name() {
         let refused = |arguments: &[&str]| parse(arguments).err().unwrap().message;
         assert!(refused(&["--all-namespaces"]).contains("--all-namespaces"));
         assert!(refused(&["--foo=SECRET"]).contains("--foo"));

@@ -1,99 +1,62 @@
-//! The HTTP client below `Access`: TCP without Nagle's delay and with a limit on unanswered data, through a proxy if there is
-//! one, TLS by kube's settings.
+//! The HTTP client below `Access`: kube's types on our own connections (`connector`) and credentials (`authentication`). kube's own builder
+//! leaves Nagle's algorithm on, which costs 44 ms per call, and does not take all that client-go takes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use http::{HeaderValue, Uri};
-use hyper::rt::{Read, Write};
-use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
-use hyper_util::client::legacy::connect::{Connection, HttpConnector};
+use http::header::PROXY_AUTHORIZATION;
+use http::{HeaderValue, Request};
+use hyper_util::client::legacy;
 use hyper_util::rt::TokioExecutor;
-use kube::client::middleware::AuthLayer;
-use kube::client::{Body, ConfigExt as _};
-use kube::{Client, Config, Error};
-use tower::{BoxError, Service, ServiceBuilder};
+use kube::Client;
+use kube::client::Body;
+use tower::{BoxError, ServiceBuilder};
 
-/// The kernel gives a connection up whose data is not acknowledged for so long.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::error::Failure;
+use crate::pod::authentication::{Authenticated, Credentials, impersonation_headers};
+use crate::pod::connector::{Connector, basic};
+use crate::pod::proxy::ProxyScheme;
+use crate::pod::settings::Settings;
 
-/// kube's own builder would leave Nagle's algorithm on: 44 ms per call.
-pub(super) async fn make(config: Config, connect_timeout: Duration) -> Result<Client, Error> {
-    // It may run a credential plugin, and wait for it.
-    let config = tokio::task::spawn_blocking(move || {
-        let auth = config.auth_layer();
-        auth.map(|auth| (config, auth))
-    });
-    let (config, auth) = config.await.map_err(|error| Error::Service(error.into()))??;
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_tcp_user_timeout(Some(USER_TIMEOUT));
-    tcp.set_connect_timeout(Some(connect_timeout));
-    match config.proxy_url.clone() {
-        None => finish(&config, auth, tcp),
-        Some(proxy) => match proxy.scheme_str() {
-            Some("http") => finish(&config, auth, tunnel(&proxy, tcp)),
-            Some("https") => {
-                let tls = config.rustls_https_connector_with_connector(tcp)?;
-                finish(&config, auth, tunnel(&proxy, tls))
-            }
-            Some("socks5" | "socks5h") => finish(&config, auth, SocksV5::new(proxy, tcp)),
-            _ => Err(Error::ProxyProtocolUnsupported {
-                proxy_url: Box::new(proxy),
-            }),
-        },
-    }
-}
-
-fn tunnel<C>(proxy: &Uri, connector: C) -> Tunnel<C> {
-    let tunnel = Tunnel::new(proxy.clone(), connector);
-    let user = proxy
-        .authority()
-        .and_then(|authority| authority.as_str().rsplit_once('@'));
-    let Some((user, _)) = user else { return tunnel };
-    match HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(unescaped(user)))) {
-        Ok(header) => tunnel.with_auth(header),
-        Err(_) => tunnel,
-    }
-}
-
-/// Percent-escapes of a URL's user part, decoded.
-fn unescaped(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let digit = |offset: usize| bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
-        match (bytes[at], digit(1), digit(2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            (byte, ..) => {
-                decoded.push(byte);
-                at += 1;
-            }
+/// Makes a client. Speaks to no server, but may run a credential plugin: TLS needs the certificate that it prints.
+pub(super) async fn make(settings: &Settings, limit: Duration) -> Result<Client, Failure> {
+    let credentials = Arc::new(Credentials::new(&settings.login)?);
+    let plugin = match &*credentials {
+        Credentials::Plugin(plugin) => {
+            plugin.credential(limit).await?;
+            Some(plugin.clone())
         }
-    }
-    decoded
+        Credentials::None | Credentials::Fixed(_) | Credentials::TokenFile(_) => None,
+    };
+    let client_config = settings.tls.client_config(plugin.map(|plugin| plugin as _))?;
+    let connector = Connector::new(settings, client_config, limit);
+    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let impersonation = impersonation_headers(&settings.impersonation)?;
+    let authenticated = Authenticated::new(http, credentials, impersonation, limit);
+    let server = settings.server.clone();
+    let proxy_login = proxy_login(settings);
+    let service = ServiceBuilder::new()
+        .map_request(move |mut request: Request<Body>| {
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+            // The URL was checked when the settings were made, and the paths are ours.
+            if let Ok(uri) = server.uri(path) {
+                *request.uri_mut() = uri;
+            }
+            if let Some(login) = &proxy_login {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, login.clone());
+            }
+            request
+        })
+        .map_err(BoxError::from)
+        .service(authenticated);
+    Ok(Client::new(service, settings.namespace.clone()))
 }
 
-fn finish<C>(config: &Config, auth: Option<AuthLayer>, connector: C) -> Result<Client, Error>
-where
-    C: Service<Uri> + Clone + Send + Sync + 'static,
-    C::Response: Read + Write + Connection + Send + Unpin + 'static,
-    C::Future: Send + 'static,
-    C::Error: Into<BoxError>,
-{
-    let tls = config.rustls_https_connector_with_connector(connector)?;
-    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls);
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(auth)
-        .layer(config.extra_headers_layer()?)
-        .map_err(BoxError::from)
-        .service(http);
-    Ok(Client::new(service, config.default_namespace.clone()))
+/// Returns the proxy's login for requests that the proxy forwards: those to plain HTTP servers.
+fn proxy_login(settings: &Settings) -> Option<HeaderValue> {
+    let proxy = settings.proxy.as_ref()?;
+    if settings.server.is_https || proxy.scheme == ProxyScheme::Socks5 {
+        return None;
+    }
+    HeaderValue::from_str(&basic(proxy)?).ok()
 }

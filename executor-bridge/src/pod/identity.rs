@@ -1,5 +1,5 @@
-//! Which pod a kubeconfig's context means: server and namespace. Reads the file, speaks to no server. The `kubectl` shim asks,
-//! as its bridge is found by what the options resolve to.
+//! Identity of a pod: the server and the namespace that a kubeconfig's context means. Reads the file and speaks to no server. `sockets` calls
+//! it for the `kubectl` shim, whose bridge is found by what the options resolve to.
 
 use std::path::Path;
 
@@ -11,18 +11,18 @@ use crate::protocol::target::Target;
 
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// With a pod's name this is one pod, whatever files and contexts lead to it.
+/// Server and namespace. Together with a pod's name they mean one pod, whatever file and context they come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// URL without a slash at its end; empty if nothing says which.
+    /// URL without a slash at its end; empty if no option names a server.
     pub(crate) server: String,
     pub(crate) namespace: String,
-    /// The one that was named, else the file's current one.
+    /// The context that the options name, else the file's current context.
     pub(crate) context: Option<String>,
 }
 
 impl Identity {
-    /// For an agent that no API server leads to.
+    /// Makes the identity of a pod whose agent is reached without an API server.
     pub(crate) fn without_server(context: Option<&str>, namespace: Option<&str>) -> Self {
         Self {
             server: String::new(),
@@ -32,23 +32,28 @@ impl Identity {
     }
 }
 
+/// Resolves a context of a kubeconfig file.
 pub(crate) fn identity(file: &Path, context: Option<&str>, namespace: Option<&str>) -> Result<Identity, Failure> {
     let content = kubeconfig::read(file)?;
-    let current = content.current_context.clone().filter(|name| !name.is_empty());
     let target = Target {
-        context: context.map(str::to_owned).or(current),
+        context: context.map(str::to_owned),
         ..Target::default()
     };
     let named = format!("the kubeconfig {}", file.display());
-    let selected = Overrides::new(&target, &Flags::default()).select(content, &named)?;
-    let server = selected.cluster.server.unwrap_or_default();
-    let namespace = namespace.map(str::to_owned).or(selected.namespace);
+    let resolved = Overrides::new(&target, &Flags::default()).resolve(content, &named)?;
+    if resolved.cluster.server.is_empty() {
+        return Err(resolved.no_server());
+    }
+    let namespace = namespace.map(str::to_owned).filter(|name| !name.is_empty());
+    let namespace = namespace.unwrap_or(resolved.context.namespace);
     Ok(Identity {
-        server: server.trim_end_matches('/').to_owned(),
-        namespace: namespace
-            .filter(|name| !name.is_empty())
-            .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
-        context: target.context,
+        server: resolved.cluster.server.trim_end_matches('/').to_owned(),
+        namespace: if namespace.is_empty() {
+            DEFAULT_NAMESPACE.to_owned()
+        } else {
+            namespace
+        },
+        context: Some(resolved.name).filter(|name| !name.is_empty()),
     })
 }
 

@@ -1,15 +1,23 @@
-//! The pod as Kubernetes knows it. Kubernetes types end here: callers get containers, fates and streams. It needs the rights `get pods` and
-//! `pods/exec`, and `create selfsubjectreviews`, which Kubernetes gives to every user.
+//! The pod as Kubernetes knows it. Kubernetes types end here: callers get container references, fates and streams. It needs the rights
+//! `get pods` and `pods/exec`, and `create selfsubjectreviews`, which Kubernetes gives to every user. `link` and `launch` call it.
 
+mod authentication;
+mod certificates;
+mod connector;
 mod container_ref;
+mod credential_plugin;
 mod failure;
 mod flags;
+mod go_url;
 mod http_client;
 mod identity;
 mod kubeconfig;
 mod overrides;
+mod proxy;
 mod resolution;
+mod server_url;
 mod settings;
+mod tls;
 mod view;
 
 use std::collections::BTreeSet;
@@ -22,6 +30,7 @@ use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 
@@ -33,7 +42,7 @@ pub(crate) use crate::pod::resolution::Resolution;
 use crate::pod::view::View;
 use crate::protocol::target::Target;
 
-/// Refuses options that could never be used, before anything is started for them.
+/// Refuses options that podbridge can never use. Callers check them before they start a bridge.
 pub(crate) fn check(target: &Target) -> Result<(), Failure> {
     flags::Flags::parse(&target.extra_args).map(drop)
 }
@@ -43,17 +52,21 @@ pub(crate) fn kubeconfig_files(target: &Target) -> Result<Vec<PathBuf>, Failure>
     Ok(kubeconfig::files(target, &flags::Flags::parse(&target.extra_args)?))
 }
 
+/// All characters but the unreserved ones of RFC 3986.
+const QUERY_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// WebSocket of one exec.
 pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// The streams of one exec, on one WebSocket.
 #[derive(Debug)]
 pub(crate) struct ExecSocket {
     pub(crate) socket: Socket,
-    /// The server can be told that standard input has ended (v5.channel.k8s.io, Kubernetes 1.30).
+    /// The server understands the end of standard input (v5.channel.k8s.io, Kubernetes 1.30).
     pub(crate) half_close: bool,
 }
 
-/// A user as the API server knows it: what rights are granted to. Details that differ from token to token are left out.
+/// A user as the API server knows it: the subject of rights. Details that differ from token to token are left out.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ApiUser {
     name: Option<String>,
@@ -66,46 +79,28 @@ pub(crate) struct Access {
     client: Client,
     namespace: String,
     pod: String,
-    /// For messages.
+    /// URL for messages, without a slash at its end.
     server: String,
+    /// Limit of one call.
     timeout: Duration,
 }
 
 impl Access {
-    /// Reads the options and makes a client; asks no server, but may run a credential plugin.
+    /// Makes a client from the options. Asks no server, but may run a credential plugin.
     pub(crate) async fn open(target: &Target, resolution: &Resolution, limit: Duration) -> Result<Self, Failure> {
-        let settings = settings::load(target, resolution).await?;
-        let server = settings.config.cluster_url.to_string();
-        let server = server.trim_end_matches('/').to_owned();
-        let namespace = settings.namespace;
-        let pod = target.pod_name().to_owned();
-        let call = ApiCall {
-            verb: "reach",
-            resource: "pods",
-            pod: &pod,
-            namespace: &namespace,
-            server: &server,
-        };
-        let made = timeout(limit, http_client::make(settings.config, limit)).await;
-        let client = match made {
-            Ok(made) => made.map_err(|error| classify(&error, call))?,
-            Err(_) => {
-                return Err(Failure::new(
-                    Kind::Timeout,
-                    format!("the credential plugin gave nothing within {} s", limit.as_secs()),
-                ));
-            }
-        };
+        let settings = settings::load(target, resolution)?;
+        let client = http_client::make(&settings, limit).await?;
+        let server = settings.server.uri("").map_or(String::new(), |uri| uri.to_string());
         Ok(Self {
             client,
-            namespace,
-            pod,
-            server,
+            namespace: settings.namespace,
+            pod: target.pod_name().to_owned(),
+            server: server.trim_end_matches('/').to_owned(),
             timeout: settings.request_timeout.map_or(limit, |wanted| wanted.min(limit)),
         })
     }
 
-    /// For messages.
+    /// Returns `namespace/name` for messages.
     pub(crate) fn pod(&self) -> String {
         format!("{}/{}", self.namespace, self.pod)
     }
@@ -140,14 +135,14 @@ impl Access {
         }
     }
 
-    /// The container that is meant, if it can be reached.
-    pub(crate) async fn place(&self, container: Option<&str>) -> Result<ContainerRef, Failure> {
-        self.view().await?.place(container)
+    /// Returns the container that is meant; an error if it is unknown or cannot be reached now.
+    pub(crate) async fn container(&self, container: Option<&str>) -> Result<ContainerRef, Failure> {
+        self.view().await?.container(container)
     }
 
-    pub(crate) async fn fate(&self, place: &ContainerRef) -> Result<Fate, Failure> {
+    pub(crate) async fn fate(&self, container: &ContainerRef) -> Result<Fate, Failure> {
         match self.view().await {
-            Ok(view) => Ok(view.fate(place)),
+            Ok(view) => Ok(view.fate(container)),
             Err(failure) if failure.kind == Kind::PodNotFound => {
                 Ok(Fate::PodGone(format!("pod {} was deleted", self.pod())))
             }
@@ -172,17 +167,17 @@ impl Access {
         })
     }
 
-    /// Runs a program in the container; its streams. Never `AttachedProcess`: it deadlocks when both sides write.
+    /// Runs a program in the container and returns its streams. kube's `AttachedProcess` is not used: it deadlocks if both sides write.
     pub(crate) async fn exec(&self, container: &str, arguments: &[&str]) -> Result<ExecSocket, Failure> {
         let mut path = format!(
             "/api/v1/namespaces/{}/pods/{}/exec?stdin=true&stdout=true&stderr=true&container={}",
-            escaped(&self.namespace),
-            escaped(&self.pod),
-            escaped(container)
+            encoded(&self.namespace),
+            encoded(&self.pod),
+            encoded(container)
         );
         for argument in arguments {
             path.push_str("&command=");
-            path.push_str(&escaped(argument));
+            path.extend(encoded(argument));
         }
         let request = http::Request::get(path)
             .body(Vec::new())
@@ -199,16 +194,9 @@ impl Access {
     }
 }
 
-/// For the query of a URL: all but unreserved characters.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(char::from(byte)),
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
+/// Percent-encodes text for the query of a URL.
+fn encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, QUERY_ESCAPES)
 }
 
 #[cfg(test)]
@@ -216,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_survive_a_url() {
-        assert_eq!(escaped("a b&c=d/ż"), "a%20b%26c%3Dd%2F%C5%BC");
+    fn arguments_are_percent_encoded() {
+        assert_eq!(encoded("a b&c=d/ż~").to_string(), "a%20b%26c%3Dd%2F%C5%BC~");
     }
 }

@@ -1,52 +1,155 @@
-//! The context that a target's options select in a kubeconfig, with the options that override it. Reads no kubeconfig and asks no server.
-//! `identity`, `resolution` and `settings` call it.
+//! The choices among kubeconfig and options, and their contradictions, as in client-go's `tools/clientcmd`: context, cluster, user and
+//! namespace. Speaks to no server. `resolution`, `settings` and `identity` use it.
 
 use std::path::{Path, PathBuf};
 
-use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
-
+use crate::env::KUBERNETES_SERVICE_HOST;
 use crate::error::{Failure, Kind};
 use crate::pod::flags::Flags;
+use crate::pod::kubeconfig::{self, Cluster, Context, Exec, Kubeconfig, Source, User};
+use crate::pod::proxy::Variables;
 use crate::protocol::target::Target;
 
-/// One name for the only cluster, user and context of the kubeconfig that is built here.
-const ONLY: &str = "podbridge";
+/// Port of the API server, which Kubernetes gives to every pod.
+const KUBERNETES_SERVICE_PORT: &str = "KUBERNETES_SERVICE_PORT";
+/// Namespace of the pod that podbridge itself runs in, if its manifest sets it.
+const POD_NAMESPACE: &str = "POD_NAMESPACE";
+/// Server of a kubeconfig that names none.
+const KUBERNETES_MASTER: &str = "KUBERNETES_MASTER";
+/// Files that Kubernetes mounts into every pod.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const DEFAULT_NAMESPACE: &str = "default";
+/// Variables of a target: all that its bridge has.
+pub(super) struct TargetVariables<'a>(pub(super) &'a Target);
 
-/// Options that are given beside the kubeconfig. `extra_args` come last on kubectl's command line, so they win.
+impl Variables for TargetVariables<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .env
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+}
+
+/// Resolves a target's options to context, cluster, user and namespace.
+pub(super) fn resolve(target: &Target, flags: &Flags) -> Result<SelectedContext, Failure> {
+    let overrides = Overrides::new(target, flags);
+    let variables = TargetVariables(target);
+    let Source { content, named } = kubeconfig::source(target, flags)?;
+    let mut resolved = overrides.resolve(content, &named)?;
+    if resolved.cluster.server.is_empty()
+        && let Some(server) = variables.get(KUBERNETES_MASTER)
+    {
+        server.clone_into(&mut resolved.cluster.server);
+    }
+    let in_cluster = InCluster::find(&variables);
+    let namespaces = [
+        overrides.namespace.clone(),
+        Some(resolved.context.namespace.clone()),
+        // As kubectl, which does so even if a kubeconfig names the server.
+        in_cluster.as_ref().map(|place| place.namespace.clone()),
+    ];
+    let namespace = namespaces.into_iter().flatten().find(|name| !name.is_empty());
+    resolved.namespace = namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into());
+    if resolved.cluster.server.is_empty() {
+        // As kubectl: a pod's service account serves if the kubeconfig leads nowhere.
+        let Some(place) = in_cluster else {
+            return Err(resolved.no_server());
+        };
+        place.fill(&mut resolved, &overrides);
+    }
+    Ok(resolved)
+}
+
+/// The service account of the pod that podbridge runs in.
+struct InCluster {
+    server: String,
+    namespace: String,
+}
+
+impl InCluster {
+    fn find(variables: &impl Variables) -> Option<Self> {
+        let text = |name: &str| variables.get(name).map(str::to_owned);
+        let (host, port) = (text(KUBERNETES_SERVICE_HOST)?, text(KUBERNETES_SERVICE_PORT)?);
+        Path::new(SERVICE_ACCOUNT).join("token").is_file().then_some(())?;
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let from_file = || std::fs::read_to_string(Path::new(SERVICE_ACCOUNT).join("namespace")).ok();
+        let namespace = text(POD_NAMESPACE).or_else(from_file).unwrap_or_default();
+        Some(Self {
+            server: format!("https://{host}:{port}"),
+            namespace: namespace.trim().to_owned(),
+        })
+    }
+
+    /// Takes server and credentials from the service account. Of the options only server, token and authority count, as in client-go.
+    fn fill(self, resolved: &mut SelectedContext, overrides: &Overrides<'_>) {
+        let file = |name: &str| format!("{SERVICE_ACCOUNT}/{name}");
+        let authority = overrides.ca_cert.clone().unwrap_or_else(|| file("ca.crt"));
+        resolved.cluster = Cluster {
+            server: self.server,
+            certificate_authority: authority,
+            ..Cluster::default()
+        };
+        resolved.user = match &overrides.token {
+            Some(token) => User {
+                token: token.clone(),
+                ..User::default()
+            },
+            None => User {
+                token_file: file("token"),
+                ..User::default()
+            },
+        };
+    }
+}
+
+/// Options beside the kubeconfig. `extra_args` come last on kubectl's command line, so they win. An empty option counts as absent.
 pub(super) struct Overrides<'a> {
-    target: &'a Target,
     flags: &'a Flags,
     context: Option<String>,
-    pub(super) namespace: Option<String>,
+    namespace: Option<String>,
     server: Option<String>,
     token: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
     ca_cert: Option<String>,
     client_cert: Option<String>,
     client_key: Option<String>,
     insecure: Option<bool>,
 }
 
-/// The cluster, the user and the namespace that the options select.
-#[derive(Debug, Clone)]
+/// Context, cluster and user after the overrides. It holds secrets.
+#[derive(Clone)]
 pub(super) struct SelectedContext {
-    /// Name of the kubeconfig in messages.
+    /// Name of the kubeconfig for messages.
     pub(super) named: String,
+    /// Name of the context; empty without one.
+    pub(super) name: String,
+    pub(super) context: Context,
     pub(super) cluster: Cluster,
-    pub(super) user: AuthInfo,
-    pub(super) namespace: Option<String>,
-    pub(super) proxy: Option<String>,
+    pub(super) user: User,
+    /// Namespace after the overrides; empty before the environment was asked.
+    pub(super) namespace: String,
+    has_context: bool,
+    known_contexts: Vec<String>,
+    cluster_exists: bool,
 }
 
 impl<'a> Overrides<'a> {
     pub(super) fn new(target: &'a Target, flags: &'a Flags) -> Self {
-        let either = |flag: &Option<String>, option: &Option<String>| flag.clone().or_else(|| option.clone());
+        let either = |flag: &Option<String>, option: &Option<String>| {
+            let given = flag.clone().or_else(|| option.clone());
+            given.filter(|text| !text.is_empty())
+        };
         Self {
-            target,
             flags,
             context: either(&flags.context, &target.context),
             namespace: either(&flags.namespace, &target.namespace),
             server: either(&flags.server, &target.server),
             token: either(&flags.token, &target.token),
+            username: either(&flags.username, &target.username),
+            password: either(&flags.password, &target.password),
             ca_cert: either(&flags.certificate_authority, &target.ca_cert),
             client_cert: either(&flags.client_certificate, &target.client_cert),
             client_key: either(&flags.client_key, &target.client_key),
@@ -54,7 +157,7 @@ impl<'a> Overrides<'a> {
         }
     }
 
-    /// Checks that the files that the options name can be read.
+    /// Files that the user named beside the kubeconfig must be there.
     pub(super) fn check_files(&self) -> Result<(), Failure> {
         for path in [&self.ca_cert, &self.client_cert, &self.client_key]
             .into_iter()
@@ -73,127 +176,171 @@ impl<'a> Overrides<'a> {
         Ok(())
     }
 
-    /// Selects from a kubeconfig, and applies the options.
-    pub(super) fn select(&self, content: Kubeconfig, named: &str) -> Result<SelectedContext, Failure> {
-        let context = self.select_context(&content, named)?;
-        let cluster_name = self.flags.cluster.as_ref().unwrap_or(&context.cluster);
-        let found = content.clusters.iter().find(|cluster| cluster.name == *cluster_name);
-        let mut cluster = match found.and_then(|cluster| cluster.cluster.clone()) {
-            Some(cluster) => cluster,
-            None if self.server.is_some() => Cluster::default(),
-            None => {
-                return Err(Failure::new(
-                    Kind::Kubeconfig,
-                    format!("{named} has no cluster {cluster_name:?}; correct the file or the options"),
-                ));
-            }
-        };
-        let user_name = self.flags.user.as_ref().or(context.user.as_ref());
-        let found = content.auth_infos.iter().find(|user| Some(&user.name) == user_name);
-        let mut user = match found.and_then(|user| user.auth_info.clone()) {
-            Some(user) => user,
-            // As kubectl: a context may name a user that is not there, an option may not.
-            None if self.flags.user.is_none() => AuthInfo::default(),
-            None => {
-                let name = user_name.map_or("", String::as_str);
-                return Err(Failure::new(Kind::Kubeconfig, format!("{named} has no user {name:?}")));
-            }
-        };
-        self.override_cluster(&mut cluster);
-        self.override_user(&mut user);
-        Ok(SelectedContext {
-            named: named.to_owned(),
-            proxy: cluster.proxy_url.take().filter(|url| !url.is_empty()),
-            cluster,
-            user,
-            namespace: context.namespace,
-        })
-    }
-
-    fn select_context(&self, content: &Kubeconfig, named: &str) -> Result<Context, Failure> {
-        let current = content.current_context.as_ref().filter(|name| !name.is_empty());
-        let Some(name) = self.context.as_ref().or(current) else {
-            return match self.server {
-                Some(_) => Ok(Context::default()),
-                None => Err(Failure::new(
-                    Kind::Context,
-                    format!("{named} has no current context; name one with --context"),
-                )),
-            };
-        };
-        let found = content.contexts.iter().find(|context| context.name == *name);
-        found.and_then(|context| context.context.clone()).ok_or_else(|| {
-            let known: Vec<_> = content.contexts.iter().map(|context| context.name.as_str()).collect();
-            let known = if known.is_empty() {
+    /// Chooses context, cluster and user, and applies the options.
+    pub(super) fn resolve(&self, content: Kubeconfig, named: &str) -> Result<SelectedContext, Failure> {
+        let name = self.context.clone().unwrap_or(content.current_context);
+        let known_contexts: Vec<_> = content.contexts.keys().cloned().collect();
+        let found = content.contexts.get(&name).cloned();
+        if found.is_none() && !name.is_empty() {
+            let known = if known_contexts.is_empty() {
                 "it has none".into()
             } else {
-                format!("it has {}", known.join(", "))
+                format!("it has {}", known_contexts.join(", "))
             };
-            Failure::new(Kind::Context, format!("{named} has no context {name:?}; {known}"))
-        })
+            let message = format!("{named} has no context {name:?}; {known}");
+            return Err(Failure::new(Kind::Context, message));
+        }
+        let has_context = found.is_some();
+        let context = found.unwrap_or_default();
+        let absent = |what: &str, name: &str| {
+            let message = format!("{named} has no {what} {name:?}; correct the file or the options");
+            Err(Failure::new(Kind::Kubeconfig, message))
+        };
+        let given = |flag: &Option<String>| flag.clone().filter(|name| !name.is_empty());
+        let cluster_option = given(&self.flags.cluster);
+        let cluster_name = cluster_option.as_ref().unwrap_or(&context.cluster);
+        let cluster = content.clusters.get(cluster_name).cloned();
+        if cluster.is_none() && cluster_option.is_some() {
+            return absent("cluster", cluster_name);
+        }
+        let user_option = given(&self.flags.user);
+        let user_name = user_option.as_ref().unwrap_or(&context.user);
+        let user = content.users.get(user_name).cloned();
+        // As kubectl: a context may name a user that is not there, an option may not.
+        if user.is_none() && user_option.is_some() {
+            return absent("user", user_name);
+        }
+        let mut resolved = SelectedContext {
+            named: named.to_owned(),
+            name,
+            namespace: String::new(),
+            cluster_exists: cluster.is_some() || context.cluster.is_empty(),
+            context,
+            cluster: cluster.unwrap_or_default(),
+            user: user.unwrap_or_default(),
+            has_context,
+            known_contexts,
+        };
+        self.override_cluster(&mut resolved.cluster);
+        self.override_user(&mut resolved.user);
+        Ok(resolved)
     }
 
     fn override_cluster(&self, cluster: &mut Cluster) {
         if let Some(server) = &self.server {
-            cluster.server = Some(server.clone());
+            cluster.server.clone_from(server);
         }
-        if let Some(name) = &self.flags.tls_server_name {
-            cluster.tls_server_name = Some(name.clone());
+        // client-go: either option clears what the file says of both.
+        let insecure = self.insecure == Some(true);
+        if insecure || self.ca_cert.is_some() {
+            cluster.insecure_skip_tls_verify = insecure;
+            cluster.certificate_authority = self.ca_cert.clone().unwrap_or_default();
+            cluster.certificate_authority_data = Vec::new();
         }
-        if let Some(path) = &self.ca_cert {
-            cluster.certificate_authority = Some(path.clone());
-            cluster.certificate_authority_data = None;
+        if self.insecure == Some(false) {
+            // A check that the user asks for is made, whatever the file says.
+            cluster.insecure_skip_tls_verify = false;
         }
-        if let Some(insecure) = self.insecure {
-            cluster.insecure_skip_tls_verify = Some(insecure);
+        // client-go: another server does not have the name that the file gives to its own.
+        let name = self.flags.tls_server_name.clone().filter(|name| !name.is_empty());
+        if name.is_some() || self.server.is_some() {
+            cluster.tls_server_name = name.unwrap_or_default();
         }
     }
 
-    pub(super) fn override_user(&self, user: &mut AuthInfo) {
-        let (target, flags) = (self.target, self.flags);
-        let username = flags.username.as_ref().or(target.username.as_ref());
-        let password = flags.password.as_ref().or(target.password.as_ref());
-        if self.token.is_some() || username.is_some() {
-            // One way to say who we are: what was given beside the file replaces what is in it.
-            *user = AuthInfo {
-                impersonate: user.impersonate.take(),
-                impersonate_uid: user.impersonate_uid.take(),
-                impersonate_groups: user.impersonate_groups.take(),
-                impersonate_user_extra: user.impersonate_user_extra.take(),
-                ..AuthInfo::default()
-            };
-            user.token = self.token.clone().map(Into::into);
-            user.username = username.cloned();
-            user.password = password.cloned().map(Into::into);
+    pub(super) fn override_user(&self, user: &mut User) {
+        fn replace(field: &mut String, option: &Option<String>) {
+            if let Some(text) = option.as_ref().filter(|text| !text.is_empty()) {
+                field.clone_from(text);
+            }
         }
-        if let Some(path) = &self.client_cert {
-            user.client_certificate = Some(path.clone());
-            user.client_certificate_data = None;
-        }
-        if let Some(path) = &self.client_key {
-            user.client_key = Some(path.clone());
-            user.client_key_data = None;
-        }
-        if let Some(name) = &flags.impersonate {
-            user.impersonate = Some(name.clone());
-        }
-        if let Some(uid) = &flags.impersonate_uid {
-            user.impersonate_uid = Some(uid.clone());
-        }
+        let flags = self.flags;
+        replace(&mut user.token, &self.token);
+        replace(&mut user.username, &self.username);
+        replace(&mut user.password, &self.password);
+        replace(&mut user.client_certificate, &self.client_cert);
+        replace(&mut user.client_key, &self.client_key);
+        replace(&mut user.r#as, &flags.impersonate);
+        replace(&mut user.as_uid, &flags.impersonate_uid);
         if !flags.impersonate_groups.is_empty() {
-            user.impersonate_groups = Some(flags.impersonate_groups.clone());
+            user.as_groups.clone_from(&flags.impersonate_groups);
         }
     }
 }
 
 impl SelectedContext {
+    /// Makes the failure for options that lead to no server.
+    pub(super) fn no_server(&self) -> Failure {
+        let named = &self.named;
+        if !self.has_context {
+            let known = &self.known_contexts;
+            return if known.is_empty() {
+                let message =
+                    "there is no kubeconfig with a server: set KUBECONFIG, give --kubeconfig, or make ~/.kube/config";
+                Failure::new(Kind::Kubeconfig, message)
+            } else {
+                let message = format!(
+                    "{named} has no current context; name one with --context: it has {}",
+                    known.join(", ")
+                );
+                Failure::new(Kind::Context, message)
+            };
+        }
+        let cluster = &self.context.cluster;
+        let message = if self.cluster_exists {
+            format!("{named} names no server for the cluster {cluster:?}; correct the file or the options")
+        } else {
+            format!("{named} has no cluster {cluster:?}; correct the file or the options")
+        };
+        Failure::new(Kind::Kubeconfig, message)
+    }
+
+    /// Refuses contradictions, as `clientcmd.ConfirmUsable` does.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let Self {
+            named, cluster, user, ..
+        } = self;
+        let refuse = |why: &str| Err(Failure::new(Kind::Kubeconfig, format!("{named} cannot be used: {why}")));
+        if !cluster.certificate_authority.is_empty() && !cluster.certificate_authority_data.is_empty() {
+            return refuse("certificate-authority and certificate-authority-data are both given; remove one of them");
+        }
+        readable("certificate-authority", &cluster.certificate_authority)?;
+        let has_basic = !user.username.is_empty() || !user.password.is_empty();
+        if has_basic && !user.token.is_empty() {
+            return refuse("its user has a token and a user name with password; only one of them is allowed");
+        }
+        if !user.client_certificate.is_empty() || !user.client_certificate_data.is_empty() {
+            if !user.client_certificate.is_empty() && !user.client_certificate_data.is_empty() {
+                return refuse("client-certificate and client-certificate-data are both given; remove one of them");
+            }
+            if !user.client_key.is_empty() && !user.client_key_data.is_empty() {
+                return refuse("client-key and client-key-data are both given; remove one of them");
+            }
+            if user.client_key.is_empty() && user.client_key_data.is_empty() {
+                return refuse("its user has a client certificate without a client-key");
+            }
+            readable("client-certificate", &user.client_certificate)?;
+            readable("client-key", &user.client_key)?;
+        }
+        if let Some(plugin) = &user.exec {
+            if user.auth_provider.is_some() {
+                return refuse("its user has an auth-provider and a credential plugin (exec); remove one of them");
+            }
+            check_plugin(plugin).or_else(|why| refuse(&why))?;
+        }
+        let has_more = !user.as_uid.is_empty() || !user.as_groups.is_empty() || !user.as_user_extra.is_empty();
+        if has_more && user.r#as.is_empty() {
+            return refuse("a uid, groups or extra values to act as (--as-uid, --as-group) need a user (--as)");
+        }
+        Ok(())
+    }
+
     /// Returns everything that decides where a request goes and with whose rights. It holds secrets.
     pub(super) fn as_json(&self) -> serde_json::Value {
         serde_json::json!({
             "cluster": self.cluster,
             "user": self.user,
             "namespace": self.namespace,
-            "proxy": self.proxy,
         })
     }
 
@@ -206,34 +353,52 @@ impl SelectedContext {
             &user.client_key,
             &user.token_file,
         ];
-        files.into_iter().flatten().map(PathBuf::from).collect()
+        files
+            .into_iter()
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .collect()
     }
+}
 
-    /// Returns a kubeconfig with nothing else in it.
-    pub(super) fn kubeconfig(self) -> Kubeconfig {
-        Kubeconfig {
-            clusters: vec![NamedCluster {
-                name: ONLY.into(),
-                cluster: Some(self.cluster),
-                ..NamedCluster::default()
-            }],
-            auth_infos: vec![NamedAuthInfo {
-                name: ONLY.into(),
-                auth_info: Some(self.user),
-                ..NamedAuthInfo::default()
-            }],
-            contexts: vec![NamedContext {
-                name: ONLY.into(),
-                context: Some(Context {
-                    cluster: ONLY.into(),
-                    user: Some(ONLY.into()),
-                    namespace: self.namespace.filter(|name| !name.is_empty()),
-                    ..Context::default()
-                }),
-                ..NamedContext::default()
-            }],
-            current_context: Some(ONLY.into()),
-            ..Kubeconfig::default()
-        }
+fn readable(what: &str, path: &str) -> Result<(), Failure> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let opened = std::fs::File::open(path);
+    opened.map(drop).map_err(|error| {
+        let message = format!("the {what} {path} of the kubeconfig cannot be read: {error}; correct the kubeconfig");
+        Failure::new(Kind::Kubeconfig, message)
+    })
+}
+
+fn check_plugin(plugin: &Exec) -> Result<(), String> {
+    if plugin.command.is_empty() {
+        return Err("its credential plugin (exec) has no command".into());
+    }
+    if plugin.api_version.is_empty() {
+        return Err("its credential plugin (exec) has no apiVersion".into());
+    }
+    if !plugin.api_version.starts_with("client.authentication.k8s.io/")
+        || !["v1", "v1beta1"]
+            .iter()
+            .any(|version| plugin.api_version.ends_with(&format!("/{version}")))
+    {
+        return Err(format!(
+            "the apiVersion {:?} of its credential plugin (exec) is unknown; client.authentication.k8s.io/v1 and v1beta1 are known",
+            plugin.api_version
+        ));
+    }
+    if plugin.env.iter().any(|variable| variable.name.is_empty()) {
+        return Err("its credential plugin (exec) has an env entry without a name".into());
+    }
+    match plugin.interactive_mode.as_str() {
+        "Never" | "IfAvailable" | "Always" => Ok(()),
+        // client-go's default for the older version.
+        "" if plugin.api_version.ends_with("/v1beta1") => Ok(()),
+        "" => Err("its credential plugin (exec) has no interactiveMode; set Never, IfAvailable or Always".into()),
+        other => Err(format!(
+            "the interactiveMode {other:?} of its credential plugin (exec) is unknown; set Never, IfAvailable or Always"
+        )),
     }
 }

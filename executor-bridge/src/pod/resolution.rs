@@ -13,20 +13,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::Failure;
 use crate::pod::flags::Flags;
-use crate::pod::kubeconfig::{self, Source};
-use crate::pod::overrides::{Overrides, SelectedContext};
+use crate::pod::kubeconfig;
+use crate::pod::overrides::{self, SelectedContext};
 use crate::protocol::target::Target;
 
-/// Where Kubernetes puts the credentials of a pod's service account.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// A file whose status changed more recently than this may change again without a visible difference: timestamps have the resolution
 /// of the kernel's clock tick, at most 10 ms.
 const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(20);
 
 /// Snapshot of a target's settings and of the files that they came from.
-#[derive(Debug)]
 pub(crate) struct Resolution {
-    pub(super) selected: Option<SelectedContext>,
+    pub(super) context: SelectedContext,
     kubeconfig: Mutex<Vec<WatchedFile>>,
     /// Certificates, keys and tokens that are named by path.
     credentials: Mutex<Vec<WatchedFile>>,
@@ -42,14 +39,11 @@ impl Resolution {
             .into_iter()
             .map(WatchedFile::new)
             .collect();
-        let selected = select(target, &flags)?;
-        let credentials = credential_files(selected.as_ref())
-            .into_iter()
-            .map(WatchedFile::new)
-            .collect();
+        let context = overrides::resolve(target, &flags)?;
+        let credentials = context.credential_files().into_iter().map(WatchedFile::new).collect();
         Ok(Self {
-            digest: digest(selected.as_ref()),
-            selected,
+            digest: Sha256::digest(context.as_json().to_string().as_bytes()).into(),
+            context,
             kubeconfig: Mutex::new(kubeconfig),
             credentials: Mutex::new(credentials),
         })
@@ -77,26 +71,10 @@ impl Resolution {
     }
 }
 
-/// `None` stands for the service account of the pod that the bridge runs in.
-fn select(target: &Target, flags: &Flags) -> Result<Option<SelectedContext>, Failure> {
-    match kubeconfig::source(target, flags)? {
-        Source::Kubeconfig { content, named } => Overrides::new(target, flags).select(content, &named).map(Some),
-        Source::InCluster => Ok(None),
+impl std::fmt::Debug for Resolution {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolution").finish_non_exhaustive()
     }
-}
-
-fn credential_files(selected: Option<&SelectedContext>) -> Vec<PathBuf> {
-    match selected {
-        Some(selected) => selected.credential_files(),
-        None => ["token", "ca.crt", "namespace"]
-            .map(|name| Path::new(SERVICE_ACCOUNT).join(name))
-            .into(),
-    }
-}
-
-fn digest(selected: Option<&SelectedContext>) -> [u8; 32] {
-    let text = selected.map_or(String::new(), |selected| selected.as_json().to_string());
-    Sha256::digest(text.as_bytes()).into()
 }
 
 /// A file by its path: its identity and status, and the digest of its content for the moments when the status cannot tell.

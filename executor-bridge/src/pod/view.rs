@@ -1,5 +1,5 @@
-//! What the API tells of a pod, as far as podbridge needs it, and what follows: which container is meant, whether it can be
-//! reached, what became of it. No I/O.
+//! View of a pod: the parts of the API's answer that podbridge needs, and the decisions on them: the container that is meant, whether it
+//! can be reached, and its fate. Does no I/O. Only `pod` uses it.
 
 use std::net::IpAddr;
 
@@ -8,8 +8,9 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use crate::error::{Failure, Kind, Retry};
 use crate::pod::container_ref::{ContainerRef, Fate};
 
-/// Where a pod does not say its system itself.
+/// Node label in a pod's nodeSelector; it tells the system of a pod without `spec.os`.
 const OS_LABEL: &str = "kubernetes.io/os";
+/// Annotation that names the container which kubectl takes without `-c`.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 #[derive(Debug, Default, Clone)]
@@ -20,11 +21,11 @@ pub(super) struct View {
     deleting: bool,
     windows: bool,
     phase: String,
-    /// `Evicted` and the like, with its text.
+    /// Reason of the phase, such as `Evicted`, with its text; else the reason why the scheduler found no node.
     reason: Option<String>,
     default_container: Option<String>,
     containers: Vec<Container>,
-    /// None in the node's network.
+    /// The pod's own address; `None` for a pod in its node's network.
     address: Option<IpAddr>,
 }
 
@@ -32,11 +33,11 @@ pub(super) struct View {
 struct Container {
     name: String,
     memory_limit: Option<String>,
-    /// Absent until the kubelet has reported it.
+    /// Id that the container runtime gave; absent until the kubelet reports it.
     id: Option<String>,
     restarts: i32,
     state: State,
-    /// Of the life before this one.
+    /// End of the run before the present one.
     last: Option<Termination>,
 }
 
@@ -85,10 +86,10 @@ impl From<Pod> for View {
         let spec = pod.spec.unwrap_or_default();
         let own_network = spec.host_network != Some(true);
         let address: Option<IpAddr> = status.pod_ip.and_then(|address| address.parse().ok());
-        // Whatever an API says, a pod is no part of this host, nor many.
+        // An API server may say anything: an address that means this host or a group of hosts is no pod's.
         let is_odd = |address: &IpAddr| address.is_loopback() || address.is_unspecified() || address.is_multicast();
-        let selected = spec.node_selector.as_ref().and_then(|labels| labels.get(OS_LABEL));
-        let os = spec.os.as_ref().map(|os| &os.name).or(selected);
+        let os_label = spec.node_selector.as_ref().and_then(|labels| labels.get(OS_LABEL));
+        let os = spec.os.as_ref().map(|os| &os.name).or(os_label);
         let windows = os.is_some_and(|name| name == "windows");
         let containers = spec.containers.into_iter().map(|spec| {
             let limit = |resources: k8s_openapi::api::core::v1::ResourceRequirements| {
@@ -144,13 +145,13 @@ fn container(name: String, memory_limit: Option<String>, status: ContainerStatus
 }
 
 impl View {
-    /// The container that is meant, if it can be reached.
-    pub(super) fn place(&self, wanted: Option<&str>) -> Result<ContainerRef, Failure> {
+    /// Returns the container that is meant; an error if it is unknown or cannot be reached now.
+    pub(super) fn container(&self, wanted: Option<&str>) -> Result<ContainerRef, Failure> {
         if self.windows {
             return Err(Failure::new(
                 Kind::Windows,
                 format!(
-                    "pod {} is one of Windows, for which there is no agent; use stock kubectl",
+                    "pod {} runs Windows, for which podbridge has no agent; use stock kubectl",
                     self.name
                 ),
             ));
@@ -168,7 +169,7 @@ impl View {
 
     fn choose(&self, wanted: Option<&str>) -> Result<&Container, Failure> {
         let named = |name: &str| self.containers.iter().find(|container| container.name == name);
-        // As kubectl: an annotation that names no container is as good as none.
+        // kubectl ignores an annotation that names no container of the pod.
         let found = match wanted {
             Some(name) => named(name),
             None => {
@@ -215,9 +216,9 @@ impl View {
                     "container {} of pod {pod} is waiting: {why}{reason}; see `kubectl describe pod`",
                     container.name
                 );
-                // Other reasons are told after something went wrong.
-                let begins = ["PodInitializing", "ContainerCreating", "waiting"].contains(&why.as_str());
-                Err(if begins && phase == "Pending" {
+                // Every other reason means that something went wrong.
+                let is_start = ["PodInitializing", "ContainerCreating", "waiting"].contains(&why.as_str());
+                Err(if is_start && phase == "Pending" {
                     starting(what)
                 } else {
                     not_running(what)
@@ -237,32 +238,35 @@ impl View {
         }
     }
 
-    /// What became of a place, as far as the API knows by now.
-    pub(super) fn fate(&self, place: &ContainerRef) -> Fate {
+    /// Tells the fate of a container, as far as the API knows it now.
+    pub(super) fn fate(&self, container_ref: &ContainerRef) -> Fate {
         let pod = &self.name;
         let reason = self
             .reason
             .as_ref()
             .map_or(String::new(), |reason| format!(" ({reason})"));
-        if self.uid != place.pod_uid {
+        if self.uid != container_ref.pod_uid {
             return Fate::PodGone(format!("pod {pod} was deleted and another one has its name"));
         }
         let Some(container) = self
             .containers
             .iter()
-            .find(|container| container.name == place.container)
+            .find(|container| container.name == container_ref.container)
         else {
             return Fate::Unchanged;
         };
-        let replaced =
-            container.restarts != place.restarts || container.id.as_ref().is_some_and(|id| *id != place.container_id);
+        let replaced = container.restarts != container_ref.restarts
+            || container
+                .id
+                .as_ref()
+                .is_some_and(|id| *id != container_ref.container_id);
         let ended = match &container.state {
             State::Terminated(ended) => Some(ended),
             State::Waiting(_) | State::Running | State::Unknown => container.last.as_ref().filter(|_| replaced),
         };
         match ended {
-            // The runtime says so of every container in which anything was ever killed for memory; 137 says that it was
-            // the container itself.
+            // The runtime reports OOMKilled for every container in which any process was killed for memory; 137 says that the first
+            // process was.
             Some(ended) if ended.reason == "OOMKilled" && ended.code == 137 => {
                 let limit = container.memory_limit.as_deref().unwrap_or("unknown");
                 return Fate::OomKilled(format!(
@@ -331,22 +335,22 @@ mod tests {
     #[test]
     fn the_container_is_chosen_as_kubectl_does() {
         let plain = view(serde_json::json!({}));
-        assert_eq!(plain.place(None).unwrap().container, "a");
-        assert_eq!(plain.place(Some("b")).unwrap().container_id, "y");
-        let missing = plain.place(Some("c")).unwrap_err();
+        assert_eq!(plain.container(None).unwrap().container, "a");
+        assert_eq!(plain.container(Some("b")).unwrap().container_id, "y");
+        let missing = plain.container(Some("c")).unwrap_err();
         assert_eq!(missing.kind, Kind::ContainerNotFound);
         assert!(missing.message.contains("a, b"), "{missing}");
         let annotated = |name| view(serde_json::json!({"metadata": {"annotations": {DEFAULT_CONTAINER: name}}}));
-        assert_eq!(annotated("b").place(None).unwrap().container, "b");
-        assert_eq!(annotated("b").place(Some("a")).unwrap().container, "a");
-        assert_eq!(annotated("z").place(None).unwrap().container, "a");
+        assert_eq!(annotated("b").container(None).unwrap().container, "b");
+        assert_eq!(annotated("b").container(Some("a")).unwrap().container, "a");
+        assert_eq!(annotated("z").container(None).unwrap().container, "a");
     }
 
     #[test]
-    fn only_an_address_of_its_own_leads_to_a_pod() {
+    fn only_an_address_of_its_own_is_a_pod_s_address() {
         let address = |json| {
             view(json)
-                .place(None)
+                .container(None)
                 .unwrap()
                 .address
                 .map(|address| address.to_string())
@@ -363,22 +367,22 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_of_windows_is_recognised() {
+    fn a_windows_pod_is_refused() {
         for spec in [
             serde_json::json!({"os": {"name": "windows"}}),
             serde_json::json!({"nodeSelector": {"kubernetes.io/os": "windows"}}),
         ] {
-            let failure = view(serde_json::json!({"spec": spec})).place(None).unwrap_err();
+            let failure = view(serde_json::json!({"spec": spec})).container(None).unwrap_err();
             assert_eq!(failure.kind, Kind::Windows);
         }
         let linux = view(serde_json::json!({"spec": {"os": {"name": "linux"}}}));
-        assert!(linux.place(None).is_ok());
+        assert!(linux.container(None).is_ok());
     }
 
     #[test]
-    fn what_does_not_run_is_told_with_its_reason() {
+    fn a_container_that_does_not_run_is_refused_with_its_reason() {
         let refused = |json, container| {
-            let failure = view(json).place(Some(container)).unwrap_err();
+            let failure = view(json).container(Some(container)).unwrap_err();
             assert_eq!(failure.kind, Kind::PodNotRunning);
             failure.message
         };
@@ -394,9 +398,9 @@ mod tests {
     }
 
     #[test]
-    fn the_fate_of_a_place_is_seen() {
-        let place = view(serde_json::json!({})).place(Some("b")).unwrap();
-        let fate = |json| view(json).fate(&place);
+    fn the_fate_of_a_container_follows_from_the_pod() {
+        let container_ref = view(serde_json::json!({})).container(Some("b")).unwrap();
+        let fate = |json| view(json).fate(&container_ref);
         assert_eq!(fate(serde_json::json!({})), Fate::Unchanged);
         let replaced = fate(serde_json::json!({"metadata": {"uid": "2"}}));
         assert!(matches!(replaced, Fate::PodGone(_)));
@@ -413,11 +417,11 @@ mod tests {
         );
         assert!(matches!(fate(again), Fate::OomKilled(_)));
         let old = status(serde_json::json!({"state": {"running": {}}, "lastState": oom}));
-        assert_eq!(fate(old), Fate::Unchanged, "a memory kill before our time is not ours");
+        assert_eq!(fate(old), Fate::Unchanged, "the memory kill was before the present run");
         let child = status(serde_json::json!({"state": {"terminated": {"reason": "OOMKilled", "exitCode": 0}}}));
         assert!(
             matches!(fate(child), Fate::ContainerEnded(_)),
-            "its child was killed, long ago perhaps"
+            "a child was killed, perhaps long ago"
         );
         let error = status(serde_json::json!({"state": {"terminated": {"reason": "Error", "exitCode": 137}}}));
         assert!(matches!(fate(error), Fate::ContainerEnded(why) if why.contains("137")));

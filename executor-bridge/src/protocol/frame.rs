@@ -1,12 +1,14 @@
-//! Frames: `u32` big-endian length, `u8` type, payload. Owns their limits; whoever reads from a socket feeds a decoder.
+//! Frames of the client protocol: `u32` big-endian length, `u8` type, payload. Owns their limits and does no I/O: `client` and `daemon` read
+//! from sockets and pass the bytes to `Frame::decode`.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Most bytes after the length field, the type included.
+/// Highest number of bytes after the length field; the type is one of them.
 pub(crate) const MAX_LENGTH: usize = 1 << 20;
-/// Length field and type.
+/// Number of bytes of the length field and the type.
 pub(crate) const HEADER: usize = 5;
 
+/// One frame; docs/client-protocol.md says who sends which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Frame {
     Request(Bytes),
@@ -22,11 +24,12 @@ pub(crate) enum Frame {
     Result(Bytes),
 }
 
+/// Reason why bytes are no frame; the connection cannot be used after it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum FrameError {
     #[error("a frame of {0} bytes is longer than the allowed {MAX_LENGTH}")]
     TooLong(usize),
-    #[error("a frame without a type")]
+    #[error("a frame has no type")]
     Empty,
     #[error("frame type {0:#04x} is unknown")]
     UnknownType(u8),
@@ -49,7 +52,7 @@ mod kind {
 }
 
 impl Frame {
-    /// Header and payload apart, so that large payloads are not copied.
+    /// Returns header and payload apart, so that large payloads are not copied.
     pub(crate) fn encode(self) -> ([u8; HEADER], Bytes) {
         let (kind, payload) = match self {
             Frame::Request(json) => (kind::REQUEST, json),
@@ -79,13 +82,13 @@ impl Frame {
         ([a, b, c, d, kind], payload)
     }
 
-    /// Takes one frame from the front of what was read; `None` until it is whole.
+    /// Takes one frame from the front of the bytes that were read; `None` until the frame is complete.
     pub(crate) fn decode(read: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         let Some(prefix) = read.first_chunk::<4>() else {
             return Ok(None);
         };
         let length = u32::from_be_bytes(*prefix) as usize;
-        // Judged before it is whole: a hostile length must not be waited for.
+        // The length is checked before the frame is complete: nobody waits for a hostile length.
         if length > MAX_LENGTH {
             return Err(FrameError::TooLong(length));
         }
@@ -135,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn every_frame_survives_the_wire() {
+    fn an_encoded_frame_decodes_to_itself() {
         let frames = [
             Frame::Request("{}".into()),
             Frame::Stdin("x".into()),
@@ -168,10 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_comes_byte_by_byte_is_decoded_once_whole() {
-        let whole = bytes(Frame::Stdin("hello".into()));
+    fn a_frame_that_arrives_byte_by_byte_is_decoded_when_it_is_complete() {
+        let complete = bytes(Frame::Stdin("hello".into()));
         let mut read = BytesMut::new();
-        for (index, byte) in whole.iter().enumerate() {
+        for (index, byte) in complete.iter().enumerate() {
             assert_eq!(Frame::decode(&mut read), Ok(None), "after {index} bytes");
             read.put_u8(*byte);
         }
@@ -179,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_refused_without_waiting_for_more() {
+    fn invalid_bytes_are_refused_without_waiting_for_more() {
         let decode = |bytes: &[u8]| Frame::decode(&mut BytesMut::from(bytes));
         assert_eq!(decode(b"GET / HTTP/1.1"), Err(FrameError::TooLong(0x4745_5420)));
         assert_eq!(decode(b"\0\x10\0\x01"), Err(FrameError::TooLong(MAX_LENGTH + 1)));

@@ -1,5 +1,5 @@
-//! The client protocol (docs/client-protocol.md) as types: targets and their keys, frames, requests, results. Shared by
-//! `client` and `daemon`; no I/O here.
+//! Types of the client protocol (docs/client-protocol.md): targets and their keys, frames, requests, results. `client` and `daemon` share
+//! them. This module does no I/O.
 
 pub(crate) mod byte_string;
 pub(crate) mod frame;
@@ -7,7 +7,7 @@ pub(crate) mod request;
 pub(crate) mod result;
 pub(crate) mod target;
 
-/// The version that both sides speak.
+/// Version of the protocol that both sides speak.
 pub(crate) const VERSION: u32 = 1;
-/// How much stdin a client may send beyond the last acknowledged offset: 400 MB/s at 10 ms.
+/// Bytes of stdin that a client may send beyond the last acknowledged offset: 400 MB/s at a round trip of 10 ms.
 pub(crate) const STDIN_WINDOW: usize = 4 << 20;

@@ -1,18 +1,19 @@
-//! What a client may ask for: one JSON object per connection, checked here once. `Debug` shows no argument, environment
-//! or path: they may hold secrets.
+//! Requests of clients: one JSON object per connection, checked once, here. `client` encodes them and `daemon` parses them. `Debug` shows no
+//! argument, no environment and no path: they may hold secrets.
 
 use std::fmt;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use podbridge_proto::limits::MAX_PUTS;
 
 use crate::protocol::VERSION;
 use crate::protocol::byte_string::ByteString;
-use crate::protocol::target::hex;
 use crate::random;
 
+/// Reason why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
     #[error("the request is no JSON object that this bridge understands: {0}")]
@@ -30,36 +31,80 @@ pub(crate) enum RequestError {
 /// A request of any operation.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// `None`: the pod's default.
+    /// `None` means the pod's default container.
     pub container: Option<String>,
     pub operation: Operation,
 }
 
-#[derive(Debug)]
-pub(crate) enum Operation {
-    Exec(Box<Exec>),
-    Put(Put),
-    Get(Get),
-    Stat(Stat),
-    Connect,
-    Relink,
-    /// The logs of a Zuul build's pod; what its other bridges ask each other.
-    Logs,
-    Log(Log),
-    DeleteLog(Log),
-    /// Asks whether a token belongs to the user of this bridge; if so, later dials use it.
-    AdmitToken(AdmitToken),
-    Status,
-    Stop,
+/// Defines the operations from one table: variant, name on the wire, and for the first group the type of the fields that stand in the
+/// request beside `op`.
+macro_rules! operations {
+    (with_fields { $($variant:ident($type:ty) => $name:literal;)+ } without_fields { $($(#[$attribute:meta])* $bare:ident => $bare_name:literal;)+ }) => {
+        /// An operation with its fields.
+        #[derive(Debug)]
+        pub(crate) enum Operation {
+            $($variant($type),)+
+            $($(#[$attribute])* $bare,)+
+        }
+
+        impl Operation {
+            const NAMES: &'static [&'static str] = &[$($name,)+ $($bare_name,)+];
+
+            /// Returns the operation's name on the wire, for logs and messages too.
+            pub(crate) fn name(&self) -> &'static str {
+                match self {
+                    $(Operation::$variant(_) => $name,)+
+                    $(Operation::$bare => $bare_name,)+
+                }
+            }
+
+            /// Reads the fields of the operation that `name` names.
+            fn parse(name: &str, json: &[u8]) -> Result<Self, RequestError> {
+                match name {
+                    $($name => Ok(Operation::$variant(serde_json::from_slice(json)?)),)+
+                    $($bare_name => Ok(Operation::$bare),)+
+                    _ => Err(RequestError::Operation(name.to_owned())),
+                }
+            }
+
+            /// Returns the operation's own fields as a JSON object.
+            fn fields(&self) -> Result<serde_json::Value, serde_json::Error> {
+                match self {
+                    $(Operation::$variant(fields) => serde_json::to_value(fields),)+
+                    $(Operation::$bare)|+ => Ok(serde_json::json!({})),
+                }
+            }
+        }
+    };
 }
 
-/// Of `admit_token`.
+operations! {
+    with_fields {
+        Exec(Box<Exec>) => "exec";
+        Put(Put) => "put";
+        Get(Get) => "get";
+        Stat(Stat) => "stat";
+        Log(Log) => "log";
+        DeleteLog(Log) => "delete_log";
+        AdmitToken(AdmitToken) => "admit_token";
+    }
+    without_fields {
+        Connect => "connect";
+        Relink => "relink";
+        /// Lists the logs of a Zuul build's pod. The bridges of one build ask this of each other.
+        Logs => "logs";
+        Status => "status";
+        Stop => "stop";
+    }
+}
+
+/// Asks whether a token belongs to the user of this bridge; if so, later dials use it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct AdmitToken {
     pub token: String,
 }
 
-/// As it travels.
+/// The fields that every request has.
 #[derive(Serialize, Deserialize)]
 struct Envelope {
     v: u32,
@@ -76,7 +121,7 @@ pub(crate) struct Exec {
     pub argv: Option<Vec<ByteString>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shell: Option<ByteString>,
-    /// The agent's own executable is the program; the first of `argv` is only its name.
+    /// Runs the agent's own executable; the first word of `argv` is only its name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub agent_program: bool,
     /// 32 hexadecimal digits.
@@ -100,24 +145,25 @@ pub(crate) struct Exec {
     pub stdout: Output,
     #[serde(default)]
     pub stderr: Output,
-    /// Files that are put before the command starts; the content of each is a descriptor, after those of the streams.
+    /// Files that are put before the command starts. The content of each comes by a file descriptor, after the descriptors of the streams.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub puts: Vec<Put>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
 }
 
-/// How far an exec came through another bridge, which died. `requires` names it, so that no bridge begins again.
+/// Progress of an exec through another bridge, which died. `requires` names `resume`, so that no bridge starts the command again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Resume {
-    /// The agent that may have the exec, and the only one that is asked.
+    /// Instance of the agent that may have the exec; no other agent is asked.
     pub instance: String,
-    /// The client was told that it started.
+    /// The client already knows that the command started.
     #[serde(default)]
     pub started: bool,
-    /// Bytes of output that the client has.
+    /// Number of bytes of stdout that the client has.
     #[serde(default)]
     pub stdout: u64,
+    /// Number of bytes of stderr that the client has.
     #[serde(default)]
     pub stderr: u64,
     /// Offset in stdin of the first STDIN frame.
@@ -157,13 +203,13 @@ pub(crate) struct Put {
     pub mtime_ns: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// On the disk before it is done.
+    /// Writes the file to disk (fsync) before the operation is done.
     #[serde(default, skip_serializing_if = "is_false")]
     pub sync: bool,
-    /// `path` leads from here, not out of it, and through no symbolic link.
+    /// Directory that `path` starts from; `path` may not leave it and may not pass through a symbolic link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<ByteString>,
-    /// STDIN_ACK frames for content from a descriptor too.
+    /// Sends STDIN_ACK frames also if the content comes by a file descriptor.
     #[serde(default, skip_serializing_if = "is_false")]
     pub progress: bool,
 }
@@ -187,33 +233,21 @@ pub(crate) struct Stat {
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Log {
     pub id: String,
-    /// Where it was followed to before.
+    /// Position up to which the client has the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
 }
 
-/// A place in a log; also what STDERR frames of `log` say.
+/// Position in a log; the STDERR frames of `log` carry it too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// Hexadecimal digits, only ever compared.
+    /// Identity of the file in hexadecimal digits; it is only compared.
     pub file: String,
     pub offset: u64,
 }
 
-/// What `requires` may name: the operations and the keys of this version.
-const KNOWN: &[&str] = &[
-    "exec",
-    "put",
-    "get",
-    "stat",
-    "connect",
-    "relink",
-    "logs",
-    "log",
-    "delete_log",
-    "admit_token",
-    "status",
-    "stop",
+/// Keys of this version; `requires` may name these keys and the operations.
+const KEYS: &[&str] = &[
     "argv",
     "agent_program",
     "shell",
@@ -244,69 +278,45 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl Request {
+    /// Reads and checks a client's JSON.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, RequestError> {
         let envelope: Envelope = serde_json::from_slice(json)?;
         if envelope.v != VERSION {
             return Err(RequestError::Version(envelope.v));
         }
-        if let Some(name) = envelope.requires.iter().find(|name| !KNOWN.contains(&name.as_str())) {
+        let is_known = |name: &str| KEYS.contains(&name) || Operation::NAMES.contains(&name);
+        if let Some(name) = envelope.requires.iter().find(|name| !is_known(name)) {
             return Err(RequestError::Requires(name.clone()));
         }
-        let operation = match envelope.op.as_str() {
-            "exec" => {
-                let exec: Exec = serde_json::from_slice(json)?;
-                exec.check()?;
-                Operation::Exec(Box::new(exec))
-            }
-            "put" => Operation::Put(serde_json::from_slice(json)?),
-            "get" => Operation::Get(serde_json::from_slice(json)?),
-            "stat" => Operation::Stat(serde_json::from_slice(json)?),
-            "connect" => Operation::Connect,
-            "relink" => Operation::Relink,
-            "logs" => Operation::Logs,
-            "log" => Operation::Log(serde_json::from_slice(json)?),
-            "delete_log" => Operation::DeleteLog(serde_json::from_slice(json)?),
-            "admit_token" => Operation::AdmitToken(serde_json::from_slice(json)?),
-            "status" => Operation::Status,
-            "stop" => Operation::Stop,
-            _ => return Err(RequestError::Operation(envelope.op)),
-        };
+        let operation = Operation::parse(&envelope.op, json)?;
+        if let Operation::Exec(exec) = &operation {
+            exec.check()?;
+        }
         Ok(Self {
             container: envelope.container.filter(|name| !name.is_empty()),
             operation,
         })
     }
 
+    /// Returns the JSON of a request frame.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let (op, body) = match &self.operation {
-            Operation::Exec(exec) => ("exec", serde_json::to_value(exec)?),
-            Operation::Put(put) => ("put", serde_json::to_value(put)?),
-            Operation::Get(get) => ("get", serde_json::to_value(get)?),
-            Operation::Stat(stat) => ("stat", serde_json::to_value(stat)?),
-            Operation::Connect => ("connect", serde_json::json!({})),
-            Operation::Relink => ("relink", serde_json::json!({})),
-            Operation::Logs => ("logs", serde_json::json!({})),
-            Operation::Log(log) => ("log", serde_json::to_value(log)?),
-            Operation::DeleteLog(log) => ("delete_log", serde_json::to_value(log)?),
-            Operation::AdmitToken(admission) => ("admit_token", serde_json::to_value(admission)?),
-            Operation::Status => ("status", serde_json::json!({})),
-            Operation::Stop => ("stop", serde_json::json!({})),
-        };
         let mut envelope = serde_json::to_value(Envelope {
             v: VERSION,
-            op: op.into(),
+            op: self.operation.name().into(),
             container: self.container.clone(),
             requires: self.operation.requires(),
         })?;
-        if let (Some(envelope), serde_json::Value::Object(body)) = (envelope.as_object_mut(), body) {
-            envelope.extend(body);
+        if let (Some(envelope), serde_json::Value::Object(fields)) =
+            (envelope.as_object_mut(), self.operation.fields()?)
+        {
+            envelope.extend(fields);
         }
         serde_json::to_vec(&envelope)
     }
 }
 
 impl Operation {
-    /// What a bridge that does not know it must not leave out in silence.
+    /// Returns the keys that change the meaning of the request: a bridge that does not know one of them must refuse the request.
     fn requires(&self) -> Vec<String> {
         let needs: &[(&str, bool)] = match self {
             Operation::Exec(exec) => &[("resume", exec.resume.is_some()), ("agent_program", exec.agent_program)],
@@ -318,24 +328,6 @@ impl Operation {
         let named = needs.iter().filter(|(_, needed)| *needed);
         named.map(|(name, _)| (*name).to_owned()).collect()
     }
-
-    /// For logs and messages.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Operation::Exec(_) => "exec",
-            Operation::Put(_) => "put",
-            Operation::Get(_) => "get",
-            Operation::Stat(_) => "stat",
-            Operation::Connect => "connect",
-            Operation::Relink => "relink",
-            Operation::Logs => "logs",
-            Operation::Log(_) => "log",
-            Operation::DeleteLog(_) => "delete_log",
-            Operation::AdmitToken(_) => "admit_token",
-            Operation::Status => "status",
-            Operation::Stop => "stop",
-        }
-    }
 }
 
 impl Exec {
@@ -343,11 +335,12 @@ impl Exec {
     /// request.
     pub(crate) fn new() -> Self {
         Self {
-            exec_id: Some(hex(&random::bytes::<16>())),
+            exec_id: Some(HEXLOWER.encode(&random::bytes::<16>())),
             ..Self::default()
         }
     }
 
+    /// Refuses contradictions between the fields.
     fn check(&self) -> Result<(), RequestError> {
         match (&self.argv, &self.shell) {
             (Some(argv), None) if argv.is_empty() => return Err(RequestError::Invalid("argv is empty")),
@@ -376,7 +369,7 @@ impl Exec {
         Ok(())
     }
 
-    /// The client's own id, if it made one.
+    /// Returns the id that the client chose; `None` without one, or if it is no id.
     pub(crate) fn id(&self) -> Option<[u8; 16]> {
         let text = self.exec_id.as_deref()?;
         if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -385,6 +378,7 @@ impl Exec {
         u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
     }
 
+    /// Returns the time limit of the command; `None` without one.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         self.timeout_ms.filter(|ms| *ms != 0).map(Duration::from_millis)
     }

@@ -1,11 +1,12 @@
-//! How an operation ended, as the last frame of its connection says it. Owns the outcome's JSON form; `exit` gives each
-//! its exit code.
+//! Outcome of an operation, as the last frame of its connection carries it. Owns the outcome's JSON form; `exit` gives each outcome its exit
+//! code.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::error::{FailedKind, Failure, Kind};
 
+/// Outcome of an operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub(crate) enum Outcome {
@@ -22,8 +23,8 @@ pub(crate) enum Outcome {
         #[serde(default)]
         message: String,
     },
-    TimedOut(Ended),
-    Cancelled(Ended),
+    TimedOut(EndedExec),
+    Cancelled(EndedExec),
     OomKilled {
         message: String,
         #[serde(default, skip_serializing_if = "is_false")]
@@ -44,10 +45,10 @@ pub(crate) enum Outcome {
     Lost(Failure),
 }
 
-/// An exec whose tree was ended.
+/// An exec whose process tree the agent ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Ended {
-    /// Processes that could not be killed.
+pub(crate) struct EndedExec {
+    /// Ids of the processes that could not be killed.
     #[serde(default)]
     pub survivors: Vec<u32>,
     #[serde(default)]
@@ -56,17 +57,17 @@ pub(crate) struct Ended {
     pub held_open: bool,
 }
 
-/// What an operation that succeeded has to tell; which keys are there depends on the operation.
+/// Answer of an operation that succeeded; the operation decides which keys are present.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Done {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// From agents that can; then there is no `sha256`.
+    /// Digest from an agent that knows BLAKE3; `sha256` is absent then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
-    /// `Some(None)`, JSON `null`: there is no such file.
+    /// `Some(None)` (JSON `null`) means that the file does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub stat: Option<Option<FileStat>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,29 +98,29 @@ pub(crate) struct Agent {
 pub(crate) struct Bridge {
     pub version: String,
     pub pid: u32,
-    /// Without secrets.
+    /// The bridge's target without its secrets.
     pub target: Value,
     pub uptime_s: u64,
-    /// Open operations, this one not counted.
+    /// Number of open operations without this one.
     pub operations: usize,
-    /// Seconds after which an unused bridge ends; 0: never.
+    /// Seconds after which an unused bridge ends; 0 means never.
     pub idle_s: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LinkStatus {
-    /// `null`: the pod's default, not known yet.
+    /// `null` means the pod's default container, whose name is not known yet.
     pub container: Option<String>,
-    /// `exec-proxy` or `local`.
+    /// `exec-proxy`, `direct` or `local`.
     pub link: String,
-    /// `control` or `bulk`; a bridge that has no lanes says neither.
+    /// `control` or `bulk`; empty from an older bridge, which has no lanes.
     #[serde(default)]
     pub lane: String,
     /// `up`, `dialing` or `down`.
     pub state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
-    /// Why it is down.
+    /// Reason why the link is down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -129,12 +130,13 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// `null` that is there is something else than a key that is not.
+/// Reads `null` as `Some(None)`, which is different from an absent key.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<FileStat>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
 impl Outcome {
+    /// Returns a success without an answer.
     pub(crate) fn done() -> Self {
         Outcome::Ok(Done::default())
     }
@@ -150,11 +152,12 @@ impl Outcome {
         Outcome::Lost(Failure::new(kind, message))
     }
 
+    /// Returns the JSON of a result frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("an outcome has string keys only")
     }
 
-    /// For logs.
+    /// Returns the outcome's name for logs.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Outcome::Ok(_) => "ok",

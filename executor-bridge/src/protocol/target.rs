@@ -1,5 +1,5 @@
-//! What a bridge serves: the options the user gave, and nothing else, as a JSON object; its key names the socket. Secrets
-//! may be inside: `Debug` and `public` show none.
+//! Target of a bridge: the options that the user gave, and nothing else, as a JSON object; the object's key names the bridge's socket.
+//! Secrets may be inside: `Debug` and `public` show none. `config` makes targets, `pod` and `link` read them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -31,7 +32,7 @@ pub(crate) struct Target {
     /// `.kube/config` in the home directory, absolute: counts if nothing else names a kubeconfig, and need not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_kubeconfig: Option<String>,
-    /// The content instead of a path.
+    /// Content of a kubeconfig, instead of a path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubeconfig_data: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,7 +63,7 @@ pub(crate) struct Target {
     pub agent_socket: Option<PathBuf>,
 }
 
-/// How to reach the agent; absent means the bridge's own choice.
+/// Link to the agent that the user wants; an absent choice leaves it to the bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LinkChoice {
@@ -76,7 +77,7 @@ pub(crate) enum LinkChoice {
     Local,
 }
 
-/// Names a bridge's files.
+/// Name of a bridge's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key(String);
 
@@ -86,7 +87,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A target and the object it came from, whose key it has even if a newer client wrote it another way.
+/// A target with the key of the JSON object it was read from. A newer client may write the same target as another object.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyedTarget {
     pub target: Target,
@@ -94,7 +95,7 @@ pub(crate) struct KeyedTarget {
 }
 
 impl KeyedTarget {
-    /// From a client's JSON.
+    /// Reads a client's JSON; an error if it is no object or holds a field that this release does not know.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, Failure> {
         let value: Value = serde_json::from_slice(json)
             .map_err(|error| Failure::usage(format!("the target on standard input is no JSON: {error}")))?;
@@ -121,6 +122,7 @@ impl KeyedTarget {
         ))
     }
 
+    /// Gives a target its key; an error if the target could never work.
     pub(crate) fn new(target: Target) -> Result<Self, Failure> {
         target.check()?;
         let value = serde_json::to_value(&target)
@@ -132,11 +134,11 @@ impl KeyedTarget {
     }
 }
 
-/// First 16 hexadecimal digits of the SHA-256 of the canonical JSON: sorted keys, no white space, no escapes for
-/// printable text. serde_json writes exactly that, its objects being sorted maps.
+/// Returns the first 16 hexadecimal digits of the SHA-256 of the canonical JSON: sorted keys, no white space, no escapes for printable
+/// text. serde_json writes exactly that, because its objects are sorted maps.
 pub(crate) fn key(value: &Value) -> Key {
     let digest = Sha256::digest(value.to_string().as_bytes());
-    Key(hex(&digest[..8]))
+    Key(HEXLOWER.encode(&digest[..8]))
 }
 
 /// Returns issuer and subject that a JSON Web Token claims (RFC 7519); nothing for other tokens. The signature is not checked.
@@ -152,24 +154,8 @@ fn subject(token: &str) -> Option<(String, String)> {
     Some((claims.iss, claims.sub))
 }
 
-/// What such digits mean.
-pub(crate) fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let pairs = digits.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| {
-        u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16)
-            .ok()
-            .filter(|_| pair.len() == 2)
-    };
-    pairs.map(byte).collect()
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Target {
-    /// Refuses what could never work.
+    /// Refuses a target that could never work.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.link() == LinkChoice::Local {
             return match &self.agent_socket {
@@ -241,16 +227,17 @@ impl Target {
         (self.default_kubeconfig.as_deref().into_iter().collect(), true)
     }
 
+    /// Returns the link that the user wants.
     pub(crate) fn link(&self) -> LinkChoice {
         self.link.unwrap_or(LinkChoice::Auto)
     }
 
-    /// For messages.
+    /// Returns the pod's name for messages; `-` without one.
     pub(crate) fn pod_name(&self) -> &str {
         self.pod.as_deref().unwrap_or("-")
     }
 
-    /// What `status` and logs may show: nothing that could hold a secret.
+    /// Returns the fields that `status` and logs may show: none that could hold a secret.
     pub(crate) fn public(&self) -> Value {
         let shown = Self {
             kubeconfig_data: None,
@@ -265,7 +252,7 @@ impl Target {
     }
 }
 
-/// RFC 1123 subdomain, as Kubernetes has it. Such a name is safe in a URL.
+/// Tells whether a name is an RFC 1123 subdomain, as Kubernetes wants it. Such a name is safe in a URL.
 pub(crate) fn is_kubernetes_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed) && !name.starts_with('.')

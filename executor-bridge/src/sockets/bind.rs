@@ -7,13 +7,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
 use crate::error::{Failure, Kind};
-use crate::protocol::target::hex;
 use crate::random;
 use crate::sockets::directory::BridgeFiles;
 
@@ -121,7 +121,7 @@ pub(crate) fn link(socket: &Path, alias: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("cannot link {}: {error}", alias.display()));
     // The socket itself may be known by another name.
     let socket = fs::canonicalize(socket).map_err(failed)?;
-    let temporary = alias.with_extension(hex(&random::bytes::<8>()));
+    let temporary = alias.with_extension(HEXLOWER.encode(&random::bytes::<8>()));
     symlink(socket.file_name().unwrap_or_default(), &temporary).map_err(failed)?;
     fs::rename(&temporary, alias).map_err(failed)
 }

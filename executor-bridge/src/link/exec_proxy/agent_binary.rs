@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use crate::env::{Environment as _, PODBRIDGE_AGENT, Process};
 use crate::program;
-use crate::protocol::target::hex;
 
 const NAME: &str = "podbridge-agent";
 
@@ -42,7 +42,7 @@ impl AgentBinary {
     }
 
     pub(super) fn short_digest(&self) -> String {
-        hex(&self.sha256[..4])
+        HEXLOWER.encode(&self.sha256[..4])
     }
 
     /// Reads the binary for one injection; a bridge does not keep it, as it is larger than all else that a bridge holds. Blocks on

@@ -11,6 +11,7 @@ mod scripts;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use tokio::task::spawn_blocking;
 
 use crate::error::{Failure, Kind};
@@ -19,7 +20,6 @@ use crate::link::exec_proxy::agent_binary::AgentBinary;
 use crate::link::exec_proxy::container_exec::{ContainerExec, FirstOutput, Proxy};
 use crate::link::{AgentStart, DialedLink};
 use crate::pod::Access;
-use crate::protocol::target::hex;
 use crate::random;
 
 pub(super) async fn dial(
@@ -29,7 +29,7 @@ pub(super) async fn dial(
     binaries: &Arc<AgentBinaries>,
     limit: Duration,
 ) -> Result<DialedLink, Failure> {
-    let container = access.place(container).await?;
+    let container = access.container(container).await?;
     let binaries = binaries.clone();
     let binaries = spawn_blocking(move || binaries.find()).await.unwrap_or_default();
     let exec = ContainerExec {
@@ -52,7 +52,7 @@ async fn find_or_inject(
         AgentStart::Never => "",
     };
     let tags: Vec<_> = binaries.iter().map(|binary| binary.tag()).collect();
-    let random = hex(&random::bytes::<8>());
+    let random = HEXLOWER.encode(&random::bytes::<8>());
     // Full directories, with ':' around each.
     let mut skip = ":".to_owned();
     loop {

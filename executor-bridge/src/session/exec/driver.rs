@@ -11,7 +11,7 @@ use crate::backoff::Backoff;
 use crate::connections::recovery::{self, LostAgent, Recovery};
 use crate::connections::{Connection, Container, Lane, is_broken_link, provably_not_sent, status};
 use crate::error::{Failure, Kind};
-use crate::protocol::result::{Ended, Outcome};
+use crate::protocol::result::{EndedExec, Outcome};
 use crate::session::exec::puts;
 use crate::session::exec::running_exec::{LinkEnd, RunningExec};
 use crate::session::files::passed_file::LocalFile;
@@ -55,7 +55,7 @@ impl ExecDriver<'_> {
                 .lost_agent
                 .replace(LostAgent::of_connection(&connection, "the client went away"));
             if previous_agent.is_none() && self.running.tell_agent(&connection.agent.instance).await.is_err() {
-                return ExecEnd::Cancel(Outcome::Cancelled(Ended::default()));
+                return ExecEnd::Cancel(Outcome::Cancelled(EndedExec::default()));
             }
             let mut received = false;
             let status = match self.open_stream(&connection).await {

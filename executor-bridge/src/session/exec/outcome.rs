@@ -3,7 +3,7 @@
 use podbridge_proto::v1::ExitRecord;
 use podbridge_proto::v1::exit_record::Cause;
 
-use crate::protocol::result::{Ended, Outcome};
+use crate::protocol::result::{EndedExec, Outcome};
 
 /// Returns the outcome; `None` for a record without a cause, which no agent sends.
 pub(crate) fn from_exit_record(record: ExitRecord, held_open: bool) -> Option<Outcome> {
@@ -16,7 +16,7 @@ pub(crate) fn from_exit_record(record: ExitRecord, held_open: bool) -> Option<Ou
         if !survivors.is_empty() {
             message.push_str("; some of its processes belong to another user and still run");
         }
-        Ended {
+        EndedExec {
             survivors: survivors.clone(),
             message,
             held_open,

@@ -4,6 +4,7 @@
 use std::io;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use podbridge_proto::v1::exec_event::Event;
 use podbridge_proto::v1::{Closed, ExecEvent, ExitRecord, Output, Stream};
 use tokio::sync::mpsc;
@@ -12,8 +13,7 @@ use tonic::{Status, Streaming};
 use crate::error::Failure;
 use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request::Size;
-use crate::protocol::result::{Ended, Outcome};
-use crate::protocol::target::hex;
+use crate::protocol::result::{EndedExec, Outcome};
 use crate::session::client::{Client, ClientInput, InputCredit, bad_request};
 use crate::session::exec::control::ControlMessage;
 use crate::session::exec::outcome::from_exit_record;
@@ -43,7 +43,7 @@ impl InputQueues {
                         .send((ControlMessage::Resize(Size { rows, cols }), credit)),
                 );
             }
-            Some(ClientInput::Disconnected) | None => return Some(Outcome::Cancelled(Ended::default())),
+            Some(ClientInput::Disconnected) | None => return Some(Outcome::Cancelled(EndedExec::default())),
             Some(ClientInput::ProtocolError(why)) => return Some(bad_request(why)),
         }
         None
@@ -121,7 +121,7 @@ impl RunningExec {
             tokio::select! {
                 permit = replies.reserve(), if !outbox_free => match (permit, self.outbox.take()) {
                     (Ok(permit), Some(frame)) => permit.send(frame),
-                    _ => return LinkEnd::Cancel(Outcome::Cancelled(Ended::default())),
+                    _ => return LinkEnd::Cancel(Outcome::Cancelled(EndedExec::default())),
                 },
                 Some(stdin::Ack { offset, closed }) = self.acks.recv(), if outbox_free => {
                     self.outbox = Some(Frame::StdinAck { offset, closed });
@@ -156,7 +156,7 @@ impl RunningExec {
             Event::Started(_) if self.started => {}
             Event::Started(started) => {
                 self.started = true;
-                let json = serde_json::json!({ "exec_id": hex(&self.id), "pid": started.pid });
+                let json = serde_json::json!({ "exec_id": HEXLOWER.encode(&self.id), "pid": started.pid });
                 self.outbox = Some(Frame::Started(json.to_string().into()));
             }
             Event::Output(output) => self.handle_output(output).await?,

@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::error::Failure;
 use crate::protocol::frame::{Frame, MAX_LENGTH};
-use crate::protocol::result::{Ended, Outcome};
+use crate::protocol::result::{EndedExec, Outcome};
 use crate::session::files::passed_file::LocalFile;
 use crate::session::files::running_digest::{DigestInput, RunningDigest};
 
@@ -85,7 +85,7 @@ impl GetSink {
 }
 
 fn client_gone() -> Outcome {
-    Outcome::Cancelled(Ended::default())
+    Outcome::Cancelled(EndedExec::default())
 }
 
 /// Converts a panic of the writer to an outcome.

@@ -19,7 +19,7 @@ use crate::connections::{Connection, Container, Lane, is_broken_link, status};
 use crate::error::{FailedKind, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request;
-use crate::protocol::result::{Ended, Outcome};
+use crate::protocol::result::{EndedExec, Outcome};
 use crate::random;
 use crate::session::background::BackgroundCalls;
 use crate::session::client::{Client, ClientInput, bad_request};
@@ -179,7 +179,7 @@ impl Transfer {
             Some(ClientInput::Stdin(data, credit)) => self.source.add(data, credit),
             Some(ClientInput::StdinEof(_)) => self.source.end(),
             Some(ClientInput::Signal(..) | ClientInput::Resize { .. }) => {}
-            Some(ClientInput::Disconnected) | None => return Err(Outcome::Cancelled(Ended::default())),
+            Some(ClientInput::Disconnected) | None => return Err(Outcome::Cancelled(EndedExec::default())),
             Some(ClientInput::ProtocolError(why)) => return Err(bad_request(why)),
         }
         Ok(())
@@ -258,7 +258,7 @@ impl Transfer {
                         self.reported = self.written;
                         permit.send(Frame::StdinAck { offset: self.reported, closed: false });
                     }
-                    Err(_) => break Outcome::Cancelled(Ended::default()),
+                    Err(_) => break Outcome::Cancelled(EndedExec::default()),
                 },
                 input = client.inputs.recv() => if let Err(outcome) = self.take(input) {
                     break outcome;

@@ -1,13 +1,13 @@
 //! Digest of a file's content that is sent or received in parts, some of them more than once. `put` and `get` use it.
 //! No I/O.
 
+use data_encoding::HEXLOWER;
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::limits::FILES_V2;
 use podbridge_proto::v1::{Digest, GetTrailer};
 
 use crate::connections::Connection;
 use crate::protocol::result::Done;
-use crate::protocol::target::hex;
 
 /// A range of content. A hole counts as zeros.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl RunningDigest {
 
     /// Returns length and digest as a result.
     pub(crate) fn to_done(&self) -> Done {
-        let value = Some(hex(&self.value()));
+        let value = Some(HEXLOWER.encode(&self.value()));
         let (sha256, blake3) = match self.kind {
             Digest::Sha256 => (value, None),
             Digest::Blake3 => (None, value),

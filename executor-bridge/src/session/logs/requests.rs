@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use tokio::sync::watch::Receiver;
 use tokio::time::timeout;
 
@@ -13,8 +14,7 @@ use crate::connections::{Reachability, status};
 use crate::error::{FailedKind, Failure, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request;
-use crate::protocol::result::{Ended, Outcome};
-use crate::protocol::target::{hex, unhex};
+use crate::protocol::result::{EndedExec, Outcome};
 use crate::session::client::{Client, wait_for_cancel};
 use crate::session::logs::follower::{LogEvent, LogFollower, Position, READER_STALL};
 use crate::session::logs::index::LogIndex;
@@ -76,7 +76,7 @@ pub(crate) async fn list(logs: &LogIndex, mut client: Client) -> Outcome {
         let ids: Vec<_> = ids.iter().map(LogId::as_str).collect();
         let line = format!("{}\n", serde_json::json!(ids));
         if client.replies.send(Frame::Stdout(line.into())).await.is_err() {
-            return Outcome::Cancelled(Ended::default());
+            return Outcome::Cancelled(EndedExec::default());
         }
         tokio::select! {
             _ = changes.changed() => {}
@@ -103,7 +103,7 @@ pub(crate) async fn send(
         return Outcome::done();
     };
     let from = from.and_then(|request::Position { file, offset }| {
-        let file = unhex(&file)?.into();
+        let file = HEXLOWER_PERMISSIVE.decode(file.as_bytes()).ok()?.into();
         Some(Position { file, offset })
     });
     let mut follow = follow(container.as_deref(), from);
@@ -114,7 +114,7 @@ pub(crate) async fn send(
         };
         let frame = match event {
             LogEvent::Begins(Position { file, offset }) => {
-                let file = hex(&file);
+                let file = HEXLOWER.encode(&file);
                 Frame::Stderr(serde_json::json!(request::Position { file, offset }).to_string().into())
             }
             LogEvent::Data(data) => Frame::Stdout(data),
@@ -130,7 +130,7 @@ pub(crate) async fn send(
             }
         };
         if sent.is_err() {
-            return Outcome::Cancelled(Ended::default());
+            return Outcome::Cancelled(EndedExec::default());
         }
     }
 }
