@@ -40,7 +40,7 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 	ANSIBLE=$(ANSIBLE) demo/run
 
 .PHONY: test test-quick
-test: test-quick test-identity test-cluster ## everything
+test: test-quick test-identity test-parity test-cluster ## everything
 test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
 
 .PHONY: fmt check
@@ -106,6 +106,10 @@ bench-files: build $(STOCK_KUBECTL) ## files, trees and repositories, compared w
 .PHONY: test-plugin
 test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin
 	cd ansible && $(ANSIBLE)/bin/python -m pytest -q -p no:cacheprovider tests/unit
+
+.PHONY: test-parity
+test-parity: build $(STOCK_KUBECTL) ## inputs that kubectl takes, run through the stock kubectl and podbridge
+	STOCK_KUBECTL=$(STOCK_KUBECTL) tests/kubectl-parity/run
 
 .PHONY: test-cluster
 test-cluster: build ## the command line, Ansible and Zuul on pods of a real Kubernetes

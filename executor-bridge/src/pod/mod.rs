@@ -90,12 +90,11 @@ impl Access {
     pub(crate) async fn open(target: &Target, resolution: &Resolution, limit: Duration) -> Result<Self, Failure> {
         let settings = settings::load(target, resolution)?;
         let client = http_client::make(&settings, limit).await?;
-        let server = settings.server.uri("").map_or(String::new(), |uri| uri.to_string());
         Ok(Self {
             client,
             namespace: settings.namespace,
             pod: target.pod_name().to_owned(),
-            server: server.trim_end_matches('/').to_owned(),
+            server: settings.server.shown(),
             timeout: settings.request_timeout.map_or(limit, |wanted| wanted.min(limit)),
         })
     }

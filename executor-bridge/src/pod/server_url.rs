@@ -70,6 +70,12 @@ impl ServerUrl {
         with_port.authority()
     }
 
+    /// Returns the URL for messages: without credentials and without a slash at its end.
+    pub(super) fn shown(&self) -> String {
+        let scheme = if self.is_https { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.base_path)
+    }
+
     /// Returns the URI of a path of the API.
     pub(super) fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
         let scheme = if self.is_https { "https" } else { "http" };
@@ -98,6 +104,7 @@ mod tests {
         assert_eq!(uri("host"), "http://host/api");
         assert_eq!(uri("https://user:secret@h"), "https://h/api");
         assert_eq!(uri("https://h/a b"), "https://h/a%20b/api");
+        assert_eq!(ServerUrl::parse("https://u:p@h/x/").unwrap().shown(), "https://h/x");
         assert_eq!(ServerUrl::parse("https://[::1]").unwrap().address(), "[::1]:443");
         for wrong in [
             "",

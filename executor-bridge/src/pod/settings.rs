@@ -110,12 +110,13 @@ fn settings(
     } else {
         (TlsSettings::default(), Login::Anonymous)
     };
-    let login = match (login, &server.url.user) {
-        (Login::Anonymous, Some((username, password))) => Login::Basic {
+    // Go takes the credentials in a URL before all others.
+    let login = match &server.url.user {
+        Some((username, password)) => Login::Basic {
             username: username.clone(),
             password: password.clone(),
         },
-        (login, _) => login,
+        None => login,
     };
     Ok(Settings {
         server,

@@ -181,7 +181,11 @@ impl GoVerifier {
             .into_iter()
             .filter(|root| Parsed::new(root).is_some_and(|root| root.is_valid_at(now)))
             .collect();
-        store.add_parsable_certificates(roots.iter().cloned());
+        // Nor does webpki ask whether a root may sign; one that may not is trusted as a server alone.
+        let authorities = roots
+            .iter()
+            .filter(|root| Parsed::new(root).is_some_and(|root| root.is_authority()));
+        store.add_parsable_certificates(authorities.cloned());
         let webpki = if store.is_empty() {
             None
         } else {
