@@ -3,7 +3,6 @@
 
 use std::future::pending;
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +23,10 @@ use crate::files::Transfers;
 use crate::logs::Logs;
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService};
 use crate::sys::reaper::Reaper;
-use crate::sys::{heap, proc};
+use crate::sys::{container, heap, proc};
 use crate::transport::direct::DirectListener;
 use crate::transport::listener::Listener;
+use crate::transport::socket::BoundSocket;
 
 /// Flow-control window of one stream, in bytes; fixed. Sized for bulk: 800 MB/s at a round trip of 10 ms. It bounds the memory of a
 /// stream that stalls; most data is written to a disk at once, and stdin is acknowledged in steps.
@@ -45,17 +45,12 @@ const EXEC_END_TIMEOUT: Duration = Duration::from_secs(4);
 const TRIM_DELAY: Duration = Duration::from_secs(2);
 
 /// Serves until a signal arrives, or no connection and no command exists for `idle`; `None`: never idle.
-pub(crate) async fn serve(
-    listener: UnixListener,
-    nofile: Rlimit,
-    store: Store,
-    idle: Option<Duration>,
-) -> io::Result<()> {
+pub(crate) async fn serve(socket: BoundSocket, nofile: Rlimit, store: Store, idle: Option<Duration>) -> io::Result<()> {
     // Watch for signals before the first client can connect: from then on there is something to end in good order.
     let signalled = end_signal()?;
     let registry = Arc::new(Registry::new(Reaper::start()?, nofile, store));
     let connections = watch::Sender::new(0usize);
-    let (incoming, queue) = Listener::start(tokio::net::UnixListener::from_std(listener)?, connections.clone());
+    let (incoming, queue, path) = Listener::start(socket, connections.clone())?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_service_status("", tonic_health::ServingStatus::Serving)
@@ -101,6 +96,7 @@ pub(crate) async fn serve(
     // The end of the process closes streams that still hang.
     let _ = timeout(Duration::from_secs(1), server).await;
     transfers.clear();
+    path.remove();
     Ok(())
 }
 
@@ -115,6 +111,7 @@ fn greeting() -> Greeting {
         boot_id,
         uid: geteuid().as_raw(),
         pid: getpid().as_raw_nonzero().get() as u32,
+        container: container::name(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::git::Service;
+use crate::transport::socket::Choice;
 
 /// Run commands and transfer files for podbridge inside a container
 #[derive(Debug, Parser)]
@@ -39,10 +40,13 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Socket {
-    /// Path of the agent's Unix socket [default: $PODBRIDGE_AGENT_SOCKET, else /run/podbridge/agent.sock or
-    /// /tmp/.podbridge-UID/agent.sock]
+    /// Path of the agent's Unix socket, exactly as it is given [default: $PODBRIDGE_AGENT_SOCKET, else a container socket at
+    /// /run/podbridge/agent.sock or /tmp/.podbridge-UID/agent.sock]
     #[arg(long = "socket", value_name = "PATH")]
     pub(crate) path: Option<PathBuf>,
+    /// The same, but each container that shares the directory has a socket of its own: the container's id becomes part of the file name
+    #[arg(long, value_name = "PATH", conflicts_with = "path")]
+    pub(crate) container_socket: Option<PathBuf>,
     /// End after this many seconds without a connection and without a running command; 0: never [default: 60 for a detached
     /// agent, else 0]
     #[arg(long, value_name = "SECONDS")]
@@ -89,6 +93,22 @@ pub(crate) struct Proxy {
     /// Start a detached agent first if none listens there
     #[arg(long)]
     pub(crate) start: bool,
+    /// Connect to the agent that this process is, if it serves this container; for agents whose files were removed
+    #[arg(long, value_name = "PID", hide = true, conflicts_with_all = ["path", "container_socket"])]
+    pub(crate) process: Option<i32>,
+    /// First hexadecimal digits of the SHA-256 of this program, or of the programs whose agent is wanted: a damaged program starts no
+    /// agent, and another release's agent is not used
+    #[arg(long, value_name = "HEX", hide = true)]
+    pub(crate) digest: Vec<String>,
+    /// Print `running` if an agent listens, `ready` if one can be started, and end
+    #[arg(long, hide = true)]
+    pub(crate) probe: bool,
+    /// Start the agent with the environment that the parent process was started with: a shell drops variables, and adds its own
+    #[arg(long, hide = true)]
+    pub(crate) parent_environment: bool,
+    /// Limit on the spool of an agent that is started, in MiB
+    #[arg(long, value_name = "MIB", hide = true)]
+    pub(crate) spool_limit: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -107,6 +127,11 @@ pub(crate) struct Git {
 const DETACHED_IDLE_SECONDS: u64 = 60;
 
 impl Socket {
+    /// Returns which socket is meant.
+    pub(crate) fn choice(&self) -> Choice {
+        Choice::new(self.path.clone(), self.container_socket.clone())
+    }
+
     /// Returns the idle time after which the agent ends; `None`: never.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.idle.filter(|seconds| *seconds != 0).map(Duration::from_secs)

@@ -1,41 +1,164 @@
 //! `proxy`: connects standard input and output to a serving agent. It hands both descriptors over to the agent if it can (ADR 11), else
-//! it copies between them and the agent's socket, one thread for each direction. Descriptors 1 and 2 stay open until the process ends:
-//! containerd closes stdin as soon as one of them closes, and data is lost with exit code 0.
+//! it copies between them and the agent's socket, one thread for each direction. Descriptors 1 and 2 stay open until the link ends:
+//! containerd closes stdin as soon as one of them closes, and data is lost with exit code 0. A proxy that started the agent also stays
+//! as its parent after the link has ended.
 
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Child, ExitCode};
 use std::thread;
 
 use podbridge_proto::limits::PROXY_MAGIC;
+use rustix::process::{chdir, getppid};
 use rustix::stdio;
+use sha2::{Digest as _, Sha256};
 
 use super::serve;
 use crate::config::Proxy;
-use crate::transport::{handover, socket};
+use crate::env;
+use crate::sys::{container, descriptors, proc};
+use crate::transport::handover;
+use crate::transport::socket::{Choice, ConnectError};
 
 /// Size of the buffer of one direction, in bytes.
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
 
 pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
-    let path = socket::path_to_connect(options.socket.path.clone());
-    let stream = match socket::connect(&path) {
-        Err(_) if options.start => {
-            serve::start_detached(&path, options.socket.idle_when_detached(), &[])?;
-            socket::connect(&path)
-        }
-        other => other,
+    let choice = match options.process {
+        Some(pid) => socket_of(pid, &options.digest)?,
+        None => options.socket.choice(),
     };
-    let stream = stream.map_err(|error| {
-        format!(
-            "no agent answers on {}: {error}; start one with `podbridge-agent serve`, or use --start",
-            path.display()
-        )
-    })?;
-    let served = join_streams(stream, || socket::connect(&path));
-    served.map_err(|error| format!("the connection to the agent failed: {error}"))?;
+    let connected = choice.connect();
+    if options.probe {
+        return probe(connected, &options);
+    }
+    let (stream, agent) = match connected {
+        Err(error) if options.start && options.process.is_none() && may_start(&choice, &error) => {
+            let agent = start(&choice, &options)?;
+            (choice.connect(), agent)
+        }
+        other => (other, None),
+    };
+    let joined = stream.map_err(|error| error.to_string()).and_then(|stream| {
+        let joined = join_streams(stream, || choice.connect().map_err(io::Error::other));
+        joined.map_err(|error| format!("the connection to the agent failed: {error}"))
+    });
+    let Some(agent) = agent else {
+        return joined.map(|()| ExitCode::SUCCESS);
+    };
+    if let Err(sentence) = &joined {
+        eprintln!("podbridge-agent: {sentence}");
+    }
+    reap(agent);
+    Ok(ExitCode::from(u8::from(joined.is_err())))
+}
+
+/// Tells whether to start an agent after this error. A path that the user chose may belong to another container: then an agent cannot
+/// listen there.
+fn may_start(choice: &Choice, error: &ConnectError) -> bool {
+    !matches!((choice, error), (Choice::Exact(_), ConnectError::Refused { .. }))
+}
+
+/// Starts a detached agent, after a check of the program: a node that crashed may have lost parts of the file.
+fn start(choice: &Choice, options: &Proxy) -> Result<Option<Child>, String> {
+    check_own_program(&options.digest)?;
+    let mut command = serve::detached_command()?;
+    if let Some(limit) = options.spool_limit {
+        command.args(["--spool-limit", &limit.to_string()]);
+    }
+    if options.parent_environment {
+        command.env_clear().envs(parent_environment());
+    }
+    serve::start_detached(command, choice, options.socket.idle_when_detached())
+}
+
+/// Variables that a shell sets for itself, also where the container has none of that name.
+const SHELL_VARIABLES: [&[u8]; 4] = [b"PWD", b"OLDPWD", b"SHLVL", b"_"];
+
+/// Returns the environment that the parent process was started with. Where that is hidden, returns the own environment without the
+/// variables that a shell sets.
+fn parent_environment() -> Vec<(OsString, OsString)> {
+    let parent = getppid().and_then(|parent| proc::environment(parent.as_raw_nonzero().get()).ok());
+    if let Some(entries) = parent {
+        return entries.into_iter().filter_map(split_entry).collect();
+    }
+    let own = env::variables().into_iter();
+    own.filter(|(name, _)| !SHELL_VARIABLES.contains(&name.as_slice()))
+        .map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)))
+        .collect()
+}
+
+/// Splits `NAME=value`; `None` for an entry without a name.
+fn split_entry(entry: OsString) -> Option<(OsString, OsString)> {
+    let bytes = entry.into_vec();
+    let equals = bytes
+        .iter()
+        .position(|byte| *byte == b'=')
+        .filter(|position| *position > 0)?;
+    let (name, value) = (bytes[..equals].to_vec(), bytes[equals + 1..].to_vec());
+    Some((OsString::from_vec(name), OsString::from_vec(value)))
+}
+
+/// Waits for the end of the agent that this process has started. The agent outlives the link, and only its parent can reap it: the
+/// container's first process, which would get it, reaps nothing if it is a plain `sleep infinity`. Nothing else is kept meanwhile.
+fn reap(mut agent: Child) {
+    let _ = chdir("/");
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = stdio::dup2_stdin(&null);
+        let _ = stdio::dup2_stdout(&null);
+        let _ = stdio::dup2_stderr(&null);
+    }
+    descriptors::close_inherited();
+    let _ = agent.wait();
+}
+
+/// Prints what a call without `--probe` would do.
+#[allow(clippy::print_stdout)] // The word is the output of this option.
+fn probe(connected: Result<UnixStream, ConnectError>, options: &Proxy) -> Result<ExitCode, String> {
+    match connected {
+        Ok(_) => println!("running"),
+        Err(error) if options.process.is_some() => return Err(error.to_string()),
+        Err(_) => {
+            check_own_program(&options.digest)?;
+            println!("ready");
+        }
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Compares this program with the digest that its name in the container claims.
+fn check_own_program(digests: &[String]) -> Result<(), String> {
+    let [digest] = digests else { return Ok(()) };
+    let content = fs::read("/proc/self/exe");
+    let content = content.map_err(|error| format!("cannot read the program of the agent: {error}"))?;
+    let actual = Sha256::digest(&content);
+    let actual: String = actual.iter().map(|byte| format!("{byte:02x}")).collect();
+    if actual.starts_with(digest) {
+        return Ok(());
+    }
+    Err("the program of the agent is damaged; remove its file, and a bridge brings another one".into())
+}
+
+/// Returns the socket of a detached agent, from its command line.
+fn socket_of(pid: i32, digests: &[String]) -> Result<Choice, String> {
+    let arguments = proc::arguments(pid);
+    let value = |option: &str| {
+        let position = arguments.iter().position(|argument| argument == option)?;
+        arguments.get(position + 1).map(PathBuf::from)
+    };
+    let is_agent = arguments.get(1).is_some_and(|argument| argument == "serve");
+    let socket = value("--container-socket").filter(|path| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        digests.is_empty() || digests.iter().any(|digest| name.ends_with(digest.as_str()))
+    });
+    let socket = socket.filter(|_| is_agent && matches!(container::is_same(pid), Ok(true)));
+    let socket = socket.ok_or_else(|| format!("process {pid} is no agent of this release and container"))?;
+    Ok(Choice::OfContainer(socket))
 }
 
 /// Joins standard input and output with `stream` until the agent closes it. `connect` opens another connection to the agent.

@@ -1,17 +1,16 @@
 //! `serve`: serves in the foreground, as the container's PID 1 with an init of its own, or as a detached process. It sets the process up
 //! and makes the socket; `app` serves on it. `proxy` calls `start_detached`.
 
-use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use rustix::process::{getpid, setsid};
 
 use crate::config::Serve;
 use crate::exec::Store;
 use crate::sys::{descriptors, heap, init};
-use crate::transport::socket;
+use crate::transport::socket::Choice;
 use crate::{app, env, telemetry};
 
 /// Line that a detached agent writes to the parent that waits for it, once it listens.
@@ -24,9 +23,11 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
         return run_as_init();
     }
     init::unblock_signals();
-    let path = socket::path_to_serve(options.socket.path.clone());
+    let choice = options.socket.choice();
     if options.daemon {
-        start_detached(&path, options.socket.idle_when_detached(), &options.spool.arguments())?;
+        let mut command = detached_command()?;
+        command.args(options.spool.arguments());
+        start_detached(command, &choice, options.socket.idle_when_detached())?;
         return Ok(ExitCode::SUCCESS);
     }
     heap::restart_without_thread_caches();
@@ -38,26 +39,26 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     telemetry::start();
     let nofile = descriptors::raise_limit();
     // The parent of a detached agent holds the lock.
+    let socket = choice.to_serve();
+    let directory = socket.path.parent().map(Path::to_owned);
     let lock = if options.detached {
         Ok(None)
     } else {
-        socket::lock(&path).map(Some)
+        socket.lock().map(Some)
     };
-    let listener = lock.and_then(|_lock| socket::bind(&path));
+    let bound = lock.and_then(|_lock| socket.bind());
     if options.detached {
-        report_readiness(listener.as_ref().map(|_| ()).map_err(ToString::to_string));
+        report_readiness(bound.as_ref().map(|_| ()).map_err(ToString::to_string));
     }
-    let listener = listener.map_err(|error| error.to_string())?;
+    let bound = bound.map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| format!("cannot start the threads of the agent: {error}"))?;
-    let directory = options.spool.directory.or_else(|| path.parent().map(Path::to_owned));
+    let directory = options.spool.directory.or(directory);
     let store = Store::new(directory, u64::from(options.spool.limit) << 20);
-    let served = runtime.block_on(app::serve(listener, nofile, store, options.socket.idle()));
-    // Nothing listens on the socket any more. A stale one would be replaced, so a failure is harmless.
-    let _ = std::fs::remove_file(&path);
+    let served = runtime.block_on(app::serve(bound, nofile, store, options.socket.idle()));
     // A thread that hangs in a file system must not keep the process alive.
     runtime.shutdown_background();
     served.map_err(|error| format!("the agent's server failed: {error}"))?;
@@ -75,33 +76,49 @@ fn run_as_init() -> Result<ExitCode, String> {
     Ok(ExitCode::from(code))
 }
 
-/// Starts a detached agent on the socket, unless an agent listens there; returns when the agent listens. `idle` is in seconds; the agent
-/// gets `arguments` besides the socket and the idle time.
-pub(super) fn start_detached(path: &Path, idle: u64, arguments: &[OsString]) -> Result<(), String> {
-    let _lock = socket::lock(path).map_err(|error| error.to_string())?;
-    if socket::connect(path).is_ok() {
-        return Ok(());
+/// Returns the command for a detached agent; the caller may add options and change its environment.
+pub(super) fn detached_command() -> Result<Command, String> {
+    let own = env::own_program().map_err(cannot_start)?;
+    let mut command = Command::new(own);
+    command.args(["serve", "--detached"]);
+    Ok(command)
+}
+
+/// Starts a detached agent, unless an agent listens on the socket; returns when it listens. `idle` is in seconds. The caller gets the
+/// process, because the parent alone can reap it; `None`: no process was started.
+pub(super) fn start_detached(mut command: Command, choice: &Choice, idle: u64) -> Result<Option<Child>, String> {
+    let socket = choice.to_serve();
+    let _lock = socket.lock().map_err(|error| error.to_string())?;
+    if choice.connect().is_ok() {
+        return Ok(None);
     }
-    let failed = |error: io::Error| format!("cannot start an agent: {error}");
-    let own = env::own_program().map_err(failed)?;
-    let child = Command::new(own)
-        .args(["serve", "--detached", "--idle", &idle.to_string(), "--socket"])
+    let (option, path) = socket.option();
+    let child = command
+        .args(["--idle", &idle.to_string(), option])
         .arg(path)
-        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();
-    let mut child = child.map_err(failed)?;
+    let mut child = child.map_err(cannot_start)?;
     let mut answer = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut answer).map_err(failed)?;
-    }
-    match answer.trim_end() {
-        READY_MESSAGE => Ok(()),
-        "" => Err("cannot start an agent: the new process ended without a message".into()),
-        sentence => Err(sentence.to_owned()),
-    }
+    let read = match child.stdout.take() {
+        Some(stdout) => BufReader::new(stdout).read_line(&mut answer),
+        None => Ok(0),
+    };
+    let failure = match (read, answer.trim_end()) {
+        (Ok(_), READY_MESSAGE) => return Ok(Some(child)),
+        (Ok(_), "") => "cannot start an agent: the new process ended without a message".into(),
+        (Ok(_), sentence) => sentence.to_owned(),
+        (Err(error), _) => cannot_start(error),
+    };
+    // It ends by itself after an error. Reap it: the container's first process may reap nothing.
+    let _ = child.wait();
+    Err(failure)
+}
+
+fn cannot_start(error: io::Error) -> String {
+    format!("cannot start an agent: {error}")
 }
 
 /// Writes readiness or an error to the waiting parent, then closes the pipe to it.

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::require;
 use crate::exec;
+use crate::sys::container::ContainerName;
 use crate::transport::direct::{DirectListener, Error};
 
 /// Identity of the agent, as Hello answers it; made once at the start.
@@ -19,6 +20,8 @@ pub(crate) struct Greeting {
     pub(crate) boot_id: String,
     pub(crate) uid: u32,
     pub(crate) pid: u32,
+    /// Pod and container of this agent; empty names if they are not known.
+    pub(crate) container: ContainerName,
 }
 
 #[derive(Debug)]
@@ -50,6 +53,7 @@ impl Agent for AgentService {
             boot_id,
             uid,
             pid,
+            container,
         } = self.greeting.clone();
         Ok(Response::new(HelloResponse {
             protocol_major: PROTOCOL_MAJOR,
@@ -64,6 +68,8 @@ impl Agent for AgentService {
                 max_execs: exec::MAX_EXECS as u32,
             }),
             pid,
+            pod_uid: container.pod_uid,
+            container: container.name,
         }))
     }
 

@@ -1,7 +1,10 @@
 //! Reads /proc: parents, groups, sessions, start times and environments of processes. Every answer may be stale when it is used; a
 //! pid is the same process only if its start time is the same. `exec::process_tree` and `app` call it.
 
+use std::ffi::OsString;
 use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt as _;
 
 /// One process, as /proc/PID/stat showed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,22 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
 /// Returns true if the process was started with this `NAME=value` in its environment; false if the agent may not read it.
 pub(crate) fn has_environment(pid: i32, entry: &[u8]) -> bool {
     fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|e| e == entry))
+}
+
+/// Returns the arguments that a process was started with; none if the agent may not read them.
+pub(crate) fn arguments(pid: i32) -> Vec<OsString> {
+    nul_separated(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+}
+
+/// Returns the environment that a process was started with, as `NAME=value`. `Err` if the agent may not read it.
+pub(crate) fn environment(pid: i32) -> io::Result<Vec<OsString>> {
+    Ok(nul_separated(&fs::read(format!("/proc/{pid}/environ"))?))
+}
+
+fn nul_separated(bytes: &[u8]) -> Vec<OsString> {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    let entries = bytes.split(|byte| *byte == 0);
+    entries.map(|entry| OsString::from_vec(entry.to_vec())).collect()
 }
 
 /// Returns the kernel's boot id; empty where /proc is hidden.

@@ -1,42 +1,65 @@
-//! Accepts connections of this user on the agent's Unix socket. Its stream also delivers the connections that `direct` accepts. `app`
-//! gives the stream to the server.
+//! Accepts connections of this user, from this container, on the agent's Unix sockets. Its stream also delivers the connections that
+//! `direct` accepts. `app` gives the stream to the server.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::process::geteuid;
-use tokio::net::UnixListener;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
 
 use super::connection::{Connection, ConnectionGuard, ConnectionQueue, Transport};
+use super::peer::{self, Scope};
+use super::socket::{BoundPath, BoundSocket};
 
 /// Pause after an accept that failed, for example because no file descriptor was free.
 pub(super) const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// Time between two checks whether the socket's file is still there.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Stream of accepted connections; accepts until it is dropped.
 pub(crate) struct Listener {
     accepted: mpsc::Receiver<Connection>,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Listener {
-    /// Starts to accept. `count` is kept at the number of open connections. The returned queue takes connections from other listeners.
-    pub(crate) fn start(listener: UnixListener, count: watch::Sender<usize>) -> (Self, ConnectionQueue) {
+    /// Starts to accept. `count` is kept at the number of open connections. The returned queue takes connections from other listeners;
+    /// the returned path is the one of the socket, to remove it at the end.
+    pub(crate) fn start(
+        socket: BoundSocket,
+        count: watch::Sender<usize>,
+    ) -> io::Result<(Self, ConnectionQueue, Arc<BoundPath>)> {
         let (connections, accepted) = mpsc::channel(1);
         let queue = ConnectionQueue { connections, count };
-        let task = tokio::spawn(accept(listener, queue.clone()));
-        (Self { accepted, task }, queue)
+        let path = Arc::new(socket.path);
+        let file_missed = Arc::new(Notify::new());
+        let (restored_sender, restored) = mpsc::channel(1);
+        let listeners = Listeners {
+            file: UnixListener::from_std(socket.file)?,
+            scope: socket.scope,
+            abstract_listener: socket.abstract_listener.map(UnixListener::from_std).transpose()?,
+            file_missed: file_missed.clone(),
+            restored,
+        };
+        let tasks = [
+            tokio::spawn(listeners.accept(queue.clone())),
+            tokio::spawn(keep_file(path.clone(), file_missed, restored_sender)),
+        ];
+        Ok((Self { accepted, tasks }, queue, path))
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.task.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 }
 
@@ -48,40 +71,99 @@ impl Stream for Listener {
     }
 }
 
-async fn accept(listener: UnixListener, queue: ConnectionQueue) {
-    let own = geteuid().as_raw();
+/// Makes the socket's file again after somebody has removed it, such as a task that cleans /tmp.
+async fn keep_file(
+    path: Arc<BoundPath>,
+    missed: Arc<Notify>,
+    restored: mpsc::Sender<std::os::unix::net::UnixListener>,
+) {
     loop {
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
-            Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
-                sleep(ACCEPT_RETRY_PAUSE).await;
-                continue;
+        // Ends early when a client came by the abstract socket.
+        let _ = timeout(FILE_CHECK_INTERVAL, missed.notified()).await;
+        if path.is_there() {
+            continue;
+        }
+        let removed = path.clone();
+        match spawn_blocking(move || removed.restore()).await {
+            Ok(Ok(Some(listener))) => {
+                if restored.send(listener).await.is_err() {
+                    return;
+                }
             }
-        };
-        // The socket's mode 0600 has the same effect, but another process can change a mode.
-        match socket.peer_cred().map(|peer| peer.uid()) {
-            Ok(uid) if uid == own || uid == 0 => {}
-            other => {
-                tracing::warn!(peer = ?other, "connection of another user refused");
-                continue;
+            Ok(Ok(None)) => {}
+            // The abstract socket is left.
+            Ok(Err(error)) => tracing::debug!(%error, "the removed socket cannot be made again"),
+            Err(_) => return,
+        }
+    }
+}
+
+struct Listeners {
+    file: UnixListener,
+    /// Containers that may connect to the file.
+    scope: Scope,
+    abstract_listener: Option<UnixListener>,
+    /// Notified when a client did not find the file.
+    file_missed: Arc<Notify>,
+    /// Replaces `file`.
+    restored: mpsc::Receiver<std::os::unix::net::UnixListener>,
+}
+
+impl Listeners {
+    async fn accept(mut self, queue: ConnectionQueue) {
+        loop {
+            let (accepted, scope) = tokio::select! {
+                accepted = self.file.accept() => (accepted, self.scope),
+                accepted = accept_abstract(self.abstract_listener.as_ref()) => {
+                    self.file_missed.notify_one();
+                    (accepted, Scope::OwnContainer)
+                }
+                Some(listener) = self.restored.recv() => {
+                    match UnixListener::from_std(listener) {
+                        Ok(listener) => self.file = listener,
+                        Err(error) => tracing::warn!(%error, "the socket's new file is not used"),
+                    }
+                    continue;
+                }
+            };
+            match accepted {
+                Ok((socket, _)) => serve(socket, scope, &queue),
+                Err(error) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    sleep(ACCEPT_RETRY_PAUSE).await;
+                }
             }
         }
-        let guard = ConnectionGuard::new(queue.count.clone());
-        let queue = queue.connections.clone();
-        // A task per connection: a client that sends nothing must not delay others.
-        tokio::spawn(async move {
-            match Transport::negotiate(socket).await {
-                Ok(transport) => {
-                    let connection = Connection {
-                        transport,
-                        _guard: guard,
-                    };
-                    // Fails if the agent ends.
-                    let _ = queue.send(connection).await;
-                }
-                Err(error) => tracing::warn!(%error, "connection broken before its first byte was handled"),
-            }
-        });
     }
+}
+
+async fn accept_abstract(listener: Option<&UnixListener>) -> io::Result<(UnixStream, tokio::net::unix::SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Hands a connection to the server, if its peer may use this agent.
+fn serve(socket: UnixStream, scope: Scope, queue: &ConnectionQueue) {
+    if let Err(refusal) = peer::check(&socket, scope) {
+        tracing::warn!(peer = %refusal, "connection refused");
+        return;
+    }
+    let guard = ConnectionGuard::new(queue.count.clone());
+    let queue = queue.connections.clone();
+    // A task per connection: a client that sends nothing must not delay others.
+    tokio::spawn(async move {
+        match Transport::negotiate(socket).await {
+            Ok(transport) => {
+                let connection = Connection {
+                    transport,
+                    _guard: guard,
+                };
+                // Fails if the agent ends.
+                let _ = queue.send(connection).await;
+            }
+            Err(error) => tracing::warn!(%error, "connection broken before its first byte was handled"),
+        }
+    });
 }

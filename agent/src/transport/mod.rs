@@ -5,4 +5,5 @@ pub(crate) mod connection;
 pub(crate) mod direct;
 pub(crate) mod handover;
 pub(crate) mod listener;
+pub(crate) mod peer;
 pub(crate) mod socket;

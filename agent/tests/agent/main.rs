@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a test fails by panicking, and may read its environment
 
+mod containers;
 mod direct;
 mod exec;
 mod files;

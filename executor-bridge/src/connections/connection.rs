@@ -93,7 +93,7 @@ impl Connection {
             name: link,
         } = dialed;
         let opened = tokio::time::timeout(timeout, hello(pipe, lane)).await;
-        let (channel, agent, capabilities) = match opened {
+        let (channel, agent, capabilities, opened_in) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(failure)) => {
                 let reason = handle.end_reason();
@@ -115,6 +115,12 @@ impl Connection {
                 ));
             }
         };
+        if let Some(wanted) = &container
+            && let Err(failure) = check_container(wanted, &opened_in)
+        {
+            handle.end("it leads to another container");
+            return Err(failure);
+        }
         handle.watch_silence(SILENCE_LIMIT, STALL_LIMIT);
         Ok(Self {
             channel,
@@ -174,8 +180,8 @@ impl Connection {
     }
 }
 
-/// Starts HTTP/2 on the pipe and makes the call Hello. Returns the channel, the agent and the agent's capabilities.
-async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<String>), Failure> {
+/// Starts HTTP/2 on the pipe and makes the call Hello. Returns the channel, the agent, its capabilities and its container.
+async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<String>, ServedContainer), Failure> {
     let once = Arc::new(Mutex::new(Some(pipe)));
     let connector = service_fn(move |_| {
         let pipe = once.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -233,7 +239,38 @@ async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<S
         uid: answer.uid,
         instance: answer.instance,
     };
-    Ok((channel, agent, answer.capabilities))
+    let container = ServedContainer {
+        pod_uid: answer.pod_uid,
+        name: answer.container,
+    };
+    Ok((channel, agent, answer.capabilities, container))
+}
+
+/// Container that the agent serves, as Hello names it; each name is empty if the agent does not know it.
+#[derive(Debug)]
+struct ServedContainer {
+    pod_uid: String,
+    name: String,
+}
+
+/// Refuses an agent of another container than the one that the bridge asked for. Directories that containers and pods share can lead to
+/// such an agent, and nothing may run there.
+fn check_container(wanted: &ContainerRef, served: &ServedContainer) -> Result<(), Failure> {
+    let ServedContainer { pod_uid, name } = served;
+    let is_pod = pod_uid.is_empty() || *pod_uid == wanted.pod_uid || wanted.static_pod_uid.as_ref() == Some(pod_uid);
+    let is_container = name.is_empty() || *name == wanted.container;
+    if is_pod && is_container {
+        return Ok(());
+    }
+    let other = if is_pod { "this pod" } else { "another pod" };
+    Err(Failure::new(
+        Kind::Agent,
+        format!(
+            "the agent that answers in container {} serves container {name} of {other} (UID {pod_uid}), so nothing was run: its socket is in \
+             a directory that both containers share; give each container its own path with PODBRIDGE_AGENT_SOCKET, or leave the path to the agent",
+            wanted.container
+        ),
+    ))
 }
 
 /// Tells whether a failed call was certainly never sent. `false`: the agent may have received it.
@@ -255,4 +292,38 @@ pub(crate) fn provably_not_sent(status: &tonic::Status) -> bool {
 /// Tells whether a call failed because its link broke. A status that the agent sent has no error source on our side.
 pub(crate) fn is_broken_link(status: &tonic::Status, connection: &Connection) -> bool {
     std::error::Error::source(status).is_some() || !connection.is_alive()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_of_another_container_is_refused() {
+        let wanted = ContainerRef {
+            pod_uid: "uid".into(),
+            static_pod_uid: Some("hash".into()),
+            container: "main".into(),
+            container_id: "containerd://1".into(),
+            restarts: 0,
+            address: None,
+        };
+        for (pod_uid, name, accepted) in [
+            ("uid", "main", true),
+            // A static pod.
+            ("hash", "main", true),
+            // The agent is older, or its container hides the names.
+            ("", "", true),
+            ("uid", "second", false),
+            ("other", "main", false),
+            ("other", "", false),
+            ("", "second", false),
+        ] {
+            let served = ServedContainer {
+                pod_uid: pod_uid.into(),
+                name: name.into(),
+            };
+            assert_eq!(check_container(&wanted, &served).is_ok(), accepted, "{served:?}");
+        }
+    }
 }

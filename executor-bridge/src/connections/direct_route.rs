@@ -172,6 +172,7 @@ mod tests {
                 key: Identity::new().unwrap().public_key().clone(),
                 container: ContainerRef {
                     pod_uid: "uid".into(),
+                    static_pod_uid: None,
                     container: "main".into(),
                     container_id: "id".into(),
                     restarts: 0,

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ContainerRef {
     pub(crate) pod_uid: String,
+    /// UID that the node uses for a static pod; `None` for other pods.
+    pub(crate) static_pod_uid: Option<String>,
     pub(crate) container: String,
     pub(crate) container_id: String,
     pub(crate) restarts: i32,

@@ -17,6 +17,7 @@ mod proxy;
 mod resolution;
 mod server_url;
 mod settings;
+mod storage;
 mod tls;
 mod view;
 
@@ -39,6 +40,7 @@ pub(crate) use crate::pod::container_ref::{ContainerRef, Fate};
 use crate::pod::failure::{ApiCall, classify};
 pub(crate) use crate::pod::identity::{Identity, identity};
 pub(crate) use crate::pod::resolution::Resolution;
+pub(crate) use crate::pod::storage::Storage;
 use crate::pod::view::View;
 use crate::protocol::target::Target;
 
@@ -134,9 +136,12 @@ impl Access {
         }
     }
 
-    /// Returns the container that is meant; an error if it is unknown or cannot be reached now.
-    pub(crate) async fn container(&self, container: Option<&str>) -> Result<ContainerRef, Failure> {
-        self.view().await?.container(container)
+    /// Returns the container that is meant, and its storage; an error if it is unknown or cannot be reached now.
+    pub(crate) async fn container(&self, container: Option<&str>) -> Result<(ContainerRef, Storage), Failure> {
+        let mut view = self.view().await?;
+        let container = view.container(container)?;
+        let storage = view.storage.remove(&container.container).unwrap_or_default();
+        Ok((container, storage))
     }
 
     pub(crate) async fn fate(&self, container: &ContainerRef) -> Result<Fate, Failure> {

@@ -1,15 +1,19 @@
 //! View of a pod: the parts of the API's answer that podbridge needs, and the decisions on them: the container that is meant, whether it
 //! can be reached, and its fate. Does no I/O. Only `pod` uses it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
 use crate::error::{Failure, Kind, Retry};
+use crate::pod::Storage;
 use crate::pod::container_ref::{ContainerRef, Fate};
 
 /// Node label in a pod's nodeSelector; it tells the system of a pod without `spec.os`.
 const OS_LABEL: &str = "kubernetes.io/os";
+/// Annotation of a static pod: the hash of its configuration, which is its UID on the node.
+const STATIC_POD_UID: &str = "kubernetes.io/config.hash";
 /// Annotation that names the container which kubectl takes without `-c`.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
@@ -18,12 +22,16 @@ pub(super) struct View {
     /// `namespace/name`, for messages.
     name: String,
     uid: String,
+    /// UID that the node uses for a static pod.
+    static_pod_uid: Option<String>,
     deleting: bool,
     windows: bool,
     phase: String,
     /// Reason of the phase, such as `Evicted`, with its text; else the reason why the scheduler found no node.
     reason: Option<String>,
     default_container: Option<String>,
+    /// Storage of each container, by its name.
+    pub(super) storage: BTreeMap<String, Storage>,
     containers: Vec<Container>,
     /// The pod's own address; `None` for a pod in its node's network.
     address: Option<IpAddr>,
@@ -75,6 +83,7 @@ fn joined(reason: Option<String>, message: Option<String>) -> Option<String> {
 impl From<Pod> for View {
     fn from(pod: Pod) -> Self {
         let metadata = pod.metadata;
+        let mut annotations = metadata.annotations.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         let statuses = status.container_statuses.unwrap_or_default();
         let unscheduled = status
@@ -84,6 +93,7 @@ impl From<Pod> for View {
             .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
             .and_then(|condition| joined(condition.reason, condition.message));
         let spec = pod.spec.unwrap_or_default();
+        let storage = Storage::of_pod(&spec);
         let own_network = spec.host_network != Some(true);
         let address: Option<IpAddr> = status.pod_ip.and_then(|address| address.parse().ok());
         // An API server may say anything: an address that means this host or a group of hosts is no pod's.
@@ -108,13 +118,13 @@ impl From<Pod> for View {
                 metadata.name.unwrap_or_default()
             ),
             uid: metadata.uid.unwrap_or_default(),
+            static_pod_uid: annotations.remove(STATIC_POD_UID),
+            storage,
             deleting: metadata.deletion_timestamp.is_some(),
             windows,
             phase: status.phase.unwrap_or_default(),
             reason: joined(status.reason, status.message).or(unscheduled),
-            default_container: metadata
-                .annotations
-                .and_then(|mut annotations| annotations.remove(DEFAULT_CONTAINER)),
+            default_container: annotations.remove(DEFAULT_CONTAINER),
             containers: containers.collect(),
             address: address.filter(|address| own_network && !is_odd(address)),
         }
@@ -160,6 +170,7 @@ impl View {
         self.reachable(container)?;
         Ok(ContainerRef {
             pod_uid: self.uid.clone(),
+            static_pod_uid: self.static_pod_uid.clone(),
             container: container.name.clone(),
             container_id: container.id.clone().unwrap_or_default(),
             restarts: container.restarts,

@@ -58,6 +58,14 @@ pub struct HelloResponse {
     /// Process id of the agent in its own pid namespace.
     #[prost(uint32, tag = "8")]
     pub pid: u32,
+    /// UID of the pod whose container the agent serves, as the kubelet names the pod's directory on the node: for a static pod that is the
+    /// hash of its configuration. Empty if the agent cannot tell, or is in no pod. The bridge compares it with the container that it asked
+    /// for, and runs nothing in another one.
+    #[prost(string, tag = "9")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// Name of that container in the pod; empty if the agent cannot tell.
+    #[prost(string, tag = "10")]
+    pub container: ::prost::alloc::string::String,
 }
 /// Limits of one agent; 0 means that the agent sets none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

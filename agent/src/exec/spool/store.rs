@@ -1,13 +1,14 @@
 //! Shared by the spools of all execs: the directory of their files, and the limits on memory and disk that they hold together. It
 //! counts and creates; `stream` decides. `commands::serve` makes it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Bytes in memory of all streams together; above it, each stream keeps only a little.
@@ -69,8 +70,14 @@ impl Store {
     pub(super) fn new_file(&self) -> io::Result<File> {
         let directory = self.directory.as_deref().ok_or(io::ErrorKind::Unsupported)?;
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
+        let open = || rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR);
+        let file = match open() {
             Ok(file) => File::from(file),
+            // A task may have cleaned /tmp.
+            Err(Errno::NOENT) => {
+                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+                File::from(open()?)
+            }
             // The file system may not support O_TMPFILE.
             Err(_) => named_and_unlinked(directory)?,
         };
@@ -95,4 +102,21 @@ fn named_and_unlinked(directory: &Path) -> io::Result<File> {
         .open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_directory_is_made_again() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let store = Store::new(Some(directory.path().join("own")), 1);
+        for _ in 0..2 {
+            let made = store.new_file();
+            // The directory of the test may be in memory; then there is no file, and the reason is no missing directory.
+            assert!(made.is_ok() || directory.path().join("own").is_dir());
+            std::fs::remove_dir_all(directory.path().join("own")).unwrap();
+        }
+    }
 }

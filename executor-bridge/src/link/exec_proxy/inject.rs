@@ -22,11 +22,15 @@ pub(super) async fn inject(
     binary: &Arc<AgentBinary>,
     directory: &UsableDirectory,
     random: &str,
+    spool: &str,
 ) -> Result<Proxy, Failure> {
     let file = format!("{}/podbridge-agent-{}.{random}", directory.binary, binary.tag());
     let socket = format!("{}/agent-{}.sock", directory.socket, binary.short_digest());
     write(container, binary, &file).await?;
-    match start(container, binary, &file, &socket).await? {
+    let script = ["sh", "-c", scripts::START, "sh"];
+    let digest = binary.short_digest();
+    let start_arguments = [&script[..], &[&file, &socket, &digest, spool]].concat();
+    match start(container, binary, &file, &start_arguments).await? {
         FirstOutput::Proxy(proxy) => Ok(proxy),
         FirstOutput::Unexpected(failure) => Err(failure),
         FirstOutput::NoProgram | FirstOutput::Report(_) => Err(container.failure(
@@ -112,10 +116,9 @@ async fn start(
     container: &ContainerExec,
     binary: &AgentBinary,
     file: &str,
-    socket: &str,
+    arguments: &[&str],
 ) -> Result<FirstOutput, Failure> {
-    let arguments = ["sh", "-c", scripts::START, "sh", file, socket];
-    let (mut reader, mut writer) = container.exec(&arguments).await?;
+    let (mut reader, mut writer) = container.exec(arguments).await?;
     let (mut digest, mut length) = (Sha256::new(), 0);
     // The last bytes, as many as the end marker has: the marker is no part of the file.
     let mut held = BytesMut::new();

@@ -19,7 +19,7 @@ pub(super) use crate::link::exec_proxy::agent_binary::AgentBinaries;
 use crate::link::exec_proxy::agent_binary::AgentBinary;
 use crate::link::exec_proxy::container_exec::{ContainerExec, FirstOutput, Proxy};
 use crate::link::{AgentStart, DialedLink};
-use crate::pod::Access;
+use crate::pod::{Access, Storage};
 use crate::random;
 
 pub(super) async fn dial(
@@ -29,7 +29,7 @@ pub(super) async fn dial(
     binaries: &Arc<AgentBinaries>,
     limit: Duration,
 ) -> Result<DialedLink, Failure> {
-    let container = access.container(container).await?;
+    let (container, storage) = access.container(container).await?;
     let binaries = binaries.clone();
     let binaries = spawn_blocking(move || binaries.find()).await.unwrap_or_default();
     let exec = ContainerExec {
@@ -37,13 +37,20 @@ pub(super) async fn dial(
         container,
         limit,
     };
-    let proxy = find_or_inject(&exec, start, &binaries).await?;
+    let proxy = find_or_inject(&exec, &storage, start, &binaries).await?;
     Ok(pipe::make_link(proxy, exec.container))
 }
+
+/// Multiples of the size of the largest agent that a directory with a size limit has to hold: first one with much space is looked for,
+/// then one that is merely large enough. A pod that exceeds such a limit is evicted.
+const SPACE_FACTORS: [u64; 2] = [4, 2];
+/// Share of the smallest size limit that the agent may use for output that nobody reads.
+const SPOOL_SHARE: u64 = 4;
 
 /// Returns a running proxy: of the agent in the container, or of one that is copied there.
 async fn find_or_inject(
     container: &ContainerExec,
+    storage: &Storage,
     start: AgentStart,
     binaries: &[Arc<AgentBinary>],
 ) -> Result<Proxy, Failure> {
@@ -51,12 +58,23 @@ async fn find_or_inject(
         AgentStart::IfNeeded => "--start",
         AgentStart::Never => "",
     };
+    let spool = storage
+        .smallest_disk_limit()
+        .map(|limit| format!("--spool-limit={}", (limit / SPOOL_SHARE) >> 20))
+        .unwrap_or_default();
     let tags: Vec<_> = binaries.iter().map(|binary| binary.tag()).collect();
     let random = HEXLOWER.encode(&random::bytes::<8>());
-    // Full directories, with ':' around each.
-    let mut skip = ":".to_owned();
+    let size = binaries.iter().map(|binary| binary.length as u64).max().unwrap_or(0);
+    let needed_kib = (2 * size / 1024).to_string();
+    let more = storage.temporary().collect::<Vec<_>>().join(":");
+    let mut full: Vec<String> = Vec::new();
+    let [mut space, less_space] = SPACE_FACTORS.map(|factor| factor * size);
     loop {
-        let mut find = vec!["sh", "-c", scripts::FIND, "sh", option, &random, &skip];
+        let skip = path_list(storage.too_small(space).chain(full.iter().map(String::as_str)));
+        let mounts = path_list(storage.large_enough(space));
+        let script = ["sh", "-c", scripts::FIND, "sh"];
+        let settings = [option, &spool, &random, &skip, &needed_kib, &mounts, &more];
+        let mut find = [&script[..], &settings].concat();
         find.extend(tags.iter().map(String::as_str));
         let report = match container.run(&find).await? {
             FirstOutput::Proxy(proxy) => return Ok(proxy),
@@ -69,19 +87,27 @@ async fn find_or_inject(
         }
         let binary = choose_binary(container, binaries, report.machine.as_deref())?;
         let Some(directory) = report.directory else {
-            return Err(no_directory(container, &report.refused, &skip));
+            if storage.too_small(less_space).count() == storage.too_small(space).count() {
+                return Err(no_directory(container, &report.refused, &full));
+            }
+            space = less_space;
+            continue;
         };
-        match inject::inject(container, &binary, &directory, &random).await {
+        match inject::inject(container, &binary, &directory, &random, &spool).await {
             Ok(proxy) => return Ok(proxy),
             // The directory took the script's probe but not the whole binary: the next directory may be larger.
             Err(failure) if failure.kind == Kind::NoSpace => {
                 tracing::warn!(%failure, "the agent does not fit");
-                skip.push_str(&directory.base);
-                skip.push(':');
+                full.push(directory.base);
             }
             Err(failure) => return Err(failure),
         }
     }
+}
+
+/// Writes paths for the scripts, with a colon around each. Kubernetes allows no colon in the path of a mount.
+fn path_list<'a>(paths: impl Iterator<Item = &'a str>) -> String {
+    paths.fold(":".to_owned(), |list, path| list + path + ":")
 }
 
 /// Runs an agent that is part of the image: in a container without a shell nothing can be searched or copied.
@@ -107,11 +133,8 @@ async fn run_without_shell(container: &ContainerExec, start: AgentStart) -> Resu
     ))
 }
 
-fn no_directory(container: &ContainerExec, refused: &[String], skip: &str) -> Failure {
-    let full = skip
-        .split(':')
-        .filter(|base| !base.is_empty())
-        .map(|base| format!("{base} is full"));
+fn no_directory(container: &ContainerExec, refused: &[String], full: &[String]) -> Failure {
+    let full = full.iter().map(|base| format!("{base} is full"));
     let mut reasons: Vec<String> = Vec::new();
     for reason in full.chain(refused.iter().cloned()) {
         // HOME and the working directory may be the same.
@@ -122,7 +145,7 @@ fn no_directory(container: &ContainerExec, refused: &[String], skip: &str) -> Fa
     container.failure(
         Kind::NoSpace,
         &format!(
-            "no directory can take the agent ({}): free space in one, or mount an emptyDir at /tmp",
+            "no directory can take the agent ({}): free space in one, or mount an emptyDir of 64 MiB at /tmp",
             reasons.join("; ")
         ),
     )
