@@ -1,6 +1,6 @@
 //! System calls, and every `unsafe` block of the agent: fork and exec, the reaper of children, the init for PID 1, the heap, /proc,
-//! cgroups, containers, peers of sockets, program lookup. It knows nothing of execs, files or gRPC, and of the agent it uses `env` only. All other modules
-//! may call it.
+//! cgroups, containers, peers of sockets, program lookup. It knows nothing of execs, files or gRPC, and of the agent it uses `env` only.
+//! All other modules may call it.
 
 pub(crate) mod cgroup;
 pub(crate) mod container;

@@ -73,9 +73,9 @@ impl Store {
         let open = || rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR);
         let file = match open() {
             Ok(file) => File::from(file),
-            // A task may have cleaned /tmp.
+            // A task may have removed the directory, for example from /tmp.
             Err(Errno::NOENT) => {
-                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+                DirBuilder::new().mode(0o700).create(directory)?;
                 File::from(open()?)
             }
             // The file system may not support O_TMPFILE.
