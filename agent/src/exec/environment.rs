@@ -1,21 +1,16 @@
 //! The environment of a command: the agent's own, completed by the account, the terminal and the request. Pure: the agent's
-//! own environment is an argument. `process` and `process_tree` call it.
+//! own environment is an argument. `process` calls it.
 
 use std::ffi::CString;
 
 use podbridge_files::users::Account;
 
-use super::{Command, ExecId};
+use super::Command;
+use super::mark::Mark;
 use crate::env::{EXEC_ID, Variables};
 
-/// Returns the `NAME=value` that marks every process of an exec's tree, also a process that left the session. See
-/// `process_tree`.
-pub(crate) fn cookie(id: ExecId) -> Vec<u8> {
-    format!("{EXEC_ID}={id}").into_bytes()
-}
-
-/// Adds to `own` the variables of the account, of the terminal and of the command, and the cookie; later ones win.
-pub(crate) fn merged(own: Variables, account: Option<&Account>, command: &Command) -> Variables {
+/// Adds to `own` the variables of the account, of the terminal and of the command, and the mark if it is a variable; later ones win.
+pub(crate) fn merged(own: Variables, account: Option<&Account>, command: &Command, mark: &Mark) -> Variables {
     let mut env = own;
     let mut set = |name: &[u8], value: &[u8]| {
         env.retain(|(known, _)| known != name);
@@ -33,7 +28,9 @@ pub(crate) fn merged(own: Variables, account: Option<&Account>, command: &Comman
     for (name, value) in &command.env {
         set(name, value);
     }
-    set(EXEC_ID.as_bytes(), command.id.to_string().as_bytes());
+    if let Mark::Variable(_) = mark {
+        set(EXEC_ID.as_bytes(), command.id.to_string().as_bytes());
+    }
     env
 }
 

@@ -7,6 +7,7 @@ mod command;
 mod environment;
 mod error;
 mod exit;
+mod mark;
 mod output;
 mod process;
 mod process_tree;

@@ -14,6 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Rlimit;
 use rustix::termios::isatty;
 
+use super::mark::Mark;
 use super::{Command, StartFailure, StdinMode, environment};
 use crate::env;
 use crate::sys::fork::{ForkError, PreparedCommand, Stdio, Step};
@@ -43,10 +44,12 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         None => None,
         Some(user) => Some(users::lookup(user).ok_or_else(|| unknown_user(user))?),
     };
+    let mark = Mark::new(command.id);
     let variables = environment::merged(
         env::variables(),
         identity.as_ref().and_then(|i| i.account.as_ref()),
         command,
+        &mark,
     );
     let (ends, stdio) = open_stdio(command).map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -71,6 +74,10 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         identity,
         stdio,
         nofile,
+        file_locks: match mark {
+            Mark::FileLocks(limit) => Some(limit),
+            Mark::Variable(_) => None,
+        },
     };
     match reaper.spawn(&prepared) {
         Ok(child) => Ok((child, ends)),

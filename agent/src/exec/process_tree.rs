@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, getpid, kill_process};
 use tokio::time::{Instant, sleep};
 
-use super::environment;
+use super::mark::Mark;
 use crate::exec::ExecId;
 use crate::sys::proc::{self, Process};
 use crate::sys::reaper::Reaper;
@@ -25,8 +25,8 @@ const KILL_ROUNDS: usize = 50;
 struct ProcessTree<'a> {
     reaper: &'a Reaper,
     leader: Pid,
-    /// `NAME=value` in the environment of every member; see `environment::cookie`.
-    cookie: Vec<u8>,
+    /// Mark of every member.
+    mark: Mark,
     /// Members found so far: pid and start time.
     seen: HashMap<i32, u64>,
 }
@@ -68,18 +68,18 @@ pub(crate) fn signal(reaper: &Reaper, id: ExecId, leader: Pid, signal: Signal) {
 
 impl<'a> ProcessTree<'a> {
     fn new(reaper: &'a Reaper, id: ExecId, leader: Pid) -> Self {
-        let cookie = environment::cookie(id);
+        let mark = Mark::new(id);
         let seen = HashMap::new();
         Self {
             reaper,
             leader,
-            cookie,
+            mark,
             seen,
         }
     }
 
     /// Returns all living processes of the tree: descendants of the leader, its session, members found before, and processes with
-    /// the cookie in their environment.
+    /// the mark.
     fn scan(&mut self) -> Vec<Process> {
         let all = proc::processes();
         let leader = self.leader.as_raw_nonzero().get();
@@ -90,7 +90,7 @@ impl<'a> ProcessTree<'a> {
                 || p.session == leader
                 || self.seen.get(&p.pid) == Some(&p.start)
                 // A process whose parent ended was adopted by the agent or by the container's first process.
-                || ((p.parent == agent || p.parent == 1) && proc::has_environment(p.pid, &self.cookie))
+                || ((p.parent == agent || p.parent == 1) && self.mark.is_on(p.pid))
         };
         members.extend(all.iter().filter(|p| known(p)).map(|p| (p.pid, *p)));
         loop {

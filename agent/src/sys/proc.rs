@@ -72,6 +72,24 @@ fn nul_separated(bytes: &[u8]) -> Vec<OsString> {
     entries.map(|entry| OsString::from_vec(entry.to_vec())).collect()
 }
 
+/// Limit of a process; `None` is infinite.
+pub(crate) type Limit = Option<u64>;
+
+/// Returns the soft and the hard limit on file locks; `None` if /proc does not show them.
+pub(crate) fn file_lock_limits(pid: i32) -> Option<(Limit, Limit)> {
+    parse_file_lock_limits(&fs::read_to_string(format!("/proc/{pid}/limits")).ok()?)
+}
+
+fn parse_file_lock_limits(limits: &str) -> Option<(Limit, Limit)> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max file locks"))?;
+    let mut words = line.split_ascii_whitespace();
+    let mut limit = || match words.next()? {
+        "unlimited" => Some(None),
+        number => number.parse().ok().map(Some),
+    };
+    Some((limit()?, limit()?))
+}
+
 /// Returns the kernel's boot id; empty where /proc is hidden.
 pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
@@ -82,6 +100,23 @@ pub(crate) fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_on_file_locks_are_read() {
+        let line = |soft: &str, hard: &str| {
+            format!("Max pending signals  9 9 signals\nMax file locks            {soft:20} {hard:20} locks     \n")
+        };
+        assert_eq!(
+            parse_file_lock_limits(&line("unlimited", "unlimited")),
+            Some((None, None))
+        );
+        assert_eq!(
+            parse_file_lock_limits(&line("4611686018427387904", "unlimited")),
+            Some((Some(1 << 62), None))
+        );
+        assert_eq!(parse_file_lock_limits("Max open files 1 2 files\n"), None);
+        assert!(file_lock_limits(std::process::id() as i32).is_some());
+    }
 
     #[test]
     fn a_name_may_hold_spaces_and_parentheses() {

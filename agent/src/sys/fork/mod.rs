@@ -40,6 +40,8 @@ pub(crate) struct PreparedCommand {
     pub(crate) stdio: Stdio,
     /// Limit on open descriptors that the child gets back; the agent's own is raised.
     pub(crate) nofile: Rlimit,
+    /// Soft limit on file locks, which the kernel ignores; `None`: unchanged.
+    pub(crate) file_locks: Option<u64>,
 }
 
 /// The step between fork and exec that failed.
@@ -245,6 +247,10 @@ unsafe fn exec_program(plan: &ChildPlan<'_>) -> ! {
             rlim_max: number(command.nofile.maximum),
         };
         libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        if let Some(soft) = command.file_locks {
+            let limit = [soft, u64::MAX];
+            libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_LOCKS, &limit, ptr::null::<u8>());
+        }
         if let Some(identity) = &command.identity {
             let taken = set_thread_groups(&plan.groups)
                 .and_then(|()| set_thread_gid(Gid::from_raw(identity.gid)))

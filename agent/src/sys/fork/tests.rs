@@ -89,6 +89,7 @@ fn start(path: &Path) -> mpsc::Receiver<Pid> {
             stderr: null(),
         },
         nofile: getrlimit(Resource::Nofile),
+        file_locks: None,
     };
     let (sender, running) = mpsc::channel();
     thread::spawn(move || {
