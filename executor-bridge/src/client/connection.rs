@@ -20,6 +20,7 @@ use crate::protocol::STDIN_WINDOW;
 use crate::protocol::frame::{Frame, MAX_LENGTH};
 use crate::protocol::request::Resume;
 use crate::protocol::result::Outcome;
+use crate::report;
 
 /// File descriptors that one request of this client carries, at most.
 const DESCRIPTORS_MAX: usize = 1;
@@ -143,6 +144,10 @@ impl Incoming {
             Frame::Started(_) => {
                 self.progress.started = true;
                 Some(Message::Started)
+            }
+            Frame::Notice(text) => {
+                report::say(&String::from_utf8_lossy(&text));
+                None
             }
             Frame::Stdout(data) => {
                 self.progress.stdout += data.len() as u64;

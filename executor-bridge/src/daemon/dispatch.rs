@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::daemon::peer::{self, ClientError, Writer};
 use crate::error::{FailedKind, Failure, Kind};
+use crate::pod;
 use crate::protocol::frame::Frame;
-use crate::protocol::request::{Operation, Request, RequestError};
+use crate::protocol::request::{self, Operation, Request, RequestError};
 use crate::protocol::result::{Bridge, Done, Outcome};
 use crate::protocol::target::Target;
 use crate::session::{Client, LogId, MAX_CONTAINERS, Session};
@@ -76,6 +77,7 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
             return;
         }
     };
+    let notices = request::takes_notices(&json).then(pod::plugin_messages);
     let request = match Request::parse(&json) {
         Ok(request) => request,
         Err(error) => {
@@ -89,7 +91,7 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
         return;
     }
     bridge.operations.fetch_add(1, Ordering::Relaxed);
-    perform(request, descriptors, reader, writer, bridge).await;
+    perform(request, descriptors, reader, writer, notices, bridge).await;
     bridge.operations.fetch_sub(1, Ordering::Relaxed);
 }
 
@@ -99,6 +101,7 @@ async fn perform(
     descriptors: VecDeque<OwnedFd>,
     reader: peer::Reader,
     mut writer: Writer,
+    mut notices: Option<pod::PluginMessages>,
     bridge: &BridgeState,
 ) {
     let started = Instant::now();
@@ -116,7 +119,15 @@ async fn perform(
     let container = request.container.clone();
     let reader_task = tokio::spawn(reader.forward(input_queue));
     let write_replies = async move {
-        while let Some(frame) = outgoing.recv().await {
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = outgoing.recv() => match frame {
+                    Some(frame) => frame,
+                    None => break,
+                },
+                message = next_notice(&mut notices) => Frame::Notice(message.into()),
+            };
             if writer.send(frame).await.is_err() {
                 break;
             }
@@ -148,6 +159,14 @@ async fn perform(
     tracing::info!(operation = name, container, outcome, milliseconds, "operation ended");
     if stops {
         bridge.shutdown.request(ShutdownReason::StopRequest);
+    }
+}
+
+/// Waits for the next message of a credential plugin; for ever if the client takes none.
+async fn next_notice(notices: &mut Option<pod::PluginMessages>) -> String {
+    match notices {
+        Some(messages) => messages.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,7 +2,7 @@
 //! certificate, which is kept until it expires. `authentication` and `http_client` ask for credentials here.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,7 @@ use rustls::crypto::ring;
 use rustls::sign::CertifiedKey;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::error::{Failure, Kind};
 use crate::pod::certificates;
@@ -27,6 +28,8 @@ const KUBERNETES_EXEC_INFO: &str = "KUBERNETES_EXEC_INFO";
 const MAX_OUTPUT: u64 = 1 << 20;
 /// Number of bytes of a plugin's messages that a failure shows.
 const SHOWN_MESSAGES: usize = 1000;
+/// Highest number of lines that are kept for users who wait.
+const MAX_LINES: usize = 100;
 /// Time between two looks whether the plugin has ended.
 const POLL_PAUSE: Duration = Duration::from_millis(10);
 /// Time for the output to end after the plugin: a process that it left may hold the pipe.
@@ -51,6 +54,95 @@ pub(super) struct Plugin {
 
 /// Plugins of this process. A client is made for each dial; credentials outlive it, as they do in client-go.
 static PLUGINS: Mutex<Option<HashMap<String, Arc<Plugin>>>> = Mutex::new(None);
+
+/// Lines that plugins have written since one of them started, and the number of those that run.
+static MESSAGES: Mutex<Messages> = Mutex::new(Messages {
+    running: 0,
+    lines: Vec::new(),
+    written: 0,
+});
+/// Wakes the readers of `MESSAGES`.
+static NEW_MESSAGE: Notify = Notify::const_new();
+
+struct Messages {
+    running: usize,
+    lines: Vec<String>,
+    /// Number of lines before `lines`.
+    written: usize,
+}
+
+/// A reader of the messages of plugins.
+#[derive(Debug)]
+pub(crate) struct PluginMessages {
+    /// Number of the next line.
+    next: usize,
+}
+
+impl PluginMessages {
+    pub(super) fn subscribe() -> Self {
+        let messages = messages();
+        let is_over = messages.running == 0;
+        Self {
+            next: messages.written + if is_over { messages.lines.len() } else { 0 },
+        }
+    }
+
+    /// Waits for the next line.
+    pub(crate) async fn next(&mut self) -> String {
+        loop {
+            let notified = NEW_MESSAGE.notified();
+            let mut notified = std::pin::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let messages = messages();
+                self.next = self.next.max(messages.written);
+                if let Some(line) = messages.lines.get(self.next - messages.written) {
+                    self.next += 1;
+                    return line.clone();
+                }
+            }
+            notified.await;
+        }
+    }
+}
+
+fn messages() -> std::sync::MutexGuard<'static, Messages> {
+    MESSAGES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts a plugin that runs. The lines are forgotten when the next one starts, so that readers get all of them.
+struct Running;
+
+impl Running {
+    fn new() -> Self {
+        let mut messages = messages();
+        if messages.running == 0 {
+            messages.written += messages.lines.len();
+            messages.lines.clear();
+        }
+        messages.running += 1;
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        messages().running -= 1;
+    }
+}
+
+fn publish(plugin: &str, line: &[u8]) {
+    let line = shown(line);
+    if line.is_empty() {
+        return;
+    }
+    let mut messages = messages();
+    if messages.lines.len() < MAX_LINES {
+        messages.lines.push(format!("{plugin} says: {line}"));
+    }
+    drop(messages);
+    NEW_MESSAGE.notify_waiters();
+}
 
 impl Plugin {
     /// Returns the plugin of these settings, with the credential that it printed for an earlier dial.
@@ -123,7 +215,8 @@ impl Plugin {
         }
         let mut child = self.spawn()?;
         let stdout = read_in_background(child.stdout.take());
-        let messages = read_in_background(child.stderr.take());
+        let _running = Running::new();
+        let messages = read_lines_in_background(name.clone(), child.stderr.take());
         let status = wait_until(&mut child, deadline);
         let wait = |output: std::sync::mpsc::Receiver<Vec<u8>>| output.recv_timeout(OUTPUT_WAIT).unwrap_or_default();
         let messages = shown(&wait(messages));
@@ -283,6 +376,28 @@ fn read_in_background(pipe: Option<impl Read + Send + 'static>) -> std::sync::mp
     receiver
 }
 
+/// Reads the messages of a plugin on a thread, and publishes each line.
+fn read_lines_in_background(
+    plugin: String,
+    pipe: Option<impl Read + Send + 'static>,
+) -> std::sync::mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut output = Vec::new();
+        if let Some(pipe) = pipe {
+            let mut reader = BufReader::new(pipe.take(MAX_OUTPUT));
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                publish(&plugin, &line);
+                output.append(&mut line);
+            }
+            let _ = std::io::copy(&mut reader.into_inner().into_inner(), &mut std::io::sink());
+        }
+        let _ = sender.send(output);
+    });
+    receiver
+}
+
 /// Waits for the plugin; kills it with its process group at the deadline and returns `None`.
 fn wait_until(child: &mut Child, deadline: Instant) -> Option<std::process::ExitStatus> {
     loop {
@@ -399,6 +514,25 @@ mod tests {
                 .message
                 .contains("not both")
         );
+    }
+
+    #[tokio::test]
+    async fn a_user_who_waits_sees_what_a_plugin_says() {
+        let waiting = plugin(
+            &format!("echo 'code ABCD' >&2; sleep 1; {}", printing(r#"{"token":"t"}"#)),
+            "Never",
+        );
+        let mut messages = PluginMessages::subscribe();
+        let (credential, message) = tokio::join!(waiting.credential(LIMIT), async {
+            loop {
+                // Other tests run plugins too.
+                let message = messages.next().await;
+                if message.contains("code ABCD") {
+                    return Instant::now();
+                }
+            }
+        });
+        assert!(credential.is_ok() && message.elapsed() > Duration::from_millis(500));
     }
 
     #[tokio::test]

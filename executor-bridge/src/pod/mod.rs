@@ -37,6 +37,7 @@ use tokio_tungstenite::WebSocketStream;
 
 use crate::error::{Failure, Kind};
 pub(crate) use crate::pod::container_ref::{ContainerRef, Fate};
+pub(crate) use crate::pod::credential_plugin::PluginMessages;
 use crate::pod::failure::{ApiCall, classify};
 pub(crate) use crate::pod::identity::{Identity, identity};
 pub(crate) use crate::pod::resolution::Resolution;
@@ -52,6 +53,11 @@ pub(crate) fn check(target: &Target) -> Result<(), Failure> {
 /// Returns the paths of the kubeconfig that the target names, whether or not the files exist.
 pub(crate) fn kubeconfig_files(target: &Target) -> Result<Vec<PathBuf>, Failure> {
     Ok(kubeconfig::files(target, &flags::Flags::parse(&target.extra_args)?))
+}
+
+/// Returns the messages of credential plugins, for a user who waits: those of a plugin that runs, and all later ones.
+pub(crate) fn plugin_messages() -> PluginMessages {
+    PluginMessages::subscribe()
 }
 
 /// All characters but the unreserved ones of RFC 3986.

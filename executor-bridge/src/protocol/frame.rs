@@ -15,12 +15,20 @@ pub(crate) enum Frame {
     Stdin(Bytes),
     StdinEof,
     Signal(u8),
-    Resize { rows: u16, cols: u16 },
+    Resize {
+        rows: u16,
+        cols: u16,
+    },
     Started(Bytes),
     Stdout(Bytes),
     Stderr(Bytes),
-    StdinAck { offset: u64, closed: bool },
+    StdinAck {
+        offset: u64,
+        closed: bool,
+    },
     Agent(Bytes),
+    /// A sentence for the user while the operation waits; only for clients that ask for it.
+    Notice(Bytes),
     Result(Bytes),
 }
 
@@ -48,6 +56,7 @@ mod kind {
     pub(super) const STDERR: u8 = 0x12;
     pub(super) const STDIN_ACK: u8 = 0x13;
     pub(super) const AGENT: u8 = 0x14;
+    pub(super) const NOTICE: u8 = 0x15;
     pub(super) const RESULT: u8 = 0x1f;
 }
 
@@ -75,6 +84,7 @@ impl Frame {
                 (kind::STDIN_ACK, payload.freeze())
             }
             Frame::Agent(json) => (kind::AGENT, json),
+            Frame::Notice(text) => (kind::NOTICE, text),
             Frame::Result(json) => (kind::RESULT, json),
         };
         let length = (payload.len() + 1) as u32;
@@ -120,6 +130,7 @@ impl Frame {
                 closed: payload[0] != 0,
             },
             kind::AGENT => Frame::Agent(payload),
+            kind::NOTICE => Frame::Notice(payload),
             kind::RESULT => Frame::Result(payload),
             kind::STDIN_EOF | kind::SIGNAL | kind::RESIZE | kind::STDIN_ACK => return wrong,
             other => return Err(FrameError::UnknownType(other)),
@@ -152,6 +163,7 @@ mod tests {
                 offset: 1 << 40,
                 closed: true,
             },
+            Frame::Notice("code".into()),
             Frame::Result("{}".into()),
         ];
         for frame in frames {

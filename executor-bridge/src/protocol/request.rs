@@ -36,6 +36,11 @@ pub(crate) struct Request {
     pub operation: Operation,
 }
 
+/// Tells whether the client of a request takes NOTICE frames.
+pub(crate) fn takes_notices(json: &[u8]) -> bool {
+    serde_json::from_slice(json).is_ok_and(|envelope: Envelope| envelope.notices)
+}
+
 /// Defines the operations from one table: variant, name on the wire, and for the first group the type of the fields that stand in the
 /// request beside `op`.
 macro_rules! operations {
@@ -113,6 +118,9 @@ struct Envelope {
     container: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     requires: Vec<String>,
+    /// The client takes NOTICE frames. Programs of other languages and older releases do not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    notices: bool,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -305,6 +313,7 @@ impl Request {
             op: self.operation.name().into(),
             container: self.container.clone(),
             requires: self.operation.requires(),
+            notices: true,
         })?;
         if let (Some(envelope), serde_json::Value::Object(fields)) =
             (envelope.as_object_mut(), self.operation.fields()?)
