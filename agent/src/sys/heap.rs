@@ -10,6 +10,8 @@
 //!
 //! The other two functions make all threads share one arena and return freed memory. All three are about glibc and do nothing with
 //! another C library. `commands` sets the heap up before anything else; `app` trims it when execs or followers of logs have ended.
+//!
+//! mimalloc and jemalloc need no re-exec, but an idle agent holds more memory with them (ADR 16).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
