@@ -61,9 +61,20 @@ impl Backoff {
         sleep(self.pause.advance().mul_f32(0.5 + jitter())).await;
     }
 
+    /// Waits before an attempt, and at least for `least`, which the other side asked for.
+    pub(crate) async fn pause_at_least(&mut self, least: Duration) {
+        let (_, ()) = tokio::join!(sleep(least), self.pause());
+    }
+
     /// Returns whether the time limit has passed.
     pub(crate) fn is_over(&self) -> bool {
         self.started.is_some_and(|started| started.elapsed() > self.limit)
+    }
+
+    /// Tells whether the next attempt would begin within the limit if it had to wait for `least`.
+    pub(crate) fn has_time_for(&self, least: Duration) -> bool {
+        self.started
+            .is_none_or(|started| started.elapsed() + least <= self.limit)
     }
 }
 
@@ -76,6 +87,19 @@ pub(crate) fn jitter() -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_the_other_side_asks_for_counts_towards_the_limit() {
+        let mut backoff = Backoff::new(Duration::from_secs(10));
+        assert!(backoff.has_time_for(Duration::from_secs(11)), "it has not begun");
+        backoff.pause().await;
+        assert!(backoff.has_time_for(Duration::from_secs(10)));
+        let begun = Instant::now();
+        backoff.pause_at_least(Duration::from_secs(4)).await;
+        assert_eq!(begun.elapsed().as_secs(), 4);
+        assert!(!backoff.has_time_for(Duration::from_secs(7)));
+        assert!(!backoff.is_over());
+    }
 
     #[test]
     fn a_pause_doubles_up_to_the_longest() {

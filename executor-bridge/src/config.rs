@@ -15,6 +15,7 @@ use crate::env::{
 };
 use crate::error::{Failure, Kind};
 use crate::pod;
+use crate::protocol::object_name;
 use crate::protocol::target::{KeyedTarget, LinkChoice, Target};
 
 /// Default kubeconfig, below the home directory, as in client-go.
@@ -80,7 +81,7 @@ pub(crate) fn target(
             .map(|group| format!("--as-group={group}")),
     );
     let target = Target {
-        pod: Some(pod.to_owned()),
+        pod: Some(object_name::normalised(pod).to_owned()),
         namespace: options.namespace,
         context: options.context,
         kubeconfig_file: file(options.kubeconfig.map(PathBuf::from))?,
@@ -163,7 +164,7 @@ pub(crate) fn link(
             let name = utf8(&name, PODBRIDGE_LINK)?;
             Some(LinkChoice::from_str(&name, false).map_err(|_| {
                 Failure::usage(format!(
-                    "{PODBRIDGE_LINK} is {name:?}; it may be auto, exec-proxy, direct or local"
+                    "{PODBRIDGE_LINK} is {name:?}; it may be auto, exec-proxy, direct, kubectl or local"
                 ))
             })?)
         }

@@ -16,7 +16,7 @@ pub(crate) const PATH: &str = "PATH";
 pub(crate) const PODBRIDGE_DIR: &str = "PODBRIDGE_DIR";
 /// Directory for files of this login session (XDG Base Directory Specification).
 pub(crate) const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
-/// The link to use: auto, exec-proxy, direct or local.
+/// The link to use: auto, exec-proxy, direct, kubectl or local.
 pub(crate) const PODBRIDGE_LINK: &str = "PODBRIDGE_LINK";
 /// The agent's Unix socket, for the link `local`.
 pub(crate) const PODBRIDGE_AGENT_SOCKET: &str = "PODBRIDGE_AGENT_SOCKET";

@@ -1,6 +1,8 @@
 //! Failures of podbridge: a kind that programs tell apart, and one sentence for people. Owns the kinds with their names on the
 //! wire and their exit codes (docs/client-protocol.md). Every module returns these failures; `exit` turns them into exit codes.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Defines an enum of kinds from one table: variant, name on the wire, exit code (for kinds that have one). A peer of a newer release
@@ -120,6 +122,31 @@ pub(crate) enum Retry {
     LinkCut,
     /// The pod exists and does not run yet.
     PodStarting,
+    /// The object that the target names has no pod yet.
+    NoPodYet,
+    /// The container has ended, and its restart policy says that it starts again.
+    ContainerRestarting,
+    /// The API server, or a proxy in front of it, could not serve the request at this moment, and nothing has run. The time is what the
+    /// server asks to wait at least (Retry-After).
+    ServerBusy(Option<Duration>),
+    /// podbridge's own client of the API server cannot do it. The stock kubectl may.
+    OtherClient,
+}
+
+impl Retry {
+    /// Returns the least time before the next attempt, as the other side asked for it.
+    pub(crate) fn least_pause(self) -> Duration {
+        match self {
+            Retry::ServerBusy(Some(pause)) => pause,
+            Retry::ServerBusy(None)
+            | Retry::Never
+            | Retry::LinkCut
+            | Retry::PodStarting
+            | Retry::ContainerRestarting
+            | Retry::NoPodYet
+            | Retry::OtherClient => Duration::ZERO,
+        }
+    }
 }
 
 impl Failure {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::config::BridgeSettings;
-use crate::env::{Environment as _, PODBRIDGE_DIR, PODBRIDGE_LOG, Process, XDG_RUNTIME_DIR};
+use crate::env::{Environment as _, PATH, PODBRIDGE_DIR, PODBRIDGE_LOG, Process, XDG_RUNTIME_DIR};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::KeyedTarget;
 use crate::sockets::{self, BridgeFiles, Directory};
@@ -69,9 +69,10 @@ fn start(target: &KeyedTarget, json: &[u8], options: BridgeSettings, files: &Bri
     }
 }
 
-/// Returns the variables that say where bridges have their sockets and logs. All clients of a directory share them.
+/// Returns the variables that say where bridges have their sockets and logs, and where programs are. All clients of a directory share them.
+/// The link kubectl looks for its program in PATH; whichever it finds has no other rights.
 fn location_variables() -> impl Iterator<Item = (&'static str, OsString)> {
-    let names = [PODBRIDGE_DIR, PODBRIDGE_LOG, XDG_RUNTIME_DIR];
+    let names = [PATH, PODBRIDGE_DIR, PODBRIDGE_LOG, XDG_RUNTIME_DIR];
     names
         .into_iter()
         .filter_map(|name| Some((name, Process.variable(name)?)))

@@ -1,12 +1,17 @@
-//! The path of this program, also after a package upgrade has replaced or removed the file. `launch` starts the program again, `podbridge
-//! git` names it to git, and `link` looks for the agent's binary beside it.
+//! The path of this program, also after a package upgrade has replaced or removed the file, and the next program of a name in PATH that is not
+//! this one. `launch` starts this program again, `podbridge git` names it to git, and `link` looks for the agent's binary beside it; the
+//! kubectl shim and the link kubectl need the next kubectl.
 
 use std::ffi::OsStr;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
-use crate::env;
+use rustix::fs::{Access, access};
+
+use crate::env::{self, Environment as _, PATH, Process};
 
 /// Returns the path that this program was started from. Another release, or no file, may be there now.
 pub(crate) fn path() -> io::Result<PathBuf> {
@@ -32,6 +37,48 @@ fn without_deleted_mark(path: PathBuf) -> PathBuf {
         Some(name) => OsStr::from_bytes(name).into(),
         None => path,
     }
+}
+
+/// Returns the program of that name that comes after this program in PATH, or the first one if this program is not in PATH under that name;
+/// `None` without one, and without /proc.
+pub(crate) fn next_in_path(name: &str) -> Option<PathBuf> {
+    let own_file = fs::metadata("/proc/self/exe").ok()?;
+    let path = Process.variable(PATH)?;
+    first_after_own(&own_file, candidates(&path, name))
+}
+
+/// Returns the executable files of that name, in the order of PATH.
+fn candidates<'a>(path: &'a OsStr, name: &'a str) -> impl Iterator<Item = (PathBuf, Metadata)> + 'a {
+    env::split_paths(path).filter_map(move |directory| {
+        // An empty entry of PATH is the working directory. The candidate needs a slash: without one it would be looked up in PATH.
+        let directory = if directory.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            &directory
+        };
+        let candidate = directory.join(name);
+        let metadata = fs::metadata(&candidate).ok().filter(Metadata::is_file)?;
+        access(&candidate, Access::EXEC_OK).ok().map(|()| (candidate, metadata))
+    })
+}
+
+/// Returns the first file after the shim's own, or the first of all if the own file is not among them.
+fn first_after_own(own_file: &Metadata, candidates: impl Iterator<Item = (PathBuf, Metadata)>) -> Option<PathBuf> {
+    let mut files = Vec::new();
+    let mut found = None;
+    for (path, metadata) in candidates {
+        let file = (metadata.dev(), metadata.ino());
+        if files.contains(&file) {
+            continue;
+        }
+        files.push(file);
+        if file == (own_file.dev(), own_file.ino()) {
+            found = None;
+        } else {
+            found = found.or(Some(path));
+        }
+    }
+    found
 }
 
 #[cfg(test)]

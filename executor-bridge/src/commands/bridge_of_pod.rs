@@ -7,6 +7,7 @@ use crate::client::BridgeAddress;
 use crate::config::{self, BridgeSettings};
 use crate::env::Process;
 use crate::error::{Failure, Kind};
+use crate::protocol::object_name;
 use crate::sockets::{Directory, PodReference};
 
 /// Returns the address of the pod's bridge: the bridge in Zuul's slot if there is one and no other server is named, else one on demand. A
@@ -20,7 +21,7 @@ pub(super) fn bridge_address(
         kubeconfig: target.kubeconfig.clone().map(PathBuf::from),
         context: target.context.clone(),
         namespace: target.namespace.clone(),
-        name: pod.to_owned(),
+        name: object_name::normalised(pod).to_owned(),
     };
     let other_server = target.server.is_some();
     match pod_reference.served_slot(&Process).filter(|_| !other_server) {

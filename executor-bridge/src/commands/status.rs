@@ -62,7 +62,12 @@ fn describe(done: &Done) -> String {
     );
     for link in done.links.iter().flatten() {
         let container = link.container.as_deref().unwrap_or("default container");
-        let _ = write!(text, "  {container}: {} for {} is {}", link.link, link.lane, link.state);
+        let pod = link.pod.as_ref().map_or(String::new(), |pod| format!("pod {pod}, "));
+        let _ = write!(
+            text,
+            "  {pod}{container}: {} for {} is {}",
+            link.link, link.lane, link.state
+        );
         if let Some(agent) = &link.agent {
             let _ = write!(text, ", agent {} as uid {}", agent.version, agent.uid);
         }

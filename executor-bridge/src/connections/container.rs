@@ -19,10 +19,18 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    pub(crate) fn new(linker: Arc<Linker>, bulk: Arc<BulkRuntime>, name: Option<String>, pin_container: bool) -> Self {
+    /// Makes a container of a pod. `pod`: the pod that the target's object name means; `None`: the target names a pod.
+    pub(crate) fn new(
+        linker: Arc<Linker>,
+        bulk: Arc<BulkRuntime>,
+        pod: Option<String>,
+        name: Option<String>,
+        pin_container: bool,
+    ) -> Self {
         let endpoint = Arc::new(Endpoint {
             linker,
             bulk,
+            pod,
             name,
             dialed: Default::default(),
             routes: Default::default(),
@@ -42,6 +50,11 @@ impl Container {
     /// Returns the container's name as the client gave it; `None`: the pod's default container.
     pub(crate) fn name(&self) -> Option<&str> {
         self.endpoint.name.as_deref()
+    }
+
+    /// Returns the pod that the target's object name means; `None` if the target names a pod.
+    pub(crate) fn pod(&self) -> Option<&str> {
+        self.endpoint.pod.as_deref()
     }
 
     /// Waits for the next dial that succeeds.
@@ -76,6 +89,7 @@ impl Container {
     /// Returns the status of the control lane, and of the bulk lane if it was ever used.
     pub(crate) fn status(&self) -> Vec<LinkStatus> {
         let down = || LinkStatus {
+            pod: self.endpoint.pod.clone(),
             container: self.endpoint.name.clone(),
             link: self.linker().first().as_str().into(),
             lane: Lane::Control.name().into(),

@@ -2,6 +2,7 @@
 //! `lane_connection` opens its connections here and keeps them.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -17,6 +18,8 @@ use crate::protocol::target::LinkChoice;
 pub(crate) struct Endpoint {
     pub(crate) linker: Arc<Linker>,
     pub(crate) bulk: Arc<BulkRuntime>,
+    /// Pod that the target's object name meant when this endpoint was made; `None`: the target names a pod.
+    pub(crate) pod: Option<String>,
     /// Name of the container; `None`: the pod's default container.
     pub(crate) name: Option<String>,
     /// Notified of every dial that succeeds.
@@ -34,14 +37,20 @@ impl Endpoint {
             return Ok(connection);
         }
         let mut backoff = Backoff::new(linker.timeout());
+        let mut least_pause = Duration::ZERO;
         let connection = loop {
-            backoff.pause().await;
-            let opened = match linker.dial(self.name.as_deref(), start).await {
+            backoff.pause_at_least(least_pause).await;
+            let opened = match linker.dial(self.pod.as_deref(), self.name.as_deref(), start).await {
                 Ok(dialed) => Connection::open(dialed, lane, linker.timeout()).await,
                 Err(failure) => Err(failure),
             };
             match opened {
-                Err(failure) if self.may_retry(failure.retry) && !backoff.is_over() => {}
+                Err(failure)
+                    if self.may_retry(failure.retry, start) && backoff.has_time_for(failure.retry.least_pause()) =>
+                {
+                    least_pause = failure.retry.least_pause();
+                    tracing::info!(pod = linker.pod(), %failure, "dialling again");
+                }
                 opened => break opened?,
             }
         };
@@ -60,16 +69,18 @@ impl Endpoint {
                     ..failure
                 })
             }
-            LinkChoice::Auto | LinkChoice::ExecProxy | LinkChoice::Local => Ok(connection),
+            LinkChoice::Auto | LinkChoice::ExecProxy | LinkChoice::Kubectl | LinkChoice::Local => Ok(connection),
         }
     }
 
-    fn may_retry(&self, retry: Retry) -> bool {
+    fn may_retry(&self, retry: Retry, start: AgentStart) -> bool {
         match retry {
-            Retry::LinkCut => true,
+            Retry::LinkCut | Retry::ServerBusy(_) | Retry::NoPodYet => true,
             // Zuul uses a pod as soon as the pod has a name, before its containers run. Only Zuul pins its containers.
             Retry::PodStarting => self.pinned.is_some(),
-            Retry::Never => false,
+            // A pinned container never comes back, and neither does its agent (ADR 8).
+            Retry::ContainerRestarting => self.pinned.is_none() && start == AgentStart::IfNeeded,
+            Retry::Never | Retry::OtherClient => false,
         }
     }
 }

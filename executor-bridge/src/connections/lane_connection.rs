@@ -13,7 +13,7 @@ use crate::connections::direct_route::UPGRADE_WAIT;
 use crate::connections::endpoint::Endpoint;
 use crate::connections::{Connection, Lane, upgrade};
 use crate::error::Failure;
-use crate::link::AgentStart;
+use crate::link::{AgentStart, LinkName};
 use crate::protocol::result::LinkStatus;
 use crate::protocol::target::LinkChoice;
 use crate::sys;
@@ -158,7 +158,12 @@ impl LaneConnection {
         let (state, connection, agent, message) = match shared.dial.as_ref()? {
             Dial::Opening { .. } => ("dialing", None, None, None),
             Dial::Open(connection) => match connection.handle.end_reason() {
-                None => ("up", Some(connection), Some(connection.agent.clone()), None),
+                None => {
+                    let reason = self.endpoint.linker.kubectl_reason();
+                    let reason = reason.filter(|_| connection.link == LinkName::Kubectl);
+                    let message = reason.map(|reason| format!("podbridge's own client cannot: {reason}"));
+                    ("up", Some(connection), Some(connection.agent.clone()), message)
+                }
                 Some(reason) => ("down", Some(connection), None, Some(reason)),
             },
             Dial::Failed(failure) => ("down", None, None, Some(failure.message.clone())),
@@ -167,6 +172,7 @@ impl LaneConnection {
         let container = container.map(|container| container.container.clone());
         let link = connection.map_or(self.endpoint.linker.first(), |connection| connection.link);
         Some(LinkStatus {
+            pod: self.endpoint.pod.clone(),
             container: self.endpoint.name.clone().or(container),
             link: link.as_str().into(),
             lane: self.lane.name().into(),
@@ -309,6 +315,7 @@ mod tests {
         let endpoint = Endpoint {
             linker: Arc::new(linker),
             bulk: Arc::default(),
+            pod: None,
             name: None,
             dialed: Default::default(),
             routes: Default::default(),

@@ -74,7 +74,7 @@ impl Evidence {
     fn note_failure(&mut self, failure: &Failure) {
         let now = Instant::now();
         let (no_agent, denied) = match failure.kind {
-            _ if failure.retry == Retry::LinkCut => (false, false),
+            _ if matches!(failure.retry, Retry::LinkCut | Retry::ServerBusy(_)) => (false, false),
             Kind::Agent
             | Kind::NoShell
             | Kind::NoSpace
@@ -111,10 +111,13 @@ pub(crate) async fn recover(container: &Container, lost_agent: &LostAgent, backo
             ));
         }
         backoff.pause().await;
-        if let Some(reference) = &lost_agent.container
-            && let Some(outcome) = fate(container, reference).await
-        {
-            return Recovery::GivenUp(outcome);
+        let mut pod_ending = None;
+        if let Some(reference) = &lost_agent.container {
+            match fate(container, reference).await {
+                Some(Verdict::Over(outcome)) => return Recovery::GivenUp(outcome),
+                Some(Verdict::PodEnding(why)) => pod_ending = Some(why),
+                None => {}
+            }
         }
         if evidence.other_agent.is_none() {
             match container.reconnect(lost_agent.lane).await {
@@ -124,6 +127,10 @@ pub(crate) async fn recover(container: &Container, lost_agent: &LostAgent, backo
                 Ok(_) => evidence.other_agent = Some(Instant::now()),
                 Err(failure) => {
                     evidence.note_failure(&failure);
+                    // The container ended before the API knew.
+                    if let Some(why) = pod_ending.filter(|_| evidence.no_agent.is_some()) {
+                        return Recovery::GivenUp(Outcome::lost(Kind::PodLost, why));
+                    }
                     last = Some(failure);
                 }
             }
@@ -173,13 +180,22 @@ pub(crate) async fn diagnose(container: &Container, lost_agent: &LostAgent) -> O
     }
 }
 
+/// What the API says of a container.
+enum Verdict {
+    /// The outcome of its operations.
+    Over(Outcome),
+    /// The container ends soon; until then its agent can be reached.
+    PodEnding(String),
+}
+
 /// Asks the API what became of the container; `None`: nothing that it knows, or it does not answer.
-async fn fate(container: &Container, reference: &ContainerRef) -> Option<Outcome> {
-    let fate = match timeout(QUESTION_LIMIT, container.linker().fate(reference)).await {
+async fn fate(container: &Container, reference: &ContainerRef) -> Option<Verdict> {
+    let fate = match timeout(QUESTION_LIMIT, container.linker().fate(container.pod(), reference)).await {
         Ok(Ok(fate)) => fate,
         Ok(Err(_)) | Err(_) => return None,
     };
-    match fate {
+    let outcome = match fate {
+        Fate::PodEnding(why) => return Some(Verdict::PodEnding(why)),
         Fate::Unchanged => None,
         Fate::PodGone(why) => Some(Outcome::lost(Kind::PodLost, why)),
         Fate::ContainerEnded(why) => Some(Outcome::lost(Kind::AgentLost, why)),
@@ -187,5 +203,6 @@ async fn fate(container: &Container, reference: &ContainerRef) -> Option<Outcome
             message,
             held_open: false,
         }),
-    }
+    };
+    outcome.map(Verdict::Over)
 }

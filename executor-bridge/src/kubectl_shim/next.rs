@@ -6,18 +6,15 @@
 //! calls the shim by its path could lead back. Therefore a program that is no ELF file, and only such a program, gets an environment
 //! variable that counts the calls; the environment of the real kubectl stays unchanged.
 
-use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use rustix::fs::{Access, access};
-
-use crate::env::{self, Environment as _, PATH, PODBRIDGE_KUBECTL_DEPTH, Process};
+use crate::env::{Environment as _, PODBRIDGE_KUBECTL_DEPTH, Process};
 use crate::kubectl_shim::invocation::Invocation;
+use crate::program;
 use crate::report::say;
 
 /// Scripts that may run one another. kubectl plugins run kubectl, but hardly ever this deep.
@@ -31,14 +28,13 @@ const CANNOT_RUN: u8 = 126;
 /// Becomes the next program. Returns only if that fails, with the exit code.
 pub(super) fn pass_on(invocation: &Invocation) -> ExitCode {
     let name = invocation.name;
-    let Ok(own_file) = fs::metadata("/proc/self/exe") else {
+    if fs::metadata("/proc/self/exe").is_err() {
         say(&format!(
             "/proc is not mounted, so podbridge cannot tell another {name} from itself; mount /proc"
         ));
         return ExitCode::from(NOT_FOUND);
-    };
-    let path = Process.variable(PATH);
-    let next = path.and_then(|path| first_after_own(&own_file, candidates(&path, name)));
+    }
+    let next = program::next_in_path(name);
     let Some(next) = next else {
         say(&format!(
             "podbridge's {name} serves only pods of a Zuul build, and PATH has no other {name} after it; install {name}"
@@ -64,40 +60,6 @@ pub(super) fn pass_on(invocation: &Invocation) -> ExitCode {
     let error = command.exec();
     say(&format!("{} cannot be run: {error}", next.display()));
     ExitCode::from(CANNOT_RUN)
-}
-
-/// Returns the executable files of that name, in the order of PATH.
-fn candidates<'a>(path: &'a OsStr, name: &'a str) -> impl Iterator<Item = (PathBuf, Metadata)> + 'a {
-    env::split_paths(path).filter_map(move |directory| {
-        // An empty entry of PATH is the working directory. The candidate needs a slash: without one it would be looked up in PATH.
-        let directory = if directory.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            &directory
-        };
-        let candidate = directory.join(name);
-        let metadata = fs::metadata(&candidate).ok().filter(Metadata::is_file)?;
-        access(&candidate, Access::EXEC_OK).ok().map(|()| (candidate, metadata))
-    })
-}
-
-/// Returns the first file after the shim's own, or the first of all if the own file is not among them.
-fn first_after_own(own_file: &Metadata, candidates: impl Iterator<Item = (PathBuf, Metadata)>) -> Option<PathBuf> {
-    let mut files = Vec::new();
-    let mut found = None;
-    for (path, metadata) in candidates {
-        let file = (metadata.dev(), metadata.ino());
-        if files.contains(&file) {
-            continue;
-        }
-        files.push(file);
-        if file == (own_file.dev(), own_file.ino()) {
-            found = None;
-        } else {
-            found = found.or(Some(path));
-        }
-    }
-    found
 }
 
 /// Returns whether the file is an ELF program, not a script.

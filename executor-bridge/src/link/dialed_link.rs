@@ -22,6 +22,8 @@ pub(crate) enum LinkName {
     Local,
     ExecProxy,
     Direct,
+    /// Like exec-proxy, carried by the stock kubectl.
+    Kubectl,
 }
 
 impl LinkName {
@@ -30,6 +32,7 @@ impl LinkName {
             LinkName::Local => "local",
             LinkName::ExecProxy => "exec-proxy",
             LinkName::Direct => "direct",
+            LinkName::Kubectl => "kubectl",
         }
     }
 }

@@ -17,8 +17,10 @@ use crate::error::{Failure, Kind, chain};
 use crate::link::{DialedLink, Handle, LinkName, MonitoredPipe};
 use crate::pod::ContainerRef;
 
-/// TCP_USER_TIMEOUT: the kernel ends a connection whose sent bytes stay unacknowledged, or find a full receiver, for this time.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// TCP_USER_TIMEOUT: the kernel ends a connection whose sent bytes stay unacknowledged, or find a full receiver, for this time. It is short,
+/// because the API server's link takes over without a loss: a network policy that drops packets delays the next command by this time, and a
+/// starved agent cannot cause it, as the pod's kernel acknowledges.
+const USER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// The address at which an agent listens, with the agent's key and container.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ mod exec_proxy;
 mod handle;
 mod local;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -17,7 +17,8 @@ pub(crate) use crate::link::direct::{DirectAddress, dial as dial_direct};
 use crate::link::exec_proxy::AgentBinaries;
 pub(crate) use crate::link::handle::{Handle, MonitoredPipe};
 
-use crate::error::Failure;
+use crate::backoff::Backoff;
+use crate::error::{Failure, Kind, Retry};
 use crate::pod::{Access, ApiUser, ContainerRef, Fate, Resolution};
 use crate::protocol::target::{LinkChoice, Target};
 
@@ -34,6 +35,10 @@ pub(crate) struct Linker {
     newer_token: Mutex<Option<String>>,
     /// The user of the target's token as the API server knows it; asked for when another token comes.
     user: OnceCell<ApiUser>,
+    /// Reason why the stock kubectl is the client; unset while podbridge's own client is.
+    kubectl_reason: OnceLock<String>,
+    /// Client that finds the pod of an object, kept from one command to the next.
+    resolver: tokio::sync::Mutex<Option<Arc<Access>>>,
 }
 
 impl Linker {
@@ -46,6 +51,8 @@ impl Linker {
             resolution: Mutex::default(),
             newer_token: Mutex::default(),
             user: OnceCell::new(),
+            kubectl_reason: OnceLock::new(),
+            resolver: tokio::sync::Mutex::default(),
         }
     }
 
@@ -64,6 +71,8 @@ impl Linker {
     pub(crate) fn first(&self) -> LinkName {
         match self.choice() {
             LinkChoice::Local => LinkName::Local,
+            LinkChoice::Kubectl => LinkName::Kubectl,
+            _ if self.kubectl_reason.get().is_some() => LinkName::Kubectl,
             LinkChoice::Auto | LinkChoice::ExecProxy | LinkChoice::Direct => LinkName::ExecProxy,
         }
     }
@@ -77,10 +86,125 @@ impl Linker {
         self.target.pod_name()
     }
 
-    pub(crate) async fn dial(&self, container: Option<&str>, start: AgentStart) -> Result<DialedLink, Failure> {
-        match self.first() {
-            LinkName::Local => local::dial(&self.target, self.timeout).await,
-            _ => exec_proxy::dial(self.access().await?, container, start, &self.binaries, self.timeout).await,
+    /// Returns the reason why kubectl carries the links; `None` if it does not, or was asked for.
+    pub(crate) fn kubectl_reason(&self) -> Option<&str> {
+        self.kubectl_reason.get().map(String::as_str)
+    }
+
+    /// Dials the agent in a container. `pod`: the pod that the target's object name means; `None`: the target names a pod.
+    pub(crate) async fn dial(
+        &self,
+        pod: Option<&str>,
+        container: Option<&str>,
+        start: AgentStart,
+    ) -> Result<DialedLink, Failure> {
+        if self.first() == LinkName::Local {
+            return local::dial(&self.target, self.timeout).await;
+        }
+        let own = match self.access().await {
+            Ok(access) => self.dial_exec(access, pod, container, start).await,
+            Err(failure) => Err(failure),
+        };
+        match own {
+            Err(failure) if self.may_use_kubectl(&failure) => {
+                let access = self.kubectl_instead(&failure)?;
+                let tried = self.dial_exec(access, pod, container, start).await;
+                self.note_kubectl(failure, tried)
+            }
+            own => own,
+        }
+    }
+
+    async fn dial_exec(
+        &self,
+        access: Access,
+        pod: Option<&str>,
+        container: Option<&str>,
+        start: AgentStart,
+    ) -> Result<DialedLink, Failure> {
+        let access = match pod {
+            Some(pod) => access.with_pod(pod),
+            None => access,
+        };
+        exec_proxy::dial(access, container, start, &self.binaries, self.timeout).await
+    }
+
+    /// Returns the pod that the target's object name means at this moment; `None` if the target names a pod. Tries again as long as that may
+    /// help, at most for the connect timeout.
+    pub(crate) async fn resolve_pod(&self) -> Result<Option<String>, Failure> {
+        if !self.target.names_object() {
+            return Ok(None);
+        }
+        let mut backoff = Backoff::new(self.timeout);
+        let mut least_pause = Duration::ZERO;
+        loop {
+            backoff.pause_at_least(least_pause).await;
+            match self.resolve_once().await {
+                Err(Failure {
+                    retry: retry @ (Retry::LinkCut | Retry::ServerBusy(_) | Retry::NoPodYet),
+                    ..
+                }) if backoff.has_time_for(retry.least_pause()) => least_pause = retry.least_pause(),
+                resolved => return resolved,
+            }
+        }
+    }
+
+    async fn resolve_once(&self) -> Result<Option<String>, Failure> {
+        // One caller at a time makes the client; the questions themselves may overlap.
+        let access = {
+            let mut kept = self.resolver.lock().await;
+            match &*kept {
+                Some(access) => access.clone(),
+                None => kept.insert(Arc::new(self.access().await?)).clone(),
+            }
+        };
+        let resolved = access.resolve().await;
+        let Err(failure) = resolved else { return resolved };
+        *self.resolver.lock().await = None;
+        if self.may_use_kubectl(&failure) {
+            let tried = self.kubectl_instead(&failure)?.resolve().await;
+            return self.note_kubectl(failure, tried);
+        }
+        Err(failure)
+    }
+
+    /// Tells whether kubectl may succeed where podbridge's own client failed, and the target allows it.
+    fn may_use_kubectl(&self, failure: &Failure) -> bool {
+        failure.retry == Retry::OtherClient && self.choice() == LinkChoice::Auto && self.first() != LinkName::Kubectl
+    }
+
+    /// Makes kubectl the client for one attempt. The failure of the own client is the better one if there is no kubectl.
+    fn kubectl_instead(&self, own: &Failure) -> Result<Access, Failure> {
+        self.kubectl_access().map_err(|no_kubectl| Failure {
+            message: format!("{} ({})", own.message, no_kubectl.message),
+            ..own.clone()
+        })
+    }
+
+    /// Notes that kubectl succeeded where the own client failed. If both failed, returns the failure that tells more.
+    fn note_kubectl<T>(&self, own: Failure, tried: Result<T, Failure>) -> Result<T, Failure> {
+        match tried {
+            Ok(done) => {
+                tracing::warn!(pod = self.pod(), reason = own.message, "kubectl carries the links");
+                // Another dial may have set it at the same time.
+                let _ = self.kubectl_reason.set(own.message);
+                Ok(done)
+            }
+            Err(other) => {
+                tracing::info!(pod = self.pod(), failure = %other, "kubectl cannot do it either");
+                let same = [
+                    Kind::ApiUnreachable,
+                    Kind::Forbidden,
+                    Kind::Unauthorized,
+                    Kind::Kubeconfig,
+                ];
+                // What kubectl says of the pod and its container is news.
+                Err(if same.contains(&other.kind) && other.retry == Retry::Never {
+                    own
+                } else {
+                    other
+                })
+            }
         }
     }
 
@@ -93,18 +217,40 @@ impl Linker {
     /// Makes a client of the API server that the target resolved to when it was first needed. A failure to resolve it is not kept, as the
     /// user may mend the files.
     async fn access(&self) -> Result<Access, Failure> {
-        let resolution = {
-            let mut kept = self.resolution.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*kept {
-                Some(resolution) => resolution.clone(),
-                None => kept.insert(Arc::new(Resolution::read(&self.target)?)).clone(),
-            }
-        };
-        let newer_token = self.newer_token.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match newer_token {
+        if self.first() == LinkName::Kubectl {
+            return self.kubectl_access();
+        }
+        let resolution = self.resolved()?;
+        let opened = match self.newer_token() {
             None => Access::open(&self.target, &resolution, self.timeout).await,
             Some(token) => Access::open(&self.target.with_token(token), &resolution, self.timeout).await,
+        };
+        // kubectl may take what podbridge's own client does not.
+        opened.map_err(|failure| match failure.kind {
+            Kind::Kubeconfig => failure.with_retry(Retry::OtherClient),
+            _ => failure,
+        })
+    }
+
+    /// Makes the stock kubectl the client.
+    fn kubectl_access(&self) -> Result<Access, Failure> {
+        let resolution = self.resolved()?;
+        match self.newer_token() {
+            None => Access::open_kubectl(&self.target, &resolution, self.timeout),
+            Some(token) => Access::open_kubectl(&self.target.with_token(token), &resolution, self.timeout),
         }
+    }
+
+    fn resolved(&self) -> Result<Arc<Resolution>, Failure> {
+        let mut kept = self.resolution.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(match &*kept {
+            Some(resolution) => resolution.clone(),
+            None => kept.insert(Arc::new(Resolution::read(&self.target)?)).clone(),
+        })
+    }
+
+    fn newer_token(&self) -> Option<String> {
+        self.newer_token.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes a token for later dials if it is another one of the same user. Returns whether it is.
@@ -124,7 +270,11 @@ impl Linker {
     }
 
     /// Asks the API what became of the container at the other end of a dead link.
-    pub(crate) async fn fate(&self, container: &ContainerRef) -> Result<Fate, Failure> {
-        self.access().await?.fate(container).await
+    pub(crate) async fn fate(&self, pod: Option<&str>, container: &ContainerRef) -> Result<Fate, Failure> {
+        let access = self.access().await?;
+        match pod {
+            Some(pod) => access.with_pod(pod).fate(container).await,
+            None => access.fate(container).await,
+        }
     }
 }

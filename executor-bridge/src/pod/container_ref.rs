@@ -21,6 +21,8 @@ pub(crate) enum Fate {
     /// The API knows of no change.
     Unchanged,
     PodGone(String),
+    /// The pod is being deleted, and the container still runs as far as the API knows.
+    PodEnding(String),
     ContainerEnded(String),
     OomKilled(String),
 }

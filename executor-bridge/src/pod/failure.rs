@@ -1,8 +1,11 @@
 //! Translates errors of the Kubernetes client into failures: the kind, and a sentence with the next step. Only `pod` uses it.
 
+use std::time::Duration;
+
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use crate::error::{Failure, Kind, Retry, chain};
+use crate::pod::passing_faults::{retry_after_io, retry_after_status};
 
 /// Call to the API server that failed; for the message.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +15,8 @@ pub(super) struct ApiCall<'a> {
     pub(super) pod: &'a str,
     pub(super) namespace: &'a str,
     pub(super) server: &'a str,
+    /// Wait that the refusal asked for.
+    pub(super) retry_after: Option<Duration>,
 }
 
 pub(super) fn classify(error: &kube::Error, call: ApiCall<'_>) -> Failure {
@@ -24,21 +29,30 @@ pub(super) fn classify(error: &kube::Error, call: ApiCall<'_>) -> Failure {
                 "{server} opens no WebSocket for exec: {}; if a proxy stands between, it must pass upgrades on",
                 chain(cause)
             ),
-        ),
+        )
+        .with_retry(Retry::OtherClient),
         kube::Error::Service(cause) => transport(&**cause, server),
         other => transport(other, server),
     }
 }
 
-fn answered(code: u16, message: &str, call: ApiCall<'_>) -> Failure {
+/// Tells whether a refusal of an exec may concern WebSocket alone. kubectl falls back to SPDY by POST, which needs another right (`create`,
+/// not `get`), and passes gateways that know no WebSocket.
+pub(super) fn may_be_websocket(code: u16) -> bool {
+    matches!(code, 400 | 403 | 405 | 426 | 501)
+}
+
+pub(super) fn answered(code: u16, message: &str, call: ApiCall<'_>) -> Failure {
     let ApiCall {
         verb,
         resource,
         pod,
         namespace,
         server,
+        retry_after,
     } = call;
-    match code {
+    let retry = retry_after_status(code, retry_after);
+    let failure = match code {
         401 => Failure::new(
             Kind::Unauthorized,
             format!("the API server {server} refuses the credentials ({message}): renew the token or certificate"),
@@ -48,6 +62,10 @@ fn answered(code: u16, message: &str, call: ApiCall<'_>) -> Failure {
             format!(
                 "not allowed to {verb} {resource} in namespace {namespace}: {message}; ask for a role that allows it"
             ),
+        ),
+        404 if !resource.starts_with("pods") => Failure::new(
+            Kind::PodNotFound,
+            format!("there is no {resource} {pod:?} in namespace {namespace} on {server} ({message})"),
         ),
         404 => Failure::new(
             Kind::PodNotFound,
@@ -61,12 +79,13 @@ fn answered(code: u16, message: &str, call: ApiCall<'_>) -> Failure {
             Kind::ApiUnreachable,
             format!("the API server {server} refuses to {verb} {resource} of {pod}: {message} (status {code})"),
         ),
-    }
+    };
+    failure.with_retry(retry)
 }
 
 fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure {
     let mut source = Some(error);
-    let mut cut = false;
+    let mut retry = Retry::Never;
     while let Some(cause) = source {
         // Our own layers below kube (`connector`, `authentication`) say themselves what failed.
         if let Some(failure) = cause.downcast_ref::<Failure>() {
@@ -82,7 +101,12 @@ fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure
                 format!("no connection to the API server {server} in time; is it up, and reachable from here?"),
             );
         }
-        cut |= io.is_some_and(was_cut) || cause.downcast_ref().is_some_and(hyper::Error::is_incomplete_message);
+        if retry == Retry::Never {
+            retry = io.map_or(Retry::Never, retry_after_io);
+        }
+        if cause.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
+            retry = Retry::LinkCut;
+        }
         source = cause.source();
     }
     let failure = Failure::new(
@@ -92,11 +116,7 @@ fn transport(error: &(dyn std::error::Error + 'static), server: &str) -> Failure
             innermost(error)
         ),
     );
-    if cut {
-        failure.with_retry(Retry::LinkCut)
-    } else {
-        failure
-    }
+    failure.with_retry(retry)
 }
 
 /// Translates an error of TLS; `None` if it is no verdict on a certificate or protocol.
@@ -139,17 +159,6 @@ fn tls_failure(error: &rustls::Error, server: &str) -> Option<Failure> {
     }
 }
 
-/// Tells whether an established connection was cut, by a restart of the server or by the network: the next attempt may succeed.
-fn was_cut(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind as E;
-    // I/O errors may wrap the cause, as in `tls`.
-    let within = error.get_ref().and_then(|inner| inner.downcast_ref());
-    matches!(
-        error.kind(),
-        E::ConnectionReset | E::ConnectionAborted | E::BrokenPipe | E::UnexpectedEof
-    ) || within.is_some_and(was_cut)
-}
-
 fn tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     // I/O errors may wrap the TLS error, several times, and do not report it as their source.
     error.downcast_ref::<rustls::Error>().or_else(|| {
@@ -179,6 +188,7 @@ mod tests {
         pod: "web",
         namespace: "ci",
         server: "https://x",
+        retry_after: None,
     };
 
     #[test]
@@ -203,7 +213,7 @@ mod tests {
             classify(&kube::Error::Service(Box::new(error)), CALL).retry == Retry::LinkCut
         };
         assert!(wrapped(ErrorKind::UnexpectedEof) && wrapped(ErrorKind::ConnectionReset));
-        assert!(!wrapped(ErrorKind::ConnectionRefused));
+        assert!(!wrapped(ErrorKind::PermissionDenied));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The pod as Kubernetes knows it. Kubernetes types end here: callers get container references, fates and streams. It needs the rights
-//! `get pods` and `pods/exec`, and `create selfsubjectreviews`, which Kubernetes gives to every user. `link` and `launch` call it.
+//! `get pods` and `pods/exec`, and `create selfsubjectreviews`, which Kubernetes gives to every user; for `TYPE/NAME` also `get` of that
+//! object and `list pods`, as kubectl. `link` and `launch` call it.
 
 mod authentication;
 mod certificates;
@@ -12,9 +13,12 @@ mod go_url;
 mod http_client;
 mod identity;
 mod kubeconfig;
+mod kubectl;
 mod overrides;
+mod passing_faults;
 mod proxy;
 mod resolution;
+mod selection;
 mod server_url;
 mod settings;
 mod storage;
@@ -22,27 +26,36 @@ mod tls;
 mod view;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::List;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, Retry};
 pub(crate) use crate::pod::container_ref::{ContainerRef, Fate};
 pub(crate) use crate::pod::credential_plugin::PluginMessages;
 use crate::pod::failure::{ApiCall, classify};
 pub(crate) use crate::pod::identity::{Identity, identity};
+use crate::pod::kubectl::Kubectl;
+pub(crate) use crate::pod::kubectl::{ExecProcess, KubectlEnd, parse_end as parse_kubectl_end};
+use crate::pod::passing_faults::RetryAfter;
+pub(crate) use crate::pod::passing_faults::is_passing_fault;
 pub(crate) use crate::pod::resolution::Resolution;
 pub(crate) use crate::pod::storage::Storage;
 use crate::pod::view::View;
+use crate::protocol::object_name::{ObjectKind, ObjectName};
 use crate::protocol::target::Target;
 
 /// Refuses options that podbridge can never use. Callers check them before they start a bridge.
@@ -82,15 +95,38 @@ pub(crate) struct ApiUser {
     groups: BTreeSet<String>,
 }
 
+/// The streams of one exec.
+#[derive(Debug)]
+pub(crate) enum ExecStreams {
+    Socket(ExecSocket),
+    Process(ExecProcess),
+}
+
+/// Client of the API server.
+enum ApiClient {
+    Own(Client),
+    Kubectl(Arc<Kubectl>),
+}
+
 /// One pod, through its API server.
 pub(crate) struct Access {
-    client: Client,
+    client: ApiClient,
     namespace: String,
+    /// Name of the pod, or `TYPE/NAME` of an object that has pods.
     pod: String,
     /// URL for messages, without a slash at its end.
     server: String,
     /// Limit of one call.
     timeout: Duration,
+    retry_after: RetryAfter,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("pod", &self.pod())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Access {
@@ -98,8 +134,10 @@ impl Access {
     pub(crate) async fn open(target: &Target, resolution: &Resolution, limit: Duration) -> Result<Self, Failure> {
         let settings = settings::load(target, resolution)?;
         let client = http_client::make(&settings, limit).await?;
+        let retry_after = RetryAfter::default();
         Ok(Self {
-            client,
+            client: ApiClient::Own(retry_after.watch(client)),
+            retry_after,
             namespace: settings.namespace,
             pod: target.pod_name().to_owned(),
             server: settings.server.shown(),
@@ -107,9 +145,113 @@ impl Access {
         })
     }
 
+    /// Makes the stock kubectl the client. Asks no server.
+    pub(crate) fn open_kubectl(target: &Target, resolution: &Resolution, limit: Duration) -> Result<Self, Failure> {
+        let context = settings::context(target, resolution)?;
+        let timeout = flags::Flags::parse(&target.extra_args)?.request_timeout;
+        Ok(Self {
+            client: ApiClient::Kubectl(Arc::new(Kubectl::new(&context)?)),
+            retry_after: RetryAfter::default(),
+            server: context.cluster.server.trim_end_matches('/').to_owned(),
+            namespace: context.namespace,
+            pod: target.pod_name().to_owned(),
+            timeout: timeout.map_or(limit, |wanted| wanted.min(limit)),
+        })
+    }
+
+    /// Returns this access to another pod of the namespace.
+    pub(crate) fn with_pod(self, pod: &str) -> Self {
+        Self {
+            pod: pod.to_owned(),
+            ..self
+        }
+    }
+
+    /// Tells whether the stock kubectl is the client.
+    pub(crate) fn is_kubectl(&self) -> bool {
+        matches!(self.client, ApiClient::Kubectl(_))
+    }
+
     /// Returns `namespace/name` for messages.
     pub(crate) fn pod(&self) -> String {
         format!("{}/{}", self.namespace, self.pod)
+    }
+
+    /// Gets an object of the API.
+    async fn get<T: DeserializeOwned>(&self, path: &str, call: ApiCall<'_>) -> Result<T, Failure> {
+        match &self.client {
+            ApiClient::Own(client) => {
+                let request = http::Request::get(path)
+                    .body(Vec::new())
+                    .map_err(|error| Failure::new(Kind::Internal, format!("the request cannot be built: {error}")))?;
+                match timeout(self.timeout, client.request(request)).await {
+                    Ok(Ok(object)) => Ok(object),
+                    // The noted wait is that of this answer.
+                    Ok(Err(error)) => Err(classify(
+                        &error,
+                        ApiCall {
+                            retry_after: self.retry_after.last(),
+                            ..call
+                        },
+                    )),
+                    Err(_) => Err(self.late()),
+                }
+            }
+            ApiClient::Kubectl(kubectl) => {
+                let (command, limit) = (kubectl.get(path), self.timeout);
+                let output = tokio::task::spawn_blocking(move || kubectl::output(command, limit)).await;
+                let output = output.map_err(|_| Failure::bug("the task that runs kubectl failed"))?;
+                let output = output
+                    .map_err(|error| kubectl.cannot_run(&error))?
+                    .ok_or_else(|| self.late())?;
+                if output.status.success() {
+                    return serde_json::from_slice(&output.stdout).map_err(|error| {
+                        let why = format!("kubectl printed something else than an object of the API: {error}");
+                        Failure::new(Kind::ApiUnreachable, why)
+                    });
+                }
+                Err(kubectl::failure(&String::from_utf8_lossy(&output.stderr), call))
+            }
+        }
+    }
+
+    /// Returns the name of the pod that `TYPE/NAME` means now; `None` if the target names a pod.
+    pub(crate) async fn resolve(&self) -> Result<Option<String>, Failure> {
+        let object = ObjectName::parse(&self.pod)?;
+        let (kind, name) = (object.kind, object.name);
+        if kind == ObjectKind::Pod {
+            return Ok(None);
+        }
+        let call = ApiCall {
+            pod: name,
+            ..self.api_call("get", kind.resource())
+        };
+        let found: serde_json::Value = self.get(&kind.path(&self.namespace, name), call).await?;
+        let selector = selection::selector(kind, &found).map_err(|why| {
+            let what = format!(
+                "{} {name} in namespace {} leads to no pod: {why}",
+                kind.resource(),
+                self.namespace
+            );
+            Failure::new(Kind::PodNotFound, what)
+        })?;
+        let path = format!(
+            "/api/v1/namespaces/{}/pods?labelSelector={}",
+            self.namespace,
+            encoded(&selector)
+        );
+        let pods: List<Pod> = self.get(&path, self.api_call("list", "pods")).await?;
+        let best = selection::best(pods.items).and_then(|pod| pod.metadata.name);
+        best.map(Some).ok_or_else(|| {
+            let what = format!(
+                "{} {name} in namespace {} has no pod ({selector}); see `kubectl describe {} {name}`",
+                kind.resource(),
+                self.namespace,
+                kind.resource()
+            );
+            // kubectl waits for one, too.
+            Failure::new(Kind::PodNotRunning, what).with_retry(Retry::NoPodYet)
+        })
     }
 
     fn api_call(&self, verb: &'static str, resource: &'static str) -> ApiCall<'_> {
@@ -119,6 +261,7 @@ impl Access {
             pod: &self.pod,
             namespace: &self.namespace,
             server: &self.server,
+            retry_after: self.retry_after.last(),
         }
     }
 
@@ -134,12 +277,9 @@ impl Access {
     }
 
     async fn view(&self) -> Result<View, Failure> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        match timeout(self.timeout, pods.get(&self.pod)).await {
-            Ok(Ok(pod)) => Ok(View::from(pod)),
-            Ok(Err(error)) => Err(classify(&error, self.api_call("get", "pods"))),
-            Err(_) => Err(self.late()),
-        }
+        let path = ObjectKind::Pod.path(&self.namespace, &self.pod);
+        let pod: Pod = self.get(&path, self.api_call("get", "pods")).await?;
+        Ok(View::from(pod))
     }
 
     /// Returns the container that is meant, and its storage; an error if it is unknown or cannot be reached now.
@@ -162,7 +302,11 @@ impl Access {
 
     /// Asks the server whose credentials these are.
     pub(crate) async fn user(&self) -> Result<ApiUser, Failure> {
-        let reviews: Api<SelfSubjectReview> = Api::all(self.client.clone());
+        let ApiClient::Own(client) = &self.client else {
+            let why = "kubectl does not tell whose credentials these are";
+            return Err(Failure::new(Kind::ApiUnreachable, why));
+        };
+        let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
         let review = SelfSubjectReview::default();
         let answer = match timeout(self.timeout, reviews.create(&PostParams::default(), &review)).await {
             Ok(Ok(answer)) => answer,
@@ -178,7 +322,14 @@ impl Access {
     }
 
     /// Runs a program in the container and returns its streams. kube's `AttachedProcess` is not used: it deadlocks if both sides write.
-    pub(crate) async fn exec(&self, container: &str, arguments: &[&str]) -> Result<ExecSocket, Failure> {
+    pub(crate) async fn exec(&self, container: &str, arguments: &[&str]) -> Result<ExecStreams, Failure> {
+        let client = match &self.client {
+            ApiClient::Own(client) => client,
+            ApiClient::Kubectl(kubectl) => {
+                let process = kubectl.exec(&self.namespace, &self.pod, container, arguments)?;
+                return Ok(ExecStreams::Process(process));
+            }
+        };
         let mut path = format!(
             "/api/v1/namespaces/{}/pods/{}/exec?stdin=true&stdout=true&stderr=true&container={}",
             encoded(&self.namespace),
@@ -192,15 +343,23 @@ impl Access {
         let request = http::Request::get(path)
             .body(Vec::new())
             .map_err(|error| Failure::new(Kind::Internal, format!("the exec request cannot be built: {error}")))?;
-        let connection = match timeout(self.timeout, self.client.connect(request)).await {
+        let connection = match timeout(self.timeout, client.connect(request)).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Err(classify(&error, self.api_call("use", "pods/exec"))),
+            Ok(Err(error)) => {
+                let failure = classify(&error, self.api_call("use", "pods/exec"));
+                let other_client = matches!(&error, kube::Error::Api(status) if failure::may_be_websocket(status.code));
+                return Err(if other_client {
+                    failure.with_retry(Retry::OtherClient)
+                } else {
+                    failure
+                });
+            }
             Err(_) => return Err(self.late()),
         };
-        Ok(ExecSocket {
+        Ok(ExecStreams::Socket(ExecSocket {
             half_close: connection.supports_stream_close(),
             socket: connection.into_stream(),
-        })
+        }))
     }
 }
 

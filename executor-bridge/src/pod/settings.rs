@@ -57,14 +57,20 @@ pub(super) struct Impersonation {
     pub(super) extra: BTreeMap<String, Vec<String>>,
 }
 
+/// Returns what the target was resolved to, with its newest token.
+pub(super) fn context(target: &Target, resolution: &Resolution) -> Result<SelectedContext, Failure> {
+    let flags = Flags::parse(&target.extra_args)?;
+    let mut resolved = resolution.context.clone();
+    // The token may be a newer one than when the target was resolved.
+    Overrides::new(target, &flags).override_user(&mut resolved.user);
+    Ok(resolved)
+}
+
 /// Makes settings of what the target was resolved to. Files that are named by path are read anew: they may have been rotated.
 pub(super) fn load(target: &Target, resolution: &Resolution) -> Result<Settings, Failure> {
     let flags = Flags::parse(&target.extra_args)?;
-    let overrides = Overrides::new(target, &flags);
-    overrides.check_files()?;
-    let mut resolved = resolution.context.clone();
-    // The token may be a newer one than when the target was resolved.
-    overrides.override_user(&mut resolved.user);
+    Overrides::new(target, &flags).check_files()?;
+    let resolved = context(target, resolution)?;
     resolved.check()?;
     settings(resolved, flags.request_timeout, &TargetVariables(target))
 }

@@ -109,9 +109,12 @@ pub(crate) struct Bridge {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LinkStatus {
+    /// Pod that the target's object name means; absent if the target names a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// `null` means the pod's default container, whose name is not known yet.
     pub container: Option<String>,
-    /// `exec-proxy`, `direct` or `local`.
+    /// `exec-proxy`, `direct`, `kubectl` or `local`.
     pub link: String,
     /// `control` or `bulk`; empty from an older bridge, which has no lanes.
     #[serde(default)]
@@ -120,7 +123,7 @@ pub(crate) struct LinkStatus {
     pub state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
-    /// Reason why the link is down.
+    /// Reason why the link is down, or why kubectl carries it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

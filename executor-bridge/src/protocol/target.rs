@@ -13,6 +13,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Failure;
+use crate::protocol::object_name::{ObjectKind, ObjectName, is_kubernetes_name};
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,12 +68,14 @@ pub(crate) struct Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LinkChoice {
-    /// Through the API server, and directly to the pod's address as soon as that works
+    /// Through the API server, and directly to the pod's address as soon as that works; with the stock kubectl where podbridge's own client fails
     Auto,
     /// Through the API server only
     ExecProxy,
     /// Directly to the pod's address; the API server is used only to prepare that
     Direct,
+    /// Through the API server only, with the stock kubectl as the client
+    Kubectl,
     /// Through a Unix socket on this machine
     Local,
 }
@@ -169,11 +172,8 @@ impl Target {
                 )),
             };
         }
-        if self.pod.as_deref().unwrap_or_default().is_empty() {
-            return Err(Failure::usage("no pod is named"));
-        }
-        let names = [&self.pod, &self.namespace];
-        if let Some(name) = names.into_iter().flatten().find(|name| !is_kubernetes_name(name)) {
+        ObjectName::parse(self.pod.as_deref().unwrap_or_default())?;
+        if let Some(name) = self.namespace.as_ref().filter(|name| !is_kubernetes_name(name)) {
             return Err(Failure::usage(format!(
                 "{name:?} cannot be the name of a pod or namespace: lower-case letters, digits, '-' and '.' only"
             )));
@@ -227,6 +227,16 @@ impl Target {
         (self.default_kubeconfig.as_deref().into_iter().collect(), true)
     }
 
+    /// Tells whether the word for the pod names an object whose pods change, such as a deployment.
+    pub(crate) fn names_object(&self) -> bool {
+        self.link() != LinkChoice::Local
+            && self
+                .pod
+                .as_deref()
+                .map(ObjectName::parse)
+                .is_some_and(|object| object.is_ok_and(|object| object.kind != ObjectKind::Pod))
+    }
+
     /// Returns the link that the user wants.
     pub(crate) fn link(&self) -> LinkChoice {
         self.link.unwrap_or(LinkChoice::Auto)
@@ -250,12 +260,6 @@ impl Target {
         };
         serde_json::to_value(shown).unwrap_or_default()
     }
-}
-
-/// Tells whether a name is an RFC 1123 subdomain, as Kubernetes wants it. Such a name is safe in a URL.
-pub(crate) fn is_kubernetes_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
-    !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed) && !name.starts_with('.')
 }
 
 impl fmt::Debug for Target {

@@ -24,6 +24,7 @@ pub(crate) use logs::{
 
 use crate::connections::{BulkRuntime, Container, Lane, Reachability};
 use crate::error::FailedKind;
+use crate::error::Failure;
 use crate::link::Linker;
 use crate::protocol::request;
 use crate::protocol::result::{Done, LinkStatus, Outcome};
@@ -36,13 +37,21 @@ use exec::BulkLimiter;
 /// Most containers that clients may name. A pod has fewer.
 pub(crate) const MAX_CONTAINERS: usize = 64;
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct ContainerKey {
+    /// Pod that the target's object name means; `None`: the target names a pod.
+    pod: Option<String>,
+    /// `None`: the pod's default container.
+    container: Option<String>,
+}
+
 /// The operations on one pod, the pod of the bridge's target.
 #[derive(Debug)]
 pub(crate) struct Session {
     linker: Arc<Linker>,
     bulk_runtime: Arc<BulkRuntime>,
-    /// Containers that a client has named. `None` is the pod's default container.
-    containers: Mutex<HashMap<Option<String>, Arc<Container>>>,
+    /// Containers that a client has named, in the pods that the target's object name has meant.
+    containers: Mutex<HashMap<ContainerKey, Arc<Container>>>,
     /// Release and Cancel calls, which no client waits for.
     background_calls: BackgroundCalls,
     /// Limit on the bulk commands that run at the same time.
@@ -102,31 +111,47 @@ impl Session {
     /// most `MAX_CONTAINERS` names.
     pub(crate) fn admits(&self, container: Option<&str>) -> bool {
         let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-        containers.len() < MAX_CONTAINERS || containers.contains_key(&container.map(str::to_owned))
+        containers.len() < MAX_CONTAINERS || containers.keys().any(|key| key.container.as_deref() == container)
     }
 
-    /// Returns the container of that name; makes it on first use.
-    fn container(&self, name: Option<&str>) -> Arc<Container> {
+    /// Returns the container of that name, in the pod that the target means at this moment. A new operation goes where kubectl would go;
+    /// a running one stays where it is (ADR 17).
+    async fn container(&self, name: Option<&str>) -> Result<Arc<Container>, Failure> {
+        let pod = self.linker.resolve_pod().await?;
+        if pod.is_some() {
+            let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+            // The containers of earlier pods stay as long as an operation uses them.
+            containers.retain(|key, container| key.pod == pod || Arc::strong_count(container) > 1);
+        }
+        Ok(self.container_of_pod(pod, name))
+    }
+
+    /// Returns the container of that name in a pod; makes it on first use.
+    fn container_of_pod(&self, pod: Option<String>, name: Option<&str>) -> Arc<Container> {
         let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = ContainerKey {
+            pod,
+            container: name.map(str::to_owned),
+        };
         let new_container = || {
             let pin_container = self.build_pod.is_some();
-            let name = name.map(str::to_owned);
-            let container = Container::new(self.linker.clone(), self.bulk_runtime.clone(), name, pin_container);
+            let (pod, name) = (key.pod.clone(), key.container.clone());
+            let container = Container::new(self.linker.clone(), self.bulk_runtime.clone(), pod, name, pin_container);
             let container = Arc::new(container);
             if let Some(pod) = &self.build_pod {
                 pod.keep_connected(container.clone());
             }
             container
         };
-        containers
-            .entry(name.map(str::to_owned))
-            .or_insert_with(new_container)
-            .clone()
+        containers.entry(key.clone()).or_insert_with(new_container).clone()
     }
 
     /// Runs one command and returns its outcome.
     pub(crate) async fn exec(&self, container: Option<&str>, request: request::Exec, client: Client) -> Outcome {
-        let container = self.container(container);
+        let container = match self.container(container).await {
+            Ok(container) => container,
+            Err(failure) => return Outcome::Unreachable(failure),
+        };
         let logs = self.build_pod.as_ref().map(|pod| &pod.logs);
         exec::run(
             &container,
@@ -141,32 +166,35 @@ impl Session {
 
     /// Writes one file in the container.
     pub(crate) async fn put(&self, container: Option<&str>, request: request::Put, client: Client) -> Outcome {
+        let container = match self.container(container).await {
+            Ok(container) => container,
+            Err(failure) => return Outcome::Unreachable(failure),
+        };
         let logs = self.build_pod.as_ref().map(|pod| &*pod.logs);
-        files::put(
-            &self.container(container),
-            &self.background_calls,
-            logs,
-            request,
-            client,
-        )
-        .await
+        files::put(&container, &self.background_calls, logs, request, client).await
     }
 
     /// Reads one file of the container.
     pub(crate) async fn get(&self, container: Option<&str>, request: request::Get, client: Client) -> Outcome {
-        files::get(&self.container(container), request, client).await
+        match self.container(container).await {
+            Ok(container) => files::get(&container, request, client).await,
+            Err(failure) => Outcome::Unreachable(failure),
+        }
     }
 
     /// Returns the attributes of one path in the container.
     pub(crate) async fn stat(&self, container: Option<&str>, request: request::Stat, client: Client) -> Outcome {
-        files::stat(&self.container(container), request, client).await
+        match self.container(container).await {
+            Ok(container) => files::stat(&container, request, client).await,
+            Err(failure) => Outcome::Unreachable(failure),
+        }
     }
 
     /// Connects to the agent, if no connection is up.
     pub(crate) async fn connect(&self, container: Option<&str>, mut client: Client) -> Outcome {
-        let container = self.container(container);
+        let connect = async { self.container(container).await?.connection(Lane::Control).await };
         let connected = tokio::select! {
-            connected = container.connection(Lane::Control) => connected,
+            connected = connect => connected,
             outcome = wait_for_cancel(&mut client.inputs) => return outcome,
         };
         match connected {
@@ -180,7 +208,10 @@ impl Session {
 
     /// Drops the connections and connects again. Running commands continue over the new connection.
     pub(crate) async fn relink(&self, container: Option<&str>, client: Client) -> Outcome {
-        self.container(container).drop_links();
+        match self.container(container).await {
+            Ok(container) => container.drop_links(),
+            Err(failure) => return Outcome::Unreachable(failure),
+        }
         self.connect(container, client).await
     }
 
@@ -189,7 +220,7 @@ impl Session {
         let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut links: Vec<_> = containers.values().flat_map(|container| container.status()).collect();
         // The sort is stable: control stays before bulk.
-        links.sort_by(|a, b| a.container.cmp(&b.container));
+        links.sort_by(|a, b| (&a.pod, &a.container).cmp(&(&b.pod, &b.container)));
         links
     }
 
@@ -200,7 +231,7 @@ impl Session {
 
     /// Returns whether the container can be reached, as a value that changes. Starts to keep the container connected.
     pub(crate) fn reachability(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
-        self.container(container);
+        self.container_of_pod(None, container);
         let reachability = self.build_pod.as_ref().map(|pod| pod.reachability(container));
         reachability.unwrap_or_else(|| watch::channel(Reachability::Connecting).1)
     }
@@ -219,7 +250,7 @@ impl Session {
     pub(crate) async fn remove_log(&self, id: &LogId) {
         let names: Vec<_> = {
             let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-            containers.keys().cloned().collect()
+            containers.keys().map(|key| key.container.clone()).collect()
         };
         let containers = names.iter().map(|name| self.reachability(name.as_deref())).collect();
         logs::remove(containers, id).await;

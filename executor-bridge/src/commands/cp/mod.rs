@@ -42,7 +42,7 @@ const FILE_TYPE_BITS: u32 = 0o170_000;
 /// File type of a directory (S_IFDIR).
 const DIRECTORY_TYPE: u32 = 0o040_000;
 
-pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: CpOptions) -> Result<u8, Failure> {
+pub(super) fn run(mut target: TargetOptions, options: BridgeSettings, command: CpOptions) -> Result<u8, Failure> {
     let (source, destination) = (
         Location::parse(&command.source)?,
         Location::parse(&command.destination)?,
@@ -56,11 +56,13 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: CpOpt
     };
     let runtime = client::runtime()?;
     let copied = match (source, destination) {
-        (Location::Pod { pod, path }, local @ (Location::Local(_) | Location::StandardStream)) => {
+        (Location::Pod { namespace, pod, path }, local @ (Location::Local(_) | Location::StandardStream)) => {
+            target.namespace = namespace.or(target.namespace);
             let copy = copy(bridge_address(target, &pod, options)?);
             runtime.block_on(run_until_interrupted(copy.download(path, local)))
         }
-        (local @ (Location::Local(_) | Location::StandardStream), Location::Pod { pod, path }) => {
+        (local @ (Location::Local(_) | Location::StandardStream), Location::Pod { namespace, pod, path }) => {
+            target.namespace = namespace.or(target.namespace);
             let copy = copy(bridge_address(target, &pod, options)?);
             runtime.block_on(run_until_interrupted(copy.upload(local, path, command.user)))
         }

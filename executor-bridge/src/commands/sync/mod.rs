@@ -33,14 +33,14 @@ const STDERR_TAIL_MAX: usize = 4096;
 /// Time limit for the end of this side after the end of the agent's side; a file system may hang.
 const LOCAL_SIDE_GRACE: Duration = Duration::from_secs(5);
 
-pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SyncOptions) -> Result<u8, Failure> {
+pub(super) fn run(mut target: TargetOptions, options: BridgeSettings, command: SyncOptions) -> Result<u8, Failure> {
     let sides = (
         Location::parse(&command.source)?,
         Location::parse(&command.destination)?,
     );
-    let (pod, root, local, agent_sends) = match sides {
-        (Location::Local(local), Location::Pod { pod, path }) => (pod, path, local, false),
-        (Location::Pod { pod, path }, Location::Local(local)) => (pod, path, local, true),
+    let (namespace, pod, root, local, agent_sends) = match sides {
+        (Location::Local(local), Location::Pod { namespace, pod, path }) => (namespace, pod, path, local, false),
+        (Location::Pod { namespace, pod, path }, Location::Local(local)) => (namespace, pod, path, local, true),
         (Location::StandardStream, _) | (_, Location::StandardStream) => {
             return Err(Failure::usage(
                 "sync cannot copy standard input or output; use podbridge cp",
@@ -70,6 +70,7 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SyncO
         no_owner: command.no_owner,
     };
     podbridge_tree::validate(&open).map_err(|error| Failure::usage(error.to_string()))?;
+    target.namespace = namespace.or(target.namespace);
     let container = target.container.clone();
     let bridge = bridge_address(target, &pod, options)?;
     let exec = Exec {

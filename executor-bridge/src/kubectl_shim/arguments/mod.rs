@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::slice::Iter;
 
-use crate::protocol::target::is_kubernetes_name;
+use crate::protocol::object_name::is_kubernetes_name;
 use crate::sockets::PodReference;
 
 /// A command line of kubectl.

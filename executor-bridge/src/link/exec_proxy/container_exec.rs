@@ -42,8 +42,13 @@ pub(super) enum FirstOutput {
 
 impl ContainerExec {
     pub(super) async fn exec(&self, arguments: &[&str]) -> Result<(Reader, Writer), Failure> {
-        let socket = self.access.exec(&self.container.container, arguments).await?;
-        Ok(exec_stream::split(socket))
+        let streams = self.access.exec(&self.container.container, arguments).await?;
+        exec_stream::split(streams).map_err(|error| {
+            self.failure(
+                Kind::Internal,
+                &format!("the streams of its exec cannot be used: {error}"),
+            )
+        })
     }
 
     /// Runs a program and waits until its first output is recognised.

@@ -1,17 +1,19 @@
-//! The streams of one exec on its WebSocket (subprotocol v4 or v5.channel.k8s.io). Splits and joins the channels, ends standard input,
-//! and keeps stderr and the status for messages. The two directions are independent. `container_exec`, `inject` and `pipe` use it.
+//! The streams of one exec, on its WebSocket (subprotocol v4 or v5.channel.k8s.io) or on the pipes of a kubectl. Splits and joins the channels,
+//! ends standard input, and keeps stderr and the status for messages. The two directions are independent. `container_exec`, `inject` and `pipe` use it.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::pipe::Sender;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::error::Retry;
-use crate::pod::{ExecSocket, Socket};
+use crate::link::exec_proxy::process_streams::{self, ProcessReader};
+use crate::pod::{ExecStreams, KubectlEnd, Socket, is_passing_fault};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -26,25 +28,35 @@ const STDERR_KEPT: usize = 2048;
 /// memory in the proxies between.
 pub(super) const STDIN_MESSAGE: usize = 4 * (16 << 10) - 1 - 8;
 
-pub(super) fn split(exec: ExecSocket) -> (Reader, Writer) {
-    let (sink, stream) = exec.socket.split();
+pub(super) fn split(exec: ExecStreams) -> io::Result<(Reader, Writer)> {
+    let (source, writer) = match exec {
+        ExecStreams::Socket(exec) => {
+            let (sink, stream) = exec.socket.split();
+            let half_close = exec.half_close;
+            (Source::Socket(stream), Writer::Socket { sink, half_close })
+        }
+        ExecStreams::Process(process) => {
+            let (reader, stdin) = process_streams::open(process)?;
+            (Source::Process(reader), Writer::Process(Some(stdin)))
+        }
+    };
     let reader = Reader {
-        stream,
+        source,
         stderr: Vec::new(),
         status: None,
         broken: None,
     };
-    let writer = Writer {
-        sink,
-        half_close: exec.half_close,
-    };
-    (reader, writer)
+    Ok((reader, writer))
 }
 
 #[derive(Debug)]
-pub(super) struct Writer {
-    sink: SplitSink<Socket, Message>,
-    half_close: bool,
+pub(super) enum Writer {
+    Socket {
+        sink: SplitSink<Socket, Message>,
+        half_close: bool,
+    },
+    /// `None` after the end of stdin.
+    Process(Option<Sender>),
 }
 
 impl Writer {
@@ -52,7 +64,16 @@ impl Writer {
         let mut message = BytesMut::with_capacity(data.len() + 1);
         message.put_u8(STDIN);
         message.extend_from_slice(data);
-        self.sink.send(Message::Binary(message.freeze())).await
+        self.send(message).await
+    }
+
+    /// Sends one message: the byte of its channel, which is stdin's, and the data.
+    async fn send(&mut self, message: BytesMut) -> Result<(), Error> {
+        match self {
+            Writer::Socket { sink, .. } => sink.send(Message::Binary(message.freeze())).await,
+            Writer::Process(Some(stdin)) => Ok(stdin.write_all(&message[1..]).await?),
+            Writer::Process(None) => Err(Error::ConnectionClosed),
+        }
     }
 
     /// Sends the bytes that one read of `source` returns. `false`: `source` has ended.
@@ -61,34 +82,52 @@ impl Writer {
         message.put_u8(STDIN);
         match source.read_buf(&mut message).await {
             Ok(0) | Err(_) => Ok(false),
-            Ok(_) => self.sink.send(Message::Binary(message.freeze())).await.map(|()| true),
+            Ok(_) => self.send(message).await.map(|()| true),
         }
     }
 
     /// Tells whether the server can end stdin alone, while stdout goes on.
     pub(super) fn can_end_stdin(&self) -> bool {
-        self.half_close
+        match self {
+            Writer::Socket { half_close, .. } => *half_close,
+            Writer::Process(_) => true,
+        }
     }
 
     pub(super) async fn end_stdin(&mut self) -> Result<(), Error> {
-        if !self.half_close {
+        match self {
+            Writer::Socket { sink, half_close: true } => {
+                sink.send(Message::Binary(Bytes::from_static(&[CLOSE, STDIN]))).await
+            }
             // An older server ends stdin at the end of the connection only.
-            return Ok(());
+            Writer::Socket { half_close: false, .. } => Ok(()),
+            Writer::Process(stdin) => {
+                *stdin = None;
+                Ok(())
+            }
         }
-        self.sink
-            .send(Message::Binary(Bytes::from_static(&[CLOSE, STDIN])))
-            .await
     }
 
     pub(super) async fn close(&mut self) {
-        // The server may have closed first.
-        let _ = self.sink.close().await;
+        match self {
+            Writer::Socket { sink, .. } => {
+                // The server may have closed first.
+                let _ = sink.close().await;
+            }
+            Writer::Process(stdin) => *stdin = None,
+        }
     }
 }
 
 #[derive(Debug)]
+enum Source {
+    Socket(SplitStream<Socket>),
+    Process(ProcessReader),
+}
+
+#[derive(Debug)]
 pub(super) struct Reader {
-    stream: SplitStream<Socket>,
+    source: Source,
     stderr: Vec<u8>,
     status: Option<ExecStatus>,
     /// Error that ended the stream, as a phrase.
@@ -120,6 +159,31 @@ struct DetailCause {
     message: String,
 }
 
+impl From<KubectlEnd> for ExecStatus {
+    fn from(end: KubectlEnd) -> Self {
+        let failed = |message: String, causes| Self {
+            status: "Failure".into(),
+            message,
+            details: Some(Details { causes }),
+        };
+        match end {
+            KubectlEnd::Exited(0) => Self {
+                status: "Success".into(),
+                message: String::new(),
+                details: None,
+            },
+            KubectlEnd::Exited(code) => {
+                let cause = DetailCause {
+                    reason: "ExitCode".into(),
+                    message: code.to_string(),
+                };
+                failed(format!("command terminated with exit code {code}"), vec![cause])
+            }
+            KubectlEnd::Failed(message) => failed(message, Vec::new()),
+        }
+    }
+}
+
 impl ExecStatus {
     pub(super) fn success(&self) -> bool {
         self.status == "Success"
@@ -145,7 +209,19 @@ impl Reader {
     /// Returns the next bytes of stdout; `None` at the end of the stream, which the other methods explain. Cancel-safe.
     pub(super) async fn stdout(&mut self) -> Option<Bytes> {
         loop {
-            let message = match self.stream.next().await {
+            let stream = match &mut self.source {
+                Source::Socket(stream) => stream,
+                Source::Process(process) => {
+                    if let Some(data) = process.stdout().await {
+                        return Some(data);
+                    }
+                    if self.status.is_none() {
+                        self.status = process.end().await.map(ExecStatus::from);
+                    }
+                    return None;
+                }
+            };
+            let message = match stream.next().await {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
                     self.broken = Some(match error {
@@ -183,12 +259,19 @@ impl Reader {
     }
 
     pub(super) fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.stderr).trim().to_owned()
+        match &self.source {
+            Source::Socket(_) => String::from_utf8_lossy(&self.stderr).trim().to_owned(),
+            Source::Process(process) => process.stderr(),
+        }
     }
 
-    /// Tells, after the end of the stream, whether the exec was cut off: without a status the program may still run.
+    /// Tells, after the end of the stream, whether another attempt may succeed: the exec was cut off, and without a status the program may
+    /// still run; or the API server did not reach the kubelet, and no program ran.
     pub(super) fn retry(&self) -> Retry {
-        match self.status {
+        match &self.status {
+            Some(status) if status.exit_code().is_none() && is_passing_fault(&status.message) => {
+                Retry::ServerBusy(None)
+            }
             Some(_) => Retry::Never,
             None => Retry::LinkCut,
         }

@@ -6,6 +6,7 @@ mod container_exec;
 mod exec_stream;
 mod inject;
 mod pipe;
+mod process_streams;
 mod scripts;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::error::{Failure, Kind};
 pub(super) use crate::link::exec_proxy::agent_binary::AgentBinaries;
 use crate::link::exec_proxy::agent_binary::AgentBinary;
 use crate::link::exec_proxy::container_exec::{ContainerExec, FirstOutput, Proxy};
-use crate::link::{AgentStart, DialedLink};
+use crate::link::{AgentStart, DialedLink, LinkName};
 use crate::pod::{Access, Storage};
 use crate::random;
 
@@ -38,7 +39,12 @@ pub(super) async fn dial(
         limit,
     };
     let proxy = find_or_inject(&exec, &storage, start, &binaries).await?;
-    Ok(pipe::make_link(proxy, exec.container))
+    let name = if exec.access.is_kubectl() {
+        LinkName::Kubectl
+    } else {
+        LinkName::ExecProxy
+    };
+    Ok(pipe::make_link(proxy, exec.container, name))
 }
 
 /// Multiples of the size of the largest agent that a directory with a size limit has to hold: first one with much space is looked for,

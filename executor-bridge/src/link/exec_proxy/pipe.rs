@@ -19,7 +19,7 @@ const PIPE_BUFFER: usize = 64 * 1024;
 /// Messages from the WebSocket that wait for HTTP/2 (a message of the API server has 32 KiB).
 const WAITING_MESSAGES: usize = 4;
 
-pub(super) fn make_link(proxy: Proxy, container: ContainerRef) -> DialedLink {
+pub(super) fn make_link(proxy: Proxy, container: ContainerRef, name: LinkName) -> DialedLink {
     let Proxy { reader, writer, rest } = proxy;
     let (near, from_bridge) = duplex(PIPE_BUFFER);
     let (to_bridge, from_pod) = mpsc::channel(WAITING_MESSAGES);
@@ -33,7 +33,7 @@ pub(super) fn make_link(proxy: Proxy, container: ContainerRef) -> DialedLink {
         pipe: Box::new(MonitoredPipe::new(near, handle.clone())),
         handle,
         container: Some(container),
-        name: LinkName::ExecProxy,
+        name,
     }
 }
 
