@@ -63,6 +63,9 @@ pub(crate) fn target(
     pod: &str,
     environment: &impl Environment,
 ) -> Result<KeyedTarget, Failure> {
+    if let Some(path) = options.target_file {
+        return target_of_file(&path, pod);
+    }
     let absolute = |path: &Path| absolute(path, environment);
     let file = |path: Option<PathBuf>| path.map(|path| absolute(&path)).transpose();
     let text = |name| match environment.variable(name) {
@@ -93,13 +96,32 @@ pub(crate) fn target(
         client_cert: file(options.client_certificate)?,
         client_key: file(options.client_key)?,
         ca_cert: file(options.certificate_authority)?,
-        verify_ssl: options.insecure_skip_tls_verify.then_some(false),
+        verify_ssl: options.insecure_skip_tls_verify.map(|insecure| !insecure),
         extra_args,
         link,
         agent_socket,
         ..Target::default()
     };
     KeyedTarget::new(complete(target, environment)?)
+}
+
+/// Returns the target that a program has written to a file, or to the path of a descriptor. It is complete: the environment adds nothing.
+pub(crate) fn target_of_file(path: &Path, pod: &str) -> Result<KeyedTarget, Failure> {
+    let json = std::fs::read(path).map_err(|error| {
+        Failure::new(
+            Kind::LocalFile,
+            format!("the target file {} cannot be read: {error}", path.display()),
+        )
+    })?;
+    let target = KeyedTarget::parse(&json)?;
+    if target.target.pod_name() == pod {
+        Ok(target)
+    } else {
+        Err(Failure::usage(format!(
+            "the target file is for the pod {}, not for {pod}",
+            target.target.pod_name()
+        )))
+    }
 }
 
 /// Adds to the options of a target what the environment decides: the kubeconfig, and the variables of its bridge. The plugin for Ansible

@@ -29,7 +29,8 @@ pub(crate) fn find_or_start(target: &KeyedTarget, json: &[u8], options: BridgeSe
 fn start(target: &KeyedTarget, json: &[u8], options: BridgeSettings, files: &BridgeFiles) -> Result<(), Failure> {
     let start_failed =
         |error: std::io::Error| Failure::new(Kind::Bridge, format!("the bridge cannot be started: {error}"));
-    let log = files.log_file().map_err(start_failed)?;
+    // Without a log the bridge runs as well: its file system may be full.
+    let log = files.log_file().map_or_else(|_| Stdio::null(), Stdio::from);
     sys::close_all_on_exec().map_err(start_failed)?;
     let mut child = Command::new(program::path_to_start())
         .arg("bridge")

@@ -27,7 +27,7 @@ fn start(default: LevelFilter) {
         .with_max_level(level(default))
         .with_span_events(FmtSpan::NONE)
         .with_ansi(false)
-        .with_writer(io::stderr)
+        .with_writer(|| Lossy(io::stderr()))
         .try_init();
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn start_in_slot() {
         .with_max_level(level(LevelFilter::INFO))
         .with_ansi(false);
     let _ = match (file.map(append), Syslog::connect()) {
-        (Some(Ok(file)), _) => builder.with_writer(Mutex::new(file)).try_init(),
+        (Some(Ok(file)), _) => builder.with_writer(Mutex::new(Lossy(file))).try_init(),
         (_, Ok(syslog)) => builder.without_time().with_writer(Mutex::new(syslog)).try_init(),
         // The container has no syslog.
         (_, Err(_)) => return,
@@ -67,6 +67,22 @@ fn append(path: std::ffi::OsString) -> io::Result<File> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok(file)
+}
+
+/// Writer that drops what cannot be written: the file system of the log may be full. An error would make the subscriber print to
+/// stderr, which panics if that is the same file.
+struct Lossy<W>(W);
+
+impl<W: Write> Write for Lossy<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let _ = self.0.write_all(event);
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
 }
 
 /// Writer to the host's syslog in the format of RFC 3164, one datagram per event.

@@ -88,9 +88,10 @@ pub(crate) struct TargetOptions {
     /// File with the bearer token for the API server [default: the token in $PODBRIDGE_TOKEN, else from the kubeconfig]
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Do not verify the certificate of the API server; insecure
-    #[arg(long, global = true)]
-    pub insecure_skip_tls_verify: bool,
+    /// Do not verify the certificate of the API server; insecure. =false: verify it, whatever the kubeconfig says
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL")]
+    pub insecure_skip_tls_verify: Option<bool>,
     /// User to impersonate in requests to the API server
     #[arg(long = "as", global = true, value_name = "USER")]
     pub impersonate: Option<String>,
@@ -103,6 +104,10 @@ pub(crate) struct TargetOptions {
     /// Unix socket of the agent, for --link local [default: $PODBRIDGE_AGENT_SOCKET]
     #[arg(long, global = true, value_name = "PATH")]
     pub agent_socket: Option<PathBuf>,
+    /// File with the target as JSON, in place of all these options except --container; the Ansible plugin's, so that no secret is on a
+    /// command line
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub target_file: Option<PathBuf>,
 }
 
 /// Settings of a bridge that this command starts; a bridge that already runs keeps its own.

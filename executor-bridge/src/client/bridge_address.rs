@@ -15,12 +15,14 @@ use crate::config::BridgeSettings;
 use crate::error::{Failure, Kind};
 use crate::protocol::request::Request;
 use crate::protocol::target::KeyedTarget;
-use crate::sockets::Directory;
+use crate::sockets::{self, Directory};
 
 /// Attempts to send a request: a bridge may die before it has read the request.
 const SEND_ATTEMPTS_MAX: usize = 3;
 /// Time limit for the bridge of a slot. Zuul restarts a dead bridge at once; an overloaded host needs longer.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time after which a client looks whether Zuul can still restart the bridge: its loop needs some 20 ms.
+const SLOT_GRACE: Duration = Duration::from_secs(1);
 /// First pause between two attempts to connect to the bridge of a slot; each pause is twice as long as the one before it.
 const SLOT_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Longest pause between two attempts.
@@ -34,9 +36,13 @@ pub(crate) enum BridgeAddress {
         target: KeyedTarget,
         options: BridgeSettings,
     },
-    /// The bridge on this socket, in Zuul's slot. The client waits for it and never starts one: a second bridge would take the pod away
-    /// from Zuul.
-    Slot(PathBuf),
+    /// The bridge on this socket, in Zuul's slot. The client waits for it and starts none while Zuul may start it again: a second bridge
+    /// would take the pod away from Zuul.
+    Slot {
+        socket: PathBuf,
+        /// The bridge that serves the pod after the end of the build.
+        otherwise: Option<(KeyedTarget, BridgeSettings)>,
+    },
 }
 
 impl BridgeAddress {
@@ -55,7 +61,16 @@ impl BridgeAddress {
             BridgeAddress::OnDemand { target, options } => {
                 begin_on_demand(target, *options, request, descriptors).await
             }
-            BridgeAddress::Slot(socket) => begin_in_slot(socket, request, descriptors).await,
+            BridgeAddress::Slot { socket, otherwise } => {
+                match (begin_in_slot(socket, request, descriptors).await, otherwise) {
+                    (Ok(None), Some((target, options))) => {
+                        begin_on_demand(target, *options, request, descriptors).await
+                    }
+                    (Ok(None), None) => Err(sockets::abandoned(socket)),
+                    (Ok(Some(conversation)), _) => Ok(conversation),
+                    (Err(failure), _) => Err(failure),
+                }
+            }
         }
     }
 }
@@ -102,16 +117,19 @@ async fn start(target: &KeyedTarget, options: BridgeSettings) -> Result<UnixStre
     })
 }
 
-/// Sends the request to the bridge of a slot; waits for a bridge until the time limit.
+/// Sends the request to the bridge of a slot; waits for a bridge until the time limit. `None` if nothing ran and no bridge will come any
+/// more.
 async fn begin_in_slot(
     socket: &Path,
     request: &Request,
     descriptors: &[BorrowedFd<'_>],
-) -> Result<Conversation, Failure> {
+) -> Result<Option<Conversation>, Failure> {
     let started = Instant::now();
     let mut pause = DoublingPause::new(SLOT_PAUSE_MIN, SLOT_PAUSE_MAX);
     loop {
-        let sent = match connect(socket).await {
+        let connected = connect(socket).await;
+        let is_dead = matches!(connected, Ok(None));
+        let sent = match connected {
             Ok(Some(stream)) => send(stream, request, descriptors).await,
             Ok(None) => Err(Failure::new(Kind::Bridge, "no process listens on the socket")),
             Err(failure) => Err(failure),
@@ -123,6 +141,7 @@ async fn begin_in_slot(
             {
                 return Err(failure);
             }
+            Err(_) if is_dead && started.elapsed() >= SLOT_GRACE && !sockets::may_return(socket) => return Ok(None),
             Err(failure) if failure.kind == Kind::Bridge && started.elapsed() < SLOT_TIMEOUT => {
                 pause.sleep().await;
             }
@@ -137,29 +156,59 @@ async fn begin_in_slot(
                     ),
                 ));
             }
-            sent => return sent,
+            sent => return sent.map(Some),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
     use crate::protocol::request::Operation;
 
+    const STATUS: Request = Request {
+        container: None,
+        operation: Operation::Status,
+    };
+
+    /// Returns the failure of a client, and how long it waited.
+    async fn wait_for_dead_slot(socket: &Path) -> (Failure, Duration) {
+        let address = BridgeAddress::Slot {
+            socket: socket.to_owned(),
+            otherwise: None,
+        };
+        let started = Instant::now();
+        let failure = address.begin(&STATUS).await.unwrap_err();
+        (failure, started.elapsed())
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn the_client_stops_waiting_for_a_slot_without_a_bridge() {
+    async fn the_client_waits_for_a_slot_as_long_as_zuul_may_start_its_bridge() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("0199756f54f43fe8");
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-        let request = Request {
-            container: None,
-            operation: Operation::Status,
-        };
-        let started = Instant::now();
-        let failure = BridgeAddress::Slot(socket.clone()).begin(&request).await.unwrap_err();
-        assert!(started.elapsed() >= SLOT_TIMEOUT);
+        let (failure, waited) = wait_for_dead_slot(&socket).await;
+        assert!((SLOT_GRACE..SLOT_GRACE * 2).contains(&waited), "{waited:?}");
         assert_eq!(failure.kind, Kind::Bridge);
         assert!(failure.message.contains(socket.to_str().unwrap()), "{failure}");
+
+        let mut zuul = std::process::Command::new("sh")
+            .args(["-c", "echo; while read line; do : port-forward; done"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Before its first line it may still be this program.
+        zuul.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        sockets::record_loop_of(zuul.id(), &socket).unwrap();
+        let (failure, waited) = wait_for_dead_slot(&socket).await;
+        assert!(waited >= SLOT_TIMEOUT, "{waited:?}");
+        assert!(failure.message.contains("port-forward"), "{failure}");
+        zuul.kill().unwrap();
+        zuul.wait().unwrap();
+        let (_, waited) = wait_for_dead_slot(&socket).await;
+        assert!(waited < SLOT_GRACE * 2, "{waited:?}");
     }
 }

@@ -65,6 +65,7 @@ fn target_options(target: TargetOptions) -> Result<Vec<OsString>, Failure> {
         impersonate_group,
         link,
         agent_socket,
+        target_file,
     } = target;
     let mut words = Vec::new();
     for (name, path) in [
@@ -74,6 +75,7 @@ fn target_options(target: TargetOptions) -> Result<Vec<OsString>, Failure> {
         ("--client-key", client_key),
         ("--token-file", token_file),
         ("--agent-socket", agent_socket),
+        ("--target-file", target_file),
     ] {
         if let Some(path) = path {
             let path = config::absolute(Path::new(&path), &Process)?;
@@ -93,7 +95,7 @@ fn target_options(target: TargetOptions) -> Result<Vec<OsString>, Failure> {
     for (name, value) in named.into_iter().chain(groups) {
         words.extend(value.map(|value| option(name, OsStr::new(&value))));
     }
-    words.extend(insecure_skip_tls_verify.then(|| "--insecure-skip-tls-verify".into()));
+    words.extend(insecure_skip_tls_verify.map(|insecure| format!("--insecure-skip-tls-verify={insecure}").into()));
     Ok(words)
 }
 
@@ -138,6 +140,7 @@ mod tests {
             "--client-key=/key",
             "--token-file=/token",
             "--agent-socket=/agent",
+            "--target-file=/target",
             "--context=ctx",
             "--namespace=ns",
             "--container=side",
@@ -146,7 +149,7 @@ mod tests {
             "--link=local",
             "--as-group=a",
             "--as-group=b",
-            "--insecure-skip-tls-verify",
+            "--insecure-skip-tls-verify=false",
         ];
         let line = ["podbridge", "git"].iter().chain(&given).chain(&["--", "push", "-n"]);
         let cli = Cli::try_parse_from(line).unwrap();

@@ -12,7 +12,14 @@ use crate::protocol::result::{Done, Outcome};
 use crate::report::{report_failure, say};
 
 pub(super) fn run(target: TargetOptions, command: &StatusOptions) -> Result<u8, Failure> {
-    let sockets = bridge_of_pod::sockets(target, command.pod.as_deref())?;
+    let sockets = match &command.pod {
+        Some(pod) => vec![bridge_of_pod::socket_of(target, pod)?],
+        None => {
+            let mut sockets = bridge_of_pod::all_of_build(&target);
+            sockets.extend(bridge_of_pod::all_on_demand()?);
+            sockets
+        }
+    };
     let (found, code) = client::runtime()?.block_on(async {
         let request = Request {
             container: None,

@@ -10,7 +10,10 @@ use crate::protocol::request::{Operation, Request};
 use crate::report::{conclude, report_failure, say};
 
 pub(super) fn run(target: TargetOptions, command: StopOptions) -> Result<u8, Failure> {
-    let sockets = bridge_of_pod::sockets(target, command.pod.as_deref())?;
+    let sockets = match &command.pod {
+        Some(pod) => vec![bridge_of_pod::socket_of(target, pod)?],
+        None => bridge_of_pod::all_on_demand()?,
+    };
     client::runtime()?.block_on(stop(sockets, command.pod.as_deref()))
 }
 

@@ -3,8 +3,6 @@
 //! it.
 
 use std::collections::HashSet;
-use std::fs;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +12,7 @@ use tokio::time::Instant;
 use crate::client::{self, Message};
 use crate::protocol::request::{Log, Operation, Request};
 use crate::session::{LogId, LogListDecoder, LogSource, Session};
+use crate::sockets::slot_sockets;
 
 /// Shortest interval between two scans of the directory.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -88,10 +87,10 @@ impl Siblings {
 
 /// Returns the other sockets in the directory of our own socket.
 fn sibling_sockets(own: &Path) -> Vec<PathBuf> {
-    let entries = own.parent().and_then(|directory| fs::read_dir(directory).ok());
-    let entries = entries.into_iter().flatten().flatten();
-    let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
-    sockets.map(|entry| entry.path()).filter(|path| path != own).collect()
+    let directory = own.parent().unwrap_or(Path::new("/"));
+    let mut sockets = slot_sockets(directory).unwrap_or_default();
+    sockets.retain(|path| path != own);
+    sockets
 }
 
 /// Adds the logs of one other bridge to the index until that bridge ends.

@@ -18,10 +18,16 @@ use crate::error::{Failure, Kind};
 use crate::protocol::target::{KeyedTarget, Target};
 use crate::session::Session;
 use crate::shutdown::{Shutdown, ShutdownReason};
-use crate::{sockets, telemetry};
+use crate::sockets::{self, SlotSocket};
+use crate::telemetry;
 
 /// Time limit of one connect to the pod.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Interval between two looks at the socket of the slot by a bridge that does not have it.
+const TAKE_OVER_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval for the bridge that has it: it loses the socket only when two bridges took it in the same moment.
+const KEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Target, addresses and lease of one pod's bridge.
 #[derive(Debug)]
@@ -40,6 +46,7 @@ pub(super) struct SlotServices {
     listeners: [TcpListener; 2],
     kubeconfig: PathBuf,
     socket: PathBuf,
+    slot_socket: SlotSocket,
 }
 
 impl SlotServices {
@@ -53,6 +60,7 @@ impl SlotServices {
         }
         // Connect at once: Zuul's first playbook does not wait long.
         drop(session.reachability(None));
+        tokio::spawn(keep_socket(self.slot_socket));
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
             build_end::wait(&self.kubeconfig).await;
@@ -62,21 +70,39 @@ impl SlotServices {
     }
 }
 
+/// Takes the socket of the slot over when the other bridge of this pod that has it dies.
+async fn keep_socket(socket: SlotSocket) {
+    let mut had = None;
+    loop {
+        let has = socket.keep();
+        if had.replace(has) != Some(has) {
+            tracing::info!(has, "the socket of the slot");
+        }
+        tokio::time::sleep(if has { KEEP_INTERVAL } else { TAKE_OVER_INTERVAL }).await;
+    }
+}
+
 /// Serves until the build ends. Calls `listening` when Zuul may use the bridge; Zuul reads the message of an error
 /// before that call.
 pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<ShutdownReason, Failure> {
     let target = KeyedTarget::new(slot.target)?;
     raise_descriptors();
     let listeners = [listen(slot.ports[0])?, listen(slot.ports[1])?];
-    let bound = sockets::bind_in_slot(&slot.socket)?;
+    let (slot_socket, bound) = SlotSocket::bind(&slot.socket, slot.ports[0])?;
+    // Without the record, clients wait less for a bridge that died.
+    let recorded = sockets::record_loop(&slot.socket);
     listening();
     telemetry::start_in_slot();
+    if let Err(error) = recorded {
+        tracing::warn!(%error, "the loop that starts this bridge cannot be recorded");
+    }
     // Zuul does not read its pipe any more, but it waits until every process has closed it.
     detach_stdio().map_err(|error| Failure::new(Kind::Bridge, format!("cannot close the caller's pipe: {error}")))?;
     let services = SlotServices {
         listeners,
         kubeconfig: slot.kubeconfig,
         socket: slot.socket,
+        slot_socket,
     };
     let options = BridgeSettings {
         idle: None,

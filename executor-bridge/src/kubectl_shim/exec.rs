@@ -12,7 +12,7 @@ use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
 use crate::report::say;
-use crate::sockets::ZuulSlot;
+use crate::sockets::{self, ZuulSlot};
 use crate::terminal;
 
 /// Runs the command; returns the exit code. `None` if nothing ran and the next kubectl must serve the pod.
@@ -36,7 +36,15 @@ pub(super) fn run(slot: ZuulSlot, arguments: arguments::ExecArguments) -> Result
         stdin: if stdin { Input::Stream } else { Input::None },
         ..Exec::new()
     };
-    let end = client::run_attached(BridgeAddress::Slot(slot.socket), container, exec, Streams::standard())?;
+    let address = BridgeAddress::Slot {
+        socket: slot.socket.clone(),
+        otherwise: None,
+    };
+    let end = match client::run_attached(address, container, exec, Streams::standard()) {
+        // The build is over, as its kubeconfig was kept: what has not run, kubectl runs.
+        Err(failure) if failure == sockets::abandoned(&slot.socket) => return Ok(None),
+        end => end?,
+    };
     Ok(match end {
         // Standard input is unread: it is read only after a command has started.
         AttachedEnd::Outcome(Outcome::Unreachable(failure)) if failure.kind == Kind::Windows => None,

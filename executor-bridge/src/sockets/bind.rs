@@ -54,7 +54,7 @@ pub(crate) fn is_served(files: &BridgeFiles) -> Result<bool, Failure> {
     }
 }
 
-fn check_peer(stream: &UnixStream, socket: &Path) -> Result<(), Failure> {
+pub(super) fn check_peer(stream: &UnixStream, socket: &Path) -> Result<(), Failure> {
     let own = geteuid();
     match socket_peercred(stream) {
         Ok(peer) if peer.uid == own => Ok(()),
@@ -90,32 +90,6 @@ pub(crate) fn bind_locked(files: &BridgeFiles) -> Result<BoundSocket, Failure> {
     })
 }
 
-/// In the directory of a Zuul build, which is removed as a whole: no lock, no log, and the socket stays when the bridge
-/// ends, so that clients know that another one will come. A client finds the old socket or the new one, never none.
-pub(crate) fn bind_in_slot(socket: &Path) -> Result<BoundSocket, Failure> {
-    let failed = failed_on(socket);
-    if let Ok(stream) = UnixStream::connect(socket) {
-        check_peer(&stream, socket)?;
-        return Err(Failure::new(
-            Kind::Bridge,
-            format!("a bridge serves {} already", socket.display()),
-        ));
-    }
-    let name = socket.file_name().unwrap_or_default().to_string_lossy();
-    // As long as the other: longer may be too long.
-    let new = socket.with_file_name(format!(".{}", name.get(1..).unwrap_or_default()));
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let listener = listen(&new).map_err(&failed)?;
-    fs::rename(&new, socket).map_err(&failed)?;
-    Ok(BoundSocket {
-        listener,
-        file: SocketFile(None),
-    })
-}
-
 /// Makes `alias` another name of a socket in the same directory. The bridge removes its other names when it ends.
 pub(crate) fn link(socket: &Path, alias: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::new(Kind::Bridge, format!("cannot link {}: {error}", alias.display()));
@@ -140,12 +114,12 @@ fn remove_aliases(socket: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn failed_on(socket: &Path) -> impl Fn(io::Error) -> Failure + '_ {
+pub(super) fn failed_on(socket: &Path) -> impl Fn(io::Error) -> Failure + '_ {
     move |error| Failure::new(Kind::Bridge, format!("cannot listen on {}: {error}", socket.display()))
 }
 
 /// Mode 0600.
-fn listen(socket: &Path) -> io::Result<UnixListener> {
+pub(super) fn listen(socket: &Path) -> io::Result<UnixListener> {
     let before = rustix::process::umask(Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(socket);
     rustix::process::umask(before);
@@ -163,7 +137,7 @@ pub(crate) struct BoundSocket {
 
 /// File of a socket: which one it is, if it is to be removed when the bridge ends.
 #[derive(Debug)]
-pub(crate) struct SocketFile(Option<(BridgeFiles, (u64, u64))>);
+pub(crate) struct SocketFile(pub(super) Option<(BridgeFiles, (u64, u64))>);
 
 impl SocketFile {
     /// Removes the socket file if it is still ours. A client that comes later starts another bridge.

@@ -6,9 +6,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use rustix::process::geteuid;
 
-use crate::env::{Environment as _, PODBRIDGE_DIR, Process, XDG_RUNTIME_DIR};
+use crate::env::{Environment, PODBRIDGE_DIR, Process, XDG_RUNTIME_DIR};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::Key;
 
@@ -20,15 +21,9 @@ pub(super) const SOCKET_PATH_MAX: usize = 107;
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    /// `$PODBRIDGE_DIR`, else `$XDG_RUNTIME_DIR/podbridge`, else `/tmp/podbridge-<uid>`; made if absent.
+    /// Opens the directory of this user's bridges; makes it if absent.
     pub(crate) fn open() -> Result<Self, Failure> {
-        let set = |name| Process.variable(name);
-        let path = match (set(PODBRIDGE_DIR), set(XDG_RUNTIME_DIR)) {
-            (Some(directory), _) => PathBuf::from(directory),
-            (None, Some(runtime)) => Path::new(&runtime).join("podbridge"),
-            (None, None) => format!("/tmp/podbridge-{}", geteuid().as_raw()).into(),
-        };
-        Self::at(path)
+        Self::at(path(&Process))
     }
 
     fn at(path: PathBuf) -> Result<Self, Failure> {
@@ -97,6 +92,25 @@ impl Directory {
     }
 }
 
+/// Returns `$PODBRIDGE_DIR`, else `$XDG_RUNTIME_DIR/podbridge`, else `/tmp/podbridge-<uid>`. The plugin for Ansible does the same
+/// (`socket_directory`); both are tested with tests/vectors/socket-directories.json.
+fn path(environment: &impl Environment) -> PathBuf {
+    let runtime = environment.variable(XDG_RUNTIME_DIR).map(PathBuf::from);
+    match (environment.variable(PODBRIDGE_DIR), runtime) {
+        (Some(directory), _) => PathBuf::from(directory),
+        (None, Some(runtime)) if is_usable(&runtime) => runtime.join("podbridge"),
+        (None, _) => format!("/tmp/podbridge-{}", geteuid().as_raw()).into(),
+    }
+}
+
+/// Returns whether a runtime directory exists and is this user's. After `su` or `sudo -E` the variable may name another user's, or one
+/// that the system has removed.
+fn is_usable(runtime: &Path) -> bool {
+    runtime.is_absolute()
+        && fs::metadata(runtime).is_ok_and(|found| found.is_dir() && found.uid() == geteuid().as_raw())
+        && access(runtime, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
 /// The files of one bridge.
 #[derive(Debug, Clone)]
 pub(crate) struct BridgeFiles {
@@ -140,7 +154,71 @@ fn open(path: &Path) -> io::Result<File> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+    use std::collections::HashMap;
+    use std::ffi::OsString;
+
     use super::*;
+
+    struct Fake(HashMap<String, String>);
+
+    impl Environment for Fake {
+        fn variable(&self, name: &str) -> Option<OsString> {
+            self.0.get(name).filter(|value| !value.is_empty()).map(OsString::from)
+        }
+
+        fn variables(&self) -> Vec<(OsString, OsString)> {
+            Vec::new()
+        }
+
+        fn current_directory(&self) -> io::Result<PathBuf> {
+            Ok("/".into())
+        }
+    }
+
+    /// The plugin for Ansible asserts the same vectors. "@NAME" stands for a directory or file of that kind, "@uid" for the own number.
+    #[test]
+    fn the_directory_of_the_sockets_is_the_first_usable_one() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/socket-directories.json")).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let base = temporary.path();
+        for name in ["mine", "read-only"] {
+            fs::create_dir(base.join(name)).unwrap();
+        }
+        fs::set_permissions(base.join("read-only"), fs::Permissions::from_mode(0o500)).unwrap();
+        fs::write(base.join("file"), "").unwrap();
+        symlink(base.join("mine"), base.join("link")).unwrap();
+        let root = geteuid().is_root();
+        for vector in vectors.as_array().unwrap() {
+            let name = vector["name"].as_str().unwrap();
+            if root && vector["not_as_root"] == true {
+                continue;
+            }
+            let text = |value: &serde_json::Value| {
+                let uid = geteuid().as_raw().to_string();
+                let theirs = if root { "/proc/1/fdinfo-none" } else { "/proc/1" };
+                let text = value.as_str().unwrap().replace("@uid", &uid).replace("@theirs", theirs);
+                text.replace('@', &format!("{}/", base.display()))
+            };
+            let variables = vector["environment"].as_object().unwrap();
+            let fake = Fake(
+                variables
+                    .iter()
+                    .map(|(name, value)| (name.clone(), text(value)))
+                    .collect(),
+            );
+            assert_eq!(path(&fake), PathBuf::from(text(&vector["directory"])), "{name}");
+        }
+        if root {
+            // Only root can give a directory to another user.
+            std::os::unix::fs::chown(base.join("mine"), Some(12345), None).unwrap();
+            let variables = [(
+                "XDG_RUNTIME_DIR".to_owned(),
+                base.join("mine").to_str().unwrap().to_owned(),
+            )];
+            assert_eq!(path(&Fake(variables.into())), PathBuf::from("/tmp/podbridge-0"));
+        }
+    }
 
     #[test]
     fn only_a_real_private_directory_is_trusted() {

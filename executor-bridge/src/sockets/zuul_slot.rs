@@ -114,6 +114,30 @@ pub(crate) struct PodReference {
 }
 
 impl PodReference {
+    /// The pod of a target that was completed before; `None` if it names credentials or options that a slot's bridge does not have.
+    pub(crate) fn of_target(target: &Target) -> Option<Self> {
+        let others = [
+            &target.server,
+            &target.token,
+            &target.username,
+            &target.client_cert,
+            &target.client_key,
+            &target.ca_cert,
+        ];
+        let special = others.into_iter().any(Option::is_some) || target.kubeconfig_data.is_some();
+        // The kubeconfig of the build may say that the certificate is not verified.
+        if special || target.verify_ssl == Some(true) || !target.extra_args.is_empty() {
+            return None;
+        }
+        let listed = target.kubeconfig.as_ref().filter(|list| !list.contains(':'));
+        Some(Self {
+            kubeconfig: Some(target.kubeconfig_file.as_ref().or(listed)?.into()),
+            context: target.context.clone(),
+            namespace: target.namespace.clone(),
+            name: target.pod.clone()?,
+        })
+    }
+
     /// The one kubeconfig that is meant, from the option or `KUBECONFIG`; `None` if it is none, or a list. The socket is beside it.
     pub(crate) fn kubeconfig(&self, environment: &impl Environment) -> Option<PathBuf> {
         let named = self.kubeconfig.clone();
