@@ -55,8 +55,8 @@ options:
       - name: K8S_AUTH_NAMESPACE
   kubectl_extra_args:
     description:
-      - Further global options of kubectl, for example C(--as=ci). The bridge gets them through a pipe. Only
-        C(synchronize) puts them on a command line.
+      - Further options of kubectl, its global ones and those of its command C(exec), for example C(--as=ci) or
+        C(-c side). Relative paths start at the controller's working directory.
     default: ''
     type: str
     vars:
@@ -166,7 +166,7 @@ options:
   validate_certs:
     description:
       - Whether to verify the certificate of the API server. The default is the setting of the kubeconfig file, else
-        V(true).
+        V(true). A value that is given here counts, whatever the kubeconfig says.
     default: ''
     type: raw
     vars:
@@ -283,6 +283,7 @@ EXAMPLES = r"""
 
 import base64
 import contextlib
+import difflib
 import errno
 import functools
 import hashlib
@@ -293,6 +294,7 @@ import socket
 import stat
 import struct
 import subprocess
+import tempfile
 import time
 import uuid
 
@@ -303,6 +305,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.loader import connection_loader
 from ansible.utils.display import Display
 
+from ansible import constants as C
 from ansible.plugins.connection import ConnectionBase
 
 display = Display()
@@ -318,6 +321,13 @@ SESSION_VARIABLES = frozenset(
     "PWD SHLVL SSH_CLIENT SSH_CONNECTION SSH_TTY STY TERM TMUX TMUX_PANE WINDOWID XDG_SESSION_ID _".split()
 )
 SESSION_PREFIXES = ("ANSIBLE_", "K8S_AUTH_", "PODBRIDGE_")
+# Options of kubectl and of `kubectl exec` by their letters; those that are switches; those that name local files.
+SHORT_FLAGS = {"c": "container", "n": "namespace", "s": "server", "v": "v", "i": "stdin", "q": "quiet", "t": "tty"}
+SWITCHES = frozenset(
+    "disable-compression insecure-skip-tls-verify match-server-version quiet stdin tty warnings-as-errors".split()
+)
+FILE_FLAGS = frozenset("certificate-authority client-certificate client-key kubeconfig".split())
+SLOT_GRACE = 1  # seconds after which a client looks whether Zuul can still restart the bridge of a slot
 LOCAL_TIMEOUT = 10  # seconds that an answer may take which does not depend on the pod
 
 
@@ -388,10 +398,66 @@ def complete_target(target, environ):
     return {**target, "env": env} if env else target
 
 
+def split_flag(word):
+    """Returns the names and values of the options in one word of kubectl's command line; None for a missing value."""
+    if word.startswith("--"):
+        name, equals, value = word[2:].partition("=")
+        return [(name, value if equals else None)] if name else []
+    flags, letters = [], word[1:] if word.startswith("-") else ""
+    while letters:
+        name, letters = SHORT_FLAGS.get(letters[0]), letters[1:]
+        if name is None:
+            return []
+        if name not in SWITCHES or letters.startswith("="):
+            return [*flags, (name, letters.removeprefix("=") if letters else None)]
+        flags.append((name, None))
+    return flags
+
+
+def parse_extra_args(text):
+    """Returns the words of kubectl's options as `--name=value`, with absolute paths, and the container that they name.
+
+    What kubectl would not take stays as it is, and podbridge refuses it by name.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError:  # an apostrophe that quotes nothing
+        words = text.split()
+    flags, container, rest = [], None, iter(words)
+    for word in rest:
+        parsed = split_flag(word)
+        if not parsed:
+            flags.append(word)
+        for name, given in parsed:
+            value = "true" if given is None and name in SWITCHES else given
+            value = next(rest, None) if value is None else value
+            if value is None:
+                flags.append(word)
+            elif name == "container":
+                container = value
+            else:
+                flags.append(f"--{name}={os.path.abspath(value) if value and name in FILE_FLAGS else value}")
+    return flags, container
+
+
+def nearest_name(name, names):
+    """Returns the one of the names that is most like `name`, else None."""
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
+
+
 def socket_directory(environ):
-    """Returns the directory of the sockets of this user's bridges; it need not exist."""
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    default = os.path.join(runtime, "podbridge") if runtime else f"/tmp/podbridge-{os.geteuid()}"
+    """Returns the directory of the sockets of this user's bridges; it need not exist.
+
+    podbridge does the same; both are tested with tests/vectors/socket-directories.json.
+    """
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    usable = False
+    # After `su` or `sudo -E` it may be another user's, or one that the system has removed.
+    with contextlib.suppress(OSError):
+        status = os.stat(runtime)
+        own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+        usable = own and os.path.isabs(runtime) and os.access(runtime, os.W_OK | os.X_OK)
+    default = os.path.join(runtime, "podbridge") if usable else f"/tmp/podbridge-{os.geteuid()}"
     return environ.get("PODBRIDGE_DIR") or default
 
 
@@ -399,9 +465,13 @@ def zuul_slot_socket(target):
     """Returns the path of the socket beside the kubeconfig on which Zuul's bridge for this pod listens, else None."""
     path = target.get("kubeconfig_file") or target.get("kubeconfig", "")
     directory = os.path.dirname(path)
+    # A slot's bridge has the credentials of the kubeconfig, which may also say that no certificate is verified.
+    others = ("extra_args", "token", "username", "client_cert", "client_key", "ca_cert", "kubeconfig_data")
+    if any(key in target for key in others) or target.get("verify_ssl"):
+        return None
     try:
         with os.scandir(directory) as entries:
-            if target.get("extra_args") or not any(stat.S_ISSOCK(entry.stat().st_mode) for entry in entries):
+            if not any(stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) for entry in entries):
                 return None
     except OSError:
         return None
@@ -417,6 +487,26 @@ def zuul_slot_socket(target):
     identity = {"namespace": namespace or "default", "pod": target["pod"], "server": server.rstrip("/")}
     path = os.path.join(directory, target_key(identity))
     return path if os.path.exists(path) else None
+
+
+def describe_process(pid):
+    """Returns what identifies a process: number, time of its start, PID namespace; None if it does not run."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else f"{pid} {fields[19]} {os.readlink('/proc/self/ns/pid')}"
+    except (OSError, LookupError):
+        return None
+
+
+def slot_may_return(path):
+    """Returns whether Zuul may start a bridge again on this socket, on which none listens (docs/client-protocol.md)."""
+    with contextlib.suppress(OSError):
+        if os.statvfs(os.path.dirname(path)).f_flag & os.ST_RDONLY:
+            return True  # Zuul's sandbox: the build runs
+        record = os.readlink(path + ".loop")
+        return describe_process(record.split(" ")[0]) == record
+    return False
 
 
 def path_from_root(path):
@@ -568,6 +658,9 @@ class Connection(ConnectionBase):
     transport = "docker"
     has_pipelining = True
     prefix = "kubectl"
+    # Core gives all variables with this prefix to the plugin, also those that no option has.
+    allow_extras = True
+    _extras_prefix = "podbridge"
     # Methods that are redirected to the stock plugin on hosts that opt out.
     STOCK_METHODS = (
         "get_option",
@@ -582,6 +675,7 @@ class Connection(ConnectionBase):
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
+        self._warn_of_unknown_variables((var_options or {}).get("_extras") or {})
         for method in self.STOCK_METHODS:
             vars(self).pop(method, None)
         # There is no agent for Windows, so its pods use the stock plugin, too.
@@ -597,6 +691,16 @@ class Connection(ConnectionBase):
             for method in self.STOCK_METHODS:
                 setattr(self, method, functools.partial(self._call_stock, stock, method))
 
+    def _warn_of_unknown_variables(self, names):
+        """Warns of variables `ansible_podbridge_…` that no option has; core shows a warning once."""
+        known = [name for name in C.config.get_plugin_vars("connection", self._load_name) if "podbridge" in name]
+        for name in sorted(set(names).difference(known)):
+            nearest = nearest_name(name, known)
+            display.warning(
+                f"host {self._play_context.remote_addr}: podbridge does not know the variable {name}"
+                + (f"; did you mean {nearest}?" if nearest else "")
+            )
+
     def _call_stock(self, stock, method, *args, **kwargs):
         """Calls a method of the stock plugin, with the become plugin that core has set here."""
         stock.set_become_plugin(self.become)
@@ -609,6 +713,11 @@ class Connection(ConnectionBase):
         except KeyError:  # the plugin oc has no user name and no password
             return None
         return value or None
+
+    @property
+    def container(self):
+        """Name of the container, None for the default one. As with kubectl, the option comes before extra_args."""
+        return self._option("container") or parse_extra_args(self._option("extra_args") or "")[1]
 
     @property
     def pod(self):
@@ -629,9 +738,12 @@ class Connection(ConnectionBase):
         elif kubeconfig:
             target["kubeconfig_file"] = os.path.abspath(os.path.expanduser(kubeconfig))
         verify = self.get_option("validate_certs")
-        if verify not in (None, "") and not boolean(verify, strict=False):
-            target["verify_ssl"] = False
-        target["extra_args"] = shlex.split(self._option("extra_args") or "")
+        if verify not in (None, ""):
+            try:
+                target["verify_ssl"] = boolean(verify)
+            except TypeError:
+                raise AnsibleError(f"validate_certs is {verify!r}, and must be true or false") from None
+        target["extra_args"] = parse_extra_args(self._option("extra_args") or "")[0]
         link, agent = self.get_option("podbridge_link"), self.get_option("podbridge_agent_socket")
         if link != "auto":
             target["link"] = link
@@ -645,26 +757,16 @@ class Connection(ConnectionBase):
     def podbridge_command(self):
         """Program and options, as a list, that name this container to the command line; a subcommand follows them.
 
-        Raises AnsibleError if an option must not appear on a command line.
+        The target is in a file that only this user can read, as a command line is shown to all users. Core removes it,
+        with its directory, when Ansible ends.
         """
-        flags = {
-            "ca_cert": "certificate-authority",
-            "client_cert": "client-certificate",
-            "kubeconfig_file": "kubeconfig",
-        }
-        keys = ("server", *flags, "client_key", "context", "namespace", "link", "agent_socket")
         target = self._target()
-        secret = [name for name in ("kubeconfig_data", "token", "username", "password") if name in target]
-        secret += ["local_env_vars"] * bool(self._option("local_env_vars"))
-        if secret:
-            raise AnsibleError(
-                f"synchronize puts the options of this host on a command line, which must not contain "
-                f"{', '.join(secret)}; give this host a kubeconfig instead"
-            )
-        options = [(flags.get(key, key.replace("_", "-")), target[key]) for key in keys if key in target]
-        words = [f"--{flag}={value}" for flag, value in options] + target.get("extra_args", [])
-        words += [f"--container={self._option('container')}"] * bool(self._option("container"))
-        words += ["--insecure-skip-tls-verify"] * (target.get("verify_ssl") is False)
+        path = os.path.join(C.DEFAULT_LOCAL_TMP, f"podbridge-{target_key(target)}.json")
+        if not os.path.exists(path):
+            with tempfile.NamedTemporaryFile(dir=C.DEFAULT_LOCAL_TMP, delete=False) as file:  # mode 0600
+                file.write(json.dumps(target).encode())
+            os.rename(file.name, path)
+        words = [f"--target-file={path}"] + [f"--container={self.container}"] * bool(self.container)
         return [self.get_option("podbridge_executable"), *words]
 
     @property
@@ -731,8 +833,9 @@ class Connection(ConnectionBase):
         """Returns a socket to the bridge of this target; starts the bridge if it does not run."""
         target = self._target()
         path = zuul_slot_socket(target)
-        if path:
-            return self._dial_zuul_slot(path, timeout)
+        bridge = self._dial_zuul_slot(path, timeout) if path else None
+        if bridge:
+            return bridge
         path = self._bridge_socket(target)
         try:
             if path:
@@ -744,22 +847,26 @@ class Connection(ConnectionBase):
     def _dial_zuul_slot(self, path, timeout):
         """Returns a socket to the bridge that Zuul keeps for this pod.
 
-        If that bridge has died, waits until Zuul has started it again; the plugin never starts a second one.
+        If that bridge has died, waits until Zuul has started it again: a second one would be a rival. Returns None if
+        Zuul will not, because the build is over.
         """
-        deadline = time.monotonic() + self.get_option("podbridge_connect_timeout")
+        begun = time.monotonic()
         while True:
             try:
                 return connect(path, timeout)
             except BridgeLost:
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - begun
+                if waited >= SLOT_GRACE and not slot_may_return(path):
+                    return None
+                if waited > self.get_option("podbridge_connect_timeout"):
                     raise
             time.sleep(0.1)
 
     @contextlib.contextmanager
     def _exchange(self, request, descriptors=()):
         """Context manager of an operation on this container; a lost bridge makes the host unreachable."""
-        if self._option("container"):
-            request["container"] = self._option("container")
+        if self.container:
+            request["container"] = self.container
         state = "nothing was run"
         try:
             with contextlib.closing(Exchange(self._dial, request, descriptors)) as exchange:

@@ -52,8 +52,8 @@ options:
       - name: K8S_AUTH_NAMESPACE
   oc_extra_args:
     description:
-      - Further global options of oc, for example C(--as=ci). The bridge gets them through a pipe. Only C(synchronize)
-        puts them on a command line.
+      - Further options of oc, its global ones and those of its command C(exec), for example C(--as=ci) or
+        C(-c side). Relative paths start at the controller's working directory.
     default: ''
     type: str
     vars:
@@ -144,7 +144,7 @@ options:
   validate_certs:
     description:
       - Whether to verify the certificate of the API server. The default is the setting of the kubeconfig file, else
-        V(true).
+        V(true). A value that is given here counts, whatever the kubeconfig says.
     default: ''
     type: raw
     vars:

@@ -1,5 +1,6 @@
-//! kubectl's global options in a target's `extra_args`. Parses the options that change the connection, ignores the harmless ones and refuses
-//! all others by name: an option that is dropped in silence could mean another cluster. Only `pod` uses it.
+//! kubectl's options in a target's `extra_args`: the global ones and those of `kubectl exec`. Parses the options that change the
+//! connection, ignores the harmless ones and refuses all others by name: an option that is dropped in silence could mean another cluster.
+//! Only `pod` uses it.
 
 use std::time::Duration;
 
@@ -12,6 +13,13 @@ const SWITCHES: &[&str] = &[
     "--disable-compression",
     "--match-server-version",
     "--warnings-as-errors",
+    // Of `kubectl exec`; a request says itself what its streams are.
+    "--stdin",
+    "--tty",
+    "--quiet",
+    "-i",
+    "-t",
+    "-q",
 ];
 
 /// Values of the options; `None` means that an option is not given.
@@ -93,6 +101,20 @@ impl Flags {
                 self.request_timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
                 return Ok(());
             }
+            // The bridge waits for the pod for its own connect timeout.
+            "--pod-running-timeout" => {
+                return match duration(value) {
+                    Some(_) => Ok(()),
+                    None => Err(Failure::usage(format!(
+                        "--pod-running-timeout {value:?} is no duration such as 2m"
+                    ))),
+                };
+            }
+            "-c" | "--container" => {
+                return Err(Failure::usage(
+                    "extra_args names a container, which belongs into the request: the Ansible plugin puts it there",
+                ));
+            }
             "-v"
             | "--v"
             | "--vmodule"
@@ -103,7 +125,7 @@ impl Flags {
             | "--profile-output" => return Ok(()),
             _ => {
                 return Err(Failure::usage(format!(
-                    "the option {name} in extra_args is not supported; only kubectl's global options are"
+                    "unknown flag in extra_args: {name}; kubectl's global options and those of kubectl exec are known"
                 )));
             }
         };
@@ -191,6 +213,10 @@ mod tests {
             "-v",
             "6",
             "--request-timeout=1m60s",
+            "--pod-running-timeout=2m",
+            "--stdin=true",
+            "--quiet",
+            "--cache-dir=/c",
         ];
         let flags = parse(&arguments).unwrap();
         assert_eq!(flags.impersonate.as_deref(), Some("ci"));
@@ -214,6 +240,8 @@ mod tests {
         assert!(!refused(&["--foo=SECRET"]).contains("SECRET"));
         assert!(!refused(&["SECRET"]).contains("SECRET"));
         assert!(refused(&["--as"]).contains("--as"));
+        assert!(refused(&["--pod-running-timeout=soon"]).contains("soon"));
+        assert!(refused(&["-c", "side"]).contains("container"));
         assert!(refused(&["--request-timeout", "soon"]).contains("soon"));
     }
 }

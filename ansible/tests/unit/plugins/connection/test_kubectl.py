@@ -10,7 +10,9 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -146,7 +148,15 @@ def test_the_bridge_of_zuuls_slot_is_found_by_namespace_pod_and_server(kube):
             == plugin.zuul_slot_socket({**target, "context": "x", "namespace": "ci"})
             == found
         )
-        for other in ({"pod": "db"}, {"namespace": "prod"}, {"server": "https://two:2"}, {"extra_args": ["-nprod"]}):
+        for other in (
+            {"pod": "db"},
+            {"namespace": "prod"},
+            {"server": "https://two:2"},
+            {"extra_args": ["--namespace=prod"]},
+            {"token": "t"},
+            {"client_cert": "/c"},
+            {"verify_ssl": True},
+        ):
             assert plugin.zuul_slot_socket({**target, **other}) is None, other
         # A kubeconfig without a cluster, as with the local link.
         (kube / "config").write_text("")
@@ -154,9 +164,19 @@ def test_the_bridge_of_zuuls_slot_is_found_by_namespace_pod_and_server(kube):
         assert plugin.zuul_slot_socket({**target, "namespace": "ci"}) is None
 
 
-def test_the_plugin_waits_for_the_bridge_of_zuuls_slot_and_starts_none(kube, connect):
+@pytest.fixture
+def zuul():
+    """The loop by which Zuul starts a bridge again."""
+    process = subprocess.Popen(["sh", "-c", "while read line; do : port-forward; done"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_plugin_waits_for_the_bridge_of_zuuls_slot_and_starts_none(kube, connect, zuul):
     path, new = kube / "0199756f54f43fe8", kube / "new"
     listen(path).close()  # a bridge that has died and left its socket
+    (kube / "0199756f54f43fe8.loop").symlink_to(plugin.describe_process(zuul.pid))
 
     def start():
         Bridge(str(new), answering(result(outcome="exited", code=7)))
@@ -168,20 +188,156 @@ def test_the_plugin_waits_for_the_bridge_of_zuuls_slot_and_starts_none(kube, con
     assert connection.exec_command("x")[0] == 7
     path.unlink()
     listen(path).close()
-    connection = connect(**variables, ansible_podbridge_connect_timeout=0)
+    connection = connect(**variables, ansible_podbridge_connect_timeout=2)
     with pytest.raises(AnsibleConnectionFailure, match="nothing was run"):
         connection.exec_command("x")
+    # Nobody will start that bridge again: the plugin starts its own.
+    zuul.kill()
+    zuul.wait()
+    begun = time.monotonic()
+    with pytest.raises(AnsibleError, match="cannot run /nowhere/podbridge"):
+        connection.exec_command("x")
+    assert 1 <= time.monotonic() - begun < 3
 
 
-def test_synchronize_gets_a_command_that_names_the_container(connect):
+def test_synchronize_gets_a_command_without_secrets(connect, tmp_path, monkeypatch):
+    monkeypatch.setattr(plugin.C, "DEFAULT_LOCAL_TMP", str(tmp_path))
     assert connect().transport == "docker"
-    assert connect().docker_cmd == "/nowhere/podbridge --namespace=ci docker --pod=web"
+    secrets = {
+        "ansible_kubectl_token": "SECRET",
+        "ansible_kubectl_password": "SECRET",
+        "ansible_kubectl_username": "SECRET",
+        "ansible_kubectl_kubeconfig": {"users": [{"name": "SECRET"}]},
+        "ansible_kubectl_extra_args": "--token=SECRET -c main",
+        "ansible_kubectl_local_env_vars": {"HTTPS_PROXY": "http://u:SECRET@proxy"},
+    }
+    for variables in ({name: value} for name, value in secrets.items()):
+        connection = connect(**variables)
+        path = tmp_path / f"podbridge-{plugin.target_key(connection._target())}.json"
+        assert connection.podbridge_command[:2] == ["/nowhere/podbridge", f"--target-file={path}"]
+        assert "SECRET" not in connection.docker_cmd
+        assert json.loads(path.read_text()) == connection._target()
+        assert "SECRET" in path.read_text()
+        assert path.stat().st_mode & 0o777 == 0o600
+        inode = path.stat().st_ino
+        assert connect(**variables).docker_cmd == connection.docker_cmd
+        assert path.stat().st_ino == inode
     variables = {"ansible_kubectl_context": "a b", "ansible_kubectl_container": "main", "ansible_podbridge_user": "ci"}
-    command = "/nowhere/podbridge '--context=a b' --namespace=ci --container=main docker --pod=web --user=ci"
-    assert connect(**variables).docker_cmd == command
+    connection = connect(**variables)
+    path = tmp_path / f"podbridge-{plugin.target_key(connection._target())}.json"
+    command = f"/nowhere/podbridge --target-file={path} --container=main docker --pod=web --user=ci"
+    assert connection.docker_cmd == command
     become = connect(**variables)
     become.set_become_plugin(become_loader.get("sudo"))
     assert become.docker_cmd == command.replace("--user=ci", "--become")
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "container"),
+    [
+        ("", [], None),
+        ("-c side", [], "side"),
+        ("-cside", [], "side"),
+        ("-c=side", [], "side"),
+        ("--container=side", [], "side"),
+        ("--container one --container two", [], "two"),
+        ("-itc side", ["--stdin=true", "--tty=true"], "side"),
+        ("--pod-running-timeout=2m", ["--pod-running-timeout=2m"], None),
+        ("--pod-running-timeout 2m -q", ["--pod-running-timeout=2m", "--quiet=true"], None),
+        ("--kubeconfig=./kc", ["--kubeconfig=@kc"], None),
+        ("--kubeconfig kc --client-key=/k", ["--kubeconfig=@kc", "--client-key=/k"], None),
+        (
+            "--client-certificate c --certificate-authority=../a",
+            ["--client-certificate=@c", "--certificate-authority=@../a"],
+            None,
+        ),
+        ("-v 6 -v=6 -v6 --v=6", ["--v=6"] * 4, None),
+        ("-n prod -nprod --namespace prod", ["--namespace=prod"] * 3, None),
+        ("-s https://h", ["--server=https://h"], None),
+        ("--cache-dir=/c --as=ci --as-group 'a b'", ["--cache-dir=/c", "--as=ci", "--as-group=a b"], None),
+        ("--as=o'neil", ["--as=o'neil"], None),
+        ("--insecure-skip-tls-verify --as ci", ["--insecure-skip-tls-verify=true", "--as=ci"], None),
+        ("--insecure-skip-tls-verify=false", ["--insecure-skip-tls-verify=false"], None),
+        # What kubectl does not take; podbridge refuses it.
+        ("--all-namespaces -x -ix word -- --as", ["--all-namespaces=-x", "-ix", "word", "--", "--as"], None),
+    ],
+)
+def test_extra_args_are_read_as_kubectl_reads_them(given, words, container):
+    """ "@PATH" stands for a path that starts at the working directory."""
+    expected = []
+    for word in words:
+        name, at, path = word.partition("@")
+        expected.append(name + os.path.abspath(path) if at else word)
+    assert plugin.parse_extra_args(given) == (expected, container)
+
+
+def test_the_option_for_the_container_comes_before_extra_args(connect):
+    assert connect(ansible_kubectl_extra_args="-c side").container == "side"
+    assert connect(ansible_kubectl_extra_args="-c side", ansible_kubectl_container="main").container == "main"
+    assert "extra_args" not in connect(ansible_kubectl_extra_args="-c side")._target()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", None),
+        (None, None),
+        *((value, True) for value in (True, "true", "yes", "1", 1)),
+        *((value, False) for value in (False, "no", 0)),
+    ],
+)
+def test_verification_of_the_certificate_is_said_both_ways(connect, given, expected):
+    assert connect(ansible_kubectl_validate_certs=given)._target().get("verify_ssl") is expected
+
+
+def test_a_mistyped_validate_certs_turns_nothing_off(connect):
+    with pytest.raises(AnsibleError, match="maybe"):
+        connect(ansible_kubectl_validate_certs="maybe")._target()
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("ansible_podbridge_usr", "ansible_podbridge_user"),
+        ("ansible_podbridge_conect_timeout", "ansible_podbridge_connect_timeout"),
+        ("ansible_podbridge_timeout", "ansible_podbridge_connect_timeout"),
+        ("ansible_podbridge_oom_result", "ansible_podbridge_oom"),
+        ("ansible_podbridge_executeable", "ansible_podbridge_executable"),
+        ("ansible_podbridge_Link", "ansible_podbridge_link"),
+        ("ansible_podbridge_user", None),
+    ],
+)
+def test_a_misspelt_variable_is_said(connect, monkeypatch, name, nearest):
+    said = []
+    monkeypatch.setattr(plugin.display, "warning", said.append)
+    connect(_extras={name: "x"})
+    expected = f"host web: podbridge does not know the variable {name}; did you mean {nearest}?"
+    assert said == [expected] * bool(nearest)
+
+
+DIRECTORIES = Path(__file__).parents[5] / "tests/vectors/socket-directories.json"
+
+
+@pytest.mark.parametrize("vector", json.loads(DIRECTORIES.read_text()), ids=lambda vector: vector["name"])
+def test_the_directory_of_the_sockets_is_the_first_usable_one(vector, tmp_path):
+    """podbridge asserts the same vectors. "@NAME" stands for a directory or file of that kind."""
+    root = os.geteuid() == 0
+    if root and vector.get("not_as_root"):
+        pytest.skip("root may write everywhere")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "read-only").mkdir(mode=0o500)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "theirs").mkdir()
+    if root:
+        os.chown(tmp_path / "theirs", 12345, -1)
+
+    def text(value):
+        value = value.replace("@uid", str(os.geteuid()))
+        return (value if root else value.replace("@theirs", "/proc/1")).replace("@", f"{tmp_path}/")
+
+    environ = {name: text(value) for name, value in vector["environment"].items()}
+    assert plugin.socket_directory(environ) == text(vector["directory"])
 
 
 def test_a_disabled_podbridge_uses_the_stock_plugin(connect, monkeypatch):
@@ -240,7 +396,7 @@ def test_the_target_holds_the_given_options_only(connect, monkeypatch):
         "context": "dev",
         "server": "https://api",
         "token": "secret",
-        "extra_args": ["--as=ci", "--as-group", "a b"],
+        "extra_args": ["--as=ci", "--as-group=a b"],
         "env": {"HTTPS_PROXY": "http://proxy", "N": "1"},
         "client_cert": os.path.abspath("cert"),
         "kubeconfig": f"/etc/kube:{os.path.abspath('relative')}",
