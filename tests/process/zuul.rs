@@ -361,7 +361,106 @@ fn podbridges_own_command_line_uses_the_bridge_of_the_build() {
             "{arguments:?}"
         );
     }
+    // The plugin's form: the target in a file.
+    let target = pair.dir().join("target.json");
+    let content = serde_json::json!({"pod": "web", "kubeconfig": build.kubeconfig(), "link": "local",
+        "agent_socket": pair.agent_socket()});
+    std::fs::write(&target, content.to_string()).unwrap();
+    let file = format!("--target-file={}", target.display());
+    let docker = pair.podbridge(&[&file, "docker", "--pod=web", "exec", "-u", "zuul", "-i", "any", "true"]);
+    assert!({ docker }.stdout(Stdio::null()).status().unwrap().success());
     assert!(pair.bridges().is_empty());
+    // Without the kubeconfig of a build the same pod has a bridge on demand.
+    let content = serde_json::json!({"pod": "web", "link": "local", "agent_socket": pair.agent_socket()});
+    std::fs::write(&target, content.to_string()).unwrap();
+    assert!(
+        pair.podbridge(&[&file, "exec", "web", "--", "true"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(pair.bridges().len(), 1);
+    let other = pair.podbridge(&[&file, "exec", "db", "--", "true"]).output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&other.stderr).contains("not for db"),
+        "{other:?}"
+    );
+}
+
+#[test]
+fn status_and_stop_find_the_bridge_of_the_build() {
+    let (pair, build) = (Pair::start(), Build::default());
+    let bridge = build.start_bridge(&pair, "web");
+    let run = |arguments: &[&str]| {
+        let mut command = pair.podbridge(arguments);
+        command.env("KUBECONFIG", build.kubeconfig()).output().unwrap()
+    };
+    for arguments in [&["status", "--json", "web"][..], &["status", "--json"]] {
+        let output = run(arguments);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(status[0]["bridge"]["pid"], bridge.child.id(), "{output:?}");
+        assert_eq!(status[1], serde_json::Value::Null);
+    }
+    let stop = run(&["stop", "web"]);
+    assert!(
+        String::from_utf8_lossy(&stop.stderr).contains("belongs to a Zuul build"),
+        "{stop:?}"
+    );
+    assert!(run(&["stop", "--all"]).status.success());
+    assert!(run(&["exec", "web", "--", "true"]).status.success());
+}
+
+#[test]
+fn two_port_forwards_of_one_pod_both_serve() {
+    let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());
+    let first = build.start_bridge(&pair, "web");
+    let second = build.start_bridge(&pair, "web");
+    let (mut one, mut two) = (first.open_log(&log.id), second.open_log(&log.id));
+    log.append(b"one\n");
+    assert_eq!(one.read_log_line(), "one\n");
+    assert_eq!(two.read_log_line(), "one\n");
+    let run = |what: &str| {
+        let started = Instant::now();
+        let output = build
+            .kubectl(&pair, &["exec", "web", "--", "echo", what])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            format!("{what}\n"),
+            "{output:?}"
+        );
+        started.elapsed()
+    };
+    run("with both");
+    drop(first);
+    // The second bridge takes the socket over; a client's own patience is one second.
+    assert!(run("with the second") < Duration::from_secs(3));
+    log.append(b"two\n");
+    assert_eq!(two.read_line(), "two\n");
+    let first = build.start_bridge(&pair, "web");
+    assert_eq!(first.open_log(&log.id).read_log_line(), "one\n");
+    drop(second);
+    assert!(run("with the first") < Duration::from_secs(3));
+    build.remove();
+    let mut first = first;
+    eventually("it ends with the build", || first.child.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn a_socket_that_a_dead_slot_left_behind_costs_a_client_a_second() {
+    let (pair, build) = (Pair::start(), Build::default());
+    drop(build.start_bridge(&pair, "web"));
+    let started = Instant::now();
+    let mut command = pair.podbridge(&["exec", "web", "--", "true"]);
+    let output = command.env("KUBECONFIG", build.kubeconfig()).output().unwrap();
+    assert!(output.status.success(), "a bridge of its own: {output:?}");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    let started = Instant::now();
+    let mut command = build.kubectl(&pair, &["exec", "web", "--", "true"]);
+    let output = command.env("PATH", "/nowhere").output().unwrap();
+    assert_eq!(output.status.code(), Some(127), "passed on: {output:?}");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[test]

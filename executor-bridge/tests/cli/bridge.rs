@@ -86,6 +86,31 @@ fn simultaneous_starts_start_one_bridge() {
 }
 
 #[test]
+fn a_bridge_runs_without_a_log_that_can_be_written() {
+    let cli = Cli::new();
+    // A symbolic link is never opened as a log.
+    std::fs::create_dir(cli.bridges()).unwrap();
+    std::fs::set_permissions(cli.bridges(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink("/dev/full", cli.bridges().join("411866dd8213500f.log")).unwrap();
+    let answer = cli.bridge(&target());
+    pid(socket(&answer));
+    assert!(cli.run(&["stop", "--all"]).status.success());
+
+    // A log on a full file system.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = cli.command(&["bridge", "--foreground"]);
+    let piped = std::process::Stdio::piped;
+    let mut child = command.stdin(piped()).stdout(piped()).stderr(full).spawn().unwrap();
+    let json = target().to_string();
+    child.stdin.take().unwrap().write_all(json.as_bytes()).unwrap();
+    let path = cli.bridges().join("411866dd8213500f.sock");
+    eventually("it serves", || UnixStream::connect(&path).is_ok());
+    assert_eq!(pid(&path), u64::from(child.id()));
+    ask(&path, &json!({"v": 1, "op": "stop"}));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn a_bridge_keeps_no_descriptor_directory_or_session_of_its_caller() {
     let cli = Cli::new();
     let (mut reader, writer) = std::io::pipe().unwrap();
