@@ -434,7 +434,7 @@ fn two_port_forwards_of_one_pod_both_serve() {
     };
     run("with both");
     drop(first);
-    // The second bridge takes the socket over; a client's own patience is one second.
+    // The second bridge takes the socket over.
     assert!(run("with the second") < Duration::from_secs(3));
     log.append(b"two\n");
     assert_eq!(two.read_line(), "two\n");

@@ -313,7 +313,8 @@ display = Display()
 # Variables that decide which API server is reached and trusted, or what a bridge keeps. Every target has them.
 CONNECTION_VARIABLES = frozenset(
     "ALL_PROXY HTTPS_PROXY HTTP_PROXY KUBERNETES_MASTER KUBERNETES_SERVICE_HOST KUBERNETES_SERVICE_PORT NO_PROXY "
-    "PODBRIDGE_AGENT PODBRIDGE_LEASE POD_NAMESPACE SSL_CERT_DIR SSL_CERT_FILE all_proxy http_proxy https_proxy no_proxy".split()
+    "PODBRIDGE_AGENT PODBRIDGE_LEASE POD_NAMESPACE SSL_CERT_DIR SSL_CERT_FILE all_proxy http_proxy https_proxy "
+    "no_proxy".split()
 )
 # Variables that no credential plugin gets, because they differ from one shell or task to the next; further prefixes.
 SESSION_VARIABLES = frozenset(

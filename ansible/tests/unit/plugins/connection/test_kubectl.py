@@ -107,13 +107,6 @@ def answering(*frames):
     return answer
 
 
-def test_the_key_of_a_known_target():
-    # The Rust tests of the bridge assert the same vectors.
-    assert plugin.target_key({"pod": "web", "namespace": "ci"}) == "655b32a8db20b679"
-    environment = {"B": "ż\x7f", "A": "\n"}
-    assert plugin.target_key({"pod": "web", "namespace": "ci", "env": environment}) == "d9b806a18f419811"
-
-
 KUBECONFIG = {
     "clusters": [{"name": "c", "cluster": {"server": "https://one:1/"}}],
     "contexts": [{"name": "x", "context": {"cluster": "c", "namespace": "ci"}}],
@@ -232,45 +225,6 @@ def test_synchronize_gets_a_command_without_secrets(connect, tmp_path, monkeypat
     assert become.docker_cmd == command.replace("--user=ci", "--become")
 
 
-@pytest.mark.parametrize(
-    ("given", "words", "container"),
-    [
-        ("", [], None),
-        ("-c side", [], "side"),
-        ("-cside", [], "side"),
-        ("-c=side", [], "side"),
-        ("--container=side", [], "side"),
-        ("--container one --container two", [], "two"),
-        ("-itc side", ["--stdin=true", "--tty=true"], "side"),
-        ("--pod-running-timeout=2m", ["--pod-running-timeout=2m"], None),
-        ("--pod-running-timeout 2m -q", ["--pod-running-timeout=2m", "--quiet=true"], None),
-        ("--kubeconfig=./kc", ["--kubeconfig=@kc"], None),
-        ("--kubeconfig kc --client-key=/k", ["--kubeconfig=@kc", "--client-key=/k"], None),
-        (
-            "--client-certificate c --certificate-authority=../a",
-            ["--client-certificate=@c", "--certificate-authority=@../a"],
-            None,
-        ),
-        ("-v 6 -v=6 -v6 --v=6", ["--v=6"] * 4, None),
-        ("-n prod -nprod --namespace prod", ["--namespace=prod"] * 3, None),
-        ("-s https://h", ["--server=https://h"], None),
-        ("--cache-dir=/c --as=ci --as-group 'a b'", ["--cache-dir=/c", "--as=ci", "--as-group=a b"], None),
-        ("--as=o'neil", ["--as=o'neil"], None),
-        ("--insecure-skip-tls-verify --as ci", ["--insecure-skip-tls-verify=true", "--as=ci"], None),
-        ("--insecure-skip-tls-verify=false", ["--insecure-skip-tls-verify=false"], None),
-        # What kubectl does not take; podbridge refuses it.
-        ("--all-namespaces -x -ix word -- --as", ["--all-namespaces=-x", "-ix", "word", "--", "--as"], None),
-    ],
-)
-def test_extra_args_are_read_as_kubectl_reads_them(given, words, container):
-    """ "@PATH" stands for a path that starts at the working directory."""
-    expected = []
-    for word in words:
-        name, at, path = word.partition("@")
-        expected.append(name + os.path.abspath(path) if at else word)
-    assert plugin.parse_extra_args(given) == (expected, container)
-
-
 def test_the_option_for_the_container_comes_before_extra_args(connect):
     assert connect(ansible_kubectl_extra_args="-c side").container == "side"
     assert connect(ansible_kubectl_extra_args="-c side", ansible_kubectl_container="main").container == "main"
@@ -315,31 +269,6 @@ def test_a_misspelt_variable_is_said(connect, monkeypatch, name, nearest):
     assert said == [expected] * bool(nearest)
 
 
-DIRECTORIES = Path(__file__).parents[5] / "tests/vectors/socket-directories.json"
-
-
-@pytest.mark.parametrize("vector", json.loads(DIRECTORIES.read_text()), ids=lambda vector: vector["name"])
-def test_the_directory_of_the_sockets_is_the_first_usable_one(vector, tmp_path):
-    """podbridge asserts the same vectors. "@NAME" stands for a directory or file of that kind."""
-    root = os.geteuid() == 0
-    if root and vector.get("not_as_root"):
-        pytest.skip("root may write everywhere")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "read-only").mkdir(mode=0o500)
-    (tmp_path / "file").write_text("")
-    (tmp_path / "link").symlink_to(tmp_path / "mine")
-    (tmp_path / "theirs").mkdir()
-    if root:
-        os.chown(tmp_path / "theirs", 12345, -1)
-
-    def text(value):
-        value = value.replace("@uid", str(os.geteuid()))
-        return (value if root else value.replace("@theirs", "/proc/1")).replace("@", f"{tmp_path}/")
-
-    environ = {name: text(value) for name, value in vector["environment"].items()}
-    assert plugin.socket_directory(environ) == text(vector["directory"])
-
-
 def test_a_disabled_podbridge_uses_the_stock_plugin(connect, monkeypatch):
     monkeypatch.setenv("PODBRIDGE_DISABLE", "0")
     connect()
@@ -354,23 +283,6 @@ def test_a_pod_with_windows_uses_the_stock_plugin():
     connection = connection_loader.get("kubectl", context, os.devnull)
     with pytest.raises(AnsibleError, match="kubernetes.core.kubectl"):
         connection.set_options(var_options={})
-
-
-VECTORS = Path(__file__).parents[5] / "tests/vectors/targets.json"
-
-
-@pytest.mark.parametrize("vector", json.loads(VECTORS.read_text()), ids=lambda vector: vector["name"])
-def test_the_environment_completes_a_target_as_the_vectors_say(vector, tmp_path):
-    """podbridge asserts the same vectors. "@NAME" stands for the path of a file of that name."""
-    for name, content in vector["files"].items():
-        (tmp_path / name).write_text(content)
-    given, expected = (
-        json.loads(json.dumps(vector[key]).replace("@", f"{tmp_path}/")) for key in ("target", "complete")
-    )
-    complete = plugin.complete_target(given, vector["environment"])
-    assert complete == expected
-    if vector["key"]:
-        assert plugin.target_key(complete) == vector["key"]
 
 
 def test_the_target_holds_the_given_options_only(connect, monkeypatch):
