@@ -141,7 +141,7 @@ mod tests {
         let (first, _one) = SlotSocket::bind(&shared, 1).unwrap();
         assert!(!first.keep());
         assert!(second.keep());
-        assert_eq!(slot_sockets(directory.path()).unwrap(), [shared.clone()]);
+        assert_eq!(slot_sockets(directory.path()).unwrap(), std::slice::from_ref(&shared));
         // The end of the build.
         drop(two);
         fs::remove_file(&shared).unwrap();
