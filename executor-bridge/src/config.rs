@@ -114,7 +114,7 @@ pub(crate) fn target_of_file(path: &Path, pod: &str) -> Result<KeyedTarget, Fail
         )
     })?;
     let target = KeyedTarget::parse(&json)?;
-    if target.target.pod_name() == pod {
+    if object_name::normalised(target.target.pod_name()) == object_name::normalised(pod) {
         Ok(target)
     } else {
         Err(Failure::usage(format!(

@@ -229,7 +229,8 @@ options:
       - Link that the bridge uses to reach the agent in the pod.
       - V(auto) starts with V(exec-proxy) and changes to V(direct) if the address of the pod can be reached.
       - V(exec-proxy) goes through the API server, with an exec call in the pod.
-      - V(kubectl) does the same with the C(kubectl) in PATH as the client; V(auto) uses it where its own client cannot connect.
+      - V(kubectl) does the same with the C(kubectl) in PATH as the client; V(auto) uses it where its own client cannot
+        connect.
       - V(direct) is a TLS connection to the address of the pod.
       - V(local) is a Unix socket on the controller, without Kubernetes.
     default: auto
@@ -485,7 +486,9 @@ def zuul_slot_socket(target):
         server = next(item["cluster"] for item in config["clusters"] if item["name"] == context["cluster"])["server"]
         namespace = namespace or context.get("namespace")
     server = target.get("server") or server
-    identity = {"namespace": namespace or "default", "pod": target["pod"], "server": server.rstrip("/")}
+    kind, slash, name = target["pod"].partition("/")
+    pod = name if slash and kind.lower() in ("pod", "pods", "po") else target["pod"]
+    identity = {"namespace": namespace or "default", "pod": pod, "server": server.rstrip("/")}
     path = os.path.join(directory, target_key(identity))
     return path if os.path.exists(path) else None
 

@@ -207,7 +207,8 @@ options:
       - Link that the bridge uses to reach the agent in the pod.
       - V(auto) starts with V(exec-proxy) and changes to V(direct) if the address of the pod can be reached.
       - V(exec-proxy) goes through the API server, with an exec call in the pod.
-      - V(kubectl) does the same with the C(kubectl) in PATH as the client; V(auto) uses it where its own client cannot connect.
+      - V(kubectl) does the same with the C(kubectl) in PATH as the client; V(auto) uses it where its own client cannot
+        connect.
       - V(direct) is a TLS connection to the address of the pod.
       - V(local) is a Unix socket on the controller, without Kubernetes.
     default: auto

@@ -12,6 +12,7 @@ use crate::config;
 use crate::env::{self, Environment, KUBECONFIG};
 use crate::error::{Failure, Kind};
 use crate::pod::{self, Identity};
+use crate::protocol::object_name;
 use crate::protocol::target::{self, LinkChoice, Target};
 use crate::sockets::directory::SOCKET_PATH_MAX;
 
@@ -134,7 +135,7 @@ impl PodReference {
             kubeconfig: Some(target.kubeconfig_file.as_ref().or(listed)?.into()),
             context: target.context.clone(),
             namespace: target.namespace.clone(),
-            name: target.pod.clone()?,
+            name: object_name::normalised(target.pod.as_deref()?).to_owned(),
         })
     }
 

@@ -138,6 +138,7 @@ def test_the_bridge_of_zuuls_slot_is_found_by_namespace_pod_and_server(kube):
         found = str(kube / "0199756f54f43fe8")
         assert (
             plugin.zuul_slot_socket(target)
+            == plugin.zuul_slot_socket({**target, "pod": "pod/web"})
             == plugin.zuul_slot_socket({**target, "context": "x", "namespace": "ci"})
             == found
         )
