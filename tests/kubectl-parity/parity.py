@@ -25,8 +25,17 @@ JOBS = int(os.environ.get("PODBRIDGE_TEST_JOBS") or 2 * (os.cpu_count() or 1))
 TIMEOUT = 30
 SERVICE_ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 # Options that podbridge's command line has; others reach it as `extra_args`, as from Ansible.
-CLI_OPTIONS = ("--context", "--namespace", "--server", "--certificate-authority", "--client-certificate", "--client-key",
-               "--insecure-skip-tls-verify", "--as=", "--as-group")  # fmt: skip
+CLI_OPTIONS = (
+    "--context",
+    "--namespace",
+    "--server",
+    "--certificate-authority",
+    "--client-certificate",
+    "--client-key",
+    "--insecure-skip-tls-verify",
+    "--as=",
+    "--as-group",
+)
 POD_NOT_FOUND = 228
 PLUGIN = """#!/bin/sh
 printf '%s\\n' "$KUBERNETES_EXEC_INFO" >>"$0.log"

@@ -2,7 +2,8 @@
 
     hiccups.py KUBECONFIG PORT [STEP…]
 
-Listens on 127.0.0.1:PORT without TLS, and takes the client certificate and the server of KUBECONFIG. Each STEP is for one request, in order:
+Listens on 127.0.0.1:PORT without TLS, and takes the client certificate and the server of KUBECONFIG. Each STEP is for
+one request, in order:
 
     429, 429:SECONDS, 500, 503 …   an answer with this status, and Retry-After
     dial                           500 "error dialing backend"
@@ -61,12 +62,14 @@ def answer(client, step):
     if status == "reset":
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     elif status != "cut":
-        text = "error dialing backend: dial tcp 10.0.0.1:10250: connect: connection refused" if status == "dial" else "a hiccup"
+        refused = "error dialing backend: dial tcp 10.0.0.1:10250: connect: connection refused"
+        text = refused if status == "dial" else "a hiccup"
         code = 500 if status == "dial" else int(status)
-        body = json.dumps({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": text, "code": code}).encode()
+        answer = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": text, "code": code}
+        body = json.dumps(answer).encode()
         wait = f"Retry-After: {seconds}\r\n" if seconds else ""
-        head = f"HTTP/1.1 {code} Hiccup\r\nContent-Type: application/json\r\n{wait}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        client.sendall(head.encode() + body)
+        head = f"HTTP/1.1 {code} Hiccup\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        client.sendall(f"{head}{wait}Connection: close\r\n\r\n".encode() + body)
     client.close()
 
 
