@@ -725,7 +725,10 @@ class Connection(ConnectionBase):
 
     @property
     def pod(self):
-        return str(self._option("pod") or self._play_context.remote_addr)
+        word = str(self._option("pod") or self._play_context.remote_addr)
+        kind, slash, name = word.partition("/")
+        # Another spelling of a pod is the same pod, with the same bridge. Other objects are resolved by the bridge.
+        return name if slash and kind in ("pod", "pods", "po") else word
 
     def _target(self):
         """Returns the target: the options that name the pod and its cluster, without empty ones."""

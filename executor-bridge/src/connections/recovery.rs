@@ -114,7 +114,7 @@ pub(crate) async fn recover(container: &Container, lost_agent: &LostAgent, backo
         let mut pod_ending = None;
         if let Some(reference) = &lost_agent.container {
             match fate(container, reference).await {
-                Some(Verdict::Over(outcome)) => return Recovery::GivenUp(outcome),
+                Some(Verdict::Outcome(outcome)) => return Recovery::GivenUp(outcome),
                 Some(Verdict::PodEnding(why)) => pod_ending = Some(why),
                 None => {}
             }
@@ -183,7 +183,7 @@ pub(crate) async fn diagnose(container: &Container, lost_agent: &LostAgent) -> O
 /// What the API says of a container.
 enum Verdict {
     /// The outcome of its operations.
-    Over(Outcome),
+    Outcome(Outcome),
     /// The container ends soon; until then its agent can be reached.
     PodEnding(String),
 }
@@ -204,5 +204,5 @@ async fn fate(container: &Container, reference: &ContainerRef) -> Option<Verdict
             held_open: false,
         }),
     };
-    outcome.map(Verdict::Over)
+    outcome.map(Verdict::Outcome)
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Failure;
-use crate::protocol::object_name::{ObjectKind, ObjectName, is_kubernetes_name};
+use crate::protocol::object_name::{ObjectKind, ObjectName, is_kubernetes_name, normalised};
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -244,7 +244,7 @@ impl Target {
 
     /// Returns the pod's name for messages; `-` without one.
     pub(crate) fn pod_name(&self) -> &str {
-        self.pod.as_deref().unwrap_or("-")
+        normalised(self.pod.as_deref().unwrap_or("-"))
     }
 
     /// Returns the fields that `status` and logs may show: none that could hold a secret.
@@ -329,6 +329,18 @@ mod tests {
         assert!(refused(r#"{"pod":"web","link":"local"}"#).contains("--agent-socket"));
         assert!(refused(r#"{"pod":"web","link":"warp"}"#).contains("warp"));
         assert!(refused("not json").contains("no JSON"));
+    }
+
+    #[test]
+    fn a_pod_has_one_name_however_it_is_spelt() {
+        for word in ["web", "pod/web", "po/web", "pods/web"] {
+            let target = KeyedTarget::parse(format!(r#"{{"pod":"{word}"}}"#).as_bytes())
+                .unwrap()
+                .target;
+            assert_eq!((target.pod_name(), target.names_object()), ("web", false), "{word}");
+        }
+        let target = KeyedTarget::parse(br#"{"pod":"deploy/web"}"#).unwrap().target;
+        assert_eq!((target.pod_name(), target.names_object()), ("deploy/web", true));
     }
 
     #[test]
