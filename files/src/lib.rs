@@ -1,8 +1,11 @@
 //! Helpers for files that the agent, the bridge and the tree copy share: where a sparse file has data, the name of a temporary file,
-//! the users and groups of the system, and the text of a system error.
+//! writing in place, mounts, the users and groups of the system and the right to set them, and the text of a system error.
 //!
 //! The crate keeps no state, depends on no other podbridge crate, and knows neither gRPC nor an async runtime. All calls block.
 
+pub mod in_place;
+pub mod mounts;
+pub mod owner_rights;
 pub mod sparse;
 pub mod temporary;
 pub mod users;

@@ -37,9 +37,9 @@ pub fn is_temporary(name: &[u8]) -> bool {
     digits.is_some_and(|digits| digits.len() == DIGITS && digits.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// Creates a file of this name for writing; `EXIST` if anything has the name already, also a symbolic link.
+/// Creates a file of this name for reading and writing; `EXIST` if anything has the name already, also a symbolic link.
 pub fn create(directory: impl AsFd, name: &[u8], mode: Mode) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(directory, name, flags, mode)
 }
 

@@ -95,7 +95,14 @@ fn run_worker(pair: &Pair, proxy: &Proxy, seed: u64, cuts: u64, made: &AtomicU64
         } else {
             (remote(&from), to.display().to_string())
         };
-        let mut command = pair.podbridge(&["sync", "--delete", "-q", &source, &destination]);
+        let mut command = pair.podbridge(&[
+            "sync",
+            "--delete",
+            "--preserve-root-attributes",
+            "-q",
+            &source,
+            &destination,
+        ]);
         let log = pair.dir().join("stderr");
         let child = command
             .stderr(Stdio::from(fs::File::create(&log).unwrap()))

@@ -93,27 +93,34 @@ impl Attributes {
         futimens(&file, &self.times()).map_err(|errno| ("set its time", errno))
     }
 
-    /// Changes the attributes of an existing file as far as they differ. `have` are its extended attributes.
-    pub(crate) fn update(&self, file: impl AsFd, have: &[TreeAttribute]) -> Result<(), StepError> {
+    /// Changes the attributes of an existing file as far as they differ. `have` are its extended attributes. Returns whether any is another
+    /// one now: the system may refuse an owner, at this run and at the next one.
+    pub(crate) fn update(&self, file: impl AsFd, have: &[TreeAttribute]) -> Result<bool, StepError> {
         let stat = fstat(&file).map_err(|errno| ("examine it", errno))?;
+        let mut is_changed = self.mtime_ns != mtime_ns(&stat);
         let mut mode = stat.st_mode & PERMISSION_BITS;
         let set_mode = |mode| fchmod(&file, Mode::from_raw_mode(mode)).map_err(|errno| ("set its mode", errno));
         if let Some((uid, gid)) = self.owner.filter(|_| self.differs_in_owner(&stat)) {
             ignore_refused_chown(fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
-            mode = fstat(&file).map_err(|errno| ("examine it", errno))?.st_mode & PERMISSION_BITS;
+            let now = fstat(&file).map_err(|errno| ("examine it", errno))?;
+            is_changed |= (now.st_uid, now.st_gid) != (stat.st_uid, stat.st_gid);
+            mode = now.st_mode & PERMISSION_BITS;
         }
         if self.xattrs != have {
             if mode & 0o200 == 0 {
                 mode |= 0o200;
                 set_mode(mode)?;
             }
-            xattrs::set(&file, have, &self.xattrs).map_err(|errno| ("set its extended attributes", errno))?;
+            is_changed |=
+                xattrs::set(&file, have, &self.xattrs).map_err(|errno| ("set its extended attributes", errno))?;
         }
         if mode != self.mode {
             set_mode(self.mode)?;
         }
+        is_changed |= self.mode != stat.st_mode & PERMISSION_BITS;
         // Always, because the changes above may have changed the time.
-        futimens(&file, &self.times()).map_err(|errno| ("set its time", errno))
+        futimens(&file, &self.times()).map_err(|errno| ("set its time", errno))?;
+        Ok(is_changed)
     }
 
     /// Sets the attributes of a temporary file that cannot be opened for reading, such as a link or device. `STALE` if another process
@@ -133,6 +140,15 @@ impl Attributes {
             Err(errno) if !is_link => Err(("set its time", errno)),
             _ => Ok(()),
         }
+    }
+
+    /// Gives the attributes to a file that was written in place, as far as this process may: the file may be another user's.
+    pub(crate) fn apply_as_allowed(&self, file: impl AsFd) {
+        if let Some((uid, gid)) = self.owner {
+            let _ = fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        }
+        let _ = fchmod(&file, Mode::from_raw_mode(self.mode));
+        let _ = futimens(&file, &self.times());
     }
 
     fn times(&self) -> Timestamps {
@@ -173,7 +189,7 @@ fn open_without_reading(directory: &OwnedFd, name: &[u8], is: FileType) -> Resul
     }
 }
 
-fn change_mode(found: &OwnedFd, mode: u32) -> Result<(), Errno> {
+pub(crate) fn change_mode(found: &OwnedFd, mode: u32) -> Result<(), Errno> {
     // fchmod refuses an O_PATH descriptor; chmod of its /proc path changes the same file.
     chmod(
         format!("/proc/self/fd/{}", found.as_raw_fd()),

@@ -30,10 +30,21 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens the root. The user named its path, so links in it are followed.
+    /// Opens the root to read it. The user named its path, so links in it are followed.
     pub(crate) fn root(path: &std::path::Path) -> Result<Rc<Self>, Errno> {
-        let flags = OPEN_DIRECTORY_FLAGS.difference(OFlags::NOFOLLOW);
-        let descriptor = openat(CWD, path, flags, Mode::empty())?;
+        Self::open_root(path, OPEN_DIRECTORY_FLAGS)
+    }
+
+    /// Opens the root to write into it. A directory that this process may not read, such as one that users drop files into, is not listed.
+    pub(crate) fn destination(path: &std::path::Path) -> Result<Rc<Self>, Errno> {
+        match Self::root(path) {
+            Err(Errno::ACCESS) => Self::open_root(path, OPEN_DIRECTORY_FLAGS | OFlags::PATH),
+            opened => opened,
+        }
+    }
+
+    fn open_root(path: &std::path::Path, flags: OFlags) -> Result<Rc<Self>, Errno> {
+        let descriptor = openat(CWD, path, flags.difference(OFlags::NOFOLLOW), Mode::empty())?;
         Ok(Rc::new(Self {
             parent: None,
             name: [].into(),

@@ -75,11 +75,13 @@ fn read_growing(mut get: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Resul
     Ok(large)
 }
 
-/// Changes the attributes of a file from `from` to `to`. Attributes that the file system or the kernel refuses are skipped.
-pub(crate) fn set(file: impl AsFd, from: &[TreeAttribute], to: &[TreeAttribute]) -> Result<(), Errno> {
-    let refused = |result: Result<(), Errno>| match result {
+/// Changes the attributes of a file from `from` to `to`. Attributes that the file system or the kernel refuses are skipped. Returns whether
+/// any attribute was changed.
+pub(crate) fn set(file: impl AsFd, from: &[TreeAttribute], to: &[TreeAttribute]) -> Result<bool, Errno> {
+    let mut is_changed = false;
+    let mut refused = |result: Result<(), Errno>| match result {
         Err(Errno::NOTSUP | Errno::PERM | Errno::NODATA) => Ok(()),
-        other => other,
+        other => other.map(|()| is_changed = true),
     };
     for attribute in to.iter().filter(|attribute| !from.contains(attribute)) {
         refused(fsetxattr(
@@ -94,5 +96,5 @@ pub(crate) fn set(file: impl AsFd, from: &[TreeAttribute], to: &[TreeAttribute])
             refused(fremovexattr(&file, &attribute.name[..]))?;
         }
     }
-    Ok(())
+    Ok(is_changed)
 }

@@ -194,6 +194,9 @@ pub(crate) struct SyncOptions {
     /// Do not preserve owner and group
     #[arg(long)]
     pub no_owner: bool,
+    /// Give a DST directory that exists mode, owner and time of SRC, as rsync -a does with a slash after SRC [default: it keeps its own]
+    #[arg(long)]
+    pub preserve_root_attributes: bool,
     /// When to compress the data on the connection
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Compress::Auto)]
     pub compress: Compress,

@@ -3192,6 +3192,9 @@ pub struct TreeOpen {
     /// Files belong to the receiving user; otherwise the receiver sets owner and group if it may.
     #[prost(bool, tag = "11")]
     pub no_owner: bool,
+    /// A destination directory that existed gets mode, owner and time of the source directory, too; otherwise it keeps its own.
+    #[prost(bool, tag = "12")]
+    pub preserve_root_attributes: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TreeFilter {

@@ -1,9 +1,10 @@
-//! Content of one file as it arrives: writes it to a temporary file, verifies it, sets its attributes, and renames it over its target.
+//! Content of one file as it arrives: writes it to a temporary file, verifies it, sets its attributes, and renames it over its target. A
+//! target that cannot be replaced is written in place, after the content was verified.
 
 use std::io::Write;
 use std::rc::Rc;
 
-use podbridge_files::temporary;
+use podbridge_files::{in_place, temporary};
 use podbridge_proto::v1::{TreePart, TreePartEnd};
 use rustix::fs::{SeekFrom, fsync, ftruncate, seek};
 use rustix::io::Errno;
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 use super::state::{IncomingContent, LinkedFile, PendingFile, Receiver, TemporaryContent};
 use crate::attributes::StepError;
 use crate::digest::TransferHasher;
-use crate::error::Error;
+use crate::error::{Error, reason};
 use crate::report::Event;
 
 impl<W: Write> Receiver<'_, W> {
@@ -51,6 +52,13 @@ impl<W: Write> Receiver<'_, W> {
                 temporary::create(&open, name, pending.attributes.creation_mode())
             })
         });
+        let opened = match opened {
+            Ok((temporary, file)) => Ok((Ok(temporary), file)),
+            Err(errno) if in_place::may_help(errno) && self.can_write_in_place(&pending) => {
+                in_place::spool().map(|file| (Err(errno), file))
+            }
+            Err(errno) => Err(errno),
+        };
         let writing = match opened {
             Ok((temporary, file)) => Some(TemporaryContent {
                 temporary,
@@ -88,8 +96,12 @@ impl<W: Write> Receiver<'_, W> {
                 false
             }
             Some(writing) => match self.finish_content(&writing, &mut pending, end) {
-                Ok(()) => {
+                Ok(in_place) => {
                     self.output.report_change(pending.change, &directory, &pending.name)?;
+                    if let Some(errno) = in_place {
+                        let what = format!("was written in place, because it cannot be replaced: {}", reason(errno));
+                        self.output.report_problem(&directory, &pending.name, what, true)?;
+                    }
                     true
                 }
                 Err((operation, errno)) => {
@@ -112,24 +124,48 @@ impl<W: Write> Receiver<'_, W> {
         self.release_directory(pending.parent)
     }
 
-    /// Completes a verified temporary file and renames it over its target.
+    /// Returns whether the target exists and this process may write into it.
+    fn can_write_in_place(&mut self, pending: &PendingFile) -> bool {
+        let opened = self.directories.open(&pending.directory);
+        opened.is_ok_and(|open| in_place::open(&open, &*pending.name).is_ok())
+    }
+
+    /// Completes a verified temporary file and renames it over its target. Returns the reason if the target was written in place instead.
     fn finish_content(
         &mut self,
         writing: &TemporaryContent,
         pending: &mut PendingFile,
         end: &TreePartEnd,
-    ) -> Result<(), StepError> {
+    ) -> Result<Option<Errno>, StepError> {
         if writing.written < writing.size {
             ftruncate(&writing.file, writing.size).map_err(|errno| ("write it", errno))?;
         }
         pending.attributes.mtime_ns = end.mtime_ns;
-        pending.attributes.apply_to_new(&writing.file)?;
-        if self.options.fsync {
-            fsync(&writing.file).map_err(|errno| ("sync it", errno))?;
-        }
         let directory = Rc::clone(&pending.directory);
-        self.rename_over(&writing.temporary, &directory, &pending.name)
-            .map_err(|errno| ("replace it", errno))
+        let refused = match &writing.temporary {
+            Ok(temporary) => {
+                pending.attributes.apply_to_new(&writing.file)?;
+                if self.options.fsync {
+                    fsync(&writing.file).map_err(|errno| ("sync it", errno))?;
+                }
+                match self.rename_over(temporary, &directory, &pending.name) {
+                    Ok(()) => return Ok(None),
+                    Err(errno) if in_place::may_help(errno) => errno,
+                    Err(errno) => return Err(("replace it", errno)),
+                }
+            }
+            Err(errno) => *errno,
+        };
+        let open = self.directories.open(&directory).map_err(|errno| ("enter it", errno))?;
+        // The reason why it cannot be replaced says more than the one why it cannot be opened.
+        let target = in_place::open(&open, &*pending.name).map_err(|_| ("replace it", refused))?;
+        in_place::overwrite(&writing.file, &target, writing.size)
+            .map_err(|errno| ("write all of it in place, so it is damaged now", errno))?;
+        pending.attributes.apply_as_allowed(&target);
+        if self.options.fsync {
+            fsync(&target).map_err(|errno| ("sync it", errno))?;
+        }
+        Ok(Some(refused))
     }
 }
 

@@ -9,8 +9,9 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::Path;
 use std::rc::Rc;
 
+use podbridge_files::mounts;
 use podbridge_proto::v1::{TreeAttribute, TreeChangeKind, TreeEntry};
-use rustix::fs::{AtFlags, FileType, Mode, fstat, fsync, mkdirat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, fchmod, fstat, fsync, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use super::state::{DirectoryState, Receiver, UnfinishedDirectory};
@@ -33,12 +34,14 @@ enum EnterResult {
     Broken,
 }
 
-/// Makes the destination and its parents. A destination that is part of the tree is private to this user until it gets its own mode.
-fn create_root(path: &Path, is_of_the_tree: bool) -> std::io::Result<()> {
-    match path.parent() {
-        Some(parent) if is_of_the_tree => {
+/// Makes the destination and its parents. A destination that is part of the tree has this mode, and this user can change it. It gets its
+/// mode at once, because after an interruption the next copy finds it and lets it keep its mode.
+fn create_root(path: &Path, mode_in_tree: Option<u32>) -> std::io::Result<()> {
+    match (path.parent(), mode_in_tree) {
+        (Some(parent), Some(mode)) => {
             std::fs::create_dir_all(parent)?;
-            DirBuilder::new().mode(0o700).create(path)
+            DirBuilder::new().mode(0o700).create(path)?;
+            std::fs::set_permissions(path, Permissions::from_mode(mode & 0o777 | 0o700))
         }
         _ => std::fs::create_dir_all(path),
     }
@@ -87,20 +90,30 @@ impl<W: Write> Receiver<'_, W> {
         }
         let mut mode = None;
         match state {
-            DirectoryState::New => {
-                create_root(path, entry.is_some()).map_err(|error| failed(podbridge_files::reason(&error)))?
-            }
+            DirectoryState::New => create_root(path, entry.as_ref().map(|entry| entry.mode))
+                .map_err(|error| failed(podbridge_files::reason(&error)))?,
             DirectoryState::Present if !self.is_root && !self.options.dry_run => mode = make_root_accessible(path),
             _ => {}
         }
         let directory = match state {
             // A dry run never enters it, so any directory serves.
             DirectoryState::Absent => Directory::root(Path::new("/")),
-            _ => Directory::root(path),
+            _ => Directory::destination(path),
         };
         let directory = directory.map_err(|errno| failed(reason(errno)))?;
-        let attributes = entry.map(|entry| self.attributes(&entry));
+        let descriptor = self
+            .directories
+            .open(&directory)
+            .map_err(|errno| failed(reason(errno)))?;
+        if !mounts::is_kernel_file_system(&descriptor) {
+            self.deletable_mount = mounts::mount_of(&descriptor, b".").ok();
+        }
+        let is_of_the_tree = entry.is_some();
+        let keeps_attributes = state == DirectoryState::Present && !self.options.preserve_root_attributes;
+        let attributes = entry.filter(|_| !keeps_attributes).map(|entry| self.attributes(&entry));
         let mut unfinished = UnfinishedDirectory::new(directory.clone(), state, None, attributes);
+        unfinished.is_of_the_tree = is_of_the_tree;
+        unfinished.own_mode = mode.filter(|mode| unfinished.attributes.is_none() && mode & 0o700 != 0o700);
         if state == DirectoryState::Present {
             unfinished.previous_xattrs = self
                 .difference(&directory, b".", unfinished.attributes.as_ref(), mode)
@@ -200,8 +213,12 @@ impl<W: Write> Receiver<'_, W> {
         let change = match self.stat_entry(parent, name, state)? {
             Some(stat) if file_type(stat.st_mode) == FileType::Directory => {
                 if !self.is_root && stat.st_mode & 0o700 != 0o700 && !self.options.dry_run {
-                    // The directory gets its own mode when it is finished.
-                    make_accessible(&descriptor, name, stat.st_mode)?;
+                    // The directory gets its own mode when it is finished. If it is another user's, the operations that need the permission
+                    // report theirs.
+                    match make_accessible(&descriptor, name, stat.st_mode) {
+                        Err(Errno::PERM) => {}
+                        other => other?,
+                    }
                 }
                 self.directories.open(child)?;
                 return Ok(EnterResult::Found(stat.st_mode));
@@ -229,7 +246,7 @@ impl<W: Write> Receiver<'_, W> {
         if self.options.delete
             && !incomplete
             && unfinished.state == DirectoryState::Present
-            && unfinished.attributes.is_some()
+            && unfinished.is_of_the_tree
         {
             let directory = unfinished.directory.clone();
             self.remove_others(&directory, &names)?;
@@ -272,24 +289,41 @@ impl<W: Write> Receiver<'_, W> {
         if matches!(unfinished.state, DirectoryState::Absent | DirectoryState::Broken) {
             return Ok(());
         }
-        if !self.options.dry_run
-            && let Err((operation, errno)) = self.apply_directory_attributes(unfinished)
-        {
-            return self.output.report_failure(&unfinished.directory, b"", operation, errno);
+        let mut is_changed = true;
+        if !self.options.dry_run {
+            is_changed = match self.apply_directory_attributes(unfinished) {
+                Ok(is_changed) => is_changed,
+                // Everything in it is there, and its mode is right: the time is no reason to fail.
+                Err(("set its time", Errno::PERM)) if unfinished.state == DirectoryState::Present => {
+                    let what = "belongs to another user, so it keeps its own modification time";
+                    return self
+                        .output
+                        .report_problem(&unfinished.directory, b"", what.into(), true);
+                }
+                Err((operation, errno)) => {
+                    return self.output.report_failure(&unfinished.directory, b"", operation, errno);
+                }
+            };
         }
         match unfinished.previous_xattrs {
-            Some(_) => self
+            Some(_) if is_changed => self
                 .output
                 .report_change(TreeChangeKind::Attributes, &unfinished.directory, b""),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
-    fn apply_directory_attributes(&mut self, unfinished: &UnfinishedDirectory) -> Result<(), StepError> {
+    /// Sets the attributes of a directory. Returns whether any changed.
+    fn apply_directory_attributes(&mut self, unfinished: &UnfinishedDirectory) -> Result<bool, StepError> {
         let descriptor = self
             .directories
             .open(&unfinished.directory)
             .map_err(|errno| ("enter it", errno))?;
+        let mut is_changed = false;
+        if let Some(mode) = unfinished.own_mode {
+            fchmod(&descriptor, Mode::from_raw_mode(mode & PERMISSION_BITS))
+                .map_err(|errno| ("set its mode back", errno))?;
+        }
         if let Some(attributes) = &unfinished.attributes {
             // The time always differs after entries were made in it.
             let have = match (&unfinished.previous_xattrs, unfinished.state) {
@@ -299,13 +333,16 @@ impl<W: Write> Receiver<'_, W> {
             };
             let stat = fstat(&descriptor).map_err(|errno| ("examine it", errno))?;
             if attributes.differ_from(&stat, have) {
-                attributes.update(&descriptor, have)?;
+                is_changed = attributes.update(&descriptor, have)?;
             }
         }
         if self.options.fsync {
-            fsync(&descriptor).map_err(|errno| ("sync it", errno))
-        } else {
-            Ok(())
+            match fsync(&descriptor) {
+                // The descriptor of a directory that this process may not read cannot be synced.
+                Err(Errno::BADF) => {}
+                synced => synced.map_err(|errno| ("sync it", errno))?,
+            }
         }
+        Ok(is_changed)
     }
 }

@@ -132,9 +132,13 @@ impl<W: Write> Receiver<'_, W> {
                 && !self.options.dry_run
             {
                 difference = match self.change_file(&attributes, &directory, &entry.name, &stat) {
-                    Ok(()) => Difference::Attributes,
-                    // The file is unreadable, or another process replaced it.
-                    Err((_, Errno::ACCESS | Errno::LOOP | Errno::NOENT | Errno::STALE)) => Difference::Content,
+                    Ok(true) => Difference::Attributes,
+                    // Only what the system refuses differs.
+                    Ok(false) => Difference::None,
+                    // The file is unreadable or another user's, or another process replaced it.
+                    Err((_, Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NOENT | Errno::STALE)) => {
+                        Difference::Content
+                    }
                     Err((operation, errno)) => {
                         return self.output.report_failure(&directory, &entry.name, operation, errno);
                     }
@@ -212,14 +216,14 @@ impl<W: Write> Receiver<'_, W> {
         })
     }
 
-    /// Changes the attributes of a local file. `STALE` if it is no longer the file that was compared.
+    /// Changes the attributes of a local file. Returns whether any changed. `STALE` if it is no longer the file that was compared.
     fn change_file(
         &mut self,
         attributes: &Attributes,
         directory: &Rc<Directory>,
         name: &[u8],
         stat: &Stat,
-    ) -> Result<(), StepError> {
+    ) -> Result<bool, StepError> {
         let failed = |errno| ("open it", errno);
         let descriptor = self.directories.open(directory).map_err(failed)?;
         let file = openat(&descriptor, name, OPEN_FILE_FLAGS, Mode::empty()).map_err(failed)?;

@@ -17,6 +17,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use podbridge_files::owner_rights::OwnerRights;
 use podbridge_proto::v1::tree_record::Record;
 use podbridge_proto::v1::{TreeOpen, TreeSent, TreeSummary};
 
@@ -49,6 +50,8 @@ pub(crate) fn receive(
         directories: OpenDirectories::default(),
         owner_ids: OwnerIds::load(),
         is_root: rustix::process::geteuid().is_root(),
+        owner_rights: OwnerRights::of_this_process(),
+        deletable_mount: None,
         single_name: None,
         has_root: false,
         has_all_entries: false,

@@ -1,9 +1,11 @@
-//! Removal of files that the sender does not have. Files that the filters exclude and temporary files of running copies stay.
+//! Removal of files that the sender does not have. Files that the filters exclude and temporary files of running copies stay. So does
+//! everything on another mount than the destination, and everything in a file system of the kernel (/proc, /sys).
 
 use std::collections::HashSet;
 use std::io::Write;
 use std::rc::Rc;
 
+use podbridge_files::mounts;
 use podbridge_files::temporary::is_temporary;
 use podbridge_proto::v1::TreeChangeKind;
 use rustix::fs::{AtFlags, FileType, statat, unlinkat};
@@ -32,12 +34,40 @@ impl<W: Write> Receiver<'_, W> {
             Ok(listed) => listed,
             Err(errno) => return self.output.report_failure(directory, b"", "list it", errno),
         };
-        for (name, kind) in listed {
-            if !names.contains(&name) {
-                self.remove(directory, &name, kind)?;
+        let mut others: Vec<_> = listed.into_iter().filter(|(name, _)| !names.contains(name)).collect();
+        if !others.is_empty() && !self.is_on_deletable_mount(directory, b".") {
+            others.retain(|(name, kind)| !self.is_protected(directory, name, *kind == FileType::Directory));
+            if !others.is_empty() {
+                let what =
+                    "is another mount than the destination, or a file system of the kernel; nothing is deleted in it";
+                return self.output.report_problem(directory, b"", what.into(), true);
             }
         }
+        for (name, kind) in others {
+            self.remove(directory, &name, kind)?;
+        }
         Ok(())
+    }
+
+    /// Returns whether an entry is on the mount of the destination and thus may be deleted. An entry that cannot be examined may not.
+    fn is_on_deletable_mount(&mut self, directory: &Rc<Directory>, name: &[u8]) -> bool {
+        let found = self
+            .directories
+            .open(directory)
+            .and_then(|open| mounts::mount_of(&open, name));
+        found.is_ok_and(|mount| Some(mount) == self.deletable_mount)
+    }
+
+    /// Returns whether a filter excludes an entry, which protects it from deletion.
+    fn is_protected(&self, directory: &Rc<Directory>, name: &[u8], is_directory: bool) -> bool {
+        !self.filters.is_empty() && self.filters.excludes(&directory.path(name), is_directory)
+    }
+
+    /// Reports that a mount point is not deleted.
+    fn keep_mount_point(&mut self, parent: &Rc<Directory>, name: &[u8]) -> Result<RemovalStep, Error> {
+        let what = "is a mount point, so it is not deleted";
+        self.output.report_problem(parent, name, what.into(), true)?;
+        Ok(RemovalStep::Stays)
     }
 
     /// Removes a file, or a directory with everything in it that may be removed. A loop with a stack of its own, because recursion could
@@ -92,9 +122,12 @@ impl<W: Write> Receiver<'_, W> {
         // A recent temporary file is another copy's that is still running.
         let is_being_written = is_temporary(name) && stat().is_ok_and(|stat| attributes::changed_recently(&stat));
         let is_directory = kind == FileType::Directory;
-        let is_protected = !self.filters.is_empty() && self.filters.excludes(&parent.path(name), is_directory);
-        if is_protected || is_being_written || self.temporaries.contains(name) {
+        if self.is_protected(parent, name, is_directory) || is_being_written || self.temporaries.contains(name) {
             return Ok(RemovalStep::Stays);
+        }
+        // The kernel itself refuses to delete another file that is a mount point.
+        if (is_directory || self.options.dry_run) && !self.is_on_deletable_mount(parent, name) {
+            return self.keep_mount_point(parent, name);
         }
         if !is_directory {
             return Ok(if self.unlink(parent, name, AtFlags::empty())? {
@@ -138,6 +171,7 @@ impl<W: Write> Receiver<'_, W> {
                 .report_change(TreeChangeKind::Deleted, parent, name)
                 .map(|()| true),
             Err(Errno::NOENT) => Ok(true),
+            Err(Errno::BUSY) => self.keep_mount_point(parent, name).map(|_| false),
             Err(errno) => self
                 .output
                 .report_failure(parent, name, "delete it", errno)

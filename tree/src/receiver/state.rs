@@ -5,7 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use podbridge_files::mounts::Mount;
+use podbridge_files::owner_rights::OwnerRights;
 use podbridge_proto::v1::{TreeAttribute, TreeChangeKind, TreeEntry, TreeOpen};
+use rustix::io::Errno;
 
 use super::output::Output;
 use crate::attributes::{Attributes, PERMISSION_BITS};
@@ -28,8 +31,11 @@ pub(super) struct Receiver<'a, W> {
     pub(super) temporaries: &'a Temporaries,
     pub(super) directories: OpenDirectories,
     pub(super) owner_ids: OwnerIds,
-    /// Whether this process is root and thus sets owners and all extended attributes.
+    /// Whether this process is root and thus sets all extended attributes.
     pub(super) is_root: bool,
+    pub(super) owner_rights: OwnerRights,
+    /// The mount of the destination, outside of which nothing is deleted; `None`: nothing is deleted anywhere.
+    pub(super) deletable_mount: Option<Mount>,
     /// `Some` if the tree is a single file: its name here; empty: the sender's name.
     pub(super) single_name: Option<Box<[u8]>>,
     /// Whether the root record has arrived.
@@ -75,7 +81,8 @@ pub(super) struct IncomingContent {
 /// The temporary file that receives the content.
 #[derive(Debug)]
 pub(super) struct TemporaryContent {
-    pub(super) temporary: Temporary,
+    /// `Err`: no file can be made beside the target, for this reason, so `file` is elsewhere and the target will be written in place.
+    pub(super) temporary: Result<Temporary, Errno>,
     pub(super) file: OwnedFd,
     pub(super) hasher: TransferHasher,
     /// Bytes received, holes counted.
@@ -104,8 +111,12 @@ pub(super) struct UnfinishedDirectory {
     pub(super) state: DirectoryState,
     /// Entry number of its parent; `None` for the root.
     pub(super) parent: Option<u64>,
-    /// `None`: the directory is not part of the tree, as the tree is a single file.
+    /// Whether the directory is part of the tree; a directory that gets a single file is not.
+    pub(super) is_of_the_tree: bool,
+    /// Attributes to set; `None`: the directory keeps its own, as the destination does.
     pub(super) attributes: Option<Attributes>,
+    /// Mode that the directory had before this process added permissions, if it keeps its own.
+    pub(super) own_mode: Option<u32>,
     /// Extended attributes that it had before the copy; `Some` if any of its attributes differed.
     pub(super) previous_xattrs: Option<Vec<TreeAttribute>>,
     /// Number of events to wait for: its own end, the end of each directory in it, and the content of files in it.
@@ -129,7 +140,9 @@ impl UnfinishedDirectory {
             directory,
             state,
             parent,
+            is_of_the_tree: true,
             attributes,
+            own_mode: None,
             previous_xattrs: None,
             waiting: 1,
             ended: false,
@@ -187,9 +200,10 @@ impl<W> Receiver<'_, W> {
         });
         let mut xattrs: Vec<_> = owned.collect();
         xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let owner = self.owner_ids.local(entry.uid, entry.gid);
         Attributes {
             mode: entry.mode & PERMISSION_BITS,
-            owner: (self.is_root && !self.options.no_owner).then(|| self.owner_ids.local(entry.uid, entry.gid)),
+            owner: (!self.options.no_owner && self.owner_rights.allows(owner.0, owner.1)).then_some(owner),
             mtime_ns: entry.mtime_ns,
             xattrs,
         }

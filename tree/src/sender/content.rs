@@ -1,5 +1,5 @@
-//! Content of one file with its digest. A file that changes while it is read is read once more; if it changes again, it is reported and
-//! not copied.
+//! Content of one file with its digest. A file is read up to the size that it had when it was opened, so a log may grow meanwhile. A file
+//! that changes otherwise is read once more; if it changes again, it is reported and not copied.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -164,10 +164,11 @@ impl<W: Write> Sender<'_, W> {
     }
 }
 
-/// Returns whether size, modification time or change time differ.
+/// Returns whether a file changed while it was read: its modification or change time differs, or it became shorter. Growth is no change:
+/// a log grows, and the part up to the size `before` is complete.
 fn changed(before: &Stat, after: &Stat) -> bool {
-    let state = |stat: &Stat| (stat.st_size, mtime_ns(stat), stat.st_ctime, stat.st_ctime_nsec);
-    state(before) != state(after)
+    let times = |stat: &Stat| (mtime_ns(stat), stat.st_ctime, stat.st_ctime_nsec);
+    after.st_size <= before.st_size && (after.st_size, times(after)) != (before.st_size, times(before))
 }
 
 /// Reads a file in chunks of at most MAX_DATA bytes, each with the hole that follows it.

@@ -240,6 +240,34 @@ fn a_file_that_keeps_changing_is_reported_and_the_others_copied() {
     assert_eq!(names(&to), ["busy", "zz-rest"]);
 }
 
+#[test]
+fn a_log_that_grows_is_copied_as_far_as_it_was() {
+    let (_dir, from, to) = source_and_target();
+    fs::write(from.join("zz-rest"), "at rest").unwrap();
+    let log = from.join("log");
+    fs::write(&log, vec![b'x'; 8 << 20]).unwrap();
+    let done = AtomicBool::new(false);
+    for checksum in [false, true] {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = fs::File::options().append(true).open(&log).unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    file.write_all(b"x").unwrap();
+                }
+            });
+            let open = TreeOpen { checksum, ..options() };
+            for _ in 0..3 {
+                copy(&from, &to, Direction::Push, &open).without_problems();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        done.store(false, Ordering::Relaxed);
+        let copied = fs::read(to.join("log")).unwrap();
+        assert!(copied.len() >= 8 << 20 && copied.iter().all(|byte| *byte == b'x'));
+        assert_eq!(fs::read(to.join("zz-rest")).unwrap(), b"at rest");
+    }
+}
+
 /// Files are removed during the traversal: none of it is an error, and the remaining files arrive.
 #[test]
 fn files_that_vanish_are_warnings() {

@@ -50,6 +50,8 @@ pub(crate) fn options() -> TreeOpen {
     TreeOpen {
         version: PROTOCOL_VERSION,
         list_changes: true,
+        // The snapshots contain the root; tests/tree/destinations.rs tests a destination that keeps its own attributes.
+        preserve_root_attributes: true,
         ..TreeOpen::default()
     }
 }

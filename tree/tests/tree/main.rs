@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a test fails by panicking, and may read its environment
 
 mod copies;
+mod destinations;
 mod edge_cases;
 mod harness;
 mod hostile;

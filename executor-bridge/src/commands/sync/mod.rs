@@ -68,6 +68,7 @@ pub(super) fn run(mut target: TargetOptions, options: BridgeSettings, command: S
         fsync: command.fsync,
         compression: compression(command.compress).into(),
         no_owner: command.no_owner,
+        preserve_root_attributes: command.preserve_root_attributes,
     };
     podbridge_tree::validate(&open).map_err(|error| Failure::usage(error.to_string()))?;
     target.namespace = namespace.or(target.namespace);
