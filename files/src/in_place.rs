@@ -4,9 +4,7 @@
 //! The content is complete and verified in another file before the first byte of the target changes. The agent's `files`, downloads of
 //! `podbridge cp` and the tree copy use it, after a rename or the creation of a temporary file beside the target has failed.
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, fstat, ftruncate, memfd_create, openat, unlinkat};
 use rustix::io::{Errno, pread, pwrite};
@@ -15,7 +13,7 @@ use crate::temporary;
 
 /// Bytes per read and write.
 const BLOCK_SIZE: usize = 128 << 10;
-/// Directories for content that cannot be written beside its target, after $TMPDIR. The last one is in memory.
+/// Directories for content that cannot be written beside its target. The last one is in memory.
 const SPOOL_DIRECTORIES: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 
 /// Returns whether writing in place may still be possible after this error of a rename over the target, or of the creation of a file
@@ -38,13 +36,11 @@ pub fn open(directory: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedF
 /// Opens a new file without a name, for content until it is verified: in the first directory that this process may write to, else in
 /// memory.
 pub fn spool() -> Result<OwnedFd, Errno> {
-    let configured = std::env::var_os("TMPDIR").filter(|path| Path::new(path).is_absolute());
-    let directories = configured.map(PathBuf::from).into_iter();
-    for directory in directories.chain(SPOOL_DIRECTORIES.map(PathBuf::from)) {
+    for directory in SPOOL_DIRECTORIES {
         let name = temporary::name(temporary::random_number());
-        let path = directory.join(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&name));
-        if let Ok(file) = temporary::create(CWD, path.as_os_str().as_encoded_bytes(), Mode::RUSR | Mode::WUSR) {
-            unlinkat(CWD, &path, AtFlags::empty())?;
+        let path = [directory.as_bytes(), b"/", &name].concat();
+        if let Ok(file) = temporary::create(CWD, &path, Mode::RUSR | Mode::WUSR) {
+            unlinkat(CWD, &path[..], AtFlags::empty())?;
             return Ok(file);
         }
     }

@@ -45,7 +45,12 @@ fn ranges(map: Option<String>) -> Vec<Range<u64>> {
         Some(first..first.saturating_add(count))
     });
     let ranges: Vec<_> = ranges.collect();
-    if ranges.is_empty() { vec![0..1 << 32] } else { ranges }
+    if ranges.is_empty() {
+        const ALL: Range<u64> = 0..1 << 32;
+        vec![ALL]
+    } else {
+        ranges
+    }
 }
 
 #[cfg(test)]
