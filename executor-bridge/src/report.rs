@@ -11,6 +11,12 @@ pub(crate) fn say(sentence: &str) {
     let _ = writeln!(std::io::stderr(), "podbridge: {sentence}");
 }
 
+/// Prints a message of kubectl or ssh, which has no prefix.
+pub(crate) fn print(sentence: &str) {
+    // A failure is ignored: the reader has closed standard error.
+    let _ = writeln!(std::io::stderr(), "{sentence}");
+}
+
 /// Prints the message of an outcome, if it has one; returns the exit code.
 pub(crate) fn conclude(outcome: &Outcome) -> u8 {
     let sentence = match outcome {

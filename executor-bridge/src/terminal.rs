@@ -8,6 +8,9 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize,
 
 use crate::protocol::request::Size;
 
+/// Message of kubectl exec if a terminal is asked for and standard input is none (kubectl 1.34, exec.go).
+pub(crate) const UNUSABLE: &str = "Unable to use a TTY - input is not a terminal or the right kind of file";
+
 /// Returns whether standard input is a terminal.
 pub(crate) fn stdin_is_terminal() -> bool {
     isatty(stdin())

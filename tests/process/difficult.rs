@@ -207,7 +207,7 @@ fn status_and_stop_report_a_bridge_that_hangs() {
 fn the_last_line_of_a_terminals_input_needs_no_newline() {
     let pair = Pair::start();
     let mut client = pair
-        .podbridge(&["exec", "-t", "x", "--", "cat"])
+        .podbridge(&["ssh", "-tt", "x", "cat"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -3,24 +3,33 @@
 
 use std::ffi::CString;
 
-use podbridge_files::users::Account;
+use podbridge_files::users::Identity;
 
 use super::Command;
 use super::mark::Mark;
 use crate::env::{EXEC_ID, Variables};
 
-/// Adds to `own` the variables of the account, of the terminal and of the command, and the mark if it is a variable; later ones win.
-pub(crate) fn merged(own: Variables, account: Option<&Account>, command: &Command, mark: &Mark) -> Variables {
+/// Home directory of a user without an entry in the passwd file, as runc and `docker exec -u` set it. The agent's own would be another
+/// user's.
+const HOME_WITHOUT_ACCOUNT: &[u8] = b"/";
+
+/// Adds to `own` the variables of the command's user, of the terminal and of the command, and the mark if it is a variable; later ones win.
+/// `user` is `None` if the command runs as the agent's user.
+pub(crate) fn merged(own: Variables, user: Option<&Identity>, command: &Command, mark: &Mark) -> Variables {
     let mut env = own;
     let mut set = |name: &[u8], value: &[u8]| {
         env.retain(|(known, _)| known != name);
         env.push((name.to_vec(), value.to_vec()));
     };
-    if let Some(account) = account {
-        set(b"HOME", account.home.as_bytes());
-        set(b"USER", account.name.as_bytes());
-        set(b"LOGNAME", account.name.as_bytes());
-        set(b"SHELL", account.shell.as_bytes());
+    match user.map(|user| &user.account) {
+        None => {}
+        Some(None) => set(b"HOME", HOME_WITHOUT_ACCOUNT),
+        Some(Some(account)) => {
+            set(b"HOME", account.home.as_bytes());
+            set(b"USER", account.name.as_bytes());
+            set(b"LOGNAME", account.name.as_bytes());
+            set(b"SHELL", account.shell.as_bytes());
+        }
     }
     if command.pty.is_some() {
         set(b"TERM", b"xterm");

@@ -45,12 +45,7 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
         Some(user) => Some(users::lookup(user).ok_or_else(|| unknown_user(user))?),
     };
     let mark = Mark::new(command.id);
-    let variables = environment::merged(
-        env::variables(),
-        identity.as_ref().and_then(|i| i.account.as_ref()),
-        command,
-        &mark,
-    );
+    let variables = environment::merged(env::variables(), identity.as_ref(), command, &mark);
     let (ends, stdio) = open_stdio(command).map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         failure(

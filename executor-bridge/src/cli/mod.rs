@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use crate::cli::filters::Filters;
 use crate::protocol::target::LinkChoice;
@@ -125,10 +125,10 @@ pub(crate) struct BridgeOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecOptions {
-    /// Pass standard input to the command [default: only if standard input is not a terminal]
+    /// Pass standard input to the command, as kubectl exec -i does; without it the command reads nothing
     #[arg(long, short = 'i')]
     pub stdin: bool,
-    /// Run the command in a terminal (TTY); implies -i
+    /// Run the command in a terminal (TTY) if standard input is one; has an effect only with -i, as with kubectl exec
     #[arg(long, short = 't')]
     pub tty: bool,
     /// User in the pod that runs the command; needs an agent that runs as root [default: the agent's user]
@@ -241,32 +241,33 @@ pub(crate) struct StopOptions {
     pub all: bool,
 }
 
+/// Options of ssh that change something here; the others that ssh knows change nothing or are refused.
+const SSH_HELP: &str = "\
+Options of ssh, before and after POD. Single letters are those of ssh, so podbridge's own -n, -c and -s have to stand before `ssh`:
+  -n          give the command no input
+  -l USER     user in the pod, as in USER@POD; needs an agent that runs as root
+  -t, -tt     run the command in a terminal, if standard input is one; -tt: always
+  -T          run the command without a terminal
+  -q          print no message about the terminal
+  -G          exit with code 0 and do nothing; git tests for OpenSSH with it
+  -o OPTION   RequestTTY, StdinNull, User and SetEnv have their meaning
+Options about how ssh connects change nothing: -A -a -C -c -F -i -J -p -v -x and so on.
+Options that ask for something else are refused: -D -f -L -N -O -R -s -W -w.";
+
 #[derive(Debug, Args)]
+#[command(after_help = SSH_HELP)]
 pub(crate) struct SshOptions {
-    /// User in the pod that runs the command, as in USER@POD; needs an agent that runs as root [default: the agent's user]
-    #[arg(short = 'l', value_name = "USER")]
-    pub login_name: Option<String>,
-    /// Run the command in a terminal (TTY)
-    #[arg(short = 't', overrides_with = "tty")] // -tt is usual
-    pub tty: bool,
-    /// Exit with code 0 and do nothing; git tests for OpenSSH with it
-    #[arg(short = 'G')]
-    pub print_configuration: bool,
     /// Directory in the pod with git repositories; a new repository uses their objects, which are not sent again; may be repeated
     /// [default: $PODBRIDGE_GIT_CACHE, else /opt/git]
     #[arg(long, value_name = "DIRECTORY")]
     pub git_cache: Vec<PathBuf>,
-    /// Accepted for ssh compatibility and ignored, as are -4 -6 -a -C -k -q -v -x
-    #[arg(short = 'T', short_aliases = ['4', '6', 'a', 'C', 'k', 'q', 'v', 'x'], action = ArgAction::Count)]
-    pub ignored_flags: u8,
-    /// Accepted for ssh compatibility and ignored, as are -F -i -p
-    #[arg(short = 'o', short_aliases = ['F', 'i', 'p'], value_name = "VALUE")]
-    pub ignored_options: Vec<OsString>,
+    /// Options of ssh, each its letter and value; `commands::ssh` puts them here.
+    #[arg(long = "ssh-option", hide = true)]
+    pub options: Vec<OsString>,
     /// Name of the pod, or USER@POD
     #[arg(value_name = "POD")]
     pub host: String,
-    /// Command for the pod's shell: its words are joined with spaces. Options must stand before it. -c, -n and -s are podbridge's options,
-    /// not those of ssh
+    /// Command for the pod's shell: its words are joined with spaces. Options must stand before it
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }

@@ -12,14 +12,22 @@ use crate::error::Failure;
 use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
-use crate::report::{conclude, say};
+use crate::report::{conclude, print, say};
 use crate::terminal;
 
 pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: ExecOptions) -> Result<u8, Failure> {
     let container = target.container.clone();
     let bridge = bridge_address(target, &command.pod, options)?;
-    let takes_stdin = command.stdin || command.tty || !terminal::stdin_is_terminal();
-    let exec = exec(command, takes_stdin)?;
+    let has_terminal = terminal::stdin_is_terminal();
+    // As with kubectl exec: without -i the command reads nothing, so that it leaves the input of a loop around it alone, and a terminal
+    // needs -i and a terminal on this side, so that no byte of a log changes.
+    let tty = command.tty && command.stdin && has_terminal;
+    if command.tty && !has_terminal {
+        print(terminal::UNUSABLE);
+    } else if command.tty && !tty {
+        say("-t has no effect without -i; use -it");
+    }
+    let exec = exec(command, tty)?;
     match client::run_attached(bridge, container, exec, Streams::standard())? {
         AttachedEnd::Outcome(outcome) => {
             if let Outcome::Exited { held_open: true, .. } | Outcome::Signaled { held_open: true, .. } = outcome {
@@ -34,7 +42,7 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: ExecO
 }
 
 /// Returns the request for the bridge.
-fn exec(command: ExecOptions, takes_stdin: bool) -> Result<Exec, Failure> {
+fn exec(command: ExecOptions, tty: bool) -> Result<Exec, Failure> {
     let byte_string = |text: std::ffi::OsString| ByteString(text.into_vec());
     let env = command.env.into_iter().map(|pair| {
         let bytes = pair.as_bytes();
@@ -50,9 +58,9 @@ fn exec(command: ExecOptions, takes_stdin: bool) -> Result<Exec, Failure> {
         env: env.collect::<Result<_, _>>()?,
         cwd: command.cwd.map(|cwd| byte_string(cwd.into())),
         user: command.user,
-        pty: command.tty.then(terminal::size),
+        pty: tty.then(terminal::size),
         timeout_ms: timeout.map(|timeout| (timeout.as_millis() as u64).max(1)),
-        stdin: if takes_stdin { Input::Stream } else { Input::None },
+        stdin: if command.stdin { Input::Stream } else { Input::None },
         ..Exec::new()
     })
 }

@@ -1,7 +1,6 @@
 //! `kubectl exec` through the bridge of the pod's slot: the same streams, exit codes and messages as kubectl's. Starts no bridge. Runs
 //! the next kubectl only if nothing has run, so that no command runs twice.
 
-use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 
 use crate::client::{self, AttachedEnd, BridgeAddress, Streams};
@@ -11,7 +10,7 @@ use crate::kubectl_shim::arguments;
 use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
-use crate::report::say;
+use crate::report::{print, say};
 use crate::sockets::{self, ZuulSlot};
 use crate::terminal;
 
@@ -28,7 +27,7 @@ pub(super) fn run(slot: ZuulSlot, arguments: arguments::ExecArguments) -> Result
     let tty = tty && stdin;
     let terminal = tty && terminal::stdin_is_terminal();
     if tty && !terminal && !quiet {
-        print("Unable to use a TTY - input is not a terminal or the right kind of file");
+        print(terminal::UNUSABLE);
     }
     let exec = Exec {
         argv: Some(command.into_iter().map(|word| ByteString(word.into_vec())).collect()),
@@ -78,10 +77,4 @@ fn conclude(outcome: &Outcome) -> u8 {
     };
     say(sentence);
     KUBECTL_FAILED
-}
-
-/// Prints a message of kubectl, without podbridge's prefix.
-fn print(sentence: &str) {
-    // A failure is ignored: the reader has closed standard error.
-    let _ = writeln!(std::io::stderr(), "{sentence}");
 }

@@ -21,7 +21,7 @@ fn unsupported_command_lines_are_refused_with_a_reason() {
     let cli = Cli::new();
     for (arguments, word) in [
         (&["ssh"][..], "POD"),
-        (&["ssh", "web"], "podbridge exec -t"),
+        (&["ssh", "web"], "podbridge exec -it"),
         (&["ssh", "No_Pod", "true"], "No_Pod"),
         (&["ssh", "-W", "a:1", "web", "true"], "-W"),
         (&["git"], "ARGUMENTS"),
@@ -78,7 +78,7 @@ fn the_program_name_podbridge_ssh_runs_podbridge_ssh() {
     command.args(["-p", "22", "web"]).env_clear().stdin(Stdio::null());
     let (code, sentence) = Cli::failed(&command.output().unwrap());
     assert_eq!(
-        (code, sentence.contains("podbridge exec -t")),
+        (code, sentence.contains("podbridge exec -it")),
         (221, true),
         "{sentence}"
     );

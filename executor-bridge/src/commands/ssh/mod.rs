@@ -2,6 +2,7 @@
 //! rsync (`-e`). The agent itself serves git's fetch, push and archive, and creates a repository that is pushed to; the pod's shell runs
 //! all other commands.
 
+mod arguments;
 mod git_request;
 
 use std::ffi::{OsStr, OsString};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::{SshOptions, TargetOptions};
 use crate::client::{self, AttachedEnd, Streams};
 use crate::commands::bridge_of_pod::bridge_address;
+use crate::commands::ssh::arguments::{Session, Terminal};
 use crate::commands::ssh::git_request::GitService;
 use crate::config::BridgeSettings;
 use crate::env::{self, Environment as _, PODBRIDGE_GIT_CACHE, Process};
@@ -18,7 +20,7 @@ use crate::error::{FailedKind, Failure};
 use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Exec, Input};
 use crate::protocol::result::Outcome;
-use crate::report::conclude;
+use crate::report::{conclude, print};
 use crate::terminal;
 
 /// Name of this program for `GIT_SSH`, which takes a program without arguments.
@@ -37,23 +39,30 @@ pub(super) fn arguments() -> Vec<OsString> {
     if name == Some(OsStr::new(GIT_SSH_NAME)) {
         words.insert(1, "ssh".into());
     }
-    words
+    arguments::normalize(words)
 }
 
 pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SshOptions) -> Result<u8, Failure> {
     // git calls `ssh -G` to find out whether ssh is OpenSSH.
-    if command.print_configuration {
+    let session = Session::parse(&command.options)?;
+    if session.prints_configuration {
         return Ok(0);
     }
     if command.command.is_empty() {
         return Err(Failure::usage(
-            "podbridge ssh needs a command after POD; for an interactive shell use podbridge exec -t POD -- sh",
+            "podbridge ssh needs a command after POD; for an interactive shell use podbridge exec -it POD -- sh",
         ));
     }
     let (user, pod) = match command.host.rsplit_once('@') {
         Some((user, pod)) => (Some(user.to_owned()), pod),
-        None => (command.login_name, &command.host[..]),
+        None => (session.user, &command.host[..]),
     };
+    let wants_terminal = session.terminal == Terminal::IfThereIsOne;
+    let has_terminal = terminal::stdin_is_terminal() && !session.no_stdin;
+    if wants_terminal && !has_terminal && !session.quiet {
+        print("Pseudo-terminal will not be allocated because stdin is not a terminal.");
+    }
+    let pty = session.terminal == Terminal::Always || wants_terminal && has_terminal;
     let line = command.command.join(OsStr::new(" ")).into_vec();
     let protocol = Process.variable(GIT_PROTOCOL);
     let exec = |service: Option<GitService>| Exec {
@@ -63,10 +72,11 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: SshOp
         env: protocol
             .iter()
             .map(|value| (ByteString(GIT_PROTOCOL.into()), ByteString(value.as_bytes().to_vec())))
+            .chain(session.env.clone())
             .collect(),
         user: user.clone(),
-        pty: command.tty.then(terminal::size),
-        stdin: Input::Stream,
+        pty: pty.then(terminal::size),
+        stdin: if session.no_stdin { Input::None } else { Input::Stream },
         ..Exec::new()
     };
     let container = target.container.clone();
