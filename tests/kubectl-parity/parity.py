@@ -177,7 +177,7 @@ class Row:
                 value = value.replace("{json}", json.dumps(usual, indent="\t").replace("{", "{{").replace("}", "}}"))
                 value = value.replace("{usual}", as_yaml(usual).replace("{", "{{").replace("}", "}}"))
         for name, text in self.texts.items():
-            value = value.replace("{%s}" % name, text)
+            value = value.replace(f"{{{name}}}", text)
         for name, path in self.authority.files.items():
             if "{" + name not in value:
                 continue
@@ -186,7 +186,7 @@ class Row:
             lines = "\n".join(data[at : at + 76] for at in range(0, len(data), 76))
             forms = {"": path, ":data": data, ":lines": lines, ":pem": pem, ":crlf": pem.replace("\n", "\r\n")}
             for form, text in forms.items():
-                value = value.replace("{%s%s}" % (name, form), text)
+                value = value.replace(f"{{{name}{form}}}", text)
         return value.replace("{{", "{").replace("}}", "}")
 
     def usual(self):
@@ -350,8 +350,7 @@ def execute(command, environment, stdin=None):
         command,
         env=environment,
         input=stdin if stdin is not None else "",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         timeout=TIMEOUT,
         encoding="utf-8",
         errors="replace",

@@ -15,9 +15,9 @@ runs                     how often podbridge may run the credential plugin
 edit                     a text in the kubeconfig, and what replaces it
 any_says                 one of the words of `says` is enough
 in_cluster               a service account is mounted
-In texts {url} {host} {port} {dir} {proxy} {path} are filled in, and {usual} is the usual kubeconfig, {json} the same in
-JSON. {ca} and the like are paths of PEM files (`Authority` in parity.py), {ca:data} their base64, {ca:pem} and {ca:crlf}
-their text.
+In texts {url} {host} {port} {dir} {proxy} {path} are filled in, and {usual} is the usual kubeconfig, {json} the same
+in JSON. {ca} and the like are paths of PEM files (`Authority` in parity.py), {ca:data} their base64, {ca:pem} and
+{ca:crlf} their text.
 """
 
 ROWS = []
