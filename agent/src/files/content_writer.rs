@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::limits::MAX_HOLE;
+use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -131,7 +132,7 @@ impl ContentWriter {
     }
 }
 
-/// Gives verified files their names, in order; stops at the first error.
-pub async fn commit_all(puts: Vec<Put>) -> Result<(), Error> {
-    run_blocking(move || puts.into_iter().try_for_each(Put::commit)).await
+/// Gives verified files their names, in order; stops at the first error. Returns the reason for each file that was written in place.
+pub async fn commit_all(puts: Vec<Put>) -> Result<Vec<Option<Errno>>, Error> {
+    run_blocking(move || puts.into_iter().map(Put::commit).collect()).await
 }

@@ -1,11 +1,13 @@
 //! Writes one file: into a temporary file beside the target, which is verified, gets its mode, owner and time, and is then renamed
-//! over the target. Until the rename the target is untouched; a `Put` that is dropped leaves nothing. Blocking calls;
+//! over the target. Until the rename the target is untouched; a `Put` that is dropped leaves nothing. A target that cannot be replaced is
+//! written in place, from a file that was verified, and keeps its mode and owner. Blocking calls;
 //! `content_writer` makes them.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, fchown};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use podbridge_files::in_place;
 use podbridge_files::temporary::{self, TemporaryName};
 use podbridge_files::users;
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
@@ -37,8 +39,10 @@ pub struct Target {
 pub struct Put {
     target: Target,
     resolved: ResolvedPath,
-    /// Temporary name in the target's directory; `None` after the rename.
+    /// Temporary name in the target's directory; `None` after the rename, and if `refused` is set.
     temporary: Option<TemporaryName>,
+    /// Reason why no file can be made beside the target, which will be written in place. `file` has no name then.
+    refused: Option<Errno>,
     file: File,
     hasher: ContentHasher,
     length: u64,
@@ -56,12 +60,19 @@ impl Put {
             Some(_) => return Err(Error::NotRegular(resolved.path)),
         }
         let temporary = temporary::name(temporary::random_number());
-        let file = temporary::create(&resolved.directory, &temporary, Mode::RUSR | Mode::WUSR);
-        let file = file.map_err(|errno| Error::system("write it", &resolved.path)(errno.into()))?;
+        let created = temporary::create(&resolved.directory, &temporary, Mode::RUSR | Mode::WUSR);
+        let (created, refused) = match created {
+            Err(errno) if in_place::may_help(errno) && in_place::open(&resolved.directory, &resolved.name).is_ok() => {
+                (in_place::spool(), Some(errno))
+            }
+            created => (created, None),
+        };
+        let file = created.map_err(|errno| Error::system("write it", &resolved.path)(errno.into()))?;
         Ok(Self {
             target,
             resolved,
-            temporary: Some(temporary),
+            temporary: refused.is_none().then_some(temporary),
+            refused,
             file: File::from(file),
             hasher,
             length: 0,
@@ -109,7 +120,9 @@ impl Put {
         }
         // A hole at the end was not written: it exists only as length.
         self.file.set_len(length).map_err(Error::system("write it", path))?;
-        self.set_attributes()?;
+        if self.refused.is_none() {
+            self.set_attributes()?;
+        }
         if self.target.sync {
             let synced = self.file.sync_all();
             synced.map_err(Error::system("write it to the disk", path))?;
@@ -117,14 +130,21 @@ impl Put {
         Ok(())
     }
 
-    /// Renames a verified file over its target.
-    pub fn commit(mut self) -> Result<(), Error> {
+    /// Renames a verified file over its target. Returns the reason if it could not, and the target was written in place.
+    pub fn commit(mut self) -> Result<Option<Errno>, Error> {
         let ResolvedPath { directory, name, path } = &self.resolved;
-        if let Some(temporary) = &self.temporary {
-            renameat(directory, &temporary[..], directory, name)
-                .map_err(|errno| Error::system("replace it", path)(errno.into()))?;
-            self.temporary = None;
+        let refused = match &self.temporary {
+            Some(temporary) => match renameat(directory, &temporary[..], directory, name) {
+                Ok(()) => None,
+                Err(errno) if in_place::may_help(errno) => Some(errno),
+                Err(errno) => return Err(Error::system("replace it", path)(errno.into())),
+            },
+            None => self.refused,
+        };
+        if let Some(refused) = refused {
+            return self.write_in_place(refused).map(|()| Some(refused));
         }
+        self.temporary = None;
         if self.target.sync {
             // `directory` is an O_PATH descriptor, which fsync refuses: open the directory for reading.
             openat(
@@ -135,6 +155,25 @@ impl Put {
             )
             .and_then(fsync)
             .map_err(|errno| Error::system("write its directory to the disk", path)(errno.into()))?;
+        }
+        Ok(None)
+    }
+
+    /// Writes the content into the target, which keeps its mode and owner. `refused` is why it cannot be replaced, which says more than
+    /// why it cannot be opened.
+    fn write_in_place(&self, refused: Errno) -> Result<(), Error> {
+        let ResolvedPath { directory, name, path } = &self.resolved;
+        let target = in_place::open(directory, name).map_err(|_| Error::system("replace it", path)(refused.into()))?;
+        let target = File::from(target);
+        in_place::overwrite(&self.file, &target, self.length)
+            .map_err(|errno| Error::system("write all of it in place, so it is damaged now", path)(errno.into()))?;
+        if let Some(mtime_ns) = self.target.mtime_ns {
+            // Refused if the file is another user's; its time is then the time of this write.
+            let _ = target.set_modified(time(mtime_ns));
+        }
+        if self.target.sync {
+            let synced = target.sync_all();
+            synced.map_err(Error::system("write it to the disk", path))?;
         }
         Ok(())
     }
@@ -293,6 +332,50 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(fs::read(&path).unwrap(), b"");
         assert!(fs::symlink_metadata(dir.path().join("link")).unwrap().is_symlink());
+    }
+
+    /// Runs as another user, because root may change every directory.
+    fn as_nobody(work: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            let nobody = rustix::process::Uid::from_raw(65534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            work();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_is_written_in_place_and_keeps_its_mode() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        // Mode of the directory, and mode of the file of root in it.
+        for (directory_mode, mode, refused) in [(0o755, 0o666, Errno::ACCESS), (0o1777, 0o622, Errno::PERM)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("f");
+            fs::write(&path, "old content").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(dir.path(), Permissions::from_mode(directory_mode)).unwrap();
+            let inode = fs::metadata(&path).unwrap().ino();
+            let (there, directory) = (path.clone(), dir.path().to_owned());
+            as_nobody(move || {
+                let put = |path: &Path| {
+                    create(Target {
+                        mode: Some(0o600),
+                        ..target(path)
+                    })
+                };
+                let mut file = put(&there).unwrap();
+                file.write(b"new").unwrap();
+                file.verify(3, digest(b"new")).unwrap();
+                assert_eq!(file.commit().unwrap(), Some(refused));
+                assert_eq!(put(&directory.join("other")).is_ok(), directory_mode == 0o1777);
+            });
+            let found = fs::metadata(&path).unwrap();
+            assert_eq!((found.ino(), found.mode() & 0o7777, found.uid()), (inode, mode, 0));
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+            assert_eq!(names(dir.path()), ["f"]);
+        }
     }
 
     #[test]

@@ -105,10 +105,14 @@ pub async fn receive<E>(
         StreamEnd::WriteFailed => file.finish(None).await.map(drop),
         StreamEnd::Trailer(trailer) => {
             let put = file.finish(Some(trailer)).await?;
-            commit_all(vec![put]).await?;
+            let in_place = commit_all(vec![put]).await?.into_iter().flatten().next();
             // The trailer was compared with the file.
             let Trailer { length, digest } = trailer;
-            let receipt = Receipt { length, digest };
+            let receipt = Receipt {
+                length,
+                digest,
+                in_place,
+            };
             guard.complete(receipt);
             answer(answers, Progress::Completed(receipt)).await;
             Ok(())

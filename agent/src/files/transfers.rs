@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use podbridge_proto::digest::ContentDigest;
+use rustix::io::Errno;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -28,6 +29,8 @@ pub type TransferId = [u8; 16];
 pub struct Receipt {
     pub length: u64,
     pub digest: ContentDigest,
+    /// Reason why the file was written in place; `None`: it was replaced.
+    pub in_place: Option<Errno>,
 }
 
 /// All transfers of this agent; a clone is another handle of the same table.
@@ -242,6 +245,7 @@ mod tests {
         let receipt = Receipt {
             length: 4,
             digest: [7; 32],
+            in_place: None,
         };
         guard.complete(receipt);
         for _ in 0..2 {

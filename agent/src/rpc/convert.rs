@@ -10,6 +10,7 @@ use bytes::Bytes;
 use podbridge_proto::digest::ContentHasher;
 use podbridge_proto::limits::{CAPABILITIES, ERRNO_METADATA, KIND_METADATA, MAX_INLINE_STDIN};
 use podbridge_proto::v1 as wire;
+use rustix::io::Errno;
 use tonic::Status;
 
 use crate::exec::{
@@ -258,6 +259,11 @@ pub(super) fn trailer(trailer: &wire::PutTrailer) -> Trailer {
     }
 }
 
+/// Returns the reason why a file was written in place; empty if it was replaced.
+pub(super) fn in_place(refused: Option<Errno>) -> String {
+    refused.map_or_else(String::new, |errno| podbridge_files::reason(&errno.into()))
+}
+
 pub(super) fn write_progress(progress: files::Progress) -> wire::WriteProgress {
     match progress {
         files::Progress::Written(length) => wire::WriteProgress { length, done: None },
@@ -266,6 +272,7 @@ pub(super) fn write_progress(progress: files::Progress) -> wire::WriteProgress {
             done: Some(wire::PutResponse {
                 length: receipt.length,
                 digest: receipt.digest.to_vec().into(),
+                in_place: in_place(receipt.in_place),
             }),
         },
     }

@@ -190,7 +190,9 @@ impl Exec for ExecService {
         } else {
             receive_files(&mut messages).await?
         };
-        let started = self.0.start_after(command, commit_all(puts)).await;
+        // Whether a file was replaced or written in place makes no difference to the command.
+        let commit = async { commit_all(puts).await.map(drop) };
+        let started = self.0.start_after(command, commit).await;
         let started = started.map_err(convert::files_status)?;
         let (exec, _) = started.map_err(convert::exec_status)?;
         Ok(self.follow(exec, stdout_offset, stderr_offset))

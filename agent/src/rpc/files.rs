@@ -100,9 +100,14 @@ impl Files for FilesService {
         }
         let put = file.finish(trailer.as_ref().map(convert::trailer)).await;
         let put = put.map_err(convert::files_status)?;
-        commit_all(vec![put]).await.map_err(convert::files_status)?;
+        let committed = commit_all(vec![put]).await.map_err(convert::files_status)?;
+        let in_place = convert::in_place(committed.into_iter().flatten().next());
         let PutTrailer { length, digest } = trailer.unwrap_or_default();
-        Ok(Response::new(PutResponse { length, digest }))
+        Ok(Response::new(PutResponse {
+            length,
+            digest,
+            in_place,
+        }))
     }
 
     async fn write(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Self::WriteStream>, Status> {

@@ -67,6 +67,9 @@ pub(crate) struct Done {
     /// Digest from an agent that knows BLAKE3; `sha256` is absent then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
+    /// Reason why a put could not replace the file, which was written in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_place: Option<String>,
     /// `Some(None)` (JSON `null`) means that the file does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub stat: Option<Option<FileStat>>,

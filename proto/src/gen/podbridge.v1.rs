@@ -510,6 +510,10 @@ pub struct PutResponse {
     pub length: u64,
     #[prost(bytes = "bytes", tag = "2")]
     pub digest: ::prost::bytes::Bytes,
+    /// Reason why the target could not be replaced: it was written in place, after the content was verified, and kept its mode and owner.
+    /// Empty: it was replaced.
+    #[prost(string, tag = "3")]
+    pub in_place: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WriteProgress {
@@ -717,7 +721,8 @@ pub mod files_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Writes one file: to a temporary file in the target's directory, which is verified and then renamed over the target.
+        /// Writes one file: to a temporary file in the target's directory, which is verified and then renamed over the target. A target that cannot
+        /// be replaced, as it is a mount point or its directory is another user's, is written in place after the content was verified.
         pub async fn put(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::PutRequest>,
@@ -816,7 +821,8 @@ pub mod files_server {
     /// Generated trait containing gRPC methods that should be implemented for use with FilesServer.
     #[async_trait]
     pub trait Files: std::marker::Send + std::marker::Sync + 'static {
-        /// Writes one file: to a temporary file in the target's directory, which is verified and then renamed over the target.
+        /// Writes one file: to a temporary file in the target's directory, which is verified and then renamed over the target. A target that cannot
+        /// be replaced, as it is a mount point or its directory is another user's, is written in place after the content was verified.
         async fn put(
             &self,
             request: tonic::Request<tonic::Streaming<super::PutRequest>>,

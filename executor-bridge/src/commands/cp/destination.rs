@@ -1,4 +1,5 @@
-//! The local destination of a download: a regular file, which is replaced as a whole or not at all; a device or pipe; or standard output.
+//! The local destination of a download: a regular file, which is replaced as a whole or not at all, or written in place where it cannot be
+//! replaced; a device or pipe; or standard output.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
@@ -10,6 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use podbridge_files::temporary;
+
+use podbridge_files::in_place;
+use rustix::fs::CWD;
+use rustix::io::Errno;
 
 use crate::error::{Failure, Kind};
 use crate::protocol::result::FileStat;
@@ -25,8 +30,9 @@ pub(super) enum Destination {
     /// A local path.
     File {
         file: File,
-        /// Temporary file beside `path`; unused for a device or pipe.
-        temporary: PathBuf,
+        /// Temporary file beside `path`; `Err`: none can be made, for this reason, so `file` has no name, and `path` will be written in
+        /// place. Unused for a device or pipe.
+        temporary: Result<PathBuf, Errno>,
         path: PathBuf,
         /// The temporary file was renamed to `path`, or `file` is a device or pipe.
         done: bool,
@@ -59,19 +65,27 @@ impl Destination {
             let file = file.map_err(|error| local_file_failure(&path, "opened", &error))?;
             return Ok(Destination::File {
                 file,
-                temporary: PathBuf::new(),
+                temporary: Ok(PathBuf::new()),
                 path,
                 done: true,
             });
         }
         let temporary = temporary::name(temporary::random_number());
         let temporary = path.with_file_name(OsStr::from_bytes(&temporary));
-        let file = OpenOptions::new()
+        let created = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(&temporary)
-            .map_err(|error| local_file_failure(&path, "written", &error))?;
+            .open(&temporary);
+        let created = created.map(|file| (file, Ok(temporary))).or_else(|error| {
+            let errno = Errno::from_io_error(&error).filter(|errno| in_place::may_help(*errno));
+            match errno.filter(|_| in_place::open(CWD, &path).is_ok()) {
+                Some(errno) => Ok((File::from(in_place::spool()?), Err(errno))),
+                None => Err(error),
+            }
+        });
+        let (file, temporary) = created.map_err(|error| local_file_failure(&path, "written", &error))?;
         Ok(Destination::File {
             file,
             temporary,
@@ -117,8 +131,9 @@ impl Destination {
         }
     }
 
-    /// Sets mode and modification time, and renames the temporary file to its path. With `sync` both are on disk then.
-    pub(super) fn finish(&mut self, stat: Option<FileStat>, sync: bool) -> Result<(), Failure> {
+    /// Sets mode and modification time, and renames the temporary file to its path. With `sync` both are on disk then. Returns path and
+    /// reason if the file could not be replaced and was written in place.
+    pub(super) fn finish(&mut self, stat: Option<FileStat>, sync: bool) -> Result<Option<(&Path, String)>, Failure> {
         let Destination::File {
             file,
             temporary,
@@ -126,19 +141,27 @@ impl Destination {
             done: done @ false,
         } = self
         else {
-            return Ok(());
+            return Ok(None);
         };
         let attributes = stat.map_or(Ok(()), |stat| {
             file.set_permissions(Permissions::from_mode(stat.mode & PERMISSION_BITS))?;
-            let modified = match u64::try_from(stat.mtime_ns) {
-                Ok(after) => SystemTime::UNIX_EPOCH + Duration::from_nanos(after),
-                Err(_) => SystemTime::UNIX_EPOCH - Duration::from_nanos(stat.mtime_ns.unsigned_abs()),
-            };
-            file.set_times(FileTimes::new().set_modified(modified))
+            file.set_times(FileTimes::new().set_modified(modification_time(stat)))
         });
-        attributes
-            .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
-            .and_then(|()| fs::rename(temporary, &*path))
+        let renamed = match temporary {
+            Ok(temporary) => attributes
+                .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
+                .and_then(|()| fs::rename(temporary, &*path)),
+            Err(errno) => Err((*errno).into()),
+        };
+        if let Err(error) = &renamed
+            && Errno::from_io_error(error).is_some_and(in_place::may_help)
+            && let Ok(target) = in_place::open(CWD, &*path)
+        {
+            write_in_place(file, &File::from(target), stat, sync)
+                .map_err(|error| local_file_failure(path, "written completely in place, and is damaged now", &error))?;
+            return Ok(Some((path, podbridge_files::reason(error))));
+        }
+        renamed
             .and_then(|()| match path.parent().filter(|_| sync) {
                 Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
                 Some(parent) => File::open(parent)?.sync_all(),
@@ -146,19 +169,39 @@ impl Destination {
             })
             .map_err(|error| local_file_failure(path, "finished", &error))?;
         *done = true;
-        Ok(())
+        Ok(None)
     }
 }
 
 impl Drop for Destination {
     fn drop(&mut self) {
         if let Destination::File {
-            temporary, done: false, ..
+            temporary: Ok(temporary),
+            done: false,
+            ..
         } = self
         {
             // The copy is incomplete. A failure is ignored: the cause was reported already.
             let _ = fs::remove_file(temporary);
         }
+    }
+}
+
+/// Writes the content into a file that keeps its mode and owner.
+fn write_in_place(file: &File, target: &File, stat: Option<FileStat>, sync: bool) -> io::Result<()> {
+    in_place::overwrite(file, target, file.metadata()?.len())?;
+    if let Some(stat) = stat {
+        // Refused if the file is another user's; its time is then the time of this write.
+        let _ = target.set_modified(modification_time(stat));
+    }
+    if sync { target.sync_all() } else { Ok(()) }
+}
+
+/// Returns the modification time of a file in the pod.
+fn modification_time(stat: FileStat) -> SystemTime {
+    match u64::try_from(stat.mtime_ns) {
+        Ok(after) => SystemTime::UNIX_EPOCH + Duration::from_nanos(after),
+        Err(_) => SystemTime::UNIX_EPOCH - Duration::from_nanos(stat.mtime_ns.unsigned_abs()),
     }
 }
 

@@ -26,8 +26,8 @@ use crate::error::{Failure, Kind};
 use crate::exit;
 use crate::protocol::byte_string::ByteString;
 use crate::protocol::request::{Get, Operation, Put, Request, Stat};
-use crate::protocol::result::{FileStat, Outcome};
-use crate::report::conclude;
+use crate::protocol::result::{Done, FileStat, Outcome};
+use crate::report::{conclude, say};
 
 /// Bytes per read of a local source, at most.
 const READ_SIZE: usize = 128 * 1024;
@@ -171,9 +171,15 @@ impl FileCopy {
             Ok(_) => {}
             Err(outcome) => return Ok(conclude(&outcome)),
         }
+        // Another user's file that exists keeps its mode: it may be secret.
+        let keeps_mode = user.is_some() && matches!(self.stat(&path).await?, Ok(Some(_)));
+        let shown = podbridge_tree::escape_for_terminal(&path);
         let put = Put {
             path: ByteString(path),
-            mode: metadata.as_ref().map(|metadata| metadata.mode() & PERMISSION_BITS),
+            mode: metadata
+                .as_ref()
+                .filter(|_| !keeps_mode)
+                .map(|metadata| metadata.mode() & PERMISSION_BITS),
             mtime_ns: metadata.as_ref().map(|metadata| {
                 metadata
                     .mtime()
@@ -199,6 +205,13 @@ impl FileCopy {
             None => self.put_stream(put, Box::new(io::stdin()), &progress).await?,
         };
         drop(progress);
+        if let Outcome::Ok(Done {
+            in_place: Some(reason), ..
+        }) = &outcome
+        {
+            let reason = podbridge_tree::escape_for_terminal(reason.as_bytes());
+            say_in_place(&format!("{shown} in the pod"), &reason);
+        }
         Ok(conclude(&outcome))
     }
 
@@ -275,7 +288,9 @@ impl FileCopy {
         drop(progress);
         if let Outcome::Ok(done) = &outcome {
             let stat = done.stat.flatten().or(stat);
-            destination.finish(stat, self.sync)?;
+            if let Some((path, reason)) = destination.finish(stat, self.sync)? {
+                say_in_place(&path.display().to_string(), &reason);
+            }
         }
         Ok(conclude(&outcome))
     }
@@ -304,6 +319,13 @@ impl FileCopy {
             }
         }
     }
+}
+
+/// Tells the user that the destination is not a new file.
+fn say_in_place(destination: &str, reason: &str) {
+    say(&format!(
+        "{destination} was written in place and keeps its mode, because it cannot be replaced: {reason}"
+    ));
 }
 
 /// Returns the name for the progress bar.

@@ -111,9 +111,21 @@ impl LocalFile {
         self.passed.size
     }
 
-    /// Fails if the file has changed since it was passed: the content that was read may be a mixture.
+    /// Returns the offset at which reading for a transfer ends: the size when the file was passed. A file without a size, as those of
+    /// /proc, is read as long as there is data.
+    pub(crate) fn end(&self) -> u64 {
+        if self.passed.size == 0 {
+            u64::MAX
+        } else {
+            self.passed.size
+        }
+    }
+
+    /// Fails if the file has changed since it was passed: the content that was read may be a mixture. Growth is allowed: a log grows, and
+    /// the part up to its size when it was passed is complete.
     pub(crate) fn check_unchanged(&self) -> Result<(), Outcome> {
-        if FileState::new(&*self.file).map_err(|error| failed("examined", &error))? != self.passed {
+        let now = FileState::new(&*self.file).map_err(|error| failed("examined", &error))?;
+        if now.size <= self.passed.size && now != self.passed {
             return Err(Outcome::failed(
                 FailedKind::LocalFile,
                 "the local file changed while it was read; try again when no process writes to it",
@@ -226,6 +238,11 @@ mod tests {
         let file = take(&mut descriptors, "x", Access::Read).unwrap();
         file.check_unchanged().unwrap();
         file.file.write_all_at(b"more", 0).unwrap();
+        // Like a log, the file may grow.
+        file.check_unchanged().unwrap();
+        let mut descriptors = VecDeque::from([OwnedFd::from(file.file.try_clone().unwrap())]);
+        let file = take(&mut descriptors, "x", Access::Read).unwrap();
+        file.file.set_len(3).unwrap();
         assert!(matches!(
             file.check_unchanged(),
             Err(Outcome::Failed { kind: FailedKind::LocalFile, message }) if message.contains("changed while it was read")

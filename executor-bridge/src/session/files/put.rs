@@ -19,7 +19,7 @@ use crate::connections::{Connection, Container, Lane, is_broken_link, status};
 use crate::error::{FailedKind, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request;
-use crate::protocol::result::{EndedExec, Outcome};
+use crate::protocol::result::{Done, EndedExec, Outcome};
 use crate::random;
 use crate::session::background::BackgroundCalls;
 use crate::session::client::{Client, ClientInput, bad_request};
@@ -318,5 +318,8 @@ fn to_outcome(answer: &PutResponse, digest: &RunningDigest) -> Outcome {
             ),
         );
     }
-    Outcome::Ok(digest.to_done())
+    Outcome::Ok(Done {
+        in_place: Some(answer.in_place.clone()).filter(|reason| !reason.is_empty()),
+        ..digest.to_done()
+    })
 }

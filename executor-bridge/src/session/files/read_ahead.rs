@@ -80,7 +80,8 @@ impl ContentReader {
                 }
             }
         }
-        let wanted = (self.data_until - self.offset).min(MAX_CHUNK as u64) as usize;
+        let until = self.data_until.min(self.file.end());
+        let wanted = until.saturating_sub(self.offset).min(MAX_CHUNK as u64) as usize;
         let data = self.file.read_now(self.offset, wanted)?;
         if data.is_empty() {
             self.file.check_unchanged()?;
