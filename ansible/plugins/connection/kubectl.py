@@ -655,6 +655,15 @@ class Exchange:
         return next(payload for kind, payload in frames if kind == self.RESULT)
 
 
+def temporary_directory_command(shell, basefile=None, system=False, mode=0o700, tmpdir=None):
+    """Returns the command of the shell plugin's `mkdtemp`, which tries the system's directories if the user cannot make `remote_tmp`: the
+    home directory of a user without an entry in the passwd file is /."""
+    make = functools.partial(type(shell).mkdtemp, shell, basefile or shell._generate_temp_dir_name())
+    commands = [make(system=system, mode=mode, tmpdir=tmpdir)]
+    commands += [make(system=True, mode=mode, tmpdir=directory) for directory in shell.get_option("system_tmpdirs")]
+    return " || ".join(commands)
+
+
 class Connection(ConnectionBase):
     """Connection to one container of one pod; its options have the prefix `prefix`."""
 
@@ -694,6 +703,8 @@ class Connection(ConnectionBase):
             self.transport = stock.transport
             for method in self.STOCK_METHODS:
                 setattr(self, method, functools.partial(self._call_stock, stock, method))
+        elif self.get_option("remote_user"):
+            self._shell.mkdtemp = functools.partial(temporary_directory_command, self._shell)
 
     def _warn_of_unknown_variables(self, names):
         """Warns of variables `ansible_podbridge_…` that no option has; core shows a warning once."""

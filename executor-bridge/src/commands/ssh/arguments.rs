@@ -257,8 +257,10 @@ mod tests {
     use super::*;
     use crate::cli::Command;
 
-    /// Parses a command line; returns namespace, container, session, host and command.
-    fn parse(line: &str) -> Result<(Option<String>, Option<String>, Session, String, Vec<OsString>), String> {
+    /// Namespace, container, session, host and command.
+    type Parsed = (Option<String>, Option<String>, Session, String, Vec<OsString>);
+
+    fn parse(line: &str) -> Result<Parsed, String> {
         let words = line.split(' ').map(OsString::from).collect();
         let cli = Cli::try_parse_from(normalize(words)).map_err(|error| error.to_string())?;
         let Command::Ssh(ssh) = cli.command else {

@@ -576,3 +576,19 @@ def option_sources(name):
         }
         for option, keys in parse_options(documentation(name)).items()
     }
+
+
+@pytest.mark.parametrize(("home", "made"), [("writable", "writable"), ("/proc", "system")])
+def test_a_user_who_cannot_write_to_his_home_gets_a_directory_of_the_system(tmp_path, home, made):
+    """The home directory of a user without an entry in the passwd file is /."""
+    from ansible.plugins.loader import shell_loader
+
+    (tmp_path / "writable").mkdir()
+    shell = shell_loader.get("sh")
+    shell.set_options(direct={"system_tmpdirs": ["/proc", str(tmp_path / "system")]})
+    command = plugin.temporary_directory_command(shell, "ansible-tmp-1", False, 0o700, f"{tmp_path / home}/.ansible/tmp")
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    path = Path(ran.stdout.strip().split("ansible-tmp-1=", 1)[1])
+    assert path.is_relative_to(tmp_path / made)
+    assert path.is_dir()
+    assert path.stat().st_mode & 0o777 == 0o700
