@@ -656,8 +656,8 @@ class Exchange:
 
 
 def temporary_directory_command(shell, basefile=None, system=False, mode=0o700, tmpdir=None):
-    """Returns the command of the shell plugin's `mkdtemp`, which tries the system's directories if the user cannot make `remote_tmp`: the
-    home directory of a user without an entry in the passwd file is /."""
+    """Returns the command of the shell plugin's `mkdtemp`, and after it the same for the system's directories: a user
+    without an entry in the passwd file has the home directory /, where `remote_tmp` cannot be made."""
     make = functools.partial(type(shell).mkdtemp, shell, basefile or shell._generate_temp_dir_name())
     commands = [make(system=system, mode=mode, tmpdir=tmpdir)]
     commands += [make(system=True, mode=mode, tmpdir=directory) for directory in shell.get_option("system_tmpdirs")]

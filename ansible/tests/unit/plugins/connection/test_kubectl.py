@@ -586,7 +586,8 @@ def test_a_user_who_cannot_write_to_his_home_gets_a_directory_of_the_system(tmp_
     (tmp_path / "writable").mkdir()
     shell = shell_loader.get("sh")
     shell.set_options(direct={"system_tmpdirs": ["/proc", str(tmp_path / "system")]})
-    command = plugin.temporary_directory_command(shell, "ansible-tmp-1", False, 0o700, f"{tmp_path / home}/.ansible/tmp")
+    remote_tmp = f"{tmp_path / home}/.ansible/tmp"
+    command = plugin.temporary_directory_command(shell, "ansible-tmp-1", False, 0o700, remote_tmp)
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     path = Path(ran.stdout.strip().split("ansible-tmp-1=", 1)[1])
     assert path.is_relative_to(tmp_path / made)
