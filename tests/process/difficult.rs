@@ -1,10 +1,13 @@
 //! Commands that behave badly, and clients and bridges that are killed or stall, through both binaries.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
 use podbridge_tests::pair::{Pair, binary, eventually, is_alive, send_signal};
 use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// Returns `podbridge exec` of the program `difficult-child`.
 fn child(pair: &Pair, arguments: &[&str]) -> Command {
@@ -223,23 +226,38 @@ fn the_last_line_of_a_terminals_input_needs_no_newline() {
     );
 }
 
+/// Opens a terminal; returns the end of its user and the end of its programs.
+fn open_terminal() -> (OwnedFd, File) {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap();
+    let terminal = File::options()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    (controller, terminal)
+}
+
 #[test]
 fn the_commands_user_owns_its_streams() {
     let pair = Pair::start();
     // Only root can run commands as another user.
     let is_root = rustix::process::geteuid().is_root();
     let user: &[&str] = if is_root { &["--user", "nobody"] } else { &[] };
-    let run = |options: &[&str], line| {
+    let run = |options: &[&str], stdin: Stdio, line| {
         let mut command = pair.podbridge(&[&["exec"], user, options, &["x", "--", "sh", "-c", line]].concat());
-        command.stdin(Stdio::null()).output().unwrap()
+        command.stdin(stdin).output().unwrap()
     };
     let line = "echo out >/dev/stdout; echo err >/dev/stderr; cat /proc/self/fd/0";
-    let ended = run(&[], line);
+    let ended = run(&[], Stdio::null(), line);
     assert_eq!(
         (ended.status.code(), &ended.stdout[..], &ended.stderr[..]),
         (Some(0), &b"out\n"[..], &b"err\n"[..])
     );
-    let terminal = run(&["-t"], "echo his >$(tty)");
+    let (_controller, terminal) = open_terminal();
+    let terminal = run(&["-it"], terminal.into(), "echo his >$(tty)");
     assert!(
         String::from_utf8_lossy(&terminal.stdout).contains("his"),
         "{terminal:?}"
