@@ -208,7 +208,9 @@ class ActionModule(ActionBase):
     def _sync(self, source, src, sink, dest, options):
         """Runs `podbridge sync` once and returns the result of the module."""
         pod = source or sink
-        command = [*pod.podbridge_command, "sync", "--quiet", "--verbose", *self._user(pod)]
+        # As rsync -a, which the stock module runs: the destination directory gets the attributes of the source.
+        attributes = "--preserve-root-attributes"
+        command = [*pod.podbridge_command, "sync", "--quiet", "--verbose", attributes, *self._user(pod)]
         flags = {"delete": options["delete"], "checksum": options["checksum"], "dry-run": options["dry_run"]}
         command += [f"--{flag}" for flag, wanted in {**flags, "no-owner": not options["owner"]}.items() if wanted]
         command += ["--compress=never"] * (not options["compress"])
