@@ -106,7 +106,7 @@ check_restarts() {
 check_kubectl_link() {
 	local -x PATH="${KUBECTL%/*}:$PATH"
 	local token link
-	[ "$(podbridge exec -n "$NAMESPACE" --link kubectl debian -- sh -c 'cat; exit 0' <<<in)" = in ] || die "kubectl link: a command's input is lost"
+	[ "$(podbridge exec -i -n "$NAMESPACE" --link kubectl debian -- sh -c 'cat; exit 0' <<<in)" = in ] || die "kubectl link: a command's input is lost"
 	podbridge cp -n "$NAMESPACE" --link kubectl "$WORK/file" debian:/tmp/copy
 	podbridge cp -n "$NAMESPACE" --link kubectl debian:/tmp/copy "$WORK/back"
 	cmp "$WORK/file" "$WORK/back"

@@ -37,7 +37,7 @@ def same_name_pods(session):
 
 
 def is_socket(entry):
-    """Returns whether a directory entry is a socket. The record of Zuul's loop beside it is a link that leads nowhere."""
+    """Returns whether a directory entry is a socket. The record of Zuul's loop beside it is a dangling link."""
     return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
 
 
