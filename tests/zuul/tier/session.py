@@ -1,6 +1,8 @@
 """Session of one scenario: it makes the executor, the nodes and the builds, and removes them at the end."""
 
 import logging
+import os
+import stat
 
 from tier import kube, leftovers, settings
 from tier.build import Build, playbook
@@ -66,6 +68,14 @@ class Session:
     @staticmethod
     def show(build):
         logging.getLogger("tier").error("the live log of the build:\n%s", build.joblog().summary())
+
+
+def slot_sockets(build):
+    """Returns the paths of the sockets that clients of a build's pods use. Beside each are, under other names, the socket of each
+    bridge of the pod (its name begins with a dot) and a dangling link that records Zuul's loop (ADR 20)."""
+    entries = os.scandir(build.jobdir.kube_dir)
+    sockets = (entry for entry in entries if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode))
+    return [entry.path for entry in sockets if not entry.name.startswith(".")]
 
 
 def expect_no_console_files(namespace, pod, container=None):

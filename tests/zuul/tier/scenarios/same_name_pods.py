@@ -1,13 +1,11 @@
 """Scenario with nodes that could be confused: pods of one name, pods of one name and namespace on two clusters, and
 containers of one pod."""
 
-import os
-import stat
 from dataclasses import replace
 
 from tier import kube, settings
 from tier.relay import relay
-from tier.session import expect_no_console_files
+from tier.session import expect_no_console_files, slot_sockets
 
 POD = "python-container"
 
@@ -36,11 +34,6 @@ def same_name_pods(session):
             expect_no_console_files(*nodes[1][1:], container=container)
 
 
-def is_socket(entry):
-    """Returns whether a directory entry is a socket. The record of Zuul's loop beside it is a dangling link."""
-    return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
-
-
 def run_build(session, nodes):
     build = session.run(nodes, "same_name_pods", host_variables={"right": {"ansible_kubectl_container": "sidecar"}})
     log = build.joblog()
@@ -49,7 +42,7 @@ def run_build(session, nodes):
         numbers = [text for text in log.lines_of(host) if text.startswith(f"{identity} number")]
         assert numbers == [f"{identity} number {n}" for n in range(1, 501)], f"{len(numbers)} numbers of {host}"
     if settings.is_podbridge():
-        entries = [entry for entry in os.scandir(build.jobdir.kube_dir) if is_socket(entry)]
-        assert len(entries) == len(nodes), f"{len(entries)} sockets for {len(nodes)} nodes"
+        sockets = slot_sockets(build)
+        assert len(sockets) == len(nodes), f"{len(sockets)} sockets for {len(nodes)} nodes"
     # The build has to end before the relay to the other cluster does.
     session.end(build)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import stat
 import subprocess
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ from tier import settings
 from tier.build import playbook
 from tier.executor import ANSIBLE_VERSION
 from tier.scenarios.executor import stock_execs
-from tier.session import require_podbridge
+from tier.session import require_podbridge, slot_sockets
 
 PLUGINS = settings.ROOT / "ansible" / "plugins" / "connection"
 
@@ -85,22 +84,16 @@ def expect_only_podbridge(build, after=None):
     assert not stock, stock[:2]
 
 
-def sockets(build):
-    """Returns the paths of the sockets in a build's kube directory. The record of Zuul's loop beside one is a link."""
-    entries = os.scandir(build.jobdir.kube_dir)
-    return [entry.path for entry in entries if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)]
-
-
 def isolation(session):
     """Isolation of two builds on one host: neither sees or reaches the sockets of the other."""
     require_podbridge()
     one, other = (session.build([session.node(name)], "hello") for name in ("one", "other"))
-    (socket,) = sockets(other)
+    (socket,) = slot_sockets(other)
     script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     python = str(settings.ANSIBLE / ANSIBLE_VERSION / "bin" / "python")
     connect = (python, "-c", script, socket)
     subprocess.run(connect, check=True)
     assert one.run_in_sandbox(*connect)[1] != 0, "a build has reached the bridge of another build"
     assert one.run_in_sandbox("test", "-e", other.jobdir.root)[1] != 0, "a build sees the directory of another build"
-    own = sockets(one)
+    own = slot_sockets(one)
     assert one.run_in_sandbox(python, "-c", script, *own)[1] == 0, "a build does not reach its own bridge"
