@@ -71,8 +71,11 @@ class Session:
 
 
 def slot_sockets(build):
-    """Returns the paths of the sockets that clients of a build's pods use. Beside each are, under other names, the socket of each
-    bridge of the pod (its name begins with a dot) and a dangling link that records Zuul's loop (ADR 20)."""
+    """Returns the paths of the sockets that clients of a build's pods use.
+
+    Beside each are the sockets of the pod's single bridges, whose names begin with a dot, and a dangling link that
+    records Zuul's loop (ADR 20).
+    """
     entries = os.scandir(build.jobdir.kube_dir)
     sockets = (entry for entry in entries if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode))
     return [entry.path for entry in sockets if not entry.name.startswith(".")]
