@@ -290,6 +290,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shlex
 import socket
 import stat
@@ -340,10 +341,9 @@ class BridgeLost(Exception):
 def byte_string(value):
     """Returns a byte string of the protocol as a JSON value: a string, or {"b64": …} if it is not UTF-8."""
     data = to_bytes(value, errors="surrogate_or_strict")
-    try:
+    with contextlib.suppress(UnicodeDecodeError):
         return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return {"b64": base64.b64encode(data).decode("ascii")}
+    return {"b64": base64.b64encode(data).decode("ascii")}
 
 
 def target_key(target):
@@ -358,18 +358,11 @@ def may_run_plugin(target):
     Files are not parsed, so that podbridge decides the same without a YAML parser that agrees with this one in
     everything: a key `exec` needs these letters, an escape or another encoding.
     """
-    words = target.get("extra_args", [])
-    named = [
-        word.partition("=")[2] or following
-        for word, following in zip(words, [*words[1:], ""], strict=False)
-        if word == "--kubeconfig" or word.startswith("--kubeconfig=")
-    ]
+    flags, _ = parse_extra_args(shlex.join(target.get("extra_args", [])))
+    named = [flag.partition("=")[2] for flag in flags if flag.startswith("--kubeconfig=")]
     paths = [target[key] for key in ("kubeconfig_file", "default_kubeconfig") if key in target]
-    paths = named[-1:] or paths or [path for path in target.get("kubeconfig", "").split(":") if path]
-    contents = (
-        [json.dumps(target["kubeconfig_data"], ensure_ascii=False).encode()] if "kubeconfig_data" in target else []
-    )
-    for path in paths:
+    contents = [json.dumps(target.get("kubeconfig_data"), ensure_ascii=False).encode()]
+    for path in named[-1:] or paths or filter(None, target.get("kubeconfig", "").split(":")):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             contents.append(file.read())
     return any(sign in content for content in contents for sign in (b"exec", b"\\", b"\0"))
@@ -378,7 +371,8 @@ def may_run_plugin(target):
 def complete_target(target, environ):
     """Returns the target with what the environment decides: the kubeconfig, and the variables of its bridge.
 
-    podbridge does the same; both are tested with tests/vectors/targets.json.
+    A variable that is not UTF-8 is left out of the key and of the bridge's environment alike. podbridge does the same;
+    both are tested with tests/vectors/targets.json.
     """
     target, local = dict(target), target.get("link") == "local"
     if "kubeconfig_file" not in target and "kubeconfig_data" not in target:
@@ -388,32 +382,14 @@ def complete_target(target, environ):
             target["kubeconfig"] = ":".join(paths)
         elif os.path.isabs(home) and not local:
             target["default_kubeconfig"] = os.path.join(home, ".kube/config")
-    names = {"PODBRIDGE_LEASE"} if local else CONNECTION_VARIABLES
+    names, env = {"PODBRIDGE_LEASE"} if local else CONNECTION_VARIABLES, {}
     plugin = not local and may_run_plugin(target)
-    env = {}
     for name, value in environ.items():
         if name in names or plugin and name not in SESSION_VARIABLES and not name.startswith(SESSION_PREFIXES):
-            # A variable that is not UTF-8 is left out of the key and of the bridge's environment alike.
             with contextlib.suppress(UnicodeEncodeError):
                 env.update({name: value} if value and (name + value).encode() else {})
     env.update(target.pop("env", {}))
     return {**target, "env": env} if env else target
-
-
-def split_flag(word):
-    """Returns the names and values of the options in one word of kubectl's command line; None for a missing value."""
-    if word.startswith("--"):
-        name, equals, value = word[2:].partition("=")
-        return [(name, value if equals else None)] if name else []
-    flags, letters = [], word[1:] if word.startswith("-") else ""
-    while letters:
-        name, letters = SHORT_FLAGS.get(letters[0]), letters[1:]
-        if name is None:
-            return []
-        if name not in SWITCHES or letters.startswith("="):
-            return [*flags, (name, letters.removeprefix("=") if letters else None)]
-        flags.append((name, None))
-    return flags
 
 
 def parse_extra_args(text):
@@ -422,63 +398,65 @@ def parse_extra_args(text):
     What kubectl would not take stays as it is, and podbridge refuses it by name.
     """
     try:
-        words = shlex.split(text)
+        rest = shlex.split(text)[::-1]
     except ValueError:  # an apostrophe that quotes nothing
-        words = text.split()
-    flags, container, rest = [], None, iter(words)
-    for word in rest:
-        parsed = split_flag(word)
-        if not parsed:
+        rest = text.split()[::-1]
+    flags, container = [], None
+    while rest:
+        word = rest.pop()
+        name, equals, value = word[2:].partition("=")
+        if not word.startswith("--"):
+            name, equals, value = SHORT_FLAGS.get(word[1:2] if word.startswith("-") else ""), word[2:], word[2:]
+            if name in SWITCHES and value and not value.startswith("="):
+                rest.append(f"-{value}")  # further letters
+                equals = ""
+            value = value.removeprefix("=")
+        if name and not equals:
+            value = "true" if name in SWITCHES else rest.pop() if rest else None
+        if not name or value is None:
             flags.append(word)
-        for name, given in parsed:
-            value = "true" if given is None and name in SWITCHES else given
-            value = next(rest, None) if value is None else value
-            if value is None:
-                flags.append(word)
-            elif name == "container":
-                container = value
-            else:
-                flags.append(f"--{name}={os.path.abspath(value) if value and name in FILE_FLAGS else value}")
+        elif name == "container":
+            container = value
+        else:
+            flags.append(f"--{name}={os.path.abspath(value) if value and name in FILE_FLAGS else value}")
     return flags, container
-
-
-def nearest_name(name, names):
-    """Returns the one of the names that is most like `name`, else None."""
-    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
 
 
 def socket_directory(environ):
     """Returns the directory of the sockets of this user's bridges; it need not exist.
 
+    After `su` or `sudo -E`, XDG_RUNTIME_DIR may be another user's directory, or one that the system has removed.
     podbridge does the same; both are tested with tests/vectors/socket-directories.json.
     """
-    runtime = environ.get("XDG_RUNTIME_DIR", "")
-    usable = False
-    # After `su` or `sudo -E` it may be another user's, or one that the system has removed.
+    runtime, directory = environ.get("XDG_RUNTIME_DIR", ""), f"/tmp/podbridge-{os.geteuid()}"
     with contextlib.suppress(OSError):
         status = os.stat(runtime)
         own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-        usable = own and os.path.isabs(runtime) and os.access(runtime, os.W_OK | os.X_OK)
-    default = os.path.join(runtime, "podbridge") if usable else f"/tmp/podbridge-{os.geteuid()}"
-    return environ.get("PODBRIDGE_DIR") or default
+        if own and os.path.isabs(runtime) and os.access(runtime, os.W_OK | os.X_OK):
+            directory = os.path.join(runtime, "podbridge")
+    return environ.get("PODBRIDGE_DIR") or directory
+
+
+def pod_name(word):
+    """Returns the name of the pod: its other spellings have the same bridge. The bridge resolves other objects."""
+    return re.sub("^(pods?|po)/", "", word, flags=re.IGNORECASE)
 
 
 def zuul_slot_socket(target):
-    """Returns the path of the socket beside the kubeconfig on which Zuul's bridge for this pod listens, else None."""
+    """Returns the path of the socket beside the kubeconfig on which Zuul's bridge for this pod listens, else None.
+
+    A slot's bridge has the credentials of the kubeconfig, which may also say that no certificate is verified.
+    """
     path = target.get("kubeconfig_file") or target.get("kubeconfig", "")
     directory = os.path.dirname(path)
-    # A slot's bridge has the credentials of the kubeconfig, which may also say that no certificate is verified.
     others = ("extra_args", "token", "username", "client_cert", "client_key", "ca_cert", "kubeconfig_data")
     if any(key in target for key in others) or target.get("verify_ssl"):
         return None
-    try:
+    server, namespace = "", target.get("namespace")
+    with contextlib.suppress(OSError, yaml.YAMLError, LookupError, TypeError, StopIteration):
         with os.scandir(directory) as entries:
             if not any(stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) for entry in entries):
                 return None
-    except OSError:
-        return None
-    server, namespace = "", target.get("namespace")
-    with contextlib.suppress(OSError, yaml.YAMLError, LookupError, TypeError, StopIteration):
         with open(path, encoding="utf-8") as file:
             config = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         name = target.get("context") or config["current-context"]
@@ -486,31 +464,27 @@ def zuul_slot_socket(target):
         server = next(item["cluster"] for item in config["clusters"] if item["name"] == context["cluster"])["server"]
         namespace = namespace or context.get("namespace")
     server = target.get("server") or server
-    kind, slash, name = target["pod"].partition("/")
-    pod = name if slash and kind.lower() in ("pod", "pods", "po") else target["pod"]
-    identity = {"namespace": namespace or "default", "pod": pod, "server": server.rstrip("/")}
+    identity = {"namespace": namespace or "default", "pod": pod_name(target["pod"]), "server": server.rstrip("/")}
     path = os.path.join(directory, target_key(identity))
     return path if os.path.exists(path) else None
 
 
-def describe_process(pid):
-    """Returns what identifies a process: number, time of its start, PID namespace; None if it does not run."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return None if fields[0] == "Z" else f"{pid} {fields[19]} {os.readlink('/proc/self/ns/pid')}"
-    except (OSError, LookupError):
-        return None
-
-
 def slot_may_return(path):
     """Returns whether Zuul may start a bridge again on this socket, on which none listens (docs/client-protocol.md)."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, LookupError):
         if os.statvfs(os.path.dirname(path)).f_flag & os.ST_RDONLY:
             return True  # Zuul's sandbox: the build runs
         record = os.readlink(path + ".loop")
-        return describe_process(record.split(" ")[0]) == record
+        pid = record.split(" ")[0]
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return fields[0] != "Z" and record == f"{pid} {fields[19]} {os.readlink('/proc/self/ns/pid')}"
     return False
+
+
+def local_path(path):
+    """Returns the absolute path of a file on the controller, None for an option that is not set."""
+    return os.path.abspath(os.path.expanduser(path)) if path else None
 
 
 def path_from_root(path):
@@ -524,8 +498,7 @@ def connect(path, timeout=None):
     try:
         bridge.settimeout(timeout)
         bridge.connect(path)
-        credentials = bridge.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        if struct.unpack("3i", credentials)[1] != os.geteuid():
+        if struct.unpack("3i", bridge.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1] != os.geteuid():
             raise PermissionError(errno.EPERM, "the socket belongs to another user")
     except OSError as error:
         bridge.close()
@@ -539,15 +512,15 @@ class Exchange:
     `dial(timeout)` returns a socket to a bridge. If the bridge dies, the operation goes on over the next one: an exec
     is started once, because agents know its id, and a file transfer starts again. `descriptors` are the files that go
     with the request. `started` is true after a command has started. Closing the exchange early cancels the operation.
+
+    The constants are the types of frames, first those to the bridge, then those from it; the bytes of stdin that may be
+    unacknowledged, and the bytes in one frame; the seconds from the first death of a bridge after which no further
+    bridge is tried, and the seconds that a connection has to last to end that period.
     """
 
-    # Types of frames: first those to the bridge, then those from it.
     REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03
     STARTED, STDOUT, STDERR, STDIN_ACK, AGENT, RESULT = 0x10, 0x11, 0x12, 0x13, 0x14, 0x1F
-    # Bytes of stdin that may be unacknowledged, and bytes in one frame.
     WINDOW, CHUNK = 1 << 20, 1 << 16
-    # Seconds from the first death of a bridge after which no further bridge is tried. A connection that lasted
-    # STABLE_AFTER seconds ends that period.
     BRIDGE_DEATHS_WITHIN, STABLE_AFTER = 30, 1
 
     def __init__(self, dial, request, descriptors=(), timeout=None):
@@ -559,7 +532,10 @@ class Exchange:
         self._send_request()
 
     def _send_request(self):
-        """Connects to a bridge and sends the request, with the progress so far if an agent has it."""
+        """Connects to a bridge and sends the request, with the progress so far if an agent has it.
+
+        If the bridge closes the connection here, the next read raises BridgeLost.
+        """
         self._buffer, self._sent, self._eof_sent = bytearray(), 0, False
         request = {"v": 1, **self._request}
         if self._agent:
@@ -569,11 +545,8 @@ class Exchange:
         payload = json.dumps(request).encode()
         frame = struct.pack(">IB", len(payload) + 1, self.REQUEST) + payload
         self._socket, self._connected_at = self._dial(self._timeout), time.monotonic()
-        # If the bridge closes the connection here, the next read raises BridgeLost.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            rest = frame[socket.send_fds(self._socket, [frame], self._descriptors) :]
-            if rest:
-                self._socket.sendall(rest)
+            self._socket.sendall(frame[socket.send_fds(self._socket, [frame], self._descriptors) :])
 
     def close(self):
         self._socket.close()
@@ -588,7 +561,7 @@ class Exchange:
         self._stdin_complete |= end
 
     def _send(self, kind, payload=b""):
-        # The bridge may have closed the connection after its result, which can still be read.
+        """Sends a frame. The bridge may have closed the connection after its result, which can still be read."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(struct.pack(">IB", len(payload) + 1, kind) + payload)
 
@@ -651,8 +624,7 @@ class Exchange:
 
     def result(self):
         """Returns the result and drops the frames before it: the data of these operations goes through descriptors."""
-        frames = iter(self.receive, None)
-        return next(payload for kind, payload in frames if kind == self.RESULT)
+        return next(payload for kind, payload in iter(self.receive, None) if kind == self.RESULT)
 
 
 def temporary_directory_command(shell, basefile=None, system=False, mode=0o700, tmpdir=None):
@@ -665,33 +637,26 @@ def temporary_directory_command(shell, basefile=None, system=False, mode=0o700, 
 
 
 class Connection(ConnectionBase):
-    """Connection to one container of one pod; its options have the prefix `prefix`."""
+    """Connection to one container of one pod; its options have the prefix `prefix`.
 
-    # ansible.posix.synchronize supports containers only through this transport: it runs rsync with `docker_cmd`.
+    ansible.posix.synchronize supports containers only through the transport `docker`: it runs rsync with `docker_cmd`.
+    Core gives all variables with `_extras_prefix` to the plugin, also those that no option has. STOCK_METHODS are
+    redirected to the stock plugin on hosts that opt out.
+    """
+
     transport = "docker"
     has_pipelining = True
     prefix = "kubectl"
-    # Core gives all variables with this prefix to the plugin, also those that no option has.
     allow_extras = True
     _extras_prefix = "podbridge"
-    # Methods that are redirected to the stock plugin on hosts that opt out.
-    STOCK_METHODS = (
-        "get_option",
-        "update_vars",
-        "_connect",
-        "exec_command",
-        "put_file",
-        "fetch_file",
-        "close",
-        "reset",
-    )
+    STOCK_METHODS = "get_option update_vars _connect exec_command put_file fetch_file close reset".split()
 
     def set_options(self, task_keys=None, var_options=None, direct=None):
+        """Redirects hosts that opt out to the stock plugin, and Windows hosts, for which there is no agent."""
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
         self._warn_of_unknown_variables((var_options or {}).get("_extras") or {})
         for method in self.STOCK_METHODS:
             vars(self).pop(method, None)
-        # There is no agent for Windows, so its pods use the stock plugin, too.
         windows = getattr(self._shell, "SHELL_FAMILY", None) == "powershell"
         disabled = os.environ.get("PODBRIDGE_DISABLE", "0") not in ("", "0")
         if windows or disabled or not self.get_option("podbridge"):
@@ -710,11 +675,9 @@ class Connection(ConnectionBase):
         """Warns of variables `ansible_podbridge_…` that no option has; core shows a warning once."""
         known = [name for name in C.config.get_plugin_vars("connection", self._load_name) if "podbridge" in name]
         for name in sorted(set(names).difference(known)):
-            nearest = nearest_name(name, known)
-            display.warning(
-                f"host {self._play_context.remote_addr}: podbridge does not know the variable {name}"
-                + (f"; did you mean {nearest}?" if nearest else "")
-            )
+            message = f"host {self._play_context.remote_addr}: podbridge does not know the variable {name}"
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            display.warning("; did you mean ".join([message, *(f"{known}?" for known in nearest)]))
 
     def _call_stock(self, stock, method, *args, **kwargs):
         """Calls a method of the stock plugin, with the become plugin that core has set here."""
@@ -723,11 +686,8 @@ class Connection(ConnectionBase):
 
     def _option(self, name):
         """Returns the option `name` with the prefix of the plugin; None if it is empty or the plugin lacks it."""
-        try:
-            value = self.get_option(f"{self.prefix}_{name}")
-        except KeyError:  # the plugin oc has no user name and no password
-            return None
-        return value or None
+        with contextlib.suppress(KeyError):  # the plugin oc has no user name and no password
+            return self.get_option(f"{self.prefix}_{name}") or None
 
     @property
     def container(self):
@@ -736,25 +696,24 @@ class Connection(ConnectionBase):
 
     @property
     def pod(self):
-        word = str(self._option("pod") or self._play_context.remote_addr)
-        kind, slash, name = word.partition("/")
-        # Another spelling of a pod is the same pod, with the same bridge. Other objects are resolved by the bridge.
-        return name if slash and kind in ("pod", "pods", "po") else word
+        return pod_name(str(self._option("pod") or self._play_context.remote_addr))
 
     def _target(self):
-        """Returns the target: the options that name the pod and its cluster, without empty ones."""
+        """Returns the target: the options that name the pod and its cluster, without empty ones.
+
+        A round trip through JSON turns the tagged strings of core into plain ones.
+        """
         env = self._option("local_env_vars") or {}
         env = {str(name): str(value) for name, value in (json.loads(env) if isinstance(env, str) else env).items()}
         target = {"pod": self.pod, "env": env, "server": self._option("host")}
         target.update({name: self._option(name) for name in ("namespace", "context", "token", "username", "password")})
         for key in ("client_cert", "client_key", "ca_cert"):
-            path = self.get_option(key)
-            target[key] = os.path.abspath(os.path.expanduser(path)) if path else None
+            target[key] = local_path(self.get_option(key))
         kubeconfig = self._option("kubeconfig")
         if isinstance(kubeconfig, dict):
             target["kubeconfig_data"] = kubeconfig
-        elif kubeconfig:
-            target["kubeconfig_file"] = os.path.abspath(os.path.expanduser(kubeconfig))
+        else:
+            target["kubeconfig_file"] = local_path(kubeconfig)
         verify = self.get_option("validate_certs")
         if verify not in (None, ""):
             try:
@@ -762,12 +721,10 @@ class Connection(ConnectionBase):
             except TypeError:
                 raise AnsibleError(f"validate_certs is {verify!r}, and must be true or false") from None
         target["extra_args"] = parse_extra_args(self._option("extra_args") or "")[0]
-        link, agent = self.get_option("podbridge_link"), self.get_option("podbridge_agent_socket")
-        if link != "auto":
-            target["link"] = link
-        if link == "local" and agent:
-            target["agent_socket"] = os.path.abspath(agent)
-        # The round trip through JSON turns the tagged strings of core into plain ones.
+        link = self.get_option("podbridge_link")
+        target["link"] = None if link == "auto" else link
+        if link == "local":
+            target["agent_socket"] = local_path(self.get_option("podbridge_agent_socket"))
         target = json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
         return complete_target(target, {**os.environ, **env})
 
@@ -812,7 +769,7 @@ class Connection(ConnectionBase):
             status = os.lstat(directory)
         except FileNotFoundError:
             return None
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != 0o700:
+        if (status.st_uid, status.st_mode) != (os.geteuid(), stat.S_IFDIR | 0o700):
             raise AnsibleConnectionFailure(
                 f"{directory} is not a directory that only this user can access (mode 0700); "
                 "remove it, or set PODBRIDGE_DIR"
@@ -824,15 +781,12 @@ class Connection(ConnectionBase):
 
         The target goes through a pipe, so that its secrets appear on no command line.
         """
-        executable, timeout = (self.get_option(f"podbridge_{name}") for name in ("executable", "connect_timeout"))
-        idle = self.get_option("podbridge_idle")
-        command = [executable, "bridge", "--connect-timeout", str(timeout), "--idle", str(idle)]
-        env = {**os.environ, **target.get("env", {})}
-        limit = timeout + LOCAL_TIMEOUT
+        names = ("executable", "connect_timeout", "idle")
+        executable, timeout, idle = (self.get_option(f"podbridge_{name}") for name in names)
+        command = [executable, "bridge", f"--connect-timeout={timeout}", f"--idle={idle}"]
+        run = functools.partial(subprocess.run, input=json.dumps(target).encode(), capture_output=True, check=False)
         try:
-            started = subprocess.run(
-                command, input=json.dumps(target).encode(), capture_output=True, env=env, timeout=limit, check=False
-            )
+            started = run(command, env={**os.environ, **target.get("env", {})}, timeout=timeout + LOCAL_TIMEOUT)
             answer = json.loads(started.stdout or b"{}")
         except OSError as error:
             raise AnsibleError(
@@ -842,21 +796,17 @@ class Connection(ConnectionBase):
             raise AnsibleConnectionFailure(f"{executable} could not start a bridge: {error}") from error
         if "socket" in answer:
             return answer["socket"]
-        message = (
-            answer.get("error", {}).get("message") or to_text(started.stderr).strip() or "podbridge printed no reason"
-        )
-        raise AnsibleConnectionFailure(f"no bridge for pod {self.pod}: {message}")
+        reason = answer.get("error", {}).get("message") or to_text(started.stderr).strip()
+        raise AnsibleConnectionFailure(f"no bridge for pod {self.pod}: {reason or 'podbridge printed no reason'}")
 
     def _dial(self, timeout):
         """Returns a socket to the bridge of this target; starts the bridge if it does not run."""
         target = self._target()
         path = zuul_slot_socket(target)
-        bridge = self._dial_zuul_slot(path, timeout) if path else None
-        if bridge:
+        if path and (bridge := self._dial_zuul_slot(path, timeout)):
             return bridge
-        path = self._bridge_socket(target)
         try:
-            if path:
+            if path := self._bridge_socket(target):
                 return connect(path, timeout)
         except BridgeLost as reason:
             display.vvv(f"PODBRIDGE {reason}", host=self.pod)
@@ -883,16 +833,15 @@ class Connection(ConnectionBase):
     @contextlib.contextmanager
     def _exchange(self, request, descriptors=()):
         """Context manager of an operation on this container; a lost bridge makes the host unreachable."""
-        if self.container:
-            request["container"] = self.container
-        state = "nothing was run"
+        user = self.get_option("remote_user") if request["op"] in ("exec", "put") else None
+        parts = {"container": self.container, "user": str(user) if user else None}
+        request.update((key, value) for key, value in parts.items() if value)
+        exchange = None
         try:
             with contextlib.closing(Exchange(self._dial, request, descriptors)) as exchange:
-                try:
-                    yield exchange
-                finally:
-                    state = "a command was running" if exchange.started else state
+                yield exchange
         except BridgeLost as reason:
+            state = "a command was running" if exchange and exchange.started else "nothing was run"
             raise AnsibleConnectionFailure(f"pod {self.pod}: {reason}; {state}") from reason
 
     def _raise_for_outcome(self, result):
@@ -909,56 +858,47 @@ class Connection(ConnectionBase):
             raise AnsibleError(message)
 
     def _connect(self):
-        # Each operation opens its own connection to the bridge; the bridge keeps the connection to the pod.
+        """Each operation opens its own connection to the bridge; the bridge keeps the connection to the pod."""
         self._connected = True
         return self
 
     def exec_command(self, cmd, in_data=None, sudoable=True):
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         display.vvv(f"EXEC {to_text(cmd)}", host=self.pod)
-        request = {
-            "op": "exec",
-            "exec_id": uuid.uuid4().hex,
-            "argv": [byte_string(self._play_context.executable or "/bin/sh"), "-c", byte_string(cmd)],
-        }
-        user = self.get_option("remote_user")
-        if user:
-            request["user"] = str(user)
+        argv = [byte_string(self._play_context.executable or "/bin/sh"), "-c", byte_string(cmd)]
+        request = {"op": "exec", "exec_id": uuid.uuid4().hex, "argv": argv}
         if self.become and self.become.expect_prompt() and sudoable:
             return self._exec_with_prompt(request, in_data)
         with open(os.memfd_create("stdin", os.MFD_CLOEXEC), "wb") as memory:
-            if in_data:
-                memory.write(to_bytes(in_data))
-                memory.flush()
-                request["stdin"] = "fd"
+            memory.write(to_bytes(in_data or b""))
+            memory.flush()
+            request["stdin"] = "fd" if in_data else "none"
             with self._exchange(request, [memory.fileno()] if in_data else ()) as exchange:
                 return self._collect_output(exchange)
 
     def _collect_output(self, exchange, output=b""):
         """Returns exit code, stdout and stderr of a command; `output` is the start of stdout."""
-        stdout, stderr = [output], []
+        streams = {Exchange.STDOUT: [output], Exchange.STDERR: []}
         exchange.settimeout(None)
-        while True:
-            kind, payload = exchange.receive()
-            if kind == Exchange.STDOUT:
-                stdout.append(payload)
-            elif kind == Exchange.STDERR:
-                stderr.append(payload)
-            elif kind == Exchange.RESULT:
-                return self._exit_result(payload, b"".join(stdout), b"".join(stderr))
+        for kind, payload in iter(exchange.receive, None):
+            if kind == Exchange.RESULT:
+                return self._exit_result(payload, *(b"".join(chunks) for chunks in streams.values()))
+            streams.get(kind, []).append(payload)
 
     def _exit_result(self, result, stdout, stderr):
         """Returns exit code (128 + n for signal n), stdout and stderr for the result of an exec; raises for others."""
         self._raise_for_outcome(result)
-        outcome = result["outcome"]
-        if outcome == "start_failed":
+        if result["outcome"] == "start_failed":
             if result.get("step") not in ("exec", "interpreter"):
                 raise AnsibleError(result["message"])
-            return result["code"], stdout, to_bytes(result["message"])
-        return (128 + result["signal"] if outcome == "signaled" else result["code"]), stdout, stderr
+            stderr = to_bytes(result["message"])
+        return (128 + result["signal"] if result["outcome"] == "signaled" else result["code"]), stdout, stderr
 
     def _exec_with_prompt(self, request, in_data):
-        """Runs a command that asks for a password (sudo, su) and answers the prompt; sends stdin only after that."""
+        """Runs a command that asks for a password (sudo, su) and answers the prompt; sends stdin only after that.
+
+        If the become program ends without changing the user, its output has the reason.
+        """
         request["stdin"] = "stream"
         seen, answered = b"", None
         with self._exchange(request) as exchange:
@@ -975,7 +915,6 @@ class Connection(ConnectionBase):
                     if kind in (Exchange.STDOUT, Exchange.STDERR):
                         seen += payload
                     elif kind == Exchange.RESULT:
-                        # The become program ended without changing the user; its output has the reason.
                         return self._exit_result(payload, b"", seen)
             except TimeoutError as error:
                 raise AnsibleError(f"timeout waiting for the {self.become.name} prompt: {to_text(seen)}") from error
@@ -985,9 +924,6 @@ class Connection(ConnectionBase):
 
     def _transfer(self, request, descriptor):
         """Copies a file; raises AnsibleFileNotFound if the remote file of a `get` is missing."""
-        user = self.get_option("remote_user")
-        if user and request["op"] == "put":
-            request["user"] = str(user)
         with self._exchange(request, [descriptor]) as exchange:
             result = exchange.result()
         if result["outcome"] == "failed" and result.get("kind") == "not_found" and request["op"] == "get":

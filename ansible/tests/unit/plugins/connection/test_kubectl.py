@@ -170,7 +170,8 @@ def zuul():
 def test_the_plugin_waits_for_the_bridge_of_zuuls_slot_and_starts_none(kube, connect, zuul):
     path, new = kube / "0199756f54f43fe8", kube / "new"
     listen(path).close()  # a bridge that has died and left its socket
-    (kube / "0199756f54f43fe8.loop").symlink_to(plugin.describe_process(zuul.pid))
+    started = Path(f"/proc/{zuul.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    (kube / "0199756f54f43fe8.loop").symlink_to(f"{zuul.pid} {started} {os.readlink('/proc/self/ns/pid')}")
 
     def start():
         Bridge(str(new), answering(result(outcome="exited", code=7)))

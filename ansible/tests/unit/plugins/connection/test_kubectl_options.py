@@ -68,7 +68,8 @@ def test_the_environment_completes_a_target_as_the_vectors_say(vector, tmp_path)
         ("--insecure-skip-tls-verify --as ci", ["--insecure-skip-tls-verify=true", "--as=ci"], None),
         ("--insecure-skip-tls-verify=false", ["--insecure-skip-tls-verify=false"], None),
         # What kubectl does not take; podbridge refuses it.
-        ("--all-namespaces -x -ix word -- --as", ["--all-namespaces=-x", "-ix", "word", "--", "--as"], None),
+        ("--all-namespaces -x -- --as", ["--all-namespaces=-x", "--", "--as"], None),
+        ("-x word -ix -", ["-x", "word", "--stdin=true", "-x", "-"], None),
     ],
 )
 def test_extra_args_are_read_as_kubectl_reads_them(given, words, container):
