@@ -1,11 +1,12 @@
-//! The gRPC API between bridge and agent: generated messages, clients and servers, the limits that both sides keep, and the digest of a
-//! file's content that both sides compute.
+//! The gRPC API between bridge and agent: generated messages, clients and servers, the limits that both sides keep, the digest of a
+//! file's content that both sides compute, and how a peer's words are made fit for terminals and logs.
 //!
 //! The crate owns what both sides must agree on and nothing else: it keeps no state and does no I/O. The agent, the bridge and the tree
 //! copy depend on it; it depends on none of them.
 
 pub mod digest;
 pub mod limits;
+pub mod words;
 
 /// Package `podbridge.v1`, generated from `proto/podbridge/v1/*.proto` by `tests/bootstrap.rs` and committed.
 #[allow(
