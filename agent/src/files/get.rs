@@ -7,26 +7,15 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use podbridge_files::mounts::is_kernel_file_system;
 use podbridge_files::sparse::{is_sparse, next_data};
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::limits::MAX_HOLE;
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 
 use super::resolve::ResolvedPath;
 use super::{Attributes, Error, Location};
-
-/// Magic numbers of file systems that produce content while it is read: their sizes and times mean nothing. In this order: proc,
-/// sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs.
-const VIRTUAL_FILE_SYSTEMS: [i64; 7] = [
-    0x9fa0,
-    0x6265_6572,
-    0x27_e0eb,
-    0x6367_7270,
-    0x6462_6720,
-    0x7472_6163,
-    0x7363_6673,
-];
 
 /// An open regular file and how much of it was read.
 #[derive(Debug)]
@@ -162,6 +151,5 @@ impl FileReader {
 
 /// Returns whether the size in `stat` says where the content ends.
 fn has_reliable_size(file: &File, stat: &Stat) -> bool {
-    let is_virtual = || fstatfs(file).is_ok_and(|system| VIRTUAL_FILE_SYSTEMS.contains(&system.f_type));
-    stat.st_size > 0 && !is_virtual()
+    stat.st_size > 0 && !is_kernel_file_system(file)
 }
