@@ -10,6 +10,11 @@ export CARGO_TARGET_DIR ?= $(PODBRIDGE_CACHE_DIR)/target
 export RUST_BACKTRACE ?= 0
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+MACHINE := $(firstword $(subst -, ,$(HOST)))
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# The same sources give the same programs: no path of this machine is in them.
+REMAP := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=/crates
+AGENT_RUSTFLAGS := $(REMAP) -C target-feature=+crt-static
 TOOLS := $(PODBRIDGE_CACHE_DIR)/tools
 DENY := $(TOOLS)/cargo-deny-0.20.2
 RUFF := $(TOOLS)/ruff-0.17.6
@@ -23,9 +28,8 @@ help: ## list the targets
 .PHONY: build
 build: ## release binaries in dist/bin
 	# The agent is linked statically, because it has to run in images without a libc.
-	RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo build --profile agent --locked -p podbridge-agent --target $(HOST)
-	cargo build --release --locked -p podbridge
+	RUSTFLAGS="$(AGENT_RUSTFLAGS)" cargo build --profile agent --locked -p podbridge-agent --target $(HOST)
+	RUSTFLAGS="$(REMAP)" cargo build --release --locked -p podbridge
 	install -D -t dist/bin $(CARGO_TARGET_DIR)/$(HOST)/agent/podbridge-agent $(CARGO_TARGET_DIR)/release/podbridge
 	# kubectl and oc are for a Zuul executor's /usr/local/sbin. They have their own directory, so that dist/bin in PATH does not hide the
 	# real kubectl. Hard links need no space, and unlike symbolic links they still work after the directory is copied.
@@ -35,12 +39,36 @@ build: ## release binaries in dist/bin
 	# podbridge-ssh is for GIT_SSH, which must be a program without arguments.
 	ln -f dist/bin/podbridge dist/bin/podbridge-ssh
 
+# Architectures of the images. One that is not this machine's is cross-compiled, with Debian's compiler for it as the linker.
+ARCHITECTURES ?= $(MACHINE)
+FOREIGN := $(filter-out $(MACHINE),$(ARCHITECTURES))
+BINARIES := $(foreach a,$(ARCHITECTURES),$(a)=dist/$(if $(filter $(MACHINE),$(a)),bin,$(a)))
+ensure-debian = @command -v $(1) >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1); } >&2
+.PHONY: images
+images: build $(FOREIGN:%=foreign-%) ## images that carry podbridge, in dist/images; ARCHITECTURES="x86_64 aarch64" for both
+	$(call ensure-debian,mmdebstrap)
+	mkdir -p dist/images
+	packaging/images/build dist/images --version $(VERSION) $(BINARIES:%=--binaries %) >dist/images/digests
+	@cat dist/images/digests
+
+.PHONY: $(FOREIGN:%=foreign-%)
+$(FOREIGN:%=foreign-%): foreign-%:
+	@command -v $*-linux-gnu-gcc >/dev/null || { echo "no linker for $*: apt-get install gcc-$(subst _,-,$*)-linux-gnu libc6-dev-$(DEBIAN_$*)-cross" >&2 && exit 1; }
+	rustup target add $*-unknown-linux-gnu
+	RUSTFLAGS="$(AGENT_RUSTFLAGS)" cargo build --profile agent --locked -p podbridge-agent $(for-foreign)
+	RUSTFLAGS="$(REMAP)" cargo build --release --locked -p podbridge $(for-foreign)
+	install -D -t dist/$* $(CARGO_TARGET_DIR)/$*-unknown-linux-gnu/agent/podbridge-agent \
+		$(CARGO_TARGET_DIR)/$*-unknown-linux-gnu/release/podbridge
+for-foreign = --target $*-unknown-linux-gnu --config 'target.$*-unknown-linux-gnu.linker="$*-linux-gnu-gcc"'
+DEBIAN_x86_64 := amd64
+DEBIAN_aarch64 := arm64
+
 .PHONY: demo
 demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cluster
 	ANSIBLE=$(ANSIBLE) demo/run
 
 .PHONY: test test-quick
-test: test-quick test-identity test-parity test-cluster ## everything
+test: test-quick test-images test-identity test-parity test-cluster ## everything
 test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
 
 .PHONY: fmt check
@@ -68,6 +96,11 @@ test-rust: $(PREVIOUS)/.ready ## unit, crate and process tests
 	# More threads than cores, because most tests wait.
 	RUST_TEST_THREADS=$$(($$(nproc) * 2)) cargo test --workspace --locked
 
+.PHONY: test-images
+test-images: images $(ANSIBLE)/.ready ## the images: reproducible, complete, usable
+	$(call ensure-debian,buildah)
+	IMAGES=dist/images BINARIES="$(BINARIES)" $(ANSIBLE)/bin/python -m pytest -q -p no:cacheprovider tests/images
+
 .PHONY: soak
 CUTS ?= 10000
 SEED ?=
@@ -77,7 +110,7 @@ soak: ## cut the link CUTS=10000 times under running commands; SEED= repeats a r
 
 .PHONY: bench
 bench: ## time and memory of the agent, compared with the same work without it
-	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --profile agent --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
+	RUSTFLAGS="$(AGENT_RUSTFLAGS)" cargo bench --profile agent --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
 	cargo bench --quiet --locked -p podbridge-tree --bench tree
 
 # The stock kubectl of the benchmarks. The cluster's own kubectl is all of Kubernetes in one program, so it uses more memory.
