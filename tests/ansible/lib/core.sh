@@ -40,13 +40,18 @@ ensure_core() {
 	VERSION=$("$VENV/bin/python" -c 'from ansible.release import __version__; print(__version__)')
 }
 
+# only_package NAME FILE: prints the lines of one package in a requirements file: its version and its hashes.
+only_package() {
+	awk -v name="$1" '/^[^ ]/ { found = index($0, name "==") == 1 } found' "$2"
+}
+
 make_venv() {
 	local python
 	[ ! -f "$VENV/.ready" ] || return 0
 	# shellcheck disable=SC2046
 	python=$(find_python $(pythons_for "$CORE"))
 	"$python" -m venv --clear "$VENV"
-	"$VENV/bin/pip" install --quiet --disable-pip-version-check "ansible-core~=$CORE.0"
+	"$VENV/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$ROOT/tests/requirements/ansible-core-$CORE.txt"
 	touch "$VENV/.ready"
 }
 
@@ -54,19 +59,13 @@ make_venv() {
 ensure_sdist() {
 	SDIST=$CACHE/sdist/ansible_core-$VERSION.tar.gz
 	with_lock fetch_sdist
-	with_lock install_passlib
-}
-
-# Installs passlib, which some targets need on the controller.
-install_passlib() {
-	"$VENV/bin/python" -c 'import passlib' 2>/dev/null || "$VENV/bin/pip" install --quiet --disable-pip-version-check passlib
 }
 
 fetch_sdist() {
 	[ ! -f "$SDIST" ] || return 0
 	rm -rf "$CACHE/sdist/new"
-	"$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
-		--dest "$CACHE/sdist/new" "ansible-core==$VERSION"
+	"$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: --require-hashes \
+		--dest "$CACHE/sdist/new" -r <(only_package ansible-core "$ROOT/tests/requirements/ansible-core-$CORE.txt")
 	mv "$CACHE/sdist/new"/* "$SDIST"
 }
 
@@ -88,7 +87,8 @@ ensure_collections() {
 fetch_collections() {
 	local wheel=$CACHE/sdist/ansible-$BUNDLE-py3-none-any.whl
 	[ ! -f "$COLLECTIONS/.ready" ] || return 0
-	[ -f "$wheel" ] || "$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$CACHE/sdist" "ansible==$BUNDLE"
+	[ -f "$wheel" ] || "$VENV/bin/pip" download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--dest "$CACHE/sdist" -r <(only_package ansible "$ROOT/tests/requirements/collections.txt")
 	rm -rf "$COLLECTIONS"
 	mkdir -p "$COLLECTIONS"
 	"$VENV/bin/python" - "$wheel" "$COLLECTIONS" <<-'P'

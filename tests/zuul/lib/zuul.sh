@@ -37,7 +37,7 @@ make_zuul() {
 	say "installing zuul $ZUUL_VERSION (minutes, once)"
 	python=$(find_python 3.11 3.12 3.13)
 	"$python" -m venv --clear "$ZUUL"
-	"$ZUUL/bin/pip" install --quiet --disable-pip-version-check "zuul==$ZUUL_VERSION"
+	"$ZUUL/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$ROOT/tests/requirements/zuul.txt"
 	touch "$ZUUL/.ready"
 }
 
@@ -67,8 +67,8 @@ fetch_fixtures() {
 	[ ! -f "$ZUUL_FIXTURES/.ready" ] || return 0
 	if [ ! -f "$sdist" ]; then
 		rm -rf "$CACHE/sdist/new-zuul"
-		"$ZUUL/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
-			--dest "$CACHE/sdist/new-zuul" "zuul==$ZUUL_VERSION"
+		"$ZUUL/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary :all: --require-hashes \
+			--dest "$CACHE/sdist/new-zuul" -r <(only_package zuul "$ROOT/tests/requirements/zuul.txt")
 		mv "$CACHE/sdist/new-zuul"/* "$sdist"
 	fi
 	rm -rf "$ZUUL_FIXTURES"
