@@ -71,10 +71,9 @@ impl Backoff {
         self.started.is_some_and(|started| started.elapsed() > self.limit)
     }
 
-    /// Tells whether the next attempt would begin within the limit if it had to wait for `least`.
-    pub(crate) fn has_time_for(&self, least: Duration) -> bool {
-        self.started
-            .is_none_or(|started| started.elapsed() + least <= self.limit)
+    /// Tells whether the next attempt would begin within this limit if it had to wait for `least`. Each reason to try again has a limit.
+    pub(crate) fn has_time_for(&self, least: Duration, limit: Duration) -> bool {
+        self.started.is_none_or(|started| started.elapsed() + least <= limit)
     }
 }
 
@@ -90,14 +89,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_that_the_other_side_asks_for_counts_towards_the_limit() {
-        let mut backoff = Backoff::new(Duration::from_secs(10));
-        assert!(backoff.has_time_for(Duration::from_secs(11)), "it has not begun");
+        let limit = Duration::from_secs(10);
+        let mut backoff = Backoff::new(limit);
+        assert!(backoff.has_time_for(Duration::from_secs(11), limit), "it has not begun");
         backoff.pause().await;
-        assert!(backoff.has_time_for(Duration::from_secs(10)));
+        assert!(backoff.has_time_for(Duration::from_secs(10), limit));
         let begun = Instant::now();
         backoff.pause_at_least(Duration::from_secs(4)).await;
         assert_eq!(begun.elapsed().as_secs(), 4);
-        assert!(!backoff.has_time_for(Duration::from_secs(7)));
+        assert!(!backoff.has_time_for(Duration::from_secs(7), limit));
+        assert!(backoff.has_time_for(Duration::from_secs(7), 2 * limit));
         assert!(!backoff.is_over());
     }
 

@@ -46,7 +46,8 @@ impl Endpoint {
             };
             match opened {
                 Err(failure)
-                    if self.may_retry(failure.retry, start) && backoff.has_time_for(failure.retry.least_pause()) =>
+                    if self.may_retry(failure.retry, start)
+                        && backoff.has_time_for(failure.retry.least_pause(), linker.retry_limit(failure.retry)) =>
                 {
                     least_pause = failure.retry.least_pause();
                     tracing::info!(pod = linker.pod(), %failure, "dialling again");
@@ -76,8 +77,9 @@ impl Endpoint {
     fn may_retry(&self, retry: Retry, start: AgentStart) -> bool {
         match retry {
             Retry::LinkCut | Retry::ServerBusy(_) | Retry::NoPodYet => true,
-            // Zuul uses a pod as soon as the pod has a name, before its containers run. Only Zuul pins its containers.
-            Retry::PodStarting => self.pinned.is_some(),
+            // Zuul uses a pod as soon as the pod has a name, before its containers run. Only Zuul pins its containers. Others say it with
+            // --pod-running-timeout; without this option kubectl does not wait either.
+            Retry::PodStarting => self.pinned.is_some() || self.linker.pod_running_timeout().is_some(),
             // A pinned container never comes back, and neither does its agent (ADR 8).
             Retry::ContainerRestarting => self.pinned.is_none() && start == AgentStart::IfNeeded,
             Retry::Never | Retry::OtherClient => false,

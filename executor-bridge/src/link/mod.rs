@@ -19,7 +19,7 @@ pub(crate) use crate::link::handle::{Handle, MonitoredPipe};
 
 use crate::backoff::Backoff;
 use crate::error::{Failure, Kind, Retry};
-use crate::pod::{Access, ApiUser, ContainerRef, Fate, Resolution};
+use crate::pod::{self, Access, ApiUser, ContainerRef, Fate, Resolution};
 use crate::protocol::target::{LinkChoice, Target};
 
 /// Dials the containers of one target.
@@ -59,6 +59,21 @@ impl Linker {
     /// Returns the limit of each step of a dial.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Returns how long the user wants to wait until a pod runs (`--pod-running-timeout`); `None`: no such wish.
+    pub(crate) fn pod_running_timeout(&self) -> Option<Duration> {
+        pod::running_timeout(&self.target)
+    }
+
+    /// Returns for how long a dial that failed for this reason is tried again.
+    pub(crate) fn retry_limit(&self, retry: Retry) -> Duration {
+        match retry {
+            Retry::PodStarting | Retry::NoPodYet | Retry::ContainerRestarting => {
+                self.pod_running_timeout().unwrap_or(self.timeout)
+            }
+            Retry::Never | Retry::LinkCut | Retry::ServerBusy(_) | Retry::OtherClient => self.timeout,
+        }
     }
 
     /// Returns the time for which a link may be down before the operations on it count as lost. The agent keeps an exec without a
@@ -130,7 +145,7 @@ impl Linker {
     }
 
     /// Returns the pod that the target's object name means at this moment; `None` if the target names a pod. Tries again as long as that may
-    /// help, at most for the connect timeout.
+    /// help.
     pub(crate) async fn resolve_pod(&self) -> Result<Option<String>, Failure> {
         if !self.target.names_object() {
             return Ok(None);
@@ -143,7 +158,9 @@ impl Linker {
                 Err(Failure {
                     retry: retry @ (Retry::LinkCut | Retry::ServerBusy(_) | Retry::NoPodYet),
                     ..
-                }) if backoff.has_time_for(retry.least_pause()) => least_pause = retry.least_pause(),
+                }) if backoff.has_time_for(retry.least_pause(), self.retry_limit(retry)) => {
+                    least_pause = retry.least_pause();
+                }
                 resolved => return resolved,
             }
         }

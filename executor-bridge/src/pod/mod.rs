@@ -63,6 +63,11 @@ pub(crate) fn check(target: &Target) -> Result<(), Failure> {
     flags::Flags::parse(&target.extra_args).map(drop)
 }
 
+/// Returns the value of `--pod-running-timeout`.
+pub(crate) fn running_timeout(target: &Target) -> Option<Duration> {
+    flags::Flags::parse(&target.extra_args).ok()?.pod_running_timeout
+}
+
 /// Returns the paths of the kubeconfig that the target names, whether or not the files exist.
 pub(crate) fn kubeconfig_files(target: &Target) -> Result<Vec<PathBuf>, Failure> {
     Ok(kubeconfig::files(target, &flags::Flags::parse(&target.extra_args)?))

@@ -265,6 +265,7 @@ impl<'a> Overrides<'a> {
         if !flags.impersonate_groups.is_empty() {
             user.as_groups.clone_from(&flags.impersonate_groups);
         }
+        user.as_user_extra.extend(flags.impersonate_extra.clone());
     }
 }
 

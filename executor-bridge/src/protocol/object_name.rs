@@ -21,54 +21,93 @@ pub(crate) enum ObjectKind {
 /// Names of one type: those that kubectl accepts, and where the API has its objects.
 struct KindNames {
     kind: ObjectKind,
-    /// The plural, the singular and the short names.
-    names: &'static [&'static str],
+    plural: &'static str,
+    singular: &'static str,
+    /// Empty: none.
+    short: &'static str,
     /// API group; empty for the core group.
     group: &'static str,
 }
 
+/// Version of all these types.
+const VERSION: &str = "v1";
+
 const KINDS: &[KindNames] = &[
     KindNames {
         kind: ObjectKind::Pod,
-        names: &["pods", "pod", "po"],
+        plural: "pods",
+        singular: "pod",
+        short: "po",
         group: "",
     },
     KindNames {
         kind: ObjectKind::Deployment,
-        names: &["deployments", "deployment", "deploy"],
+        plural: "deployments",
+        singular: "deployment",
+        short: "deploy",
         group: "apps",
     },
     KindNames {
         kind: ObjectKind::ReplicaSet,
-        names: &["replicasets", "replicaset", "rs"],
+        plural: "replicasets",
+        singular: "replicaset",
+        short: "rs",
         group: "apps",
     },
     KindNames {
         kind: ObjectKind::StatefulSet,
-        names: &["statefulsets", "statefulset", "sts"],
+        plural: "statefulsets",
+        singular: "statefulset",
+        short: "sts",
         group: "apps",
     },
     KindNames {
         kind: ObjectKind::DaemonSet,
-        names: &["daemonsets", "daemonset", "ds"],
+        plural: "daemonsets",
+        singular: "daemonset",
+        short: "ds",
         group: "apps",
     },
     KindNames {
         kind: ObjectKind::Job,
-        names: &["jobs", "job"],
+        plural: "jobs",
+        singular: "job",
+        short: "",
         group: "batch",
     },
     KindNames {
         kind: ObjectKind::ReplicationController,
-        names: &["replicationcontrollers", "replicationcontroller", "rc"],
+        plural: "replicationcontrollers",
+        singular: "replicationcontroller",
+        short: "rc",
         group: "",
     },
     KindNames {
         kind: ObjectKind::Service,
-        names: &["services", "service", "svc"],
+        plural: "services",
+        singular: "service",
+        short: "svc",
         group: "",
     },
 ];
+
+impl KindNames {
+    /// Tells whether the word means this type, by the rules of client-go's restmapper: `TYPE`, `TYPE.GROUP` and `TYPE.VERSION.GROUP`. The
+    /// letters of the short name alone have to be lower-case ones. The beginning of a group stands for the group.
+    fn is_meant_by(&self, word: &str) -> bool {
+        let (name, suffix) = word.split_once('.').unwrap_or((word, ""));
+        let is_short = !name.is_empty() && name == self.short;
+        if !is_short && ![self.plural, self.singular].contains(&name.to_lowercase().as_str()) {
+            return false;
+        }
+        let is_versioned = suffix.split_once('.').is_some_and(|(version, group)| {
+            let is_exact = group.is_empty() || group == self.group;
+            // kubectl drops the version beside a short name.
+            is_exact && (is_short || version == VERSION)
+        });
+        is_versioned || self.group.starts_with(suffix)
+    }
+}
 
 impl ObjectKind {
     fn table(self) -> &'static KindNames {
@@ -78,13 +117,7 @@ impl ObjectKind {
 
     /// Returns the kind of this word: `deploy`, `Deployment`, `deployments.apps` or `deployments.v1.apps`.
     fn parse(word: &str) -> Option<Self> {
-        let lower = word.to_lowercase();
-        let (name, suffix) = lower.split_once('.').unwrap_or((&lower, ""));
-        let row = KINDS.iter().find(|row| row.names.contains(&name))?;
-        let versioned = suffix
-            .strip_prefix("v1")
-            .map(|group| group.strip_prefix('.').unwrap_or(group));
-        (suffix.is_empty() || suffix == row.group || versioned == Some(row.group)).then_some(row.kind)
+        KINDS.iter().find(|row| row.is_meant_by(word)).map(|row| row.kind)
     }
 
     /// Returns the resource as messages of the API name it, such as `deployments.apps`.
@@ -105,10 +138,10 @@ impl ObjectKind {
     pub(crate) fn path(self, namespace: &str, name: &str) -> String {
         let table = self.table();
         let root = match table.group {
-            "" => "/api/v1".to_owned(),
-            group => format!("/apis/{group}/v1"),
+            "" => format!("/api/{VERSION}"),
+            group => format!("/apis/{group}/{VERSION}"),
         };
-        format!("{root}/namespaces/{namespace}/{}/{name}", table.names[0])
+        format!("{root}/namespaces/{namespace}/{}/{name}", table.plural)
     }
 
     /// Tells whether the selector of the objects is a plain map of labels.
@@ -205,6 +238,20 @@ mod tests {
             ("rc/web", Some((K::ReplicationController, "web"))),
             ("svc/web", Some((K::Service, "web"))),
             ("services/web", Some((K::Service, "web"))),
+            ("PODS/web", Some((K::Pod, "web"))),
+            ("pods.v1./web", Some((K::Pod, "web"))),
+            ("pod./web", Some((K::Pod, "web"))),
+            ("deployment.ap/web", Some((K::Deployment, "web"))),
+            ("deployments.v1./web", Some((K::Deployment, "web"))),
+            ("deploy.v9.apps/web", Some((K::Deployment, "web"))),
+            ("pod.v1/web", None),
+            ("pods.v2./web", None),
+            ("PO/web", None),
+            ("deployments.v2.apps/web", None),
+            ("deployments.v1.ap/web", None),
+            ("deployment.APPS/web", None),
+            ("deploy.v1/web", None),
+            (".apps/web", None),
             ("deploy.batch/web", None),
             ("cronjob/web", None),
             ("cm/web", None),
