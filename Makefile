@@ -127,7 +127,14 @@ bench: ## time and memory of the agent, compared with the same work without it
 STOCK_KUBECTL := $(PODBRIDGE_CACHE_DIR)/k8s/kubectl
 .PHONY: $(STOCK_KUBECTL)
 $(STOCK_KUBECTL):
-	cd tests/cluster/k8s && CGO_ENABLED=0 go build -trimpath -buildvcs=false -mod=readonly -ldflags '-s -w' -o $@ ./kubectl
+	$(call build-kubectl,go.mod,$@)
+
+# build-kubectl FILE PROGRAM: builds the kubectl of the release that this file of Go modules names.
+define build-kubectl
+cd tests/cluster/k8s; release=$$(sed -n '/component-base v0/{s#.* v0#v1#p;q}' $(1)); \
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -mod=readonly -modfile=$(1) \
+	-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$release" -o $(2) ./kubectl
+endef
 
 .PHONY: test-identity
 STEPS ?= 100
@@ -153,6 +160,15 @@ test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin
 .PHONY: test-parity
 test-parity: build $(STOCK_KUBECTL) ## inputs that kubectl takes, run through the stock kubectl and podbridge
 	STOCK_KUBECTL=$(STOCK_KUBECTL) tests/kubectl-parity/run
+
+# The oldest and the newest kubectl of which the Go module proxy has all parts.
+.PHONY: test-parity-versions
+test-parity-versions: build ## the same with the oldest and the newest kubectl
+	$(call build-kubectl,../../kubectl-parity/versions/oldest.mod,$(PODBRIDGE_CACHE_DIR)/k8s/kubectl-oldest)
+	$(call build-kubectl,../../kubectl-parity/versions/newest.mod,$(PODBRIDGE_CACHE_DIR)/k8s/kubectl-newest)
+	for age in oldest newest; do \
+		STOCK_KUBECTL=$(PODBRIDGE_CACHE_DIR)/k8s/kubectl-$$age tests/kubectl-parity/run; \
+	done
 
 .PHONY: test-cluster
 test-cluster: build ## the command line, Ansible and Zuul on pods of a real Kubernetes

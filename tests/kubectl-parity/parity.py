@@ -8,6 +8,7 @@ import concurrent.futures
 import ipaddress
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -37,6 +38,8 @@ CLI_OPTIONS = (
     "--as-group",
 )
 POD_NOT_FOUND = 228
+# What both programs say when the API server has no such pod.
+NO_POD = re.compile(r'pods "web(-0)?" not found')
 PLUGIN = """#!/bin/sh
 printf '%s\\n' "$KUBERNETES_EXEC_INFO" >>"$0.log"
 v=${KUBERNETES_EXEC_INFO#*apiVersion\\":\\"}; v=${v%%\\"*}
@@ -147,7 +150,9 @@ class Row:
         kind, self.host = get("server", "server"), get("host", "127.0.0.1")
         context = None if kind == "http" else authority.context(kind)
         bound = {"localhost": "127.0.0.1"}.get(self.host, self.host)
-        self.api = ApiServer(context, "t0ken" if kind == "token" else None, get("prefix", ""), bound)
+        token = "t0ken" if kind == "token" else None
+        self.api = ApiServer(context, token, get("prefix", ""), bound, get("pods_after", 0), get("selector"))
+        self.name = get("pod", "web")
         self.proxy = None
         if get("proxy"):
             login = "u:p@ss" if "login" in get("proxy") else None
@@ -247,6 +252,7 @@ class Row:
     def observe(self, run):
         """Runs a program; returns whether it was answered, what it said, and what servers, proxies and plugins saw."""
         self.api.log.clear()
+        self.api.first_list = None
         if self.proxy:
             self.proxy.log.clear()
         plugin_log = os.path.join(self.directory, "plugin.log")
@@ -273,17 +279,17 @@ class Row:
 
     def kubectl(self):
         flags = self.fill(self.fields.get("flags", []))
-        command = [STOCK_KUBECTL, *self.kubeconfig_option(), *flags, "exec", "web", "--", "true"]
+        command = [STOCK_KUBECTL, *self.kubeconfig_option(), "exec", *flags, self.name, "--", "true"]
         process = execute(self.wrap(command), self.environment())
-        return "(NotFound)" in process.stderr and 'pods "web"' in process.stderr, process.stderr
+        return bool(NO_POD.search(process.stderr)), process.stderr
 
     def podbridge(self):
         flags = self.fill(self.fields.get("flags", []))
-        options = ["--idle=1", "--connect-timeout=20", *self.kubeconfig_option()]
+        options = [*self.bridge_options(), *self.kubeconfig_option()]
         is_known = all(flag.startswith(CLI_OPTIONS) for flag in flags)
         if not is_known:
             # The last option wins, and this is the way in which Ansible passes options on.
-            target = {"pod": "web", "extra_args": flags}
+            target = {"pod": self.name, "extra_args": flags}
             environment = self.environment()
             for option in self.kubeconfig_option():
                 target["kubeconfig_file"] = option.split("=", 1)[1]
@@ -291,12 +297,15 @@ class Row:
                 target["kubeconfig"] = environment["KUBECONFIG"]
             target["env"] = {key: value for key, value in environment.items() if key not in ("HOME", "PODBRIDGE_DIR")}
             return self.through_protocol(target, environment)
-        command = [PODBRIDGE, *options, *flags, "exec", "web", "--", "true"]
+        command = [PODBRIDGE, *options, *flags, "exec", self.name, "--", "true"]
         process = execute(self.wrap(command), self.environment())
-        return process.returncode == POD_NOT_FOUND, process.stderr
+        return process.returncode == POD_NOT_FOUND and bool(NO_POD.search(process.stderr)), process.stderr
+
+    def bridge_options(self):
+        return ["--idle=1", f"--connect-timeout={self.fields.get('connect_timeout', 20)}"]
 
     def through_protocol(self, target, environment):
-        command = self.wrap([PODBRIDGE, "bridge", "--idle=1", "--connect-timeout=20"])
+        command = self.wrap([PODBRIDGE, "bridge", *self.bridge_options()])
         process = execute(command, environment, json.dumps(target))
         answer = json.loads(process.stdout)
         if "error" in answer:
@@ -312,7 +321,8 @@ class Row:
                 payload = stream.read(length - 1)
                 if kind == 0x1F:
                     result = json.loads(payload)
-                    return result.get("kind") == "pod_not_found", result.get("message", "")
+                    message = result.get("message", "")
+                    return result.get("kind") == "pod_not_found" and bool(NO_POD.search(message)), message
 
     def close(self):
         self.api.close()
@@ -408,9 +418,25 @@ def program(variable, default=None):
     return os.path.abspath(path)
 
 
+def is_served(row, version):
+    """Tells whether a kubectl of this version does what the row says."""
+    return tuple(map(int, row.get("since", "1.0").split("."))) <= version
+
+
+def kubectl_version():
+    """Returns the version of the stock kubectl, as text and as a pair of numbers."""
+    asked = execute([STOCK_KUBECTL, "version", "--client", "-o", "json"], {"HOME": "/nonexistent"}).stdout
+    text = json.loads(asked)["clientVersion"]["gitVersion"]
+    major, minor = re.match(r"v(\d+)\.(\d+)", text).groups()
+    return text, (int(major), int(minor))
+
+
 def main():
     words = [word for word in sys.argv[1:] if word != "-v"]
     rows = [row for row in ROWS if not words or any(word in row["name"] for word in words)]
+    version, number = kubectl_version()
+    newer = [f"{row['name']} (since {row['since']})" for row in rows if not is_served(row, number)]
+    rows = [row for row in rows if is_served(row, number)]
     can_mount = (
         subprocess.run([*namespace(), "mount", "-t", "tmpfs", "none", "/run"], capture_output=True).returncode == 0
     )
@@ -432,8 +458,8 @@ def main():
         time.sleep(1.5)
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    version = execute([STOCK_KUBECTL, "version", "--client", "-o", "json"], {"HOME": "/nonexistent"}).stdout
-    version = json.loads(version)["clientVersion"]["gitVersion"]
+    if newer:
+        print(f"left out, because this kubectl differs from podbridge and from newer ones: {'; '.join(newer)}")
     if skipped:
         print(f"skipped, as this user may not mount: {', '.join(skipped)}")
     print(f"{len(rows)} rows, {failed} failed, kubectl {version}, {time.monotonic() - started:.0f} s")

@@ -15,6 +15,11 @@ runs                     how often podbridge may run the credential plugin
 edit                     a text in the kubeconfig, and what replaces it
 any_says                 one of the words of `says` is enough
 in_cluster               a service account is mounted
+since                    the first version of kubectl for which the row is true; older ones do otherwise
+pod                      the word for the pod; objects named `web` exist and have the pod `web-0`
+selector                 the selector of these objects; their kind decides where it stands
+pods_after               seconds after the first list of pods until they have the pod
+connect_timeout          seconds, for podbridge
 In texts {url} {host} {port} {dir} {proxy} {path} are filled in, and {usual} is the usual kubeconfig, {json} the same
 in JSON. {ca} and the like are paths of PEM files (`Authority` in parity.py), {ca:data} their base64, {ca:pem} and
 {ca:crlf} their text.
@@ -218,7 +223,7 @@ row("a plugin", ok, user=plugin(), runs=1)
 row("a plugin of v1beta1", ok, user=plugin(version="v1beta1"))
 row("a plugin of v1beta1 without interactiveMode", ok, user=plugin(version="v1beta1", mode=None))
 row("a plugin of v1 without interactiveMode", fail, user=plugin(mode=None), says=["interactiveMode"])
-row("a plugin of v1alpha1", fail, user=plugin(version="v1alpha1"))
+row("a plugin of v1alpha1", fail, user=plugin(version="v1alpha1"), since="1.24")
 row("a plugin, IfAvailable", ok, user=plugin(mode="IfAvailable"))
 row("a plugin, Always", fail, user=plugin(mode="Always"), says=["terminal"])
 row("a plugin with cluster information", ok, user=plugin(provideClusterInfo=True))
@@ -248,7 +253,7 @@ row("a plugin that prints YAML", ok, user=plugin("print yaml"))
 row("a plugin that prints nothing", fail, user=plugin("nothing"))
 row("a plugin with a key alone", fail, user=plugin("print half"))
 row("a plugin beside a token", ok, user=plugin("fail") | {"token": "t0ken"})
-row("a plugin beside a client certificate", ok, user=plugin("fail") | files)
+row("a plugin beside a client certificate", ok, user=plugin("fail") | files, since="1.27")
 row("a plugin and --token", ok, user=plugin("fail"), flags=["--token=flag"])
 row(
     "a plugin that the server refuses", fail, server="token", user=plugin(), says=["401", "Unauthorized"], any_says=True
@@ -449,3 +454,79 @@ row(
     context={"namespace": None},
     env={"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"},
 )
+
+# Words for a pod. Who answers knows no pod: `web-0` is asked for only if the object was understood.
+for word in [
+    *("pod/web", "po/web", "pods/web", "Pod/web", "PODS/web", "pod./web", "pods.v1./web", "pod.v1./web", "po.v1./web"),
+    *(
+        "deploy/web",
+        "deployment/web",
+        "deployments/web",
+        "Deployment/web",
+        "deployments.apps/web",
+        "deployment.apps/web",
+    ),
+    *(
+        "deploy.apps/web",
+        "deployments.v1.apps/web",
+        "deployment.v1.apps/web",
+        "deploy.v1.apps/web",
+        "deployment.ap/web",
+    ),
+    *("rs/web", "replicaset/web", "replicasets.apps/web", "sts/web", "statefulset/web", "statefulsets.v1.apps/web"),
+    *("ds/web", "daemonset/web", "daemonsets/web", "job/web", "jobs/web", "job.batch/web", "jobs.v1.batch/web"),
+    *("rc/web", "replicationcontroller/web", "replicationcontrollers/web", "svc/web", "service/web", "services/web"),
+    *("service.v1./web", "ReplicaSets/web", "Job.batch/web", "deployments.v1./web", "job.b/web"),
+]:
+    row(f"exec {word}", ok, pod=word)
+for word in [
+    *("pod.v1/web", "pods.v1/web", "pod.apps/web", "deployment.batch/web", "deployments.v2.apps/web", "deploy.v1/web"),
+    *("PO/web", "Svc/web", "deployment.APPS/web", "deployments.v1.ap/web", ".apps/web", "pods.v2./web"),
+    *("cm/web", "cronjob/web", "cj/web", "endpoints/web", "nosuch/web", "deploy/absent", "svc/absent", "job/absent"),
+    *("deploy/", "/web", "deploy/web/x", "deploy,svc/web", "deploy/web,x", "all/web"),
+]:
+    row(f"exec {word}, refused", fail, pod=word)
+row("an object without a selector", fail, pod="svc/web", selector={})
+row("an object without pods", fail, pod="deploy/web", selector={"app": "none"}, flags=["--pod-running-timeout=1s"])
+row("pods that come later", ok, pod="deploy/web", pods_after=1.5, connect_timeout=10)
+row(
+    "--pod-running-timeout, longer than the connect timeout",
+    ok,
+    pod="deploy/web",
+    pods_after=2,
+    connect_timeout=1,
+    flags=["--pod-running-timeout=10s"],
+)
+row(
+    "--pod-running-timeout, shorter than the connect timeout",
+    fail,
+    pod="deploy/web",
+    pods_after=6,
+    flags=["--pod-running-timeout=1s"],
+    says=["web"],
+)
+for value, expected in [
+    *(("2m", ok), ("1m30s", ok), ("1.5h", ok), ("500ms", ok), (".5s", ok), ("1m0.5s", ok), ("+5s", ok), ("1us", ok)),
+    *(("1\u00b5s", ok), ("1h1m1s1ms1us1ns", ok)),
+    *(("0", fail), ("0s", fail), ("-5s", fail), ("5", fail), ("soon", fail), ("", fail), ("5 s", fail), ("5d", fail)),
+]:
+    row(f"--pod-running-timeout={value}", expected, flags=[f"--pod-running-timeout={value}"])
+for value, expected in [
+    *(("0", ok), ("5", ok), ("5s", ok), ("1m", ok), ("1.5m", ok), ("0s", ok)),
+    *(("soon", fail), ("5d", fail), ("5 s", fail), ("-5", fail)),
+]:
+    row(f"--request-timeout={value}", expected, flags=[f"--request-timeout={value}"])
+# Options of `kubectl exec` and global ones, as extra_args have them.
+for words in [
+    *(["-i"], ["--stdin"], ["--stdin=false"], ["-t"], ["--tty"], ["-q"], ["--quiet"], ["-it"], ["-qit"], ["-v=4"]),
+    *(["-v4"], ["-v", "4"], ["--v=4"], ["--vmodule=x=1"], ["--cache-dir={dir}/cache"]),
+    *(["--match-server-version=false"], ["--warnings-as-errors"], ["--profile=none"], ["--profile-output=p.pprof"]),
+    *(["--log-flush-frequency=5s"], ["-nother"], ["-n", "other"], ["-n=other"], ["-s={url}"], ["-s{url}"]),
+    *(["--server", "{url}"], ["--namespace", "other"], ["--token", "flag"]),
+]:
+    row(f"exec {' '.join(words)}", ok, flags=words)
+row("exec --disable-compression", ok, flags=["--disable-compression"], since="1.27")
+row("exec deploy.v9.apps/web", ok, pod="deploy.v9.apps/web", since="1.29")
+row("--as-user-extra", ok, flags=["--as=ci", "--as-user-extra=a=b", "--as-user-extra=a=c"], since="1.35")
+for words in [["--nosuch"], ["-z"], ["-n"], ["--stdin=maybe"]]:
+    row(f"exec {' '.join(words)}, refused", fail, flags=words)

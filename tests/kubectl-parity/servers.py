@@ -8,17 +8,47 @@ import socket
 import ssl
 import struct
 import threading
+import time
 
 POD_PATH = "/pods/"
+# Resources by API group and version: plural, singular, kind and short names. Objects named `web` exist, no others do.
+RESOURCES = {
+    "v1": [
+        ("pods", "pod", "Pod", ["po"]),
+        ("services", "service", "Service", ["svc"]),
+        ("replicationcontrollers", "replicationcontroller", "ReplicationController", ["rc"]),
+        ("configmaps", "configmap", "ConfigMap", ["cm"]),
+        ("endpoints", "endpoints", "Endpoints", ["ep"]),
+    ],
+    "apps/v1": [
+        ("deployments", "deployment", "Deployment", ["deploy"]),
+        ("replicasets", "replicaset", "ReplicaSet", ["rs"]),
+        ("statefulsets", "statefulset", "StatefulSet", ["sts"]),
+        ("daemonsets", "daemonset", "DaemonSet", ["ds"]),
+    ],
+    "batch/v1": [("jobs", "job", "Job", []), ("cronjobs", "cronjob", "CronJob", ["cj"])],
+}
+# Kinds whose selector is a plain map of labels.
+PLAIN_SELECTORS = ("Service", "ReplicationController")
+# The pod of the objects named `web`.
+POD = {
+    "kind": "Pod",
+    "apiVersion": "v1",
+    "metadata": {"name": "web-0", "namespace": "default", "labels": {"app": "web"}},
+    "spec": {"nodeName": "node", "containers": [{"name": "main", "image": "none"}]},
+    "status": {"phase": "Running"},
+}
 
 
 class ApiServer:
     """Answers 404 for every pod, and as little discovery as kubectl needs.
 
-    `log` has an entry for each request for a pod."""
+    `log` has an entry for each request for a pod. Objects named `web` select the pod `web-0`, which lists show
+    `pods_after` seconds after the first of them; `selector`: another one than the usual."""
 
-    def __init__(self, context=None, token=None, prefix="", host="127.0.0.1"):
+    def __init__(self, context=None, token=None, prefix="", host="127.0.0.1", pods_after=0, selector=None):
         self.log = []
+        self.pods_after, self.selector, self.first_list = pods_after, selector, None
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -68,20 +98,64 @@ class ApiServer:
         elif POD_PATH in path and self.token and headers.get("Authorization") != "Bearer " + self.token:
             status, answer = 401, failure(401, "Unauthorized", "Unauthorized")
         else:
-            discovered = discovery(path.removeprefix(self.prefix))
-            if discovered:
-                status, answer = 200, discovered
+            if "watch=true" in request.path:
+                self.watch(request)
+                return
+            found = self.find(path.removeprefix(self.prefix), request.path)
+            if found:
+                status, answer = 200, found
+            elif path.count("/") == 7 and path.startswith("/apis/"):
+                group, resource, name = path.split("/")[2], *path.split("/")[6:]
+                answer = failure(404, "NotFound", f'{resource}.{group} "{name}" not found', f"{resource}.{group}", name)
         if POD_PATH in path:
+            name = path.split(POD_PATH)[1].split("/")[0]
             if status == 404:
-                name = path.split(POD_PATH)[1].split("/")[0]
-                answer = failure(404, "NotFound", f'pods "{name}" not found')
-            self.log.append(self.entry(request, path, status))
+                answer = failure(404, "NotFound", f'pods "{name}" not found', "pods", name)
+            # kubectl gets the pod that is named, and none that an object has: it asks for the exec at once.
+            self.log.append(self.entry(request, path.split(POD_PATH)[0] + POD_PATH + name, status))
         body = json.dumps(answer).encode()
         request.send_response(status)
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         request.wfile.write(body)
+
+    def find(self, path, with_query):
+        """Returns discovery, an object or a list of pods; None for what does not exist."""
+        parts = path.strip("/").split("/")
+        version = "/".join(parts[1:3]) if parts[0] == "apis" else "v1"
+        below = parts[3:] if parts[0] == "apis" else parts[2:]
+        if len(below) == 3 and below[2] == "pods":
+            return self.pods(with_query)
+        if len(below) == 4 and below[3] == "web":
+            for plural, _, kind, _ in RESOURCES.get(version, []):
+                if plural == below[2] and plural != "pods":
+                    labels = {"app": "web"} if self.selector is None else self.selector
+                    selector = labels if kind in PLAIN_SELECTORS else {"matchLabels": labels}
+                    metadata = {"name": "web", "namespace": below[1]}
+                    return {"kind": kind, "apiVersion": version, "metadata": metadata, "spec": {"selector": selector}}
+        return discovery(path)
+
+    def pods(self, query):
+        """Returns the pods that a selector has at this moment."""
+        self.first_list = self.first_list or time.monotonic()
+        items = [POD] if self.remaining() <= 0 and "labelSelector=app%3Dweb" in query else []
+        return {"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}
+
+    def remaining(self):
+        """Returns the seconds until objects have their pod."""
+        return self.first_list + self.pods_after - time.monotonic()
+
+    def watch(self, request):
+        """Answers a watch: at once with its head, and with the pod when the object has it."""
+        request.close_connection = True
+        request.send_response(200)
+        request.send_header("Content-Type", "application/json")
+        request.end_headers()
+        request.wfile.flush()
+        if "labelSelector=app%3Dweb" in request.path:
+            time.sleep(max(0, self.remaining()))
+            request.wfile.write(json.dumps({"type": "ADDED", "object": POD}).encode() + b"\n")
 
     def entry(self, request, path, status):
         headers, connection = request.headers, request.connection
@@ -106,7 +180,7 @@ class ApiServer:
         self.http.server_close()
 
 
-def failure(code, reason, message):
+def failure(code, reason, message, kind="pods", name="web"):
     return {
         "kind": "Status",
         "apiVersion": "v1",
@@ -114,7 +188,7 @@ def failure(code, reason, message):
         "status": "Failure",
         "message": message,
         "reason": reason,
-        "details": {"name": "web", "kind": "pods"},
+        "details": {"name": name, "kind": kind},
         "code": code,
     }
 
@@ -125,11 +199,22 @@ def discovery(path):
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
     if path == "/apis":
-        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": []}
-    if path == "/api/v1":
-        pods = {"name": "pods", "singularName": "pod", "namespaced": True, "kind": "Pod", "verbs": ["get", "list"]}
-        return {"kind": "APIResourceList", "groupVersion": "v1", "resources": [pods | {"shortNames": ["po"]}]}
+        groups = [version.split("/") for version in RESOURCES if "/" in version]
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [group(*names) for names in groups]}
+    version = path.removeprefix("/apis/").removeprefix("/api/")
+    if version in RESOURCES and path.count("/") == version.count("/") + 2:
+        resources = [
+            {"name": plural, "singularName": singular, "namespaced": True, "kind": kind, "verbs": ["get", "list"]}
+            | {"shortNames": short}
+            for plural, singular, kind, short in RESOURCES[version]
+        ]
+        return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
     return None
+
+
+def group(name, version):
+    served = {"groupVersion": f"{name}/{version}", "version": version}
+    return {"name": name, "versions": [served], "preferredVersion": served}
 
 
 class Proxy:
