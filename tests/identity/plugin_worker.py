@@ -1,8 +1,9 @@
-"""Runs the connection plugin for each line of standard input, `{"environment": …, "token": …}`.
+"""Runs the connection plugin for each line of standard input: `{"environment": …, "variables": …, "command": …}`.
 
     plugin_worker.py COLLECTION PODBRIDGE
 
-Prints `[asked, text]`: whether the API server was asked and has no such pod, and what the plugin said.
+`variables` are those of an inventory. Prints a JSON object for each line: `status` and `output` of the command, or
+`error`, what the plugin said, with `unreachable`.
 """
 
 import json
@@ -13,7 +14,7 @@ import sys
 def main():
     collection, podbridge = sys.argv[1:]
     os.environ["ANSIBLE_CONNECTION_PLUGINS"] = f"{collection}/plugins/connection"
-    from ansible.errors import AnsibleError
+    from ansible.errors import AnsibleConnectionFailure, AnsibleError
     from ansible.playbook.play_context import PlayContext
     from ansible.plugins.loader import connection_loader
 
@@ -22,17 +23,14 @@ def main():
         os.environ.clear()
         os.environ.update(order["environment"])
         context = PlayContext()
-        context.remote_addr = "web"
+        context.remote_addr = order["variables"].get("ansible_kubectl_pod", "web")
         connection = connection_loader.get("kubectl", context, os.devnull)
-        variables = {"ansible_podbridge_executable": podbridge}
-        if order["token"]:
-            variables["ansible_kubectl_token"] = order["token"]
-        connection.set_options(var_options=variables)
+        connection.set_options(var_options={"ansible_podbridge_executable": podbridge, **order["variables"]})
         try:
-            connection.exec_command("true")
-            answer = [False, "the command ran"]
+            status, output, _ = connection.exec_command(order["command"])
+            answer = {"status": status, "output": output.decode()}
         except AnsibleError as error:
-            answer = ["has no pod" in str(error) or "not found" in str(error), str(error)]
+            answer = {"error": str(error), "unreachable": isinstance(error, AnsibleConnectionFailure)}
         print(json.dumps(answer), flush=True)
 
 

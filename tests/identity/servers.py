@@ -62,6 +62,7 @@ class ApiServers:
         context.load_cert_chain(certificate, key)
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), self._handler(number)) for number in range(count)]
         for server in self._servers:
+            server.handle_error = lambda *_: None
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         self.urls = [f"https://127.0.0.1:{server.server_port}" for server in self._servers]
 
