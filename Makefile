@@ -171,7 +171,8 @@ test-parity-versions: build ## the same with the oldest and the newest kubectl
 	done
 
 .PHONY: test-cluster
-test-cluster: build ## the command line, Ansible and Zuul on pods of a real Kubernetes
+test-cluster: images ## the command line, Ansible and Zuul on pods of a real Kubernetes
+	$(call ensure-debian,buildah)
 	cargo build --locked -p podbridge-tests --bin soak
 	SOAK=$(CARGO_TARGET_DIR)/debug/soak tests/cluster-tier
 

@@ -6,7 +6,6 @@ busybox  localhost/podbridge-test/busybox:1  a shell and small tools, no Python
 debian   localhost/podbridge-test/debian:1   Python, git, rsync, sshd, zip, hexdump, sudo; users tester (1000; sudo
                                             without password) and pwuser (1001; password
                                             "podbridge", sudo and su with it)
-agent    localhost/podbridge-test/agent:1    podbridge-agent and nothing else, no shell
 """
 
 import argparse
@@ -132,26 +131,10 @@ def debian_layer(path, options):
     )
 
 
-def agent_layer(path, options):
-    if options.binary is None:
-        raise SystemExit("images.py: the image agent needs --binary")
-    with open(options.binary, "rb") as f:
-        program = f.read()
-    layer = Layer(path)
-    for name in ("etc", "proc", "sys", "dev", "usr", "usr/bin"):
-        layer.directory(name)
-    layer.directory("tmp", 0o1777)
-    layer.file("usr/bin/podbridge-agent", program, 0o755)
-    layer.file("etc/passwd", b"root:x:0:0:root:/:/sbin/nologin\n")
-    layer.file("etc/group", b"root:x:0:\n")
-    layer.tar.close()
-
-
 IMAGES = {
     "pause": (pause_layer, ["/bin/busybox", "sleep", "2147483647"]),
     "busybox": (busybox_layer, ["/bin/sh"]),
     "debian": (debian_layer, ["/bin/bash"]),
-    "agent": (agent_layer, ["podbridge-agent", "serve"]),
 }
 
 
@@ -188,7 +171,6 @@ def main():
     parser.add_argument("image", choices=IMAGES, help="name of the image")
     parser.add_argument("out", help="path of the archive to write")
     parser.add_argument("--suite", help="Debian suite of the image debian, for example bookworm")
-    parser.add_argument("--binary", help="path of podbridge-agent, for the image agent")
     options = parser.parse_args()
     build, command = IMAGES[options.image]
     # The archive is written to a temporary directory and renamed, so that it is complete when it appears.

@@ -668,7 +668,7 @@ class Connection(ConnectionBase):
             self.transport = stock.transport
             for method in self.STOCK_METHODS:
                 setattr(self, method, functools.partial(self._call_stock, stock, method))
-        elif self.get_option("remote_user"):
+        else:
             self._shell.mkdtemp = functools.partial(temporary_directory_command, self._shell)
 
     def _warn_of_unknown_variables(self, names):

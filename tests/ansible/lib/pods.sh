@@ -19,7 +19,9 @@ enter_cluster() {
 
 kube() { "$KUBECTL" --kubeconfig "$KUBE_CONFIG" -n "$NAMESPACE" "$@"; }
 
+# Pods (NAMESPACE/NAME) and namespaces that this run makes; they are removed at its end.
 PODS=()
+NAMESPACES=()
 
 # new_pod NAME [NAMESPACE]: starts a pod and waits until it is ready; the pod is removed at the end of the run. Variables: IMAGE (default:
 # debian), SIDECAR (name of a second container), SHARED (a directory of this machine), LIMITS (memory), RESTART (policy).
@@ -69,6 +71,7 @@ remove_pods() {
 	for pod in "${PODS[@]}"; do
 		kube -n "${pod%/*}" delete pod "${pod#*/}" --ignore-not-found --wait=false >/dev/null
 	done
+	[ ${#NAMESPACES[@]} = 0 ] || "$KUBECTL" --kubeconfig "$KUBE_CONFIG" delete namespace "${NAMESPACES[@]}" --ignore-not-found --wait=false >/dev/null
 }
 
 pod_is_gone() { ! kube get pod "$1" >/dev/null 2>&1; }

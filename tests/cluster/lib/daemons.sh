@@ -72,7 +72,7 @@ start_control_plane() {
 		--kubelet-client-certificate=pki/admin.crt --kubelet-client-key=pki/admin.key \
 		--kubelet-certificate-authority=pki/ca.crt --kubelet-preferred-address-types=InternalIP \
 		--service-account-key-file=pki/sa.key --service-account-signing-key-file=pki/sa.key \
-		--service-account-issuer=https://podbridge.test --service-cluster-ip-range=10.96.0.0/16 --authorization-mode=Node,RBAC
+		--feature-gates=ImageVolume=true --service-account-issuer=https://podbridge.test --service-cluster-ip-range=10.96.0.0/16 --authorization-mode=Node,RBAC
 	local c=namespace-controller,serviceaccount-controller,serviceaccount-token-controller
 	c+=,root-ca-certificate-publisher-controller,garbage-collector-controller,node-lifecycle-controller
 	start kube-controller-manager bin/kube-controller-manager --kubeconfig=admin.conf --leader-elect=false --controllers=$c \

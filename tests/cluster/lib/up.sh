@@ -57,16 +57,24 @@ start_pods() {
 	wait_for_exec "$NAMESPACE-b" debian true
 }
 
-# cluster agent BINARY: makes the pods of pods-agent.yaml again, with that agent.
-cluster_agent() {
+# cluster import ARCHIVE…: makes the images of these archives known to the cluster.
+cluster_import() {
 	local archive
 	[ -f "$STATE/env" ] || die "no cluster in $STATE"
 	read_env
-	[ -n "$NETNS" ] || die "cluster agent needs a cluster that this command started; on an external one the image cannot be imported"
-	archive=$(mktemp "$STATE/run/agent.XXXXXX")
-	python3 "$HERE/images.py" agent "$archive" --binary "$1"
-	ctr -a "$STATE/run/containerd.sock" -n k8s.io images import "$archive" >/dev/null
-	rm -f "$archive"
+	[ -n "$NETNS" ] || die "images can be imported only into a cluster that this command started, not into an external one"
+	for archive; do
+		ctr -a "$STATE/run/containerd.sock" -n k8s.io images import "$archive" >/dev/null || die "cannot import $archive"
+	done
+}
+
+# cluster agent BINARY: makes the pods of pods-agent.yaml again, with that agent.
+cluster_agent() {
+	local images
+	images=$(mktemp -d "$STATE/run/images.XXXXXX")
+	"$HERE/../../packaging/images/build" "$images" --image podbridge-agent --version test --binaries "$(uname -m)=$(dirname "$1")" >/dev/null
+	cluster_import "$images/podbridge-agent.tar"
+	rm -rf "$images"
 	kube -n "$NAMESPACE" delete pod baked brought --ignore-not-found --wait >/dev/null
 	apply_pods pods-agent.yaml -n "$NAMESPACE" >/dev/null
 	wait_for_exec "$NAMESPACE" baked podbridge-agent version
