@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Status(StatusOptions),
     /// Stop the bridge of a pod; commands that run in the pod continue
     Stop(StopOptions),
+    /// Time commands and copies in a pod, with kubectl beside podbridge
+    Bench(BenchOptions),
     /// Run a command in a pod as ssh does on a host; for GIT_SSH_COMMAND="podbridge ssh" and rsync -e "podbridge ssh"
     Ssh(SshOptions),
     /// Run the local git with pods as its hosts: podbridge git push POD:/path main
@@ -239,6 +241,15 @@ pub(crate) struct StopOptions {
     /// Stop all bridges of this user
     #[arg(long, conflicts_with = "pod")]
     pub all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchOptions {
+    /// Name of the pod
+    pub pod: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of ssh that change something here; the others that ssh knows change nothing or are refused.

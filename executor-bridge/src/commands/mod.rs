@@ -1,6 +1,7 @@
 //! The subcommands of `podbridge`, one module each, and the main program that chooses among them. An error becomes one sentence on
 //! standard error and the exit code of its kind.
 
+mod bench;
 mod bridge;
 mod bridge_of_pod;
 mod cp;
@@ -55,6 +56,7 @@ pub fn run() -> ExitCode {
         Command::Docker(command) => docker::run(target, options, command),
         Command::Status(command) => status::run(target, &command),
         Command::Stop(command) => stop::run(target, command),
+        Command::Bench(command) => bench::run(target, &command),
         Command::Bridge(command) => bridge::run(&command, options),
         // `intercept` has handled `podbridge kubectl`, unless an option stood before `kubectl`.
         Command::Kubectl { .. } => Err(Failure::usage(
