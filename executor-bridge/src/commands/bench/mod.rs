@@ -3,6 +3,7 @@
 
 mod peer;
 mod report;
+mod workload;
 
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
@@ -15,6 +16,7 @@ use crate::cli::{BenchOptions, TargetOptions};
 use crate::client;
 use crate::commands::bench::peer::Peer;
 use crate::commands::bench::report::Row;
+use crate::commands::bench::workload::Workload;
 use crate::commands::bridge_of_pod;
 use crate::error::{Failure, Kind};
 use crate::protocol::request::{Operation, Request};
@@ -24,38 +26,6 @@ use crate::report::say;
 
 /// Time after which a workload begins no further round, so that the whole takes less than a minute.
 const TIME_OF_WORKLOAD: Duration = Duration::from_secs(8);
-
-const MIB: usize = 1 << 20;
-
-/// What is timed.
-#[derive(Debug, Clone, Copy)]
-enum Workload {
-    /// A command that does nothing.
-    Command,
-    /// A file of this many bytes, from here into the pod.
-    CopyIn(usize),
-    /// The file that the last `CopyIn` wrote, out of the pod.
-    CopyOut(usize),
-}
-
-impl Workload {
-    /// All of them in their order, each with the most rounds.
-    const ALL: [(Self, usize); 5] = [
-        (Self::Command, 20),
-        (Self::CopyIn(MIB), 10),
-        (Self::CopyOut(MIB), 10),
-        (Self::CopyIn(32 * MIB), 3),
-        (Self::CopyOut(32 * MIB), 3),
-    ];
-
-    fn name(self) -> String {
-        match self {
-            Self::Command => "run the command true".into(),
-            Self::CopyIn(size) => format!("copy {} MiB into the pod", size / MIB),
-            Self::CopyOut(size) => format!("copy {} MiB out of the pod", size / MIB),
-        }
-    }
-}
 
 pub(super) fn run(target: TargetOptions, command: &BenchOptions) -> Result<u8, Failure> {
     let peers = Peer::both(&target, &command.pod)?;

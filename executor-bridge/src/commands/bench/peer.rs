@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum as _;
 
 use crate::cli::TargetOptions;
-use crate::commands::bench::Workload;
+use crate::commands::bench::workload::Workload;
 use crate::env::{Environment as _, PODBRIDGE_DISABLE, PODBRIDGE_TOKEN, Process};
 use crate::error::{Failure, Kind};
 use crate::program;
