@@ -171,10 +171,10 @@ test-parity-versions: build ## the same with the oldest and the newest kubectl
 	done
 
 .PHONY: test-cluster
-test-cluster: images ## the command line, Ansible and Zuul on pods of a real Kubernetes
+test-cluster: images $(ANSIBLE)/.ready ## the command line, Ansible and Zuul on pods of a real Kubernetes
 	$(call ensure-debian,buildah)
 	cargo build --locked -p podbridge-tests --bin soak
-	SOAK=$(CARGO_TARGET_DIR)/debug/soak tests/cluster-tier
+	SOAK=$(CARGO_TARGET_DIR)/debug/soak ANSIBLE_PYTHON=$(ANSIBLE)/bin/python tests/cluster-tier
 
 .PHONY: cluster-up cluster-down
 cluster-up: ## start the test cluster and print its settings

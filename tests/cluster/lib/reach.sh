@@ -48,13 +48,21 @@ create_reach_pods() {
 		kind: Service
 		metadata: {name: reach}
 		spec: {selector: {app: reach}, ports: [{port: 80}]}
+		---
+		apiVersion: apps/v1
+		kind: Deployment
+		metadata: {name: reach-late}
+		spec:
+		  replicas: 0
+		  selector: {matchLabels: {app: reach-late}}
+		  template: {metadata: {labels: {app: reach-late}}, spec: {containers: [{name: main, image: none}]}}
 	END
 	kube wait --for=condition=Ready pod/reach --timeout=60s >/dev/null
 	until kube exec reach-prep -c prep -- true 2>/dev/null; do sleep 0.2; done
 }
 delete_reach_pods() {
 	kube delete --ignore-not-found --wait=false --grace-period=0 --force pod/reach pod/reach-prep >/dev/null 2>&1
-	kube delete --ignore-not-found deploy/reach rs/reach svc/reach >/dev/null
+	kube delete --ignore-not-found deploy/reach deploy/reach-late rs/reach svc/reach pod/reach-late --force --grace-period=0 >/dev/null 2>&1
 }
 
 # Each container that kubectl reaches, by each name that kubectl takes: the host name and the container's own mark are those of kubectl.
@@ -76,6 +84,13 @@ check_reach() {
 	podbridge cp "$WORK/file" "$NAMESPACE/reach:/tmp/copied"
 	podbridge cp "$NAMESPACE/reach:/tmp/copied" "$WORK/back"
 	cmp "$WORK/file" "$WORK/back"
+	mkdir -p "$WORK/tree"
+	cp "$WORK/file" "$WORK/tree/file"
+	podbridge sync -q "$WORK/tree/" "$NAMESPACE/reach:/tmp/tree"
+	podbridge sync -q -n "$NAMESPACE-b" "$NAMESPACE/reach:/tmp/tree/" "$WORK/tree-back"
+	cmp "$WORK/file" "$WORK/tree-back/file"
+	expect_failure 228 'nosuch' cp -q "$WORK/file" "nosuch/reach:/tmp/copied"
+	wait_for_pods
 	# A pod that is being deleted serves until it ends; then the name means another pod.
 	kube delete pod reach --wait=false >/dev/null
 	[ "$(exec_in_pod reach -- hostname)" = reach ] || die "reach: a pod that is being deleted is not reached"
@@ -87,6 +102,30 @@ check_reach() {
 	[ "$got" = "$expected" ] || die "reach: a new command of deploy/reach runs in $got, kubectl's in $expected"
 	delete_reach_pods
 	report_passed "every container and name that kubectl reaches"
+}
+
+# --pod-running-timeout counts instead of the connect timeout: until the object has a pod, and until that pod runs.
+wait_for_pods() {
+	local variables="\"ansible_kubectl_namespace\": \"$NAMESPACE\", \"ansible_podbridge_connect_timeout\": 3" out
+	out=$(plugin "{\"ansible_kubectl_pod\": \"deploy/reach-late\", \"ansible_kubectl_extra_args\": \"--pod-running-timeout=1s\", $variables}" hostname)
+	[[ $out = *'has no pod'* ]] || die "reach: a deployment without pods: $out"
+	plugin "{\"ansible_kubectl_pod\": \"deploy/reach-late\", \"ansible_kubectl_extra_args\": \"--pod-running-timeout=2m\", $variables}" hostname >"$WORK/late" &
+	# Longer than the connect timeout.
+	sleep 5
+	kube apply -f - >/dev/null <<-END
+		apiVersion: v1
+		kind: Pod
+		metadata: {name: reach-late, labels: {app: reach-late}}
+		spec:
+		  automountServiceAccountToken: false
+		  terminationGracePeriodSeconds: 0
+		  initContainers:
+		    - {name: prep, image: localhost/podbridge-test/debian:1, imagePullPolicy: IfNotPresent, command: [sleep, "5"]}
+		  containers:
+		    - {name: main, image: localhost/podbridge-test/debian:1, imagePullPolicy: IfNotPresent, command: ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"]}
+	END
+	wait $!
+	[[ $(cat "$WORK/late") = *'"reach-late\n"'* ]] || die "reach: a deployment whose pod came later: $(cat "$WORK/late")"
 }
 
 # A container that the kubelet starts again is waited for.
@@ -139,7 +178,7 @@ json.dump(config, open(sys.argv[2], "w"))' "$token" "$WORK/creator"
 
 # Each row: the plan of the server in front of the API server, the exit code of podbridge, and the seconds that it may take, from and to.
 check_hiccups() {
-	local plan code from to port=18443 started took status pid
+	local plan code from to port=18443 started took status pid variables
 	while IFS='|' read -r plan code from to; do
 		[ -n "$plan" ] || continue
 		# shellcheck disable=SC2086 # steps
@@ -175,5 +214,19 @@ check_hiccups() {
 		404|228|0|2000
 		exec=403|227|0|2500
 	END
+	# The same through the plugin, where nothing of it is an unreachable host.
+	for plan in 429:1 500 exec=dial reset; do
+		# shellcheck disable=SC2086 # steps
+		python3 "$HERE/lib/hiccups.py" "$KUBECONFIG" $port $plan >"$WORK/hiccups" 2>&1 &
+		pid=$!
+		until (exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null; do sleep 0.05; done
+		variables="\"ansible_kubectl_pod\": \"debian\", \"ansible_kubectl_namespace\": \"$NAMESPACE\", \"ansible_podbridge_link\": \"exec-proxy\""
+		plugin "{$variables, \"ansible_kubectl_host\": \"http://127.0.0.1:$port\"}" 'echo here' >"$WORK/out"
+		kill $pid 2>/dev/null || :
+		wait $pid 2>/dev/null || :
+		grep -q '"here' "$WORK/out" || die "hiccups: $plan through the plugin: $(cat "$WORK/out" "$WORK/hiccups")"
+		port=$((port + 1))
+	done
+	podbridge stop --all
 	report_passed "hiccups of the API server"
 }
