@@ -12,7 +12,7 @@ use super::{Error, Put, Target, run_blocking};
 
 /// Capacity of the queue between the connection and the disk.
 const MAX_QUEUED_PARTS: usize = 8;
-/// Bytes between two reports of progress: half of the smallest flow-control window that a sender may have.
+/// Bytes between two reports of progress. A sender of a stream waits for a report after eight times as much.
 const PROGRESS_STEP: u64 = 512 * 1024;
 
 /// Length and digest of the whole content, as its sender computed them.

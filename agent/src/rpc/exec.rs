@@ -51,7 +51,7 @@ fn stream_events(mut reader: Reader) -> Answers<ExecEvent> {
 }
 
 /// Bytes of stdin that are written before an acknowledgement is due. An acknowledgement costs as much as a chunk on the way to the
-/// client, so chunks share one. Half of the smallest flow-control window that a client has.
+/// client, so chunks share one. A client sends at least four times as much before it waits for one (2 MiB of a file, 4 MiB of a stream).
 const ACK_STEP: u64 = 512 << 10;
 /// Pause in the input after which less than `ACK_STEP` is acknowledged.
 const ACK_DELAY: Duration = Duration::from_millis(10);

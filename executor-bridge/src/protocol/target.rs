@@ -1,5 +1,5 @@
-//! Target of a bridge: the options that the user gave, and nothing else, as a JSON object; the object's key names the bridge's socket.
-//! Secrets may be inside: `Debug` and `public` show none. `config` makes targets, `pod` and `link` read them.
+//! Target of a bridge: the options that the user gave, completed by what the environment decides (ADR 14), as a JSON object; the object's
+//! key names the bridge's socket. Secrets may be inside: `Debug` and `public` show none. `config` makes targets, `pod` and `link` read them.
 
 use std::collections::BTreeMap;
 use std::fmt;
