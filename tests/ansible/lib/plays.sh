@@ -37,6 +37,12 @@ play_semantics() {
 	expect_nothing_left "$1"
 }
 
+play_unknown_user() {
+	new_pod "$1"
+	inventory >"$WORK/unknown_user.yaml" <<<"testhost $1"
+	playbook unknown_user unknown_user "$WORK/unknown_user.yaml"
+}
+
 play_same_name_pods() {
 	local other=two
 	[ "$PLACE" = local ] || other=$NAMESPACE-b
