@@ -43,7 +43,8 @@ build: ## release binaries in dist/bin
 ARCHITECTURES ?= $(MACHINE)
 FOREIGN := $(filter-out $(MACHINE),$(ARCHITECTURES))
 BINARIES := $(foreach a,$(ARCHITECTURES),$(a)=dist/$(if $(filter $(MACHINE),$(a)),bin,$(a)))
-ensure-debian = @command -v $(1) >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1); } >&2
+# ensure-debian PACKAGE,PROGRAM: installs the package if the program is missing; without PROGRAM both have one name.
+ensure-debian = @command -v $(or $(2),$(1)) >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1); } >&2
 .PHONY: images
 images: build $(FOREIGN:%=foreign-%) ## images that carry podbridge, in dist/images; ARCHITECTURES="x86_64 aarch64" for both
 	$(call ensure-debian,mmdebstrap)
@@ -109,6 +110,7 @@ test-rust: $(PREVIOUS)/.ready ## unit, crate and process tests
 .PHONY: test-images
 test-images: images $(ANSIBLE)/.ready ## the images: reproducible, complete, usable
 	$(call ensure-debian,buildah)
+	$(if $(FOREIGN),$(call ensure-debian,qemu-user,qemu-$(firstword $(FOREIGN))))
 	IMAGES=dist/images BINARIES="$(BINARIES)" $(ANSIBLE)/bin/python -m pytest -q -p no:cacheprovider tests/images
 
 .PHONY: soak

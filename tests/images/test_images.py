@@ -11,6 +11,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "../.."))
 IMAGES = os.environ["IMAGES"]
 BINARIES = [word.split("=", 1) for word in os.environ["BINARIES"].split()]
 NAMES = ("podbridge-agent", "podbridge-agent-git", "podbridge-executor")
-ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+OCI_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+ARCHITECTURE = OCI_ARCHITECTURES[platform.machine()]
 E_MACHINE = {"amd64": 62, "arm64": 183}
 
 
@@ -52,9 +54,8 @@ class Image:
             assert config["architecture"] == descriptor["platform"]["architecture"]
             yield config["architecture"], config, self.blob(layer)
 
-    def unpack(self, directory):
-        """Unpacks the image of this machine's architecture."""
-        ((_, config, layer),) = [manifest for manifest in self.manifests() if manifest[0] == ARCHITECTURE]
+    def unpack(self, directory, architecture=ARCHITECTURE):
+        ((_, config, layer),) = [manifest for manifest in self.manifests() if manifest[0] == architecture]
         with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
             tar.extractall(directory, **({"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}))
         return config
@@ -132,7 +133,10 @@ def test_an_archive_is_an_oci_layout(name):
                 seen.add(member.name)
                 content = tar.extractfile(member).read(20) if member.isreg() else b""
                 if content.startswith(b"\x7fELF"):
-                    assert int.from_bytes(content[18:20], "little") == E_MACHINE[architecture], member.name
+                    # An executor has the agents of all machine types.
+                    machine = member.name.partition("podbridge-agent-")[2]
+                    expected = E_MACHINE[OCI_ARCHITECTURES.get(machine, architecture)]
+                    assert int.from_bytes(content[18:20], "little") == expected, member.name
 
 
 @pytest.mark.parametrize("name", ["podbridge-agent", "podbridge-agent-git"])
@@ -196,6 +200,52 @@ def test_git_trusts_the_usual_authorities(inside):
 def test_the_git_image_names_its_packages(inside):
     listed = inside("podbridge-agent-git")("cat", "/usr/share/podbridge/packages").stdout.splitlines()
     assert any(line.startswith("git_1:2.") and line.endswith("_" + ARCHITECTURE) for line in listed), listed
+
+
+FOREIGN = [machine for machine, _directory in BINARIES if machine != platform.machine()]
+# Programs that say something without a server, and what it begins with. qemu-user has no PR_SET_CHILD_SUBREAPER, so the
+# agent cannot serve under it.
+FOREIGN_PROGRAMS = {
+    "podbridge-agent version": "podbridge-agent ",
+    "usr/bin/git --version": "git version ",
+    "usr/bin/rsync --version": "rsync ",
+    "usr/lib/git-core/git-remote-https": "",
+    "bin/sh -c 'echo shell'": "shell",
+}
+
+
+@pytest.fixture(scope="session")
+def foreign_root(tmp_path_factory):
+    """Returns a function that unpacks podbridge-agent-git for another machine type, once."""
+
+    @functools.cache
+    def unpack(machine):
+        root = tmp_path_factory.mktemp(machine)
+        Image("podbridge-agent-git").unpack(root, OCI_ARCHITECTURES[machine])
+        return str(root)
+
+    return unpack
+
+
+@pytest.mark.parametrize("machine", FOREIGN)
+@pytest.mark.parametrize("command", FOREIGN_PROGRAMS)
+def test_programs_of_another_architecture_run_under_qemu(foreign_root, machine, command):
+    root = foreign_root(machine)
+    words = shlex.split(command)
+    command_line = [f"qemu-{machine}", "-L", root, f"{root}/{words[0]}", *words[1:]]
+    ran = subprocess.run(command_line, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.startswith(FOREIGN_PROGRAMS[command])
+    assert "shared libraries" not in ran.stderr
+
+
+@pytest.mark.parametrize("machine", FOREIGN)
+def test_an_init_container_of_another_architecture_installs_its_agent(foreign_root, machine, tmp_path):
+    root = foreign_root(machine)
+    # The agent copies its own file, which under qemu-user is found by the path that it was started with.
+    command_line = [f"qemu-{machine}", f"{root}/podbridge-agent", "install", str(tmp_path)]
+    ran = subprocess.run(command_line, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert filecmp.cmp(f"{root}/podbridge-agent", tmp_path / "podbridge-agent", shallow=False)
 
 
 class Buildah:
