@@ -358,7 +358,7 @@ def may_run_plugin(target):
     Files are not parsed, so that podbridge decides the same without a YAML parser that agrees with this one in
     everything: a key `exec` needs these letters, an escape or another encoding.
     """
-    flags, _ = parse_extra_args(shlex.join(target.get("extra_args", [])))
+    flags = parse_extra_args(shlex.join(target.get("extra_args", [])))[0]
     named = [flag.partition("=")[2] for flag in flags if flag.startswith("--kubeconfig=")]
     paths = [target[key] for key in ("kubeconfig_file", "default_kubeconfig") if key in target]
     contents = [json.dumps(target.get("kubeconfig_data"), ensure_ascii=False).encode()]
