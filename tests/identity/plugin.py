@@ -14,9 +14,12 @@ class Plugin:
         command = [python, Path(__file__).with_name("plugin_worker.py"), ROOT / "ansible", podbridge]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, environment, variables, command="true"):
-        """Returns `status` and `output` of the command, or `error` and `unreachable`, as a dict."""
-        order = {"environment": environment, "variables": variables, "command": command}
+    def run(self, environment, variables, command="true", directory="/"):
+        """Runs a command with the variables of an inventory, in an environment and a working directory.
+
+        Returns `status` and `output` of the command, or `error` and `unreachable`, as a dict.
+        """
+        order = {"environment": environment, "variables": variables, "command": command, "directory": str(directory)}
         print(json.dumps(order), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 

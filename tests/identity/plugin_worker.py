@@ -1,8 +1,8 @@
-"""Runs the connection plugin for each line of standard input: `{"environment": …, "variables": …, "command": …}`.
+"""Runs the connection plugin for each line of standard input: an order of `Plugin.run`.
 
     plugin_worker.py COLLECTION PODBRIDGE
 
-`variables` are those of an inventory. Prints a JSON object for each line: `status` and `output` of the command, or
+Prints a JSON object for each line: `status` and `output` of the command, or
 `error`, what the plugin said, with `unreachable`.
 """
 
@@ -22,6 +22,7 @@ def main():
         order = json.loads(line)
         os.environ.clear()
         os.environ.update(order["environment"])
+        os.chdir(order["directory"])
         context = PlayContext()
         context.remote_addr = order["variables"].get("ansible_kubectl_pod", "web")
         connection = connection_loader.get("kubectl", context, os.devnull)

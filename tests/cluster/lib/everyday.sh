@@ -164,7 +164,7 @@ check_rights() {
 
 # plugin VARIABLES COMMAND: runs a command through the connection plugin; prints its output, or what the plugin says.
 plugin() {
-	printf '{"environment": {"PATH": "%s", "PODBRIDGE_DIR": "%s", "KUBECONFIG": "%s"}, "variables": %s, "command": "%s"}' \
+	printf '{"directory": "/", "environment": {"PATH": "%s", "PODBRIDGE_DIR": "%s", "KUBECONFIG": "%s"}, "variables": %s, "command": "%s"}' \
 		"$PATH" "$PODBRIDGE_DIR" "$KUBECONFIG" "$1" "$2" |
 		"${ANSIBLE_PYTHON:?}" "$ROOT/tests/identity/plugin_worker.py" "$ROOT/ansible" "$ROOT/dist/bin/podbridge" 2>&1
 }
