@@ -176,22 +176,27 @@ json.dump(config, open(sys.argv[2], "w"))' "$token" "$WORK/creator"
 	report_passed "links through the stock kubectl"
 }
 
+stop_hiccups() {
+	kill "$HICCUPS"
+	wait "$HICCUPS" 2>/dev/null || :
+	HICCUPS=
+}
+
 # Each row: the plan of the server in front of the API server, the exit code of podbridge, and the seconds that it may take, from and to.
 check_hiccups() {
-	local plan code from to port=18443 started took status pid variables
+	local plan code from to port=18443 started took status variables
 	while IFS='|' read -r plan code from to; do
 		[ -n "$plan" ] || continue
 		# shellcheck disable=SC2086 # steps
 		python3 "$HERE/lib/hiccups.py" "$KUBECONFIG" $port $plan >"$WORK/hiccups" 2>&1 &
-		pid=$!
+		HICCUPS=$!
 		[[ $plan = late* ]] || until (exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null; do sleep 0.05; done
 		started=$(date +%s%N)
 		status=0
 		podbridge exec --server "http://127.0.0.1:$port" --link exec-proxy --connect-timeout 8 -n "$NAMESPACE" debian -- true 2>"$WORK/err" || status=$?
 		took=$((($(date +%s%N) - started) / 1000000))
 		podbridge stop --server "http://127.0.0.1:$port" --link exec-proxy -n "$NAMESPACE" debian 2>/dev/null || :
-		kill $pid
-		wait $pid 2>/dev/null || :
+		stop_hiccups
 		[ $status = "$code" ] || die "hiccups: $plan: $status ($(cat "$WORK/err")), $(cat "$WORK/hiccups")"
 		[ $took -ge "$from" ] && [ $took -le "$to" ] || die "hiccups: $plan took $took ms, not $from to $to"
 		port=$((port + 1))
@@ -218,12 +223,11 @@ check_hiccups() {
 	for plan in 429:1 500 exec=dial reset; do
 		# shellcheck disable=SC2086 # steps
 		python3 "$HERE/lib/hiccups.py" "$KUBECONFIG" $port $plan >"$WORK/hiccups" 2>&1 &
-		pid=$!
+		HICCUPS=$!
 		until (exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null; do sleep 0.05; done
 		variables="\"ansible_kubectl_pod\": \"debian\", \"ansible_kubectl_namespace\": \"$NAMESPACE\", \"ansible_podbridge_link\": \"exec-proxy\""
 		plugin "{$variables, \"ansible_kubectl_host\": \"http://127.0.0.1:$port\"}" 'echo here' >"$WORK/out"
-		kill $pid 2>/dev/null || :
-		wait $pid 2>/dev/null || :
+		stop_hiccups
 		grep -q '"here' "$WORK/out" || die "hiccups: $plan through the plugin: $(cat "$WORK/out" "$WORK/hiccups")"
 		port=$((port + 1))
 	done
