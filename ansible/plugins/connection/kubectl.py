@@ -398,7 +398,7 @@ def parse_extra_args(text):
     What kubectl would not take stays as it is, and podbridge refuses it by name.
     """
     try:
-        rest = shlex.split(text)[::-1]
+        rest = shlex.split(text)[::-1] if text else []
     except ValueError:  # an apostrophe that quotes nothing
         rest = text.split()[::-1]
     flags, container = [], None
