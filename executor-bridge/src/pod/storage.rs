@@ -116,6 +116,14 @@ impl Storage {
     }
 }
 
+/// Returns the words for an amount of memory that the API wrote, as the agent has them: `128 MiB`. What is no quantity stays as it is.
+pub(super) fn shown(quantity: &str) -> String {
+    match bytes(&Quantity(quantity.into())) {
+        Some(bytes) => format!("{} MiB", bytes >> 20),
+        None => quantity.to_owned(),
+    }
+}
+
 /// Returns the bytes of a quantity such as `5Mi`, `1.5G`, `1e6` or `128974848000m`; `None` if it is no quantity.
 fn bytes(quantity: &Quantity) -> Option<u64> {
     let text = quantity.0.trim();

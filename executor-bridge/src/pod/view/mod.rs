@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::error::{Failure, Kind, Retry};
-use crate::pod::Storage;
 use crate::pod::container_ref::{ContainerRef, Fate};
+use crate::pod::{Storage, storage};
 
 /// Node label in a pod's nodeSelector; it tells the system of a pod without `spec.os`.
 const OS_LABEL: &str = "kubernetes.io/os";
@@ -343,13 +343,13 @@ impl View {
     fn oom_message(&self, container: &Container) -> String {
         let (pod, name) = (&self.name, &container.name);
         match (&container.memory_limit, &self.memory_limit) {
-            (Some(limit), _) => {
-                format!(
-                    "container {name} of pod {pod} reached its memory limit ({limit}) and was killed; raise the limit"
-                )
-            }
+            (Some(limit), _) => format!(
+                "container {name} of pod {pod} reached its memory limit of {} and was killed with all that ran in it; raise the limit",
+                storage::shown(limit)
+            ),
             (None, Some(limit)) => format!(
-                "container {name} of pod {pod} was killed for memory: the pod reached its memory limit ({limit}); raise the limit"
+                "container {name} of pod {pod} was killed for memory: the pod reached its memory limit of {}; raise the limit",
+                storage::shown(limit)
             ),
             (None, None) => format!(
                 "container {name} of pod {pod} was killed for memory: neither it nor the pod has a memory limit, so the memory of the node was \

@@ -266,9 +266,9 @@ fn a_kill_for_memory_names_the_limit_that_was_reached() {
         let container = view.containers.iter().find(|found| found.name == container).unwrap();
         view.oom_message(container)
     };
-    assert!(message("b", serde_json::json!({})).contains("its memory limit (64Mi)"));
+    assert!(message("b", serde_json::json!({})).contains("its memory limit of 64 MiB"));
     let of_the_pod = serde_json::json!({"resources": {"limits": {"memory": "1Gi"}}});
-    assert!(message("a", of_the_pod).contains("the pod reached its memory limit (1Gi)"));
+    assert!(message("a", of_the_pod).contains("the pod reached its memory limit of 1024 MiB"));
     assert!(message("a", serde_json::json!({})).contains("memory of the node"));
 }
 
@@ -285,7 +285,7 @@ fn the_fate_of_a_container_follows_from_the_pod() {
     assert!(matches!(deleting, Fate::PodEnding(_)));
     let oom = serde_json::json!({"terminated": {"reason": "OOMKilled", "exitCode": 137}});
     let killed = fate(status(serde_json::json!({"state": oom})));
-    assert!(matches!(killed, Fate::OomKilled(why) if why.contains("64Mi")));
+    assert!(matches!(killed, Fate::OomKilled(why) if why.contains("64 MiB")));
     let again = status(
         serde_json::json!({"containerID": "z", "restartCount": 1, "state": {"running": {}},
         "lastState": oom}),
