@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use podbridge_proto::words::visible;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Defines an enum of kinds from one table: variant, name on the wire, exit code (for kinds that have one). A peer of a newer release
@@ -150,10 +151,16 @@ impl Retry {
 }
 
 impl Failure {
+    /// Makes a failure. Its sentence is one line for terminals and logs, also where it quotes a pod or an API server.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let message: String = message.into();
         Self {
             kind,
-            message: message.into(),
+            message: if message.chars().any(|letter| visible(letter) != letter) {
+                message.chars().map(visible).collect()
+            } else {
+                message
+            },
             retry: Retry::Never,
         }
     }
@@ -215,6 +222,12 @@ mod tests {
         }
         assert_eq!(serde_json::from_str::<Kind>("\"new\"").unwrap(), Kind::Internal);
         assert_eq!(serde_json::from_str::<FailedKind>("\"new\"").unwrap(), FailedKind::Io);
+    }
+
+    #[test]
+    fn a_sentence_is_one_line_without_control_characters() {
+        let failure = Failure::new(Kind::Agent, "it says \x1b]0;x\x07\npodbridge: done");
+        assert_eq!(failure.message, "it says \u{fffd}]0;x\u{fffd} podbridge: done");
     }
 
     #[test]

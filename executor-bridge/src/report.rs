@@ -2,13 +2,16 @@
 
 use std::io::Write as _;
 
+use podbridge_proto::words::visible;
+
 use crate::error::Failure;
 use crate::exit;
 use crate::protocol::result::Outcome;
 
-/// Prints one sentence.
+/// Prints one sentence, on one line. A pod may have a say in it, and must not command the terminal or forge a line.
 pub(crate) fn say(sentence: &str) {
-    let _ = writeln!(std::io::stderr(), "podbridge: {sentence}");
+    let line: String = sentence.chars().map(visible).collect();
+    let _ = writeln!(std::io::stderr(), "podbridge: {line}");
 }
 
 /// Prints a message of kubectl or ssh, which has no prefix.

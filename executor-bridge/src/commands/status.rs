@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
+use podbridge_proto::words::clean;
+
 use crate::cli::{StatusOptions, TargetOptions};
 use crate::client;
 use crate::commands::bridge_of_pod;
@@ -76,10 +78,10 @@ fn describe(done: &Done) -> String {
             link.link, link.lane, link.state
         );
         if let Some(agent) = &link.agent {
-            let _ = write!(text, ", agent {} as uid {}", agent.version, agent.uid);
+            let _ = write!(text, ", agent {} as uid {}", clean(&agent.version), agent.uid);
         }
         if let Some(message) = &link.message {
-            let _ = write!(text, " ({message})");
+            let _ = write!(text, " ({})", clean(message));
         }
         text.push('\n');
     }

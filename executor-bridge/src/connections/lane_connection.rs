@@ -1,5 +1,5 @@
 //! The connection of one lane of a container: dialled when it is first needed, and again when it is dead. Callers that come during a dial
-//! share its answer. A connection on a direct link replaces the first one as soon as there is one. `container` owns one for each lane;
+//! share its answer, and the dial ends when the last of them has gone. A connection on a direct link replaces the first one as soon as there is one. `container` owns one for each lane;
 //! `endpoint` opens the connections.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::SetOnce;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::connections::direct_route::UPGRADE_WAIT;
@@ -27,13 +28,26 @@ type Opened = Result<Arc<Connection>, Failure>;
 /// State of a dial.
 #[derive(Debug)]
 enum Dial {
-    /// A task dials; it sets the answer at its end.
+    /// A task dials; it sets the answer at its end. The callers that wait for it own the dial.
     Opening {
         start: AgentStart,
-        answer: Arc<SetOnce<Opened>>,
+        running: Weak<RunningDial>,
     },
     Open(Arc<Connection>),
     Failed(Failure),
+}
+
+/// A dial that runs. It ends when it is dropped: with its answer, or with the last caller that waited for it.
+#[derive(Debug)]
+struct RunningDial {
+    answer: SetOnce<Opened>,
+    task: AbortHandle,
+}
+
+impl Drop for RunningDial {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -81,32 +95,35 @@ impl LaneConnection {
 
     /// Returns the open connection, or the answer of the running dial, or of a new dial.
     pub(crate) async fn connect(&self, start: AgentStart) -> Opened {
-        let answer = {
+        let dial = {
             let mut state = self.state.lock();
-            match &state.dial {
+            let running = match &state.dial {
                 Some(Dial::Open(connection)) if connection.is_alive() => return Ok(connection.clone()),
                 // A dial that may not start an agent does not serve a caller that needs one.
-                Some(Dial::Opening { start: allowed, answer })
-                    if *allowed == start || *allowed == AgentStart::IfNeeded =>
-                {
-                    answer.clone()
-                }
-                _ => {
+                Some(Dial::Opening {
+                    start: allowed,
+                    running,
+                }) if *allowed == start || *allowed == AgentStart::IfNeeded => running.upgrade(),
+                _ => None,
+            };
+            match running {
+                Some(running) => running,
+                None => {
                     state.number += 1;
-                    let answer = self.dial(start, state.number);
+                    let dial = self.dial(start, state.number);
                     state.dial = Some(Dial::Opening {
                         start,
-                        answer: answer.clone(),
+                        running: Arc::downgrade(&dial),
                     });
-                    answer
+                    dial
                 }
             }
         };
-        answer.wait().await.clone()
+        dial.answer.wait().await.clone()
     }
 
     /// Dials in a task of its own, so that a caller that gives up does not stop the dial for the others.
-    fn dial(&self, start: AgentStart, number: u64) -> Arc<SetOnce<Opened>> {
+    fn dial(&self, start: AgentStart, number: u64) -> Arc<RunningDial> {
         // A connection is served by the runtime on which it is opened.
         let runtime = match self.lane {
             Lane::Control => Handle::current(),
@@ -119,11 +136,23 @@ impl LaneConnection {
             start,
             number,
         ));
-        let answer = Arc::new(SetOnce::new());
-        let (state, answer_to_set) = (self.state.clone(), answer.clone());
+        let dial = Arc::new(RunningDial {
+            answer: SetOnce::new(),
+            task: opening.abort_handle(),
+        });
+        let (state, running) = (self.state.clone(), Arc::downgrade(&dial));
         runtime.spawn(async move {
-            let panicked = |_| Err(Failure::bug("the dial of the link failed"));
-            let opened = opening.await.unwrap_or_else(panicked);
+            let opened = match opening.await {
+                Ok(opened) => opened,
+                Err(error) if error.is_cancelled() => {
+                    let mut state = state.lock();
+                    if let Some(Dial::Opening { .. }) = state.dial(number) {
+                        state.dial = None;
+                    }
+                    return;
+                }
+                Err(_) => Err(Failure::bug("the dial of the link failed")),
+            };
             // `upgrade` may have put a better connection there already; it stays.
             if let Some(dial @ Dial::Opening { .. }) = state.lock().dial(number) {
                 *dial = match opened.clone() {
@@ -131,10 +160,12 @@ impl LaneConnection {
                     Err(failure) => Dial::Failed(failure),
                 };
             }
-            // The error case cannot happen: only this task sets it.
-            let _ = answer_to_set.set(opened);
+            if let Some(dial) = running.upgrade() {
+                // The error case cannot happen: only this task sets it.
+                let _ = dial.answer.set(opened);
+            }
         });
-        answer
+        dial
     }
 
     /// Ends the connection, and the one that it has replaced.
@@ -297,6 +328,7 @@ async fn close_unused(connection: Weak<Connection>, state: SharedState, number: 
 mod tests {
     use std::path::Path;
 
+    use tokio::io::AsyncReadExt as _;
     use tokio::net::UnixListener;
 
     use super::*;
@@ -304,14 +336,17 @@ mod tests {
     use crate::link::Linker;
     use crate::protocol::target::Target;
 
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(60);
+
     /// Makes the control connection to an agent that listens on this socket.
-    fn lane_connection(socket: &Path) -> LaneConnection {
+    fn lane_connection(socket: &Path, limit: Duration) -> LaneConnection {
         let target = Target {
             link: Some(LinkChoice::Local),
             agent_socket: Some(socket.to_owned()),
             ..Target::default()
         };
-        let linker = Linker::new(Arc::new(target), Duration::from_millis(100), Duration::ZERO);
+        let linker = Linker::new(Arc::new(target), limit, Duration::ZERO);
         let endpoint = Endpoint {
             linker: Arc::new(linker),
             bulk: Arc::default(),
@@ -327,7 +362,7 @@ mod tests {
     #[tokio::test]
     async fn callers_share_a_dial_and_after_a_failure_the_next_caller_dials_again() {
         let directory = tempfile::tempdir().unwrap();
-        let lane = lane_connection(&directory.path().join("absent"));
+        let lane = lane_connection(&directory.path().join("absent"), SHORT);
         assert!(lane.status().is_none());
         let connect = || lane.connect(AgentStart::IfNeeded);
         let (one, two) = tokio::join!(connect(), connect());
@@ -341,11 +376,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_dial_ends_when_the_last_caller_has_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("silent");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let lane = lane_connection(&socket, LONG);
+        let runs = || match &lane.state.lock().dial {
+            Some(Dial::Opening { running, .. }) => running.upgrade().is_some(),
+            _ => false,
+        };
+        let mut callers = [(); 2].map(|()| Box::pin(lane.connect(AgentStart::IfNeeded)));
+        for caller in &mut callers {
+            assert!(timeout(Duration::ZERO, caller).await.is_err());
+        }
+        let [first, second] = callers;
+        let (mut link, _) = listener.accept().await.unwrap();
+        drop(first);
+        assert!(runs(), "the second caller waits");
+        drop(second);
+        assert!(!runs());
+        // The dial lets go of its link at once, and not at its own time limit.
+        let started = Instant::now();
+        link.read_to_end(&mut Vec::new()).await.unwrap();
+        assert!(started.elapsed() < LONG / 2);
+        drop(listener);
+        assert_eq!(lane.connect(AgentStart::IfNeeded).await.unwrap_err().kind, Kind::Agent);
+        assert_eq!(lane.state.lock().number, 2);
+    }
+
+    #[tokio::test]
     async fn the_answer_of_a_dropped_dial_reaches_its_callers_and_nobody_else() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("silent");
         let _listener = UnixListener::bind(&socket).unwrap();
-        let lane = lane_connection(&socket);
+        let lane = lane_connection(&socket, SHORT);
         let caller = lane.connect(AgentStart::IfNeeded);
         let drop_link = async {
             tokio::task::yield_now().await;

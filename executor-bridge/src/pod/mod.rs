@@ -42,6 +42,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_e
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::error::{Failure, Kind, Retry};
 pub(crate) use crate::pod::container_ref::{ContainerRef, Fate};
@@ -80,6 +81,9 @@ pub(crate) fn plugin_messages() -> PluginMessages {
 
 /// All characters but the unreserved ones of RFC 3986.
 const QUERY_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Longest message of a WebSocket, bytes. The API server's have 32 KiB; a proxy in front of it may join some.
+const MAX_MESSAGE: usize = 1 << 20;
 
 /// WebSocket of one exec.
 pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
@@ -361,9 +365,15 @@ impl Access {
             }
             Err(_) => return Err(self.late()),
         };
+        let half_close = connection.supports_stream_close();
+        // Nothing was read from the socket yet, so no message is lost.
+        let socket = connection.into_stream().into_inner();
+        let limits = WebSocketConfig::default()
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
         Ok(ExecStreams::Socket(ExecSocket {
-            half_close: connection.supports_stream_close(),
-            socket: connection.into_stream(),
+            half_close,
+            socket: WebSocketStream::from_raw_socket(socket, Role::Client, Some(limits)).await,
         }))
     }
 }

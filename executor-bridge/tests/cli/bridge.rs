@@ -5,11 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cli, frame, next_frame};
+use crate::harness::{Cli, eventually, frame, next_frame};
 
 fn target() -> Value {
     json!({"pod": "x", "link": "local", "agent_socket": "/no/agent"})
@@ -39,15 +38,6 @@ fn pid(socket: &Path) -> u64 {
     ask(socket, &json!({"v": 1, "op": "status"}))["bridge"]["pid"]
         .as_u64()
         .unwrap()
-}
-
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(10), "never: {what}");
-        // Nothing tells of the change, so this asks again and again.
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]

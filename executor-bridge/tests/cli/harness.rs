@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -93,6 +94,16 @@ pub(crate) fn next_frame(stream: &mut UnixStream) -> (u8, Vec<u8>) {
     let mut payload = vec![0; length as usize - 1];
     stream.read_exact(&mut payload).unwrap();
     (header[4], payload)
+}
+
+/// Waits until a condition holds.
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(10), "never: {what}");
+        // Nothing tells of the change, so this asks again and again.
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 impl Drop for Cli {

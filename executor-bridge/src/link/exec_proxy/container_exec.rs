@@ -1,13 +1,12 @@
 //! Execs in one container: runs a program there by `pods/exec`, and recognises what its first output is. Knows no script and no agent
 //! binary. `exec_proxy` and `inject` call it.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
-use podbridge_proto::limits::PROXY_MAGIC;
-use tokio::time::timeout;
+use podbridge_proto::limits::{MAX_REPORT, PROXY_MAGIC};
+use podbridge_proto::words::clean;
 
 use crate::error::{Failure, Kind};
+use crate::link::exec_proxy::deadline::Deadline;
 use crate::link::exec_proxy::exec_stream::{self, ExecStatus, Reader, Writer};
 use crate::link::exec_proxy::scripts::{FIND_MARKER, FindReport};
 use crate::pod::{Access, ContainerRef};
@@ -15,11 +14,11 @@ use crate::pod::{Access, ContainerRef};
 /// Bytes of an unexpected output that a message shows.
 const SHOWN_OUTPUT: usize = 200;
 
-/// Runs programs in one container, each step within one time limit.
+/// Runs programs in one container, all of them within the time of one dial.
 pub(super) struct ContainerExec {
     pub(super) access: Access,
     pub(super) container: ContainerRef,
-    pub(super) limit: Duration,
+    pub(super) deadline: Deadline,
 }
 
 /// A running proxy: the program has printed the magic line.
@@ -42,7 +41,10 @@ pub(super) enum FirstOutput {
 
 impl ContainerExec {
     pub(super) async fn exec(&self, arguments: &[&str]) -> Result<(Reader, Writer), Failure> {
-        let streams = self.access.exec(&self.container.container, arguments).await?;
+        let begun = self.access.exec(&self.container.container, arguments);
+        let streams = self
+            .within(begun, "the API server did not start a command in it")
+            .await??;
         exec_stream::split(streams).map_err(|error| {
             self.failure(
                 Kind::Internal,
@@ -60,7 +62,7 @@ impl ContainerExec {
     /// Waits until the first output of a running program is recognised.
     pub(super) async fn first_output(&self, mut reader: Reader, writer: Writer) -> Result<FirstOutput, Failure> {
         let mut output = BytesMut::new();
-        let recognised = timeout(self.limit, async {
+        let recognised = async {
             loop {
                 let data = reader.stdout().await?;
                 output.extend_from_slice(&data);
@@ -68,25 +70,25 @@ impl ContainerExec {
                     return Some(marker);
                 }
             }
-        });
-        let recognised = recognised.await.map_err(|_| {
-            self.failure(
-                Kind::Timeout,
-                &format!("its agent did not answer within {} s", self.limit.as_secs()),
-            )
-        })?;
-        match recognised {
+        };
+        match self.within(recognised, "its agent did not answer").await? {
             Some(Marker::Proxy) => {
                 let rest = output.split_off(PROXY_MAGIC.len()).freeze();
                 Ok(FirstOutput::Proxy(Proxy { reader, writer, rest }))
             }
             Some(Marker::Report) => {
                 let whole = async {
-                    while let Some(data) = reader.stdout().await {
-                        output.extend_from_slice(&data)
+                    while output.len() <= MAX_REPORT
+                        && let Some(data) = reader.stdout().await
+                    {
+                        output.extend_from_slice(&data);
                     }
                 };
-                let _ = timeout(self.limit, whole).await;
+                self.within(whole, "its shell did not end its search for an agent")
+                    .await?;
+                if output.len() > MAX_REPORT {
+                    return Ok(FirstOutput::Unexpected(self.too_much_output(MAX_REPORT)));
+                }
                 let text = String::from_utf8_lossy(&output[FIND_MARKER.len()..]).into_owned();
                 Ok(FirstOutput::Report(FindReport::parse(&text)))
             }
@@ -99,6 +101,20 @@ impl ContainerExec {
                 Ok(FirstOutput::Unexpected(failure.with_retry(reader.retry())))
             }
         }
+    }
+
+    /// Waits for a step of the dial. `late` begins the sentence about a step that the dial cannot wait for any longer.
+    pub(super) async fn within<T>(&self, step: impl Future<Output = T>, late: &str) -> Result<T, Failure> {
+        self.deadline.wait_for(step).await.ok_or_else(|| {
+            let limit = self.deadline.seconds();
+            self.failure(Kind::Timeout, &format!("{late} within {limit} s"))
+        })
+    }
+
+    /// Makes the failure of a program that printed more than `most` bytes, where it prints fewer.
+    pub(super) fn too_much_output(&self, most: usize) -> Failure {
+        let why = format!("its shell printed more than {most} bytes; is its `sh` another program?");
+        self.failure(Kind::Agent, &why)
     }
 
     fn unexpected_output(&self, output: &[u8], reader: &Reader) -> Failure {
@@ -119,6 +135,8 @@ impl ContainerExec {
     /// Makes a failure whose message begins with the names of the container and the pod.
     pub(super) fn failure(&self, kind: Kind, why: &str) -> Failure {
         let container = &self.container.container;
+        // The reason may be in the words of the container.
+        let why = clean(why);
         Failure::new(
             kind,
             format!("container {container} of pod {}: {why}", self.access.pod()),

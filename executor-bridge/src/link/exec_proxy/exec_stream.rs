@@ -6,13 +6,14 @@ use std::io::{self, ErrorKind};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
+use podbridge_proto::words::clean;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe::Sender;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::error::Retry;
-use crate::link::exec_proxy::process_streams::{self, ProcessReader};
+use crate::link::exec_proxy::process_streams::{self, ProcessReader, STDERR_MAX};
 use crate::pod::{ExecStreams, KubectlEnd, Socket, is_passing_fault};
 
 const STDIN: u8 = 0;
@@ -23,6 +24,8 @@ const STATUS: u8 = 3;
 const CLOSE: u8 = 255;
 /// Bytes of stderr that are kept for messages; a program names its error in its first lines.
 const STDERR_KEPT: usize = 2048;
+/// Longest status. The runtime quotes the command in it.
+const STATUS_MAX: usize = 64 << 10;
 /// Bytes of stdin in one message. With its channel byte and its WebSocket header (8 bytes) a message fills four TLS records. The API
 /// server forwards each record by itself, and a record of a few bytes costs as much as a full one. Larger messages only need more
 /// memory in the proxies between.
@@ -43,6 +46,7 @@ pub(super) fn split(exec: ExecStreams) -> io::Result<(Reader, Writer)> {
     let reader = Reader {
         source,
         stderr: Vec::new(),
+        stderr_length: 0,
         status: None,
         broken: None,
     };
@@ -129,6 +133,8 @@ enum Source {
 pub(super) struct Reader {
     source: Source,
     stderr: Vec<u8>,
+    /// Bytes of stderr that have come, also those that are not kept.
+    stderr_length: usize,
     status: Option<ExecStatus>,
     /// Error that ended the stream, as a phrase.
     broken: Option<String>,
@@ -246,8 +252,13 @@ impl Reader {
                 STDERR => {
                     let free = STDERR_KEPT.saturating_sub(self.stderr.len());
                     self.stderr.extend_from_slice(&data[..data.len().min(free)]);
+                    self.stderr_length = self.stderr_length.saturating_add(data.len());
+                    if self.stderr_length > STDERR_MAX {
+                        self.broken = Some(format!("more than {STDERR_MAX} bytes came on standard error"));
+                        return None;
+                    }
                 }
-                STATUS => self.status = serde_json::from_slice(&data).ok(),
+                STATUS if data.len() <= STATUS_MAX => self.status = serde_json::from_slice(&data).ok(),
                 // The end of one channel; the end of the socket is what counts.
                 _ => {}
             }
@@ -277,7 +288,7 @@ impl Reader {
         }
     }
 
-    /// Returns how the exec ended, as a phrase.
+    /// Returns how the exec ended, as a phrase. The container and its runtime may have a say in it.
     pub(super) fn end_reason(&self) -> String {
         let reason = match (&self.status, &self.broken) {
             (Some(status), _) if status.success() => "the exec ended".to_owned(),
@@ -285,10 +296,10 @@ impl Reader {
             (None, Some(broken)) => format!("the connection broke: {broken}"),
             (None, None) => "the connection was closed".to_owned(),
         };
-        match self.stderr() {
+        clean(&match self.stderr() {
             stderr if stderr.is_empty() => reason,
             stderr => format!("{reason}: {}", stderr.lines().last().unwrap_or_default()),
-        }
+        })
     }
 }
 

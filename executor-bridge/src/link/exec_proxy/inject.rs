@@ -3,18 +3,20 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::BytesMut;
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Failure, Kind};
 use crate::link::exec_proxy::agent_binary::AgentBinary;
 use crate::link::exec_proxy::container_exec::{ContainerExec, FirstOutput, Proxy};
 use crate::link::exec_proxy::exec_stream::{Reader, STDIN_MESSAGE};
 use crate::link::exec_proxy::scripts::{self, UsableDirectory};
+
+/// Most output of the writing script, bytes; it prints nothing but the shell's own complaints.
+const WRITE_OUTPUT_MAX: usize = 4 << 10;
 
 /// Copies the binary into the container and starts its proxy. A failure of the kind `NoSpace`: another directory may do.
 pub(super) async fn inject(
@@ -61,23 +63,21 @@ async fn write(container: &ContainerExec, binary: &Arc<AgentBinary>, file: &str)
             &format!("{path} was replaced while it was copied into the container; try again"),
         )
     })?;
-    let sent = Arc::new(AtomicUsize::new(0));
-    let sent_by_task = sent.clone();
     // A task of its own, beside the reader: `cat` may report an error before it has read all.
-    let sending = tokio::spawn(async move {
+    // It ends with this dial, too.
+    let sending = AbortOnDropHandle::new(tokio::spawn(async move {
         for chunk in content.chunks(STDIN_MESSAGE) {
             if writer.stdin(chunk).await.is_err() {
                 return;
             }
-            sent_by_task.fetch_add(chunk.len(), Ordering::Relaxed);
         }
         // `cat` waits for this end.
         let _ = writer.end_stdin().await;
         // Keep the writer: dropping it would close the socket before the status has come.
         pending::<()>().await;
-    });
-    let ended = wait_for_end(container, &mut reader, &sent).await;
-    sending.abort();
+    }));
+    let ended = wait_for_end(container, &mut reader).await;
+    drop(sending);
     ended?;
     match reader.status() {
         Some(status) if status.success() => Ok(()),
@@ -93,22 +93,17 @@ async fn write(container: &ContainerExec, binary: &Arc<AgentBinary>, file: &str)
     }
 }
 
-/// Waits for the end of the writing script. Fails when nothing was sent for the time limit; a slow link goes on sending.
-async fn wait_for_end(container: &ContainerExec, reader: &mut Reader, sent: &AtomicUsize) -> Result<(), Failure> {
-    let mut sent_before = 0;
-    loop {
-        match timeout(container.limit, reader.stdout()).await {
-            // Output of the shell itself.
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(()),
-            Err(_) if sent.load(Ordering::Relaxed) > sent_before => {
-                sent_before = sent.load(Ordering::Relaxed);
-            }
-            Err(_) => {
-                return Err(container.failure(Kind::Timeout, "the agent's binary could not be sent in time"));
-            }
+/// Waits for the end of the writing script.
+async fn wait_for_end(container: &ContainerExec, reader: &mut Reader) -> Result<(), Failure> {
+    let mut printed = 0;
+    while printed <= WRITE_OUTPUT_MAX {
+        let output = container.within(reader.stdout(), "the agent's binary could not be sent");
+        match output.await? {
+            Some(output) => printed += output.len(),
+            None => return Ok(()),
         }
     }
+    Err(container.too_much_output(WRITE_OUTPUT_MAX))
 }
 
 /// Reads back the written file, and lets the script run it if it is the same.
@@ -122,11 +117,10 @@ async fn start(
     let (mut digest, mut length) = (Sha256::new(), 0);
     // The last bytes, as many as the end marker has: the marker is no part of the file.
     let mut held = BytesMut::new();
-    while held != scripts::END_MARKER {
-        let data = timeout(container.limit, reader.stdout())
-            .await
-            .map_err(|_| container.failure(Kind::Timeout, "the agent's binary could not be read back in time"))?;
-        let Some(data) = data else { break };
+    // A longer file is another file, however it continues.
+    while held != scripts::END_MARKER && length <= binary.length {
+        let data = container.within(reader.stdout(), "the agent's binary could not be read back");
+        let Some(data) = data.await? else { break };
         held.extend_from_slice(&data);
         let content = held.split_to(held.len().saturating_sub(scripts::END_MARKER.len()));
         digest.update(&content);
@@ -139,7 +133,7 @@ async fn start(
         scripts::ANSWER_OTHER
     };
     // If the answer cannot be sent, the end of the exec gives the reason.
-    let _ = writer.stdin(answer).await;
+    let _ = container.deadline.wait_for(writer.stdin(answer)).await;
     if same {
         tracing::info!(
             pod = container.access.pod(),
@@ -149,7 +143,12 @@ async fn start(
         );
         return container.first_output(reader, writer).await;
     }
-    while let Ok(Some(_)) = timeout(container.limit, reader.stdout()).await {}
+    if length > binary.length {
+        let why = format!("{file} is larger than the agent that was written to it; does another process write there?");
+        return Err(container.failure(Kind::Agent, &why));
+    }
+    // The end gives the reason. The script may have something left to print: the rest of what it was printing when the file was complete.
+    let _ = container.deadline.wait_for(wait_for_end(container, &mut reader)).await;
     let difference = format!("{length} of the agent's {} bytes came to {file}", binary.length);
     Err(retry_failure(container, &reader, &difference))
 }

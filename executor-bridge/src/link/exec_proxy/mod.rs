@@ -3,6 +3,7 @@
 
 mod agent_binary;
 mod container_exec;
+mod deadline;
 mod exec_stream;
 mod inject;
 mod pipe;
@@ -19,6 +20,7 @@ use crate::error::{Failure, Kind};
 pub(super) use crate::link::exec_proxy::agent_binary::AgentBinaries;
 use crate::link::exec_proxy::agent_binary::AgentBinary;
 use crate::link::exec_proxy::container_exec::{ContainerExec, FirstOutput, Proxy};
+use crate::link::exec_proxy::deadline::Deadline;
 use crate::link::{AgentStart, DialedLink, LinkName};
 use crate::pod::{Access, Storage};
 use crate::random;
@@ -30,15 +32,16 @@ pub(super) async fn dial(
     binaries: &Arc<AgentBinaries>,
     limit: Duration,
 ) -> Result<DialedLink, Failure> {
+    let deadline = Deadline::new(limit);
     let (container, storage) = access.container(container).await?;
     let binaries = binaries.clone();
     let binaries = spawn_blocking(move || binaries.find()).await.unwrap_or_default();
-    let exec = ContainerExec {
+    let mut exec = ContainerExec {
         access,
         container,
-        limit,
+        deadline,
     };
-    let proxy = find_or_inject(&exec, &storage, start, &binaries).await?;
+    let proxy = find_or_inject(&mut exec, &storage, start, &binaries).await?;
     let name = if exec.access.is_kubectl() {
         LinkName::Kubectl
     } else {
@@ -52,10 +55,12 @@ pub(super) async fn dial(
 const SPACE_FACTORS: [u64; 2] = [4, 2];
 /// Share of the smallest size limit that the agent may use for output that nobody reads.
 const SPOOL_SHARE: u64 = 4;
+/// Directories that depend on the container, where the scripts look for space: home and working directory.
+const OTHER_BASES: usize = 2;
 
 /// Returns a running proxy: of the agent in the container, or of one that is copied there.
 async fn find_or_inject(
-    container: &ContainerExec,
+    container: &mut ContainerExec,
     storage: &Storage,
     start: AgentStart,
     binaries: &[Arc<AgentBinary>],
@@ -72,7 +77,9 @@ async fn find_or_inject(
     let random = HEXLOWER.encode(&random::bytes::<8>());
     let size = binaries.iter().map(|binary| binary.length as u64).max().unwrap_or(0);
     let needed_kib = (2 * size / 1024).to_string();
-    let more = storage.temporary().collect::<Vec<_>>().join(":");
+    let more: Vec<_> = storage.temporary().collect();
+    let bases = [&scripts::BASES[..], &more].concat();
+    let more = more.join(":");
     let mut full: Vec<String> = Vec::new();
     let [mut space, less_space] = SPACE_FACTORS.map(|factor| factor * size);
     loop {
@@ -99,6 +106,14 @@ async fn find_or_inject(
             space = less_space;
             continue;
         };
+        if !may_take_agent(&directory.base, &bases, &full) {
+            let why =
+                "its shell named a directory for the agent that was not asked about; is its `sh` another program?";
+            return Err(container.failure(Kind::Agent, why));
+        }
+        if full.is_empty() {
+            container.deadline.extend(binary.length);
+        }
         match inject::inject(container, &binary, &directory, &random, &spool).await {
             Ok(proxy) => return Ok(proxy),
             // The directory took the script's probe but not the whole binary: the next directory may be larger.
@@ -109,6 +124,15 @@ async fn find_or_inject(
             Err(failure) => return Err(failure),
         }
     }
+}
+
+/// Returns whether a directory is one of `bases`, or one of the few others, and has not turned out to be full. The name comes from the
+/// container, which could name other directories without end. The root's name is empty.
+fn may_take_agent(base: &str, bases: &[&str], full: &[String]) -> bool {
+    let is_other = |base: &str| !bases.contains(&base);
+    let others = full.iter().filter(|base| is_other(base)).count();
+    let is_path = base.is_empty() || base.starts_with('/');
+    is_path && !full.iter().any(|tried| tried == base) && (!is_other(base) || others < OTHER_BASES)
 }
 
 /// Writes paths for the scripts, with a colon around each. Kubernetes allows no colon in the path of a mount.
@@ -168,4 +192,29 @@ fn choose_binary(
     found
         .cloned()
         .ok_or_else(|| container.failure(Kind::Agent, &agent_binary::missing_binary(Some(wanted), binaries)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_cannot_name_directories_without_end() {
+        let bases = ["/tmp", "/dev/shm"];
+        for (base, full, may) in [
+            ("/tmp", &[][..], true),
+            ("/tmp", &["/tmp"], false),
+            ("/dev/shm", &["/tmp"], true),
+            ("/root", &["/tmp"], true),
+            ("/root", &["/root"], false),
+            ("/work", &["/root"], true),
+            ("/more", &["/root", "/work"], false),
+            ("/tmp", &["/root", "/work"], true),
+            ("", &[], true),
+            ("root", &[], false),
+        ] {
+            let full: Vec<_> = full.iter().map(|base| (*base).to_owned()).collect();
+            assert_eq!(may_take_agent(base, &bases, &full), may, "{base} {full:?}");
+        }
+    }
 }

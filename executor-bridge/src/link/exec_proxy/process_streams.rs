@@ -17,6 +17,8 @@ use crate::pod::{ExecProcess, KubectlEnd, parse_kubectl_end};
 const CHUNK: usize = 32 << 10;
 /// Bytes of stderr that are kept from its beginning and from its end. A program names its error in its first lines, kubectl in its last.
 const STDERR_KEPT: usize = 2048;
+/// Most bytes of stderr in the life of an exec. A proxy prints no more than a few lines.
+pub(super) const STDERR_MAX: usize = 1 << 20;
 /// Wait for the end of kubectl after the end of its output.
 const END_WAIT: Duration = Duration::from_secs(10);
 const END_PAUSE: Duration = Duration::from_millis(5);
@@ -64,12 +66,14 @@ pub(super) fn open(mut process: ExecProcess) -> io::Result<(ProcessReader, Sende
     let kept = stderr.clone();
     // It ends with the process, which has the other end of the pipe.
     tokio::spawn(async move {
-        let mut buffer = vec![0; STDERR_KEPT];
+        let (mut buffer, mut length) = (vec![0; STDERR_KEPT], 0);
         loop {
             let read = errors.read(&mut buffer).await.unwrap_or(0);
+            length += read;
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.push(&buffer[..read]);
-            if read == 0 {
+            // kubectl ends when nobody reads its standard error.
+            if read == 0 || length > STDERR_MAX {
                 kept.has_ended = true;
                 return;
             }

@@ -132,6 +132,9 @@ done
 "#
 );
 
+/// Directories that `FIND` looks at in every container, beside home and working directory.
+pub(super) const BASES: [&str; 5] = ["/tmp", "/dev/shm", "/var/tmp", "/run", "/dev"];
+
 /// First line of `FIND`'s report.
 pub(super) const FIND_MARKER: &[u8] = b"podbridge-find/1\n";
 
