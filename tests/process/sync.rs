@@ -56,6 +56,42 @@ fn a_tree_is_copied_into_the_pod_and_back() {
     );
 }
 
+/// Each row: what is copied out of the pod, and the mode that the file then has here.
+#[test]
+fn a_file_of_a_pod_gets_no_set_id_bits() {
+    let pair = Pair::start();
+    let path = |name: &str| pair.dir().join(name).display().to_string();
+    fs::create_dir(path("pod")).unwrap();
+    fs::write(path("pod/tool"), "content").unwrap();
+    fs::set_permissions(path("pod/tool"), fs::Permissions::from_mode(0o6777)).unwrap();
+    let of_pod = |name: &str| format!("x:{}", path(name));
+    for (about, arguments, found, expected) in [
+        ("sync", vec!["sync", "-q"], "a/tool", 0o777),
+        (
+            "sync --privileged",
+            vec!["sync", "-q", "--privileged"],
+            "b/tool",
+            0o6777,
+        ),
+        ("cp", vec!["cp", "-q"], "c", 0o750),
+    ] {
+        let to = path(found.trim_end_matches("/tool"));
+        let from = of_pod(if found.contains('/') { "pod" } else { "pod/tool" });
+        let mut command = pair.command(Path::new("sh"));
+        command
+            .args(["-c", r#"umask 027; exec "$0" "$@""#])
+            .arg(pair.podbridge(&[]).get_program())
+            .args([&arguments[..], &[&from, &to]].concat());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{about}: {output:?}");
+        assert_eq!(fs::metadata(path(found)).unwrap().mode() & 0o7777, expected, "{about}");
+    }
+    // Into a pod everything is copied.
+    let output = sync(&pair, &["-q", &path("pod"), &of_pod("copy")]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::metadata(path("copy/tool")).unwrap().mode() & 0o7777, 0o6777);
+}
+
 #[test]
 fn problems_name_their_side_and_have_its_exit_code() {
     let pair = Pair::start();

@@ -98,6 +98,7 @@ fn run_worker(pair: &Pair, proxy: &Proxy, seed: u64, cuts: u64, made: &AtomicU64
         let mut command = pair.podbridge(&[
             "sync",
             "--delete",
+            "--privileged",
             "--preserve-root-attributes",
             "-q",
             &source,

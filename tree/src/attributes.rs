@@ -15,6 +15,8 @@ use crate::xattrs;
 
 const NANOSECONDS: i64 = 1_000_000_000;
 pub(crate) const PERMISSION_BITS: u32 = 0o7777;
+/// Set-user-ID and set-group-ID.
+pub(crate) const SET_ID_BITS: u32 = 0o6000;
 
 pub(crate) fn file_type(mode: u32) -> FileType {
     FileType::from_raw_mode(mode)
@@ -45,6 +47,12 @@ pub(crate) struct Attributes {
 /// An operation that the system refused, as the end of "cannot ...", and its error.
 pub(crate) type StepError = (&'static str, Errno);
 
+/// Returns the approximate number of bytes that extended attributes occupy in memory.
+pub(crate) fn memory_size(xattrs: &[TreeAttribute]) -> usize {
+    let size = |xattr: &TreeAttribute| xattr.name.len() + xattr.value.len() + size_of::<TreeAttribute>();
+    xattrs.iter().map(size).sum()
+}
+
 impl Attributes {
     /// Returns whether any attribute of a file differs. `xattrs` are the file's.
     pub(crate) fn differ_from(&self, stat: &Stat, xattrs: &[TreeAttribute]) -> bool {
@@ -52,14 +60,6 @@ impl Attributes {
             || self.differs_in_owner(stat)
             || self.mtime_ns != mtime_ns(stat)
             || self.xattrs != xattrs
-    }
-
-    /// Returns the approximate number of bytes that the extended attributes occupy in memory.
-    pub(crate) fn memory_size(&self) -> usize {
-        self.xattrs
-            .iter()
-            .map(|xattr| xattr.name.len() + xattr.value.len())
-            .sum()
     }
 
     pub(crate) fn differs_in_owner(&self, stat: &Stat) -> bool {

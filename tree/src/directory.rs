@@ -62,6 +62,11 @@ impl Directory {
         })
     }
 
+    /// Returns the directory's own name; empty for the root.
+    pub(crate) fn name(&self) -> &[u8] {
+        &self.name
+    }
+
     pub(crate) fn depth(&self) -> usize {
         self.depth
     }

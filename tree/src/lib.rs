@@ -9,7 +9,9 @@ mod compression;
 mod digest;
 mod directory;
 mod error;
+mod fields;
 mod filter;
+mod memory;
 mod owners;
 mod receiver;
 mod report;
@@ -39,7 +41,7 @@ pub fn call(
     open: &TreeOpen,
     own: &Path,
     input: impl Read + AsFd + Send + 'static,
-    output: impl Write,
+    output: impl Write + Send + 'static,
     temporaries: &Temporaries,
     report: Report<'_>,
 ) -> Result<TreeSummary, Error> {
@@ -56,7 +58,7 @@ pub fn call(
 /// Runs the other side: reads the request from `input`, then sends or receives the tree at the path that the request names.
 pub fn serve(
     input: impl Read + AsFd + Send + 'static,
-    output: impl Write,
+    output: impl Write + Send + 'static,
     temporaries: &Temporaries,
 ) -> Result<TreeSummary, Error> {
     let mut input = MessageReader::new(input);

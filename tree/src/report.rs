@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use podbridge_proto::v1::{TreeChange, TreeProblem};
+use podbridge_proto::words::clean;
 
 /// Longest path in a report, bytes: eight times PATH_MAX.
 const MAX_PATH: usize = 32 << 10;
@@ -29,6 +30,24 @@ pub(crate) fn truncate_path(path: Vec<u8>) -> Bytes {
     } else {
         path.into()
     }
+}
+
+/// Makes the event of a problem that the other side reports. Its text is cut and made fit for terminals, its path is cut.
+pub(crate) fn received_problem(problem: TreeProblem) -> Event {
+    let problem = TreeProblem {
+        path: truncate_path(problem.path.into()),
+        what: clean(&problem.what),
+        ..problem
+    };
+    Event::Problem { problem, remote: true }
+}
+
+/// Makes the event of a change that the other side reports. Its path is cut.
+pub(crate) fn received_change(change: TreeChange) -> Event {
+    Event::Change(TreeChange {
+        path: truncate_path(change.path.into()),
+        ..change
+    })
 }
 
 /// Returns a name as text for people. Control and invisible characters and bytes that are not UTF-8 are escaped, so that a name cannot
@@ -58,7 +77,29 @@ fn is_invisible(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::escape_for_terminal;
+    use super::*;
+
+    #[test]
+    fn the_words_of_the_other_side_are_short_and_clean() {
+        let long = vec![b'x'; 1 << 20];
+        let problem = TreeProblem {
+            path: long.clone().into(),
+            what: format!("\x1b[2J\n{}", "x".repeat(1 << 20)),
+            warning: true,
+        };
+        let Event::Problem { problem, remote: true } = received_problem(problem) else {
+            panic!("no problem");
+        };
+        assert!(problem.warning && problem.path.len() <= MAX_PATH + 3 && problem.what.len() <= 1024);
+        assert!(problem.what.starts_with("\u{fffd}[2J x"));
+        let Event::Change(change) = received_change(TreeChange {
+            path: long.into(),
+            ..TreeChange::default()
+        }) else {
+            panic!("no change");
+        };
+        assert!(change.path.len() <= MAX_PATH + 3);
+    }
 
     #[test]
     fn names_cannot_command_a_terminal() {

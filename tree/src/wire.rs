@@ -27,8 +27,12 @@ pub(crate) const MAX_NAME: usize = 255;
 pub(crate) const MAX_DEPTH: usize = 4096;
 /// Most files that the sender announced and the receiver has not compared. The sender then waits, so that it holds few names.
 pub(crate) const ENTRY_WINDOW: usize = 8192;
+/// Most bytes of extended attributes of the files that the sender announced and the receiver has not compared. The sender then waits, too.
+pub(crate) const ATTRIBUTE_WINDOW: usize = 4 << 20;
 /// Most bytes of one file's extended attributes together, because an entry must fit into one message.
 pub(crate) const MAX_ATTRIBUTES: usize = 512 << 10;
+/// Bytes that an extended attribute counts beside its name and value.
+pub(crate) const ATTRIBUTE_COST: usize = 16;
 
 /// Reads messages from a stream.
 #[derive(Debug)]
@@ -45,10 +49,15 @@ impl<R: Read> MessageReader<R> {
 
     /// Waits for the next message. `Err` is `Truncated` at the end of the stream.
     pub fn receive<M: Message + Default>(&mut self) -> Result<M, Error> {
+        decode(self.receive_bytes()?)
+    }
+
+    /// Waits for the next message, which is not decoded.
+    pub(crate) fn receive_bytes(&mut self) -> Result<Bytes, Error> {
         let length = self.read_length()?;
         let mut message = vec![0; length];
         self.read_bytes(&mut message)?;
-        decode(message.into())
+        Ok(message.into())
     }
 
     /// Returns whether input is readable now, so that `receive` starts on data that the other side has already sent.

@@ -6,7 +6,7 @@ use podbridge_proto::v1::TreeAttribute;
 use rustix::fs::{XattrFlags, fremovexattr, fsetxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
 
-use crate::wire::MAX_ATTRIBUTES;
+use crate::wire::{ATTRIBUTE_COST, MAX_ATTRIBUTES};
 
 /// Size of the first buffer, bytes; nearly always large enough.
 const FIRST_BUFFER: usize = 1024;
@@ -21,14 +21,43 @@ const LOCAL_PREFIXES: [&[u8]; 5] = [
     b"user.overlay.",
 ];
 
-/// Returns whether a copy includes an attribute. Only root may set attributes outside of `user.`.
-pub(crate) fn is_copied(name: &[u8], root: bool) -> bool {
-    (root || name.starts_with(b"user.")) && !LOCAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+/// Prefixes of attributes that give no rights but those of the file's own mode and owner.
+const UNPRIVILEGED_PREFIXES: [&[u8]; 2] = [b"user.", b"system.posix_acl_"];
+
+/// The attributes that a copy includes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Selection {
+    /// Those in `user.`; others need root.
+    User,
+    /// All that belong to the file.
+    All,
+    /// All but those that may give rights, such as `security.capability`.
+    Unprivileged,
+}
+
+impl Selection {
+    /// Returns the attributes that this process may set. `no_privileges`: without those that give rights.
+    pub(crate) fn of_this_process(no_privileges: bool) -> Self {
+        match (rustix::process::geteuid().is_root(), no_privileges) {
+            (false, _) => Self::User,
+            (true, false) => Self::All,
+            (true, true) => Self::Unprivileged,
+        }
+    }
+
+    pub(crate) fn includes(self, name: &[u8]) -> bool {
+        let begins_with = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        match self {
+            Self::User => name.starts_with(b"user.") && !begins_with(&LOCAL_PREFIXES),
+            Self::All => !begins_with(&LOCAL_PREFIXES),
+            Self::Unprivileged => begins_with(&UNPRIVILEGED_PREFIXES) && !begins_with(&LOCAL_PREFIXES),
+        }
+    }
 }
 
 /// Returns the attributes of a directory's entry that a copy includes, sorted by name. Empty if the file system has no attributes or
 /// refuses access; `TOOBIG` if they exceed MAX_ATTRIBUTES.
-pub(crate) fn read(directory: &OwnedFd, name: &[u8], root: bool) -> Result<Vec<TreeAttribute>, Errno> {
+pub(crate) fn read(directory: &OwnedFd, name: &[u8], selection: Selection) -> Result<Vec<TreeAttribute>, Errno> {
     // This path needs neither a descriptor of the file nor the permission to read it, and the calls do not follow a link.
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
@@ -41,14 +70,14 @@ pub(crate) fn read(directory: &OwnedFd, name: &[u8], root: bool) -> Result<Vec<T
     let mut total = 0;
     for name in names
         .split(|byte| *byte == 0)
-        .filter(|name| is_copied(name, root) && !name.is_empty())
+        .filter(|name| !name.is_empty() && selection.includes(name))
     {
         let value = match read_growing(|buffer| lgetxattr(&path[..], name, buffer)) {
             Ok(value) => value,
             Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => continue,
             Err(errno) => return Err(errno),
         };
-        total += name.len() + value.len() + 16;
+        total += name.len() + value.len() + ATTRIBUTE_COST;
         if total > MAX_ATTRIBUTES {
             return Err(Errno::TOOBIG);
         }
@@ -97,4 +126,26 @@ pub(crate) fn set(file: impl AsFd, from: &[TreeAttribute], to: &[TreeAttribute])
         }
     }
     Ok(is_changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Selection::{All, Unprivileged, User};
+
+    #[test]
+    fn attributes_that_give_rights_need_the_option() {
+        for (name, expected) in [
+            ("user.x", [true, true, true]),
+            ("user.overlay.opaque", [false, false, false]),
+            ("system.posix_acl_access", [false, true, true]),
+            ("system.nfs4_acl", [false, true, false]),
+            ("security.capability", [false, true, false]),
+            ("security.selinux", [false, false, false]),
+            ("trusted.x", [false, true, false]),
+            ("trusted.overlay.opaque", [false, false, false]),
+        ] {
+            let found = [User, All, Unprivileged].map(|selection| selection.includes(name.as_bytes()));
+            assert_eq!(found, expected, "{name}");
+        }
+    }
 }

@@ -14,3 +14,4 @@ mod measure;
 mod memory;
 mod puts;
 mod transfers;
+mod tree_peers;

@@ -205,12 +205,12 @@ class ActionModule(ActionBase):
             raise_unsupported("owner without group, or group without owner")
         return {**chosen, "filters": filters}
 
-    def _sync(self, source, src, sink, dest, options):
-        """Runs `podbridge sync` once and returns the result of the module."""
+    def _sync(self, source, src, sink, dest, options, *words):
+        """Runs `podbridge sync` once, with these further words, and returns the result of the module."""
         pod = source or sink
         # As rsync -a, which the stock module runs: the destination directory gets the attributes of the source.
         attributes = "--preserve-root-attributes"
-        command = [*pod.podbridge_command, "sync", "--quiet", "--verbose", attributes, *self._user(pod)]
+        command = [*pod.podbridge_command, "sync", "--quiet", "--verbose", attributes, *words, *self._user(pod)]
         flags = {"delete": options["delete"], "checksum": options["checksum"], "dry-run": options["dry_run"]}
         command += [f"--{flag}" for flag, wanted in {**flags, "no-owner": not options["owner"]}.items() if wanted]
         command += ["--compress=never"] * (not options["compress"])
@@ -232,7 +232,8 @@ class ActionModule(ActionBase):
         with tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as temporary:
             # For a directory `podbridge sync` ignores a slash at the end; for a single file the name matters.
             local = os.path.join(temporary, os.path.basename(src.rstrip("/")) or "root")
-            first = self._sync(source, src, None, local, {**options, "dry_run": False, "delete": False})
+            # The directory above it is for this user alone, so what gives rights can pass through it.
+            first = self._sync(source, src, None, local, {**options, "dry_run": False, "delete": False}, "--privileged")
             return first if first.get("failed") else self._sync(None, local, sink, dest, options)
 
     @staticmethod

@@ -32,7 +32,10 @@ options:
     type: path
     required: true
   mode:
-    description: Direction of the copy. V(push) copies to the pod, V(pull) from the pod.
+    description:
+      - Direction of the copy. V(push) copies to the pod, V(pull) from the pod.
+      - Without rsync, V(pull) leaves out set-user-ID and set-group-ID bits of files, devices and file capabilities,
+        because a pod may be hostile.
     type: str
     choices: [push, pull]
     default: push

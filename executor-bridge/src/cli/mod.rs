@@ -196,6 +196,10 @@ pub(crate) struct SyncOptions {
     /// Do not preserve owner and group
     #[arg(long)]
     pub no_owner: bool,
+    /// Copy out of a pod also what gives rights here: set-user-ID and set-group-ID bits of files, devices, file capabilities and other privileged
+    /// attributes; only for pods that you trust. Copies into a pod always have them
+    #[arg(long)]
+    pub privileged: bool,
     /// Give a DST directory that exists mode, owner and time of SRC, as rsync -a does with a slash after SRC [default: it keeps its own]
     #[arg(long)]
     pub preserve_root_attributes: bool,

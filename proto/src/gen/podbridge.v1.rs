@@ -3201,6 +3201,10 @@ pub struct TreeOpen {
     /// A destination directory that existed gets mode, owner and time of the source directory, too; otherwise it keeps its own.
     #[prost(bool, tag = "12")]
     pub preserve_root_attributes: bool,
+    /// The receiver leaves out what gives rights: set-user-ID and set-group-ID bits of files, devices, and extended attributes other than `user.` and
+    /// access control lists. A caller that receives sets it, because the tree may come from a hostile pod.
+    #[prost(bool, tag = "13")]
+    pub no_privileges: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TreeFilter {

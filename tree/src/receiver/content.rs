@@ -5,6 +5,7 @@ use std::io::Write;
 use std::rc::Rc;
 
 use podbridge_files::{in_place, temporary};
+use podbridge_proto::limits::check_length;
 use podbridge_proto::v1::{TreePart, TreePartEnd};
 use rustix::fs::{SeekFrom, fsync, ftruncate, seek};
 use rustix::io::Errno;
@@ -24,12 +25,12 @@ impl<W: Write> Receiver<'_, W> {
             None => {
                 let pending = self.pending.remove(&part.entry);
                 let pending = pending.ok_or(Error::Protocol("content arrived that was not requested"))?;
-                self.held_attributes -= pending.attributes.memory_size();
+                self.release_file(&pending);
                 self.begin_content(part.entry, pending)?
             }
         };
         (self.output.report)(Event::Content(part.data.len() as u64));
-        self.output.summary.bytes += part.data.len() as u64;
+        self.output.summary.bytes = self.output.summary.bytes.saturating_add(part.data.len() as u64);
         if let Some(writing) = &mut content.writing
             && let Err(errno) = writing.write(&part)
         {
@@ -177,6 +178,9 @@ impl TemporaryContent {
             self.hasher.reset();
             (self.size, self.written) = (0, 0);
         }
+        let add = |before, more| check_length(before, more, None).map_err(|_| Errno::FBIG);
+        let data_end = add(self.size, part.data.len() as u64)?;
+        let end = add(data_end, part.hole)?;
         if !part.data.is_empty() {
             if self.written < self.size {
                 seek(&self.file, SeekFrom::Start(self.size))?;
@@ -189,12 +193,9 @@ impl TemporaryContent {
                     Err(errno) => return Err(errno),
                 }
             }
-            self.size += part.data.len() as u64;
-            self.written = self.size;
+            self.written = data_end;
         }
-        if part.hole > 0 {
-            self.size = self.size.checked_add(part.hole).ok_or(Errno::FBIG)?;
-        }
+        self.size = end;
         self.hasher.add(&part.data, part.hole);
         Ok(())
     }

@@ -21,11 +21,6 @@ use crate::error::{Error, reason};
 use crate::wire::MAX_DEPTH;
 use crate::xattrs;
 
-/// Cap of unfinished directories: the ancestors of the current directory, and directories that wait for content.
-const MAX_UNFINISHED: usize = 131_072;
-/// Cap of the bytes of names in one directory, which are held to know what to remove.
-const MAX_NAME_BYTES: usize = 256 << 20;
-
 /// Result of making or entering a directory.
 enum EnterResult {
     Made(DirectoryState, TreeChangeKind),
@@ -138,7 +133,7 @@ impl<W: Write> Receiver<'_, W> {
             return Ok(None);
         };
         let descriptor = self.directories.open(directory)?;
-        let have = xattrs::read(&descriptor, name, self.is_root)?;
+        let have = xattrs::read(&descriptor, name, self.xattrs)?;
         let mut stat = fstat(&descriptor)?;
         stat.st_mode = mode.unwrap_or(stat.st_mode);
         Ok(attributes.differ_from(&stat, &have).then_some(have))
@@ -146,15 +141,15 @@ impl<W: Write> Receiver<'_, W> {
 
     /// Returns the directory of an entry and notes the entry's name. `Err` if the directory is unknown or has ended.
     pub(super) fn parent_directory(&mut self, number: u64, name: &[u8]) -> Result<&mut UnfinishedDirectory, Error> {
+        let hash = if self.options.delete {
+            self.take_memory_for_name()?;
+            Some(self.name_hash(name))
+        } else {
+            None
+        };
         let unfinished = self.unfinished.get_mut(&number).filter(|unfinished| !unfinished.ended);
         let unfinished = unfinished.ok_or(Error::Protocol("an entry is in a directory that was not announced"))?;
-        if self.options.delete {
-            unfinished.names_size += name.len() + size_of::<Box<[u8]>>();
-            if unfinished.names_size > MAX_NAME_BYTES {
-                return Err(Error::Protocol("a directory has too many names"));
-            }
-            unfinished.names.insert(name.into());
-        }
+        unfinished.names.extend(hash);
         Ok(unfinished)
     }
 
@@ -166,14 +161,12 @@ impl<W: Write> Receiver<'_, W> {
         let unfinished_parent = self.parent_directory(entry.directory, &entry.name)?;
         let (parent, state) = (unfinished_parent.directory.clone(), unfinished_parent.state);
         unfinished_parent.waiting += 1;
-        if parent.depth() >= MAX_DEPTH || self.unfinished.len() >= MAX_UNFINISHED {
-            return Err(Error::Protocol(
-                "too many directories are unfinished or the tree is too deep",
-            ));
+        if parent.depth() >= MAX_DEPTH {
+            return Err(Error::Protocol("the tree is too deep"));
         }
         let child = parent.child(&entry.name);
         let attributes = self.attributes(entry);
-        self.hold_attributes(&attributes)?;
+        self.take_memory_for_directory(&entry.name, &attributes)?;
         let entered = match state {
             DirectoryState::Broken => Ok(EnterResult::Broken),
             DirectoryState::Absent => Ok(EnterResult::Made(DirectoryState::Absent, TreeChangeKind::New)),
@@ -242,7 +235,8 @@ impl<W: Write> Receiver<'_, W> {
         let unfinished = self.unfinished.get_mut(&number).filter(|unfinished| !unfinished.ended);
         let unfinished = unfinished.ok_or(Error::Protocol("a directory ended that was not announced"))?;
         unfinished.ended = true;
-        let names = std::mem::take(&mut unfinished.names);
+        let mut names = std::mem::take(&mut unfinished.names);
+        names.sort_unstable();
         if self.options.delete
             && !incomplete
             && unfinished.state == DirectoryState::Present
@@ -251,6 +245,7 @@ impl<W: Write> Receiver<'_, W> {
             let directory = unfinished.directory.clone();
             self.remove_others(&directory, &names)?;
         }
+        self.release_names(names.len());
         self.release_directory(number)
     }
 
@@ -274,10 +269,7 @@ impl<W: Write> Receiver<'_, W> {
             }
             next = unfinished.parent;
             if let Some(unfinished) = self.unfinished.remove(&number) {
-                self.held_attributes -= unfinished
-                    .parent
-                    .and(unfinished.attributes.as_ref())
-                    .map_or(0, Attributes::memory_size);
+                self.release_finished_directory(&unfinished);
                 self.finish(&unfinished)?;
             }
         }

@@ -12,14 +12,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::state::{DirectoryState, LinkedFile, PendingFile, Receiver};
-use crate::attributes::{Attributes, StepError, file_type, mtime_ns};
+use crate::attributes::{Attributes, SET_ID_BITS, StepError, file_type, mtime_ns};
 use crate::directory::{Directory, list};
 use crate::error::Error;
 use crate::wire::MAX_NAME;
 use crate::xattrs;
-
-/// Cap of files that wait for their content; the sender's window is smaller.
-const MAX_PENDING: usize = 65_536;
 
 /// Difference between a local regular file and the sender's.
 enum Difference {
@@ -48,13 +45,12 @@ impl<W: Write> Receiver<'_, W> {
         let parent = self.parent_directory(entry.directory, &entry.name)?;
         let (directory, state) = (parent.directory.clone(), parent.state);
         if state == DirectoryState::Broken {
-            self.remember_failed_link(number, &entry);
-            return Ok(());
+            return self.remember_failed_link(number, &entry);
         }
         let stat = match self.stat_entry(&directory, &entry.name, state) {
             Ok(stat) => stat,
             Err(errno) => {
-                self.remember_failed_link(number, &entry);
+                self.remember_failed_link(number, &entry)?;
                 return self.output.report_failure(&directory, &entry.name, "examine it", errno);
             }
         };
@@ -62,7 +58,7 @@ impl<W: Write> Receiver<'_, W> {
             && file_type(stat.st_mode) == FileType::Directory
             && !self.may_replace_directory(&directory, &entry.name)
         {
-            self.remember_failed_link(number, &entry);
+            self.remember_failed_link(number, &entry)?;
             let what = "is a directory that is not empty on the receiving side; use --delete to replace it";
             return self.output.report_problem(&directory, &entry.name, what.into(), false);
         }
@@ -119,6 +115,7 @@ impl<W: Write> Receiver<'_, W> {
         directory: Rc<Directory>,
         stat: Option<Stat>,
     ) -> Result<(), Error> {
+        self.report_left_out_bits(&entry, &directory)?;
         let attributes = self.attributes(&entry);
         let mut change = TreeChangeKind::New;
         if let Some(stat) = stat {
@@ -150,24 +147,22 @@ impl<W: Write> Receiver<'_, W> {
                         .report_change(TreeChangeKind::Attributes, &directory, &entry.name)?;
                 }
                 if entry.has_links {
-                    self.remember_linked_file(number, LinkedFile::Present(directory, entry.name.to_vec().into()))?;
+                    let name = entry.name.to_vec().into();
+                    self.remember_linked_file(number, &entry.name, LinkedFile::Present(directory, name))?;
                 }
                 return Ok(());
             }
         }
         if self.options.dry_run {
             if entry.has_links {
-                self.remember_linked_file(number, LinkedFile::WouldBeMade)?;
+                self.remember_linked_file(number, &entry.name, LinkedFile::WouldBeMade)?;
             }
             return self.report_replacement(&directory, &entry.name, change);
         }
-        if self.pending.len() >= MAX_PENDING {
-            return Err(Error::Protocol("too many files wait for their content"));
-        }
         if entry.has_links {
-            self.remember_linked_file(number, LinkedFile::Pending)?;
+            self.remember_linked_file(number, &entry.name, LinkedFile::Pending)?;
         }
-        self.hold_attributes(&attributes)?;
+        self.take_memory_for_file(&entry.name, &attributes)?;
         self.retain_directory(entry.directory);
         self.output.answer.wanted.push(number);
         self.pending.insert(
@@ -183,6 +178,17 @@ impl<W: Write> Receiver<'_, W> {
             },
         );
         Ok(())
+    }
+
+    /// Reports the first file whose set-ID bits are left out.
+    fn report_left_out_bits(&mut self, entry: &TreeEntry, directory: &Rc<Directory>) -> Result<(), Error> {
+        let are_left_out = self.options.no_privileges && entry.mode & SET_ID_BITS != 0;
+        if !are_left_out || std::mem::replace(&mut self.has_told_of_privileges, true) {
+            return Ok(());
+        }
+        let what =
+            "its set-user-ID or set-group-ID bit was left out, as in all files of a pod; --privileged copies them";
+        self.output.report_problem(directory, &entry.name, what.into(), true)
     }
 
     /// Returns how a local file differs. `Err` if it cannot be examined.
@@ -208,7 +214,7 @@ impl<W: Write> Receiver<'_, W> {
         if !is_same || (entry.has_links && !self.links.kept_inodes.insert((stat.st_dev, stat.st_ino))) {
             return Ok(Difference::Content);
         }
-        let have = xattrs::read(&descriptor, &entry.name, self.is_root)?;
+        let have = xattrs::read(&descriptor, &entry.name, self.xattrs)?;
         Ok(if attributes.differ_from(stat, &have) {
             Difference::Attributes
         } else {
@@ -231,7 +237,7 @@ impl<W: Write> Receiver<'_, W> {
         if (found.st_dev, found.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(failed(Errno::STALE));
         }
-        let have = xattrs::read(&descriptor, name, self.is_root).map_err(failed)?;
+        let have = xattrs::read(&descriptor, name, self.xattrs).map_err(failed)?;
         attributes.update(&file, &have)
     }
 
@@ -281,6 +287,11 @@ impl<W: Write> Receiver<'_, W> {
         stat: Option<Stat>,
     ) -> Result<(), Error> {
         let (kind, attributes) = (file_type(entry.mode), self.attributes(entry));
+        let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
+        if is_device && self.options.no_privileges {
+            let what = "skipped: a device is copied out of a pod only with --privileged";
+            return self.output.report_problem(directory, &entry.name, what.into(), true);
+        }
         let device = match kind {
             FileType::CharacterDevice | FileType::BlockDevice => makedev(entry.major, entry.minor),
             _ => 0,

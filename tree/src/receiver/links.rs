@@ -10,24 +10,20 @@ use super::state::{LinkedFile, PendingFile, Receiver, WaitingName};
 use crate::directory::Directory;
 use crate::error::Error;
 
-/// Cap of files with several names and of waiting names together.
-const MAX_LINKS: usize = 1 << 20;
-
 impl<W: Write> Receiver<'_, W> {
     /// Adds a file that may get further names. `Err` if there are too many.
-    pub(super) fn remember_linked_file(&mut self, number: u64, file: LinkedFile) -> Result<(), Error> {
-        if self.links.files.len() + self.links.waiting >= MAX_LINKS {
-            return Err(Error::Protocol("there are too many hard links"));
-        }
+    pub(super) fn remember_linked_file(&mut self, number: u64, name: &[u8], file: LinkedFile) -> Result<(), Error> {
+        self.take_memory_for_link(name)?;
         self.links.files.insert(number, file);
         Ok(())
     }
 
     /// Notes that a file that may get further names was not copied.
-    pub(super) fn remember_failed_link(&mut self, number: u64, entry: &TreeEntry) {
-        if entry.has_links && self.links.files.len() < MAX_LINKS {
-            self.links.files.insert(number, LinkedFile::Failed);
+    pub(super) fn remember_failed_link(&mut self, number: u64, entry: &TreeEntry) -> Result<(), Error> {
+        if entry.has_links {
+            self.remember_linked_file(number, &[], LinkedFile::Failed)?;
         }
+        Ok(())
     }
 
     /// Makes an entry that is another name of an earlier file, now or when that file has arrived.
@@ -50,9 +46,7 @@ impl<W: Write> Receiver<'_, W> {
             LinkedFile::WouldBeMade => self.output.report_change(change, &directory, &entry.name),
             LinkedFile::Failed => self.report_missing_file(&directory, &entry.name),
             LinkedFile::Pending => {
-                if self.links.files.len() + self.links.waiting >= MAX_LINKS {
-                    return Err(Error::Protocol("there are too many hard links"));
-                }
+                self.take_memory_for_link(&entry.name)?;
                 let Some(pending) = self.pending_file(entry.hard_link_of) else {
                     return self.report_missing_file(&directory, &entry.name);
                 };
@@ -62,7 +56,6 @@ impl<W: Write> Receiver<'_, W> {
                     name: entry.name.to_vec().into(),
                     change,
                 });
-                self.links.waiting += 1;
                 self.retain_directory(entry.directory);
                 Ok(())
             }
@@ -84,7 +77,7 @@ impl<W: Write> Receiver<'_, W> {
         file: Option<(&Rc<Directory>, &[u8])>,
     ) -> Result<(), Error> {
         for waiting in names {
-            self.links.waiting -= 1;
+            self.release_waiting_name(&waiting);
             match file {
                 Some((of, name)) => self.make_link(of, name, &waiting.directory, &waiting.name, waiting.change)?,
                 None => self.report_missing_file(&waiting.directory, &waiting.name)?,

@@ -13,25 +13,34 @@ mod replacement;
 mod state;
 
 use std::collections::HashMap;
+use std::hash::RandomState;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use bytes::Bytes;
 use podbridge_files::owner_rights::OwnerRights;
 use podbridge_proto::v1::tree_record::Record;
-use podbridge_proto::v1::{TreeOpen, TreeSent, TreeSummary};
+use podbridge_proto::v1::{TreeOpen, TreeRecord, TreeSummary};
+use podbridge_proto::words::clean;
 
 use crate::compression::Decompressor;
 use crate::directory::OpenDirectories;
 use crate::error::Error;
+use crate::fields::{self, Fields, Value};
 use crate::filter::Filters;
+use crate::memory::Memory;
 use crate::owners::OwnerIds;
-use crate::report::{Event, Report};
+use crate::report::{Report, received_problem};
 use crate::request;
 use crate::temporaries::Temporaries;
-use crate::wire::{MessageReader, MessageWriter, decode};
+use crate::wire::{ATTRIBUTE_COST, MAX_ATTRIBUTES, MessageReader, MessageWriter, decode};
+use crate::xattrs::Selection;
 use output::Output;
 use state::{Links, Receiver};
+
+/// Messages that are searched for the reason why the sender stopped. It may have sent some before it stopped.
+const LAST_MESSAGES: usize = 1024;
 
 /// Receives a tree to `destination`. `Err` ends the whole copy; the sender learns its reason if the stream still works.
 pub(crate) fn receive(
@@ -50,6 +59,8 @@ pub(crate) fn receive(
         directories: OpenDirectories::default(),
         owner_ids: OwnerIds::load(),
         is_root: rustix::process::geteuid().is_root(),
+        xattrs: Selection::of_this_process(options.no_privileges),
+        has_told_of_privileges: false,
         owner_rights: OwnerRights::of_this_process(),
         deletable_mount: None,
         single_name: None,
@@ -59,7 +70,8 @@ pub(crate) fn receive(
         pending: HashMap::new(),
         content: None,
         links: Links::default(),
-        held_attributes: 0,
+        memory: Memory::default(),
+        name_hashes: RandomState::new(),
     };
     let mut decompressor = Decompressor::default();
     let mut received = receiver.run(destination, &mut input, &mut decompressor);
@@ -79,15 +91,16 @@ pub(crate) fn receive(
 
 /// Returns the reason why the sender stopped reading answers; `None` if it sent none.
 fn fatal_sentence(input: &mut MessageReader<impl Read>, decompressor: &mut Decompressor) -> Option<String> {
-    loop {
+    for _ in 0..LAST_MESSAGES {
         let fatal = |record| match record {
-            Record::Fatal(sentence) => Some(sentence),
+            Ok(Record::Fatal(sentence)) => Some(clean(&sentence)),
             _ => None,
         };
-        if let Some(sentence) = records(input.receive().ok()?, decompressor).ok()?.find_map(fatal) {
+        if let Some(sentence) = records(input.receive_bytes().ok()?, decompressor).ok()?.find_map(fatal) {
             return Some(sentence);
         }
     }
+    None
 }
 
 impl<W: Write> Receiver<'_, W> {
@@ -100,8 +113,8 @@ impl<W: Write> Receiver<'_, W> {
         self.filters = request::check(self.options)?;
         self.output.send_first_answer()?;
         loop {
-            for record in records(input.receive()?, decompressor)? {
-                match record {
+            for record in records(input.receive_bytes()?, decompressor)? {
+                match record? {
                     Record::Root(root) if !self.has_root => {
                         self.has_root = true;
                         self.begin_root(destination, root.directory)?;
@@ -122,10 +135,10 @@ impl<W: Write> Receiver<'_, W> {
         match record {
             Record::Part(part) => self.take_part(part),
             Record::Problem(problem) => {
-                (self.output.report)(Event::Problem { problem, remote: true });
+                (self.output.report)(received_problem(problem));
                 Ok(())
             }
-            Record::Fatal(sentence) => Err(Error::Peer(sentence)),
+            Record::Fatal(sentence) => Err(Error::Peer(clean(&sentence))),
             Record::Owner(owner) => self.owner_ids.add(&owner),
             _ if !self.has_root => Err(Error::Protocol("the tree has no root")),
             _ if self.has_all_entries => Err(Error::Protocol("an entry arrived after the last one")),
@@ -141,12 +154,48 @@ impl<W: Write> Receiver<'_, W> {
     }
 }
 
-/// Returns the records of a message, decompressed.
-fn records(sent: TreeSent, decompressor: &mut Decompressor) -> Result<impl Iterator<Item = Record> + use<>, Error> {
-    let sent = match (&sent.zstd[..], &sent.zstd_stream[..]) {
-        ([], []) => sent,
-        ([], chunk) => decode::<TreeSent>(decompressor.decompress_chunk(chunk)?.into())?,
-        (frame, _) => decode::<TreeSent>(decompressor.decompress_frame(frame)?.into())?,
+// Numbers of the fields of TreeSent.
+const RECORDS: u64 = 1;
+const ZSTD: u64 = 2;
+const ZSTD_STREAM: u64 = 3;
+// Paths of field numbers from TreeRecord to the extended attributes of an entry.
+const ATTRIBUTES_OF_ROOT: &[u64] = &[1, 1, 13];
+const ATTRIBUTES_OF_ENTRY: &[u64] = &[3, 13];
+
+/// Size from which a record is examined before it is decoded, bytes. Many attributes need many bytes.
+const LARGE_RECORD: usize = 64 << 10;
+
+/// Returns the records of a message, decompressed. Each is decoded when it is its turn.
+fn records(
+    message: Bytes,
+    decompressor: &mut Decompressor,
+) -> Result<impl Iterator<Item = Result<Record, Error>> + use<>, Error> {
+    let message = match Fields::new(message.clone()).next().transpose()? {
+        Some((ZSTD, Value::Bytes(frame))) => decompressor.decompress_frame(&frame)?.into(),
+        Some((ZSTD_STREAM, Value::Bytes(chunk))) => decompressor.decompress_chunk(&chunk)?.into(),
+        _ => message,
     };
-    Ok(sent.records.into_iter().filter_map(|record| record.record))
+    let decoded = |field| match field {
+        Ok((RECORDS, Value::Bytes(record))) => decode_record(record).transpose(),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    };
+    Ok(Fields::new(message).filter_map(decoded))
+}
+
+/// Decodes a record; `None`: its kind is unknown.
+fn decode_record(record: Bytes) -> Result<Option<Record>, Error> {
+    if record.len() > LARGE_RECORD {
+        check_attributes(&record)?;
+    }
+    decode::<TreeRecord>(record).map(|record| record.record)
+}
+
+/// Checks the number of attributes in a record: decoded, an empty one needs thirty times its size.
+fn check_attributes(record: &Bytes) -> Result<(), Error> {
+    let count = |path| fields::count(record.clone(), path);
+    if count(ATTRIBUTES_OF_ROOT)? + count(ATTRIBUTES_OF_ENTRY)? > MAX_ATTRIBUTES / ATTRIBUTE_COST {
+        return Err(Error::Protocol("an entry has too many extended attributes"));
+    }
+    Ok(())
 }

@@ -22,6 +22,8 @@ pub(super) struct Output<'a, W> {
     list_changes: bool,
     /// The next answer, as far as it is filled.
     pub(super) answer: TreeAnswer,
+    /// Bytes of paths and texts in `answer`.
+    reported: usize,
     /// Number of the last entry that was received; the next answer reports all entries up to it as compared.
     pub(super) last_entry: u64,
     pub(super) summary: TreeSummary,
@@ -34,6 +36,7 @@ impl<'a, W: Write> Output<'a, W> {
             report,
             list_changes,
             answer: TreeAnswer::default(),
+            reported: 0,
             last_entry: 0,
             summary: TreeSummary::default(),
         }
@@ -67,6 +70,7 @@ impl<'a, W: Write> Output<'a, W> {
         self.answer.wanted.clear();
         self.answer.changes.clear();
         self.answer.problems.clear();
+        self.reported = 0;
         Ok(())
     }
 
@@ -92,6 +96,7 @@ impl<'a, W: Write> Output<'a, W> {
             path: truncate_path(directory.path(name)),
         };
         (self.report)(Event::Change(change.clone()));
+        self.reported += change.path.len();
         self.answer.changes.push(change);
         self.send_large_answer()
     }
@@ -113,6 +118,7 @@ impl<'a, W: Write> Output<'a, W> {
             problem: problem.clone(),
             remote: false,
         });
+        self.reported += problem.path.len() + problem.what.len();
         self.answer.problems.push(problem);
         self.send_large_answer()
     }
@@ -128,15 +134,10 @@ impl<'a, W: Write> Output<'a, W> {
         self.report_problem(directory, name, format!("cannot {operation}: {}", reason(errno)), false)
     }
 
-    /// Sends the answer before it exceeds the largest message. Paths may be long, so their bytes are added up now and then.
+    /// Sends the answer before it exceeds the largest message.
     fn send_large_answer(&mut self) -> Result<(), Error> {
         let count = self.answer.changes.len() + self.answer.problems.len();
-        let bytes: usize = if count.is_multiple_of(16) {
-            self.answer.changes.iter().map(|change| change.path.len()).sum()
-        } else {
-            0
-        };
-        if count >= MAX_REPORTS || bytes > MAX_MESSAGE / 4 {
+        if count >= MAX_REPORTS || self.reported > MAX_MESSAGE / 4 {
             self.send_answer()
         } else {
             Ok(())

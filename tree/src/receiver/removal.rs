@@ -1,7 +1,6 @@
 //! Removal of files that the sender does not have. Files that the filters exclude and temporary files of running copies stay. So does
 //! everything on another mount than the destination, and everything in a file system of the kernel (/proc, /sys).
 
-use std::collections::HashSet;
 use std::io::Write;
 use std::rc::Rc;
 
@@ -27,14 +26,15 @@ struct RemovalFrame {
 }
 
 impl<W: Write> Receiver<'_, W> {
-    /// Removes everything from a directory except these names.
-    pub(super) fn remove_others(&mut self, directory: &Rc<Directory>, names: &HashSet<Box<[u8]>>) -> Result<(), Error> {
+    /// Removes everything from a directory except names with these hashes, which are sorted.
+    pub(super) fn remove_others(&mut self, directory: &Rc<Directory>, hashes: &[u64]) -> Result<(), Error> {
         let listed = self.directories.open(directory).and_then(|open| list(&open));
         let listed = match listed {
             Ok(listed) => listed,
             Err(errno) => return self.output.report_failure(directory, b"", "list it", errno),
         };
-        let mut others: Vec<_> = listed.into_iter().filter(|(name, _)| !names.contains(name)).collect();
+        let is_other = |(name, _): &(Box<[u8]>, FileType)| hashes.binary_search(&self.name_hash(name)).is_err();
+        let mut others: Vec<_> = listed.into_iter().filter(is_other).collect();
         if !others.is_empty() && !self.is_on_deletable_mount(directory, b".") {
             others.retain(|(name, kind)| !self.is_protected(directory, name, *kind == FileType::Directory));
             if !others.is_empty() {

@@ -2,26 +2,35 @@
 //! them but `output`.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use podbridge_files::mounts::Mount;
 use podbridge_files::owner_rights::OwnerRights;
 use podbridge_proto::v1::{TreeAttribute, TreeChangeKind, TreeEntry, TreeOpen};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::output::Output;
-use crate::attributes::{Attributes, PERMISSION_BITS};
+use crate::attributes::{Attributes, PERMISSION_BITS, SET_ID_BITS, file_type, memory_size};
 use crate::digest::TransferHasher;
 use crate::directory::{Directory, OpenDirectories};
 use crate::error::Error;
 use crate::filter::Filters;
+use crate::memory::Memory;
 use crate::owners::OwnerIds;
 use crate::temporaries::{Temporaries, Temporary};
-use crate::xattrs;
+use crate::xattrs::Selection;
 
-/// Cap of the bytes of extended attributes that are held until their file or directory is finished.
-const MAX_HELD_ATTRIBUTES: usize = 256 << 20;
+/// Memory for a directory, bytes, beside its name and extended attributes.
+const DIRECTORY_COST: usize = 512;
+/// Memory for a file whose content was requested, bytes, beside its name and extended attributes.
+const FILE_COST: usize = 384;
+/// Memory for a name in a directory, bytes.
+const NAME_COST: usize = 16;
+/// Memory for a file with several names, or for one of those names, bytes, beside the name itself.
+const LINK_COST: usize = 160;
 
 /// State of one copy on the receiving side.
 pub(super) struct Receiver<'a, W> {
@@ -31,8 +40,11 @@ pub(super) struct Receiver<'a, W> {
     pub(super) temporaries: &'a Temporaries,
     pub(super) directories: OpenDirectories,
     pub(super) owner_ids: OwnerIds,
-    /// Whether this process is root and thus sets all extended attributes.
+    /// Whether this process is root and thus needs no permissions.
     pub(super) is_root: bool,
+    pub(super) xattrs: Selection,
+    /// Whether the user knows that bits that give rights were left out.
+    pub(super) has_told_of_privileges: bool,
     pub(super) owner_rights: OwnerRights,
     /// The mount of the destination, outside of which nothing is deleted; `None`: nothing is deleted anywhere.
     pub(super) deletable_mount: Option<Mount>,
@@ -49,8 +61,10 @@ pub(super) struct Receiver<'a, W> {
     /// The content that is arriving.
     pub(super) content: Option<IncomingContent>,
     pub(super) links: Links,
-    /// Bytes of extended attributes in `unfinished` and `pending`.
-    pub(super) held_attributes: usize,
+    /// Memory for what the sender said.
+    pub(super) memory: Memory,
+    /// Hashes names with a key that the sender cannot know.
+    pub(super) name_hashes: RandomState,
 }
 
 /// A regular file whose content was requested and has not arrived.
@@ -123,10 +137,9 @@ pub(super) struct UnfinishedDirectory {
     pub(super) waiting: usize,
     /// Whether the sender has ended it.
     pub(super) ended: bool,
-    /// Names that the sender has in it; held only if other names shall be removed.
-    pub(super) names: HashSet<Box<[u8]>>,
-    /// Bytes of memory that `names` takes.
-    pub(super) names_size: usize,
+    /// Hashes of the names that the sender has in it; held only if other names shall be removed. Among a million names of each side, one is
+    /// kept by mistake in one of ten million copies.
+    pub(super) names: Vec<u64>,
 }
 
 impl UnfinishedDirectory {
@@ -146,8 +159,7 @@ impl UnfinishedDirectory {
             previous_xattrs: None,
             waiting: 1,
             ended: false,
-            names: HashSet::new(),
-            names_size: 0,
+            names: Vec::new(),
         }
     }
 }
@@ -157,8 +169,6 @@ impl UnfinishedDirectory {
 pub(super) struct Links {
     /// Each of the sender's files that may get further names, by the number of its entry.
     pub(super) files: HashMap<u64, LinkedFile>,
-    /// Number of names that wait for their file.
-    pub(super) waiting: usize,
     /// Device and inode of the local files that stay as they are. Two files of the sender must not share one of them.
     pub(super) kept_inodes: HashSet<(u64, u64)>,
 }
@@ -189,10 +199,7 @@ pub(super) struct WaitingName {
 impl<W> Receiver<'_, W> {
     /// Returns the attributes that the local file of an entry shall have.
     pub(super) fn attributes(&self, entry: &TreeEntry) -> Attributes {
-        let copied = entry
-            .attributes
-            .iter()
-            .filter(|one| xattrs::is_copied(&one.name, self.is_root));
+        let copied = entry.attributes.iter().filter(|one| self.xattrs.includes(&one.name));
         // Copied, because a slice would keep the whole message in memory.
         let owned = copied.map(|one| TreeAttribute {
             name: one.name.to_vec().into(),
@@ -202,20 +209,71 @@ impl<W> Receiver<'_, W> {
         xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let owner = self.owner_ids.local(entry.uid, entry.gid);
         Attributes {
-            mode: entry.mode & PERMISSION_BITS,
+            mode: self.mode_of(entry),
             owner: (!self.options.no_owner && self.owner_rights.allows(owner.0, owner.1)).then_some(owner),
             mtime_ns: entry.mtime_ns,
             xattrs,
         }
     }
 
-    /// Counts attributes that are held until they are set. `Err` if they exceed the cap.
-    pub(super) fn hold_attributes(&mut self, attributes: &Attributes) -> Result<(), Error> {
-        self.held_attributes += attributes.memory_size();
-        if self.held_attributes > MAX_HELD_ATTRIBUTES {
-            Err(Error::Protocol("there are too many extended attributes"))
+    /// Returns the bits of an entry's mode that are copied. The set-group-ID bit of a directory gives nobody rights: it chooses the group of
+    /// new files.
+    fn mode_of(&self, entry: &TreeEntry) -> u32 {
+        if self.options.no_privileges && file_type(entry.mode) != FileType::Directory {
+            entry.mode & PERMISSION_BITS & !SET_ID_BITS
         } else {
-            Ok(())
+            entry.mode & PERMISSION_BITS
         }
+    }
+
+    /// Returns the hash of a name in a directory.
+    pub(super) fn name_hash(&self, name: &[u8]) -> u64 {
+        self.name_hashes.hash_one(name)
+    }
+
+    /// Counts a name in a directory.
+    pub(super) fn take_memory_for_name(&mut self) -> Result<(), Error> {
+        self.memory.take(NAME_COST, "the names in directories")
+    }
+
+    /// Counts another name of a file, or a file that may get one.
+    pub(super) fn take_memory_for_link(&mut self, name: &[u8]) -> Result<(), Error> {
+        self.memory
+            .take(LINK_COST + name.len(), "files with several names (hard links)")
+    }
+
+    /// Counts a name that no longer waits for its file.
+    pub(super) fn release_waiting_name(&mut self, name: &WaitingName) {
+        self.memory.release(LINK_COST + name.name.len());
+    }
+
+    pub(super) fn take_memory_for_directory(&mut self, name: &[u8], attributes: &Attributes) -> Result<(), Error> {
+        let bytes = DIRECTORY_COST + name.len() + memory_size(&attributes.xattrs);
+        self.memory.take(bytes, "directories that wait for their content")
+    }
+
+    /// Counts a directory that is finished.
+    pub(super) fn release_finished_directory(&mut self, unfinished: &UnfinishedDirectory) {
+        if let (Some(_), Some(attributes)) = (unfinished.parent, &unfinished.attributes) {
+            let name = unfinished.directory.name().len();
+            self.memory
+                .release(DIRECTORY_COST + name + memory_size(&attributes.xattrs));
+        }
+    }
+
+    /// Counts the names of a directory that the sender has ended.
+    pub(super) fn release_names(&mut self, count: usize) {
+        self.memory.release(count * NAME_COST);
+    }
+
+    pub(super) fn take_memory_for_file(&mut self, name: &[u8], attributes: &Attributes) -> Result<(), Error> {
+        let bytes = FILE_COST + name.len() + memory_size(&attributes.xattrs);
+        self.memory.take(bytes, "files that wait for their content")
+    }
+
+    /// Counts a file whose content arrives.
+    pub(super) fn release_file(&mut self, pending: &PendingFile) {
+        self.memory
+            .release(FILE_COST + pending.name.len() + memory_size(&pending.attributes.xattrs));
     }
 }

@@ -1,23 +1,20 @@
 //! Records of the sender, collected to large messages, which are compressed while the data shrinks.
 
-use std::io::Write;
-
 use podbridge_proto::v1::tree_record::Record;
 use podbridge_proto::v1::{TreeCompression, TreeRecord, TreeSent};
 use prost::Message as _;
 
 use crate::compression::Compressor;
 use crate::error::Error;
-use crate::wire::{BATCH_SIZE, MessageWriter};
+use crate::wire::BATCH_SIZE;
 
 /// Number of messages that are sent uncompressed after one that did not shrink.
 const UNCOMPRESSED_RUN: u32 = 16;
 /// Smallest message that is compressed, bytes.
 const MIN_COMPRESSED_SIZE: usize = 512;
 
-/// The message that is being collected, and the stream to send it on.
-pub(super) struct Batch<W> {
-    output: MessageWriter<W>,
+/// The message that is being collected.
+pub(super) struct Batch {
     sent: TreeSent,
     /// Encoded size of `sent`, bytes.
     size: usize,
@@ -30,10 +27,9 @@ pub(super) struct Batch<W> {
     skipped_messages: u32,
 }
 
-impl<W: Write> Batch<W> {
-    pub(super) fn new(output: MessageWriter<W>, compression: TreeCompression) -> Self {
+impl Batch {
+    pub(super) fn new(compression: TreeCompression) -> Self {
         Self {
-            output,
             sent: TreeSent::default(),
             size: 0,
             compression,
@@ -51,18 +47,18 @@ impl<W: Write> Batch<W> {
         }
     }
 
-    /// Adds a record; sends the message if it is large enough.
-    pub(super) fn push(&mut self, record: Record) -> Result<(), Error> {
+    /// Adds a record. Returns whether the message is large enough to be sent.
+    pub(super) fn add(&mut self, record: Record) -> bool {
         let record = TreeRecord { record: Some(record) };
         self.size += record.encoded_len() + 4;
         self.sent.records.push(record);
-        if self.size >= BATCH_SIZE { self.flush() } else { Ok(()) }
+        self.size >= BATCH_SIZE
     }
 
-    /// Sends the records that were collected.
-    pub(super) fn flush(&mut self) -> Result<(), Error> {
+    /// Returns the message with the records that were collected; `None` if there are none.
+    pub(super) fn take(&mut self) -> Result<Option<TreeSent>, Error> {
         if self.sent.records.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let mut sent = std::mem::take(&mut self.sent);
         let size = std::mem::take(&mut self.size);
@@ -80,18 +76,17 @@ impl<W: Write> Batch<W> {
             }
             if self.uses_stream {
                 // Also if it did not shrink: the encoder's window already contains it.
-                sent.records.clear();
                 sent.zstd_stream = compressed.into();
             } else if shrinks {
-                sent.records.clear();
                 sent.zstd = compressed.into();
             }
+            if self.uses_stream || shrinks {
+                sent.records.clear();
+                // Keep the allocation.
+                self.sent.records = std::mem::take(&mut sent.records);
+            }
         }
-        self.output.send(&sent)?;
-        // Keep the allocation.
-        sent.records.clear();
-        self.sent.records = sent.records;
-        Ok(())
+        Ok(Some(sent))
     }
 
     fn should_compress(&mut self) -> bool {

@@ -1,7 +1,6 @@
 //! Content of one file with its digest. A file is read up to the size that it had when it was opened, so a log may grow meanwhile. A file
 //! that changes otherwise is read once more; if it changes again, it is reported and not copied.
 
-use std::io::Write;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
@@ -44,7 +43,7 @@ impl From<Error> for Failure {
     }
 }
 
-impl<W: Write> Sender<'_, W> {
+impl Sender<'_> {
     /// Sends a requested content. An unreadable file is reported and its content marked as failed.
     pub(super) fn send_content(&mut self, file: &AnnouncedFile) -> Result<(), Error> {
         let mut restart = false;
@@ -90,7 +89,7 @@ impl<W: Write> Sender<'_, W> {
     fn send_part(&mut self, file: &AnnouncedFile, part: TreePart) -> Result<(), Error> {
         (self.report)(Event::Content(part.data.len() as u64));
         let entry = file.entry;
-        self.batch.push(Record::Part(TreePart { entry, ..part }))
+        self.add(Record::Part(TreePart { entry, ..part }))
     }
 
     /// Opens a file and returns its attributes. `NOENT` if it is no longer a regular file.

@@ -2,7 +2,6 @@
 //! subdirectories that are still to be visited, and no others.
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -33,7 +32,7 @@ struct TraversalFrame {
     below: std::vec::IntoIter<Box<[u8]>>,
 }
 
-impl<W: Write> Sender<'_, W> {
+impl Sender<'_> {
     pub(super) fn send_tree(&mut self, root: &Path) -> Result<(), Error> {
         match Directory::root(root) {
             Ok(directory) => self.send_directory_tree(root, directory),
@@ -60,7 +59,7 @@ impl<W: Write> Sender<'_, W> {
     fn send_directory_tree(&mut self, root: &Path, directory: Rc<Directory>) -> Result<(), Error> {
         let descriptor = self.open(&directory, root)?;
         let stat = fstat(&descriptor).map_err(|errno| root_error(root, errno))?;
-        let xattrs = xattrs::read(&descriptor, b".", self.is_root).map_err(|errno| root_error(root, errno))?;
+        let xattrs = xattrs::read(&descriptor, b".", self.xattrs).map_err(|errno| root_error(root, errno))?;
         let entry = self.describe(0, b"", &stat, xattrs)?;
         self.push(Record::Root(TreeRoot { directory: Some(entry) }))?;
         let mut stack = vec![self.send_children(0, directory, Vec::new())?];
@@ -107,7 +106,7 @@ impl<W: Write> Sender<'_, W> {
         let child = parent.child(name);
         let examined = self.directories.open(parent).and_then(|above| {
             let directory = self.directories.open(&child)?;
-            Ok((fstat(directory)?, xattrs::read(&above, name, self.is_root)?))
+            Ok((fstat(directory)?, xattrs::read(&above, name, self.xattrs)?))
         });
         match examined {
             Ok((stat, xattrs)) => {
@@ -214,7 +213,7 @@ impl<W: Write> Sender<'_, W> {
             let entry = self.describe(number, name, &stat, Vec::new())?;
             return self.send_entry(TreeEntry { hard_link_of, ..entry }).map(|_| ());
         }
-        let xattrs = match xattrs::read(descriptor, name, self.is_root) {
+        let xattrs = match xattrs::read(descriptor, name, self.xattrs) {
             Ok(xattrs) => xattrs,
             Err(errno) => return failed(self, errno),
         };
@@ -224,6 +223,7 @@ impl<W: Write> Sender<'_, W> {
             entry: self.last_entry + 1,
             directory: directory.clone(),
             name: name.into(),
+            attributes: attributes::memory_size(&entry.attributes),
         };
         if self.options.checksum {
             match self.content_digest(&announced) {
@@ -232,6 +232,7 @@ impl<W: Write> Sender<'_, W> {
             }
         }
         // Added first, because its content may be requested while the entry is being sent.
+        self.announced_attributes += announced.attributes;
         self.announced.push_back(announced);
         let told = self.send_entry(entry)?;
         if stat.st_nlink > 1 {

@@ -6,4 +6,5 @@ mod destinations;
 mod edge_cases;
 mod harness;
 mod hostile;
+mod privileges;
 mod random;

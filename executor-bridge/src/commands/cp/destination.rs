@@ -13,14 +13,14 @@ use std::time::{Duration, SystemTime};
 use podbridge_files::temporary;
 
 use podbridge_files::in_place;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
 
 use crate::error::{Failure, Kind};
 use crate::protocol::result::FileStat;
 
-/// The bits of a mode that chmod sets.
-pub(super) const PERMISSION_BITS: u32 = 0o7777;
+/// The bits of a mode that give permissions to users and groups.
+const RWX_BITS: u32 = 0o777;
 /// Symbolic links that are followed for one path, as in Linux.
 const SYMBOLIC_LINKS_MAX: usize = 40;
 
@@ -144,7 +144,8 @@ impl Destination {
             return Ok(None);
         };
         let attributes = stat.map_or(Ok(()), |stat| {
-            file.set_permissions(Permissions::from_mode(stat.mode & PERMISSION_BITS))?;
+            // The pod is not trusted with set-user-ID. The umask applies, as in `cp` and `scp` without -p.
+            file.set_permissions(Permissions::from_mode(stat.mode & RWX_BITS & !umask()))?;
             file.set_times(FileTimes::new().set_modified(modification_time(stat)))
         });
         let renamed = match temporary {
@@ -203,6 +204,14 @@ fn modification_time(stat: FileStat) -> SystemTime {
         Ok(after) => SystemTime::UNIX_EPOCH + Duration::from_nanos(after),
         Err(_) => SystemTime::UNIX_EPOCH - Duration::from_nanos(stat.mtime_ns.unsigned_abs()),
     }
+}
+
+/// Returns the mode bits that new files of this process do not get.
+fn umask() -> u32 {
+    // A change tells it. No other thread makes a file meanwhile.
+    let umask = rustix::process::umask(Mode::RWXU.complement());
+    rustix::process::umask(umask);
+    umask.as_raw_mode()
 }
 
 /// Returns the path that a dangling symbolic link points to, through further links.

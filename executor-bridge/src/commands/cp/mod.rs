@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::cli::{CpOptions, TargetOptions};
 use crate::client::{self, BridgeAddress, Incoming, Message};
 use crate::commands::bridge_of_pod::bridge_address;
-use crate::commands::cp::destination::{Destination, PERMISSION_BITS};
+use crate::commands::cp::destination::Destination;
 use crate::commands::location::Location;
 use crate::commands::progress::Progress;
 use crate::config::BridgeSettings;
@@ -37,6 +37,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 const BRIDGE_DEATHS_MAX: usize = 5;
 /// Pause before the next bridge is tried: a dying bridge still accepts connections for a moment.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// The bits of a mode that chmod sets.
+const PERMISSION_BITS: u32 = 0o7777;
 /// The bits of a mode that hold the file type (S_IFMT).
 const FILE_TYPE_BITS: u32 = 0o170_000;
 /// File type of a directory (S_IFDIR).

@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use podbridge_proto::v1::{TreeCompression, TreeFilter, TreeOpen, TreeSummary};
+use podbridge_proto::words::clean;
 use podbridge_tree::{Error, PIPE_CAPACITY, PROTOCOL_VERSION, Temporaries};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
@@ -69,6 +70,7 @@ pub(super) fn run(mut target: TargetOptions, options: BridgeSettings, command: S
         compression: compression(command.compress).into(),
         no_owner: command.no_owner,
         preserve_root_attributes: command.preserve_root_attributes,
+        no_privileges: agent_sends && !command.privileged,
     };
     podbridge_tree::validate(&open).map_err(|error| Failure::usage(error.to_string()))?;
     target.namespace = namespace.or(target.namespace);
@@ -164,10 +166,7 @@ impl LocalSide {
         match (copied, end) {
             (Ok(summary), Ok(AttachedEnd::Outcome(Outcome::Exited { code: 0, .. }))) => Ok(report.conclude(&summary)),
             (Err(Error::Local(sentence)), _) => Err(Failure::new(Kind::LocalFile, sentence)),
-            (Err(Error::Peer(sentence)), _) => Err(Failure::new(
-                Kind::RemoteFile,
-                podbridge_tree::escape_for_terminal(sentence.as_bytes()),
-            )),
+            (Err(Error::Peer(sentence)), _) => Err(Failure::new(Kind::RemoteFile, sentence)),
             (Err(error @ Error::Protocol(_)), _) => Err(Failure::new(Kind::Agent, error.to_string())),
             (_, end) => report_incomplete(end?, &self.stderr_tail.join().unwrap_or_default()),
         }
@@ -182,7 +181,7 @@ fn report_incomplete(end: AttachedEnd, stderr_tail: &[u8]) -> Result<u8, Failure
         AttachedEnd::Outcome(Outcome::Signaled { signal, .. }) => Ok(report_signal(signal)),
         AttachedEnd::Outcome(Outcome::Exited { code, .. }) if code > 128 => Ok(report_signal(code - 128)),
         AttachedEnd::Outcome(Outcome::Exited { code, .. }) => {
-            let tail = podbridge_tree::escape_for_terminal(stderr_tail.trim_ascii());
+            let tail = clean(String::from_utf8_lossy(stderr_tail).trim());
             Err(Failure::new(
                 Kind::Agent,
                 format!(

@@ -66,11 +66,8 @@ impl CopyReport {
         }
         self.printed += 1;
         let side = if remote { "in the pod" } else { "here" };
-        // Path and text may come from the pod: escape them.
-        let (path, what) = (
-            display_path(&problem.path),
-            escape_for_terminal(problem.what.as_bytes()),
-        );
+        // The path may come from the pod. The copy has made the text fit for terminals.
+        let (path, what) = (display_path(&problem.path), &problem.what);
         self.progress.print_above(|| say(&format!("{path} {side}: {what}")));
     }
 
