@@ -103,7 +103,9 @@ async fn spawn_and_wait(
     if was_killed(&record.cause) && cgroup::oom_kills() > oom_kills {
         record.cause = Cause::OomKilled(match cgroup::memory_limit() {
             Some(limit) => format!("the container's memory limit of {} MiB was exceeded", limit >> 20),
-            None => "the node ran out of memory".into(),
+            None => {
+                "the container has no memory limit; the limit of its pod or the memory of the node was used up".into()
+            }
         });
     }
     record
