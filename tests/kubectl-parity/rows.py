@@ -324,6 +324,45 @@ row("null lists", ok, kubeconfig="{usual}", edit=("kind: Config", "kind: Config\
 row("JSON with tabs", ok, kubeconfig="{json}")
 row("a document mark", ok, kubeconfig="---\n{usual}")
 row("--request-timeout", ok, flags=["--request-timeout=5s"])
+row("CRLF in a kubeconfig", ok, kubeconfig="{usual}", edit=("\n", "\r\n"))
+row("a byte order mark", ok, kubeconfig="\ufeff{usual}")
+row("an anchor", fail, kubeconfig="{usual}", edit=("token: t0ken", "token: &t t0ken\n    username: *t"))
+row("a merge key", ok, kubeconfig="{usual}", edit=("token: t0ken", "<<: {{token: merged}}"))
+row("a block as token", fail, kubeconfig="{usual}", edit=("token: t0ken", "token: |\n      t0ken"))
+row("a folded token", ok, kubeconfig="{usual}", edit=("token: t0ken", "token: >-\n      t0ken"))
+row("a quoted token", ok, kubeconfig="{usual}", edit=("token: t0ken", "token: 't0ken'"))
+row("a tagged token", ok, kubeconfig="{usual}", edit=("token: t0ken", "token: !!str 12345"))
+row("a null token", ok, kubeconfig="{usual}", edit=("token: t0ken", "token: ~\n    username: me"))
+row("a tab as indent", fail, kubeconfig="{usual}", edit=("  user:", "\tuser:"))
+row("two documents", ok, kubeconfig="{usual}---\n{usual}")
+row("an end mark", ok, kubeconfig="{usual}...\n")
+row("comments", ok, kubeconfig="# before\n{usual}# after\n")
+row("a field in another case", fail, kubeconfig="{usual}", edit=("current-context:", "Current-Context:"))
+row("a list as user", fail, kubeconfig="{usual}", edit=("token: t0ken", "token: [a]"))
+row(
+    "a context with a name as of EKS",
+    ok,
+    flags=["--context=arn:aws:eks:eu-1:12:cluster/x"],
+    kubeconfig="{usual}",
+    edit=("name: second\n  context", "name: arn:aws:eks:eu-1:12:cluster/x\n  context"),
+)
+row("an empty context name", fail, flags=["--context= "])
+row("an empty --context", ok, flags=["--context="])
+row("an empty --server", ok, flags=["--server="])
+row("an empty --as", ok, flags=["--as="])
+row("an empty --token", ok, flags=["--token="])
+row("an empty --kubeconfig", ok, flags=["--kubeconfig="], env={"KUBECONFIG": "{dir}/config"})
+row("an empty --namespace", ok, context={"namespace": "ci"}, flags=["--namespace="])
+row(
+    "an empty KUBECONFIG", ok, env={"HOME": "{dir}/home", "KUBECONFIG": ""}, kubeconfig={"home/.kube/config": "{usual}"}
+)
+row("a tilde in KUBECONFIG", fail, env={"HOME": "{dir}", "KUBECONFIG": "~/config"}, kubeconfig={"config": "{usual}"})
+row("a token file that is a directory", fail, user={"token": None, "tokenFile": "{dir}"})
+row("an authority that is a directory", fail, cluster={"certificate-authority": "{dir}"})
+row("white space around the server", fail, cluster={"server": " {url}"})
+row("a name of a namespace that cannot be", ok, context={"namespace": "A_b"})
+row("data that is no base64", fail, cluster={"certificate-authority": None, "certificate-authority-data": "%%%"})
+row("an empty authority as data", fail, cluster={"certificate-authority": None, "certificate-authority-data": ""})
 
 # Proxies. 0.0.0.0 leads to loopback too, and no proxy rule exempts it.
 away = {"server": "https://api.parity.test:{port}"}

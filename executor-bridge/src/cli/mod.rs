@@ -112,6 +112,23 @@ pub(crate) struct TargetOptions {
     pub target_file: Option<PathBuf>,
 }
 
+impl TargetOptions {
+    /// Returns the options without empty texts, which count as absent as with kubectl: scripts write `-n "$NAMESPACE"`. clap refuses an
+    /// empty file name.
+    pub(crate) fn without_empty(self) -> Self {
+        let text = |value: Option<String>| value.filter(|text| !text.is_empty());
+        Self {
+            kubeconfig: self.kubeconfig.filter(|file| !file.is_empty()),
+            context: text(self.context),
+            namespace: text(self.namespace),
+            container: text(self.container),
+            server: text(self.server),
+            impersonate: text(self.impersonate),
+            ..self
+        }
+    }
+}
+
 /// Settings of a bridge that this command starts; a bridge that already runs keeps its own.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings of a bridge that this command starts")]
@@ -357,6 +374,18 @@ mod tests {
         };
         assert_eq!(exec.command, ["ls", "-l", "--", "x"]);
         assert!(Cli::try_parse_from(["podbridge", "exec", "web"]).is_err());
+    }
+
+    #[test]
+    fn an_empty_option_counts_as_absent() {
+        let target = |options: &[&str]| {
+            let words = [&["podbridge", "status"], options].concat();
+            Cli::try_parse_from(words).unwrap().target.without_empty()
+        };
+        for name in ["kubeconfig", "context", "namespace", "container", "server", "as"] {
+            let given = target(&[&format!("--{name}="), "web"]);
+            assert_eq!(format!("{given:?}"), format!("{:?}", target(&["web"])), "{name}");
+        }
     }
 
     #[test]

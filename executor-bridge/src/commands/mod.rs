@@ -40,6 +40,7 @@ pub fn run() -> ExitCode {
         bridge,
         command,
     } = cli;
+    let target = target.without_empty();
     let options = match config::options(&bridge, &Process) {
         Ok(options) => options,
         Err(failure) => return failed(&failure),
