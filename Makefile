@@ -159,6 +159,10 @@ bench-files: build $(STOCK_KUBECTL) ## files, trees and repositories, compared w
 test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin
 	cd ansible && $(ANSIBLE)/bin/python -m pytest -q -p no:cacheprovider tests/unit
 
+.PHONY: test-warm-python
+test-warm-python: build ## tasks in warm Python and in a new one have the same results, files and processes, on each ansible-core
+	tests/warm-python/all
+
 .PHONY: test-parity
 test-parity: build $(STOCK_KUBECTL) ## inputs that kubectl takes, run through the stock kubectl and podbridge
 	STOCK_KUBECTL=$(STOCK_KUBECTL) tests/kubectl-parity/run

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Server;
 
-use crate::exec::{Registry, Store};
+use crate::exec::{Registry, Store, WarmPython};
 use crate::files::Transfers;
 use crate::logs::Logs;
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService};
@@ -45,11 +45,20 @@ const EXEC_END_TIMEOUT: Duration = Duration::from_secs(4);
 const TRIM_DELAY: Duration = Duration::from_secs(2);
 
 /// Serves until a signal arrives, or no connection and no command exists for `idle`; `None`: never idle.
-pub(crate) async fn serve(socket: BoundSocket, nofile: Rlimit, store: Store, idle: Option<Duration>) -> io::Result<()> {
+pub(crate) async fn serve(
+    socket: BoundSocket,
+    nofile: Rlimit,
+    store: Store,
+    warm_python: bool,
+    idle: Option<Duration>,
+) -> io::Result<()> {
     // Watch for signals before the first client can connect: from then on there is something to end in good order.
     let signalled = end_signal()?;
-    let registry = Arc::new(Registry::new(Reaper::start()?, nofile, store));
+    let reaper = Reaper::start()?;
+    let warm_python = WarmPython::new(reaper.clone(), nofile, warm_python);
+    let registry = Arc::new(Registry::new(reaper, nofile, warm_python.clone(), store));
     let connections = watch::Sender::new(0usize);
+    tokio::spawn(end_with_connections(warm_python, connections.subscribe()));
     let (incoming, queue, path) = Listener::start(socket, connections.clone())?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health
@@ -133,6 +142,15 @@ async fn trim_heap_after(mut ended: watch::Receiver<u64>) {
         sleep(TRIM_DELAY).await;
         ended.borrow_and_update();
         heap::trim();
+    }
+}
+
+/// Ends all warm interpreters whenever the last connection has ended: when nobody is there to use them, and on a reset of the connection.
+async fn end_with_connections(warm_python: WarmPython, mut connections: watch::Receiver<usize>) {
+    while connections.changed().await.is_ok() {
+        if *connections.borrow_and_update() == 0 {
+            warm_python.end_all();
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::env;
 use crate::git::Service;
 use crate::transport::socket::Choice;
 
@@ -73,11 +74,33 @@ impl Spool {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Python {
+    /// Start a new Python for every Ansible module, as $PODBRIDGE_WARM_PYTHON=0 does; else modules run in processes that are forked from one
+    /// that is ready
+    #[arg(long = "no-warm-python")]
+    pub(crate) is_cold: bool,
+}
+
+impl Python {
+    /// Returns whether modules may run in a warm interpreter.
+    pub(crate) fn is_warm(&self) -> bool {
+        !self.is_cold && env::variable(env::WARM_PYTHON).is_none_or(|value| value != "0")
+    }
+
+    /// Returns the options for another process that shall do the same.
+    pub(crate) fn arguments(&self) -> impl Iterator<Item = &'static str> {
+        self.is_cold.then_some("--no-warm-python").into_iter()
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) socket: Socket,
     #[command(flatten)]
     pub(crate) spool: Spool,
+    #[command(flatten)]
+    pub(crate) python: Python,
     /// Start a detached agent and return once it listens; do nothing if an agent listens there already
     #[arg(long)]
     pub(crate) daemon: bool,

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 pub(crate) const AGENT_SOCKET: &str = "PODBRIDGE_AGENT_SOCKET";
 /// Level of the agent's own log: error, warn, info, debug or trace. Default: warn.
 pub(crate) const LOG_LEVEL: &str = "PODBRIDGE_LOG";
+/// `0`: a new Python for every Ansible module.
+pub(crate) const WARM_PYTHON: &str = "PODBRIDGE_WARM_PYTHON";
 /// Id of the exec that a process belongs to. Commands get it; the agent itself never reads its own value.
 pub(crate) const EXEC_ID: &str = "PODBRIDGE_EXEC_ID";
 /// Settings of the GNU C library, read by the library once, when a program starts (ld.so(8)).

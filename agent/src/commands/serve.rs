@@ -26,7 +26,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     let choice = options.socket.choice();
     if options.daemon {
         let mut command = detached_command()?;
-        command.args(options.spool.arguments());
+        command.args(options.spool.arguments()).args(options.python.arguments());
         start_detached(command, &choice, options.socket.idle_when_detached())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -58,7 +58,13 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     let runtime = runtime.map_err(|error| format!("cannot start the threads of the agent: {error}"))?;
     let directory = options.spool.directory.or(directory);
     let store = Store::new(directory, u64::from(options.spool.limit) << 20);
-    let served = runtime.block_on(app::serve(bound, nofile, store, options.socket.idle()));
+    let served = runtime.block_on(app::serve(
+        bound,
+        nofile,
+        store,
+        options.python.is_warm(),
+        options.socket.idle(),
+    ));
     // A thread that hangs in a file system must not keep the process alive.
     runtime.shutdown_background();
     served.map_err(|error| format!("the agent's server failed: {error}"))?;

@@ -14,6 +14,8 @@ pub enum Event {
     Started {
         /// 0 if the command never ran; the exit record then says why.
         pid: u32,
+        /// `warm`, or the reason why a module of Ansible has a new interpreter; empty for other commands.
+        python: String,
     },
     Output {
         channel: Channel,
@@ -66,7 +68,8 @@ impl Reader {
         if !self.started {
             let pid = self.exec.pid().await;
             self.started = true;
-            return Some(Event::Started { pid });
+            let python = self.exec.python.get().cloned().unwrap_or_default();
+            return Some(Event::Started { pid, python });
         }
         let exec = self.exec.clone();
         let mut exit = exec.exit.subscribe();

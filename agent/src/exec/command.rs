@@ -76,6 +76,8 @@ pub struct Command {
     pub overflow: Overflow,
     /// Name of the group that `list` shows; empty: none.
     pub session: Vec<u8>,
+    /// True to start a new interpreter for a module of Ansible, even if a warm one is there.
+    pub cold_python: bool,
 }
 
 impl fmt::Debug for Command {

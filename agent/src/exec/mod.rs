@@ -13,10 +13,12 @@ mod process;
 mod process_tree;
 mod registry;
 mod spool;
+mod start;
 mod state;
 mod stdin;
 mod stdin_writer;
 mod supervisor;
+mod warm_python;
 
 pub use attach::{Event, Reader};
 pub use command::{Command, Digest, ExecId, OnDisconnect, StdinMode};
@@ -29,5 +31,6 @@ pub(crate) use spool::{SPOOL_BYTES, Store};
 pub use state::Exec;
 pub use stdin::Progress;
 pub use stdin_writer::StdinWriter;
+pub(crate) use warm_python::WarmPython;
 
 pub use crate::sys::pty::Size;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use podbridge_files::users;
+use podbridge_files::users::{self, Identity};
 use rustix::fs::{FileType, Uid, fchown, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Rlimit;
@@ -16,7 +16,7 @@ use rustix::termios::isatty;
 
 use super::mark::Mark;
 use super::{Command, StartFailure, StdinMode, environment};
-use crate::env;
+use crate::env::{self, Variables};
 use crate::sys::fork::{ForkError, PreparedCommand, Stdio, Step};
 use crate::sys::reaper::{Child, Reaper};
 use crate::sys::{lookup, pty};
@@ -40,12 +40,7 @@ pub(crate) enum AgentStdio {
 
 /// Spawns the command. `Err` names the step that failed.
 pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Result<(Child, AgentStdio), StartFailure> {
-    let identity = match &command.user {
-        None => None,
-        Some(user) => Some(users::lookup(user).ok_or_else(|| unknown_user(user))?),
-    };
-    let mark = Mark::new(command.id);
-    let variables = environment::merged(env::variables(), identity.as_ref(), command, &mark);
+    let (identity, variables) = account(command)?;
     let (ends, stdio) = open_stdio(command).map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         failure(
@@ -57,31 +52,63 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
     if let Some(identity) = &identity {
         chown_stdio(&stdio, Uid::from_raw(identity.uid));
     }
+    let child = execute(reaper, nofile, command, identity, &variables, stdio)?;
+    Ok((child, ends))
+}
+
+/// Spawns the command with these standard streams.
+pub(super) fn spawn_with(
+    reaper: &Reaper,
+    nofile: Rlimit,
+    command: &Command,
+    stdio: Stdio,
+) -> Result<Child, StartFailure> {
+    let (identity, variables) = account(command)?;
+    execute(reaper, nofile, command, identity, &variables, stdio)
+}
+
+/// Returns the user of the command, `None` for the agent's own, and its environment. `Err`: there is no such user.
+pub(super) fn account(command: &Command) -> Result<(Option<Identity>, Variables), StartFailure> {
+    let identity = match &command.user {
+        None => None,
+        Some(user) => Some(users::lookup(user).ok_or_else(|| unknown_user(user))?),
+    };
+    let mark = Mark::new(command.id);
+    let variables = environment::merged(env::variables(), identity.as_ref(), command, &mark);
+    Ok((identity, variables))
+}
+
+fn execute(
+    reaper: &Reaper,
+    nofile: Rlimit,
+    command: &Command,
+    identity: Option<Identity>,
+    variables: &Variables,
+    stdio: Stdio,
+) -> Result<Child, StartFailure> {
     let prepared = PreparedCommand {
         programs: if command.agent_program {
             vec![OWN_PROGRAM.to_owned()]
         } else {
-            lookup::candidates(&command.argv[0], &variables, lookup::own_directory().as_deref())
+            lookup::candidates(&command.argv[0], variables, lookup::own_directory().as_deref())
         },
         argv: command.argv.clone(),
-        env: environment::to_strings(&variables),
+        env: environment::to_strings(variables),
         cwd: command.cwd.clone(),
         identity,
         stdio,
         nofile,
-        file_locks: match mark {
+        file_locks: match Mark::new(command.id) {
             Mark::FileLocks(limit) => Some(limit),
             Mark::Variable(_) => None,
         },
     };
-    match reaper.spawn(&prepared) {
-        Ok(child) => Ok((child, ends)),
-        Err(error) => Err(explain(error, command, &prepared.programs)),
-    }
+    let spawned = reaper.spawn(&prepared);
+    spawned.map_err(|error| explain(error, command, &prepared.programs))
 }
 
 /// Opens pipes or a terminal, and returns both ends of them.
-fn open_stdio(command: &Command) -> io::Result<(AgentStdio, Stdio)> {
+pub(super) fn open_stdio(command: &Command) -> io::Result<(AgentStdio, Stdio)> {
     if let Some(size) = command.pty {
         let pty = pty::open(size)?;
         return Ok((AgentStdio::Pty { master: pty.master }, Stdio::Pty { slave: pty.slave }));
@@ -121,7 +148,7 @@ fn open_stdio(command: &Command) -> io::Result<(AgentStdio, Stdio)> {
 }
 
 /// Makes the command's user the owner of its standard streams, so that the command may open them by name (/dev/stderr, its terminal).
-fn chown_stdio(stdio: &Stdio, user: Uid) {
+pub(super) fn chown_stdio(stdio: &Stdio, user: Uid) {
     let descriptors = match stdio {
         Stdio::Pty { slave } => [Some(slave), None, None],
         Stdio::Pipes { stdin, stdout, stderr } => [Some(stdin), Some(stdout), Some(stderr)],

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 
 use super::attach::Reader;
 use super::spool::{Offsets, Store};
+use super::start::Resources;
 use super::state::Exec;
 use super::stdin_writer::StdinWriter;
-use super::supervisor::{self, Resources};
-use super::{Command, Error, ExecId, ExitRecord, Size, process_tree};
+use super::supervisor;
+use super::{Command, Error, ExecId, ExitRecord, Size, WarmPython, process_tree};
 use crate::sys::pty;
 use crate::sys::reaper::Reaper;
 
@@ -80,10 +81,10 @@ pub struct Registry {
 
 impl Registry {
     /// Makes an empty registry; `nofile` is the limit on open descriptors that commands get.
-    pub(crate) fn new(reaper: Reaper, nofile: Rlimit, store: Store) -> Self {
+    pub(crate) fn new(reaper: Reaper, nofile: Rlimit, warm: WarmPython, store: Store) -> Self {
         Self {
             table: Mutex::default(),
-            resources: Resources { reaper, nofile },
+            resources: Resources { reaper, nofile, warm },
             store: Arc::new(store),
             preparing: tokio::sync::Mutex::default(),
             running: watch::Sender::new(0),

@@ -23,6 +23,8 @@ pub struct Exec {
     pub(super) stdin: Stdin,
     /// `None` until the spawn has been tried; 0 if it failed.
     pub(super) pid: watch::Sender<Option<u32>>,
+    /// `warm`, or the reason why a module of Ansible has a new interpreter; empty for other commands. Set before the pid.
+    pub(super) python: OnceLock<String>,
     /// `None` until the command has ended.
     pub(super) exit: watch::Sender<Option<ExitRecord>>,
     pub(super) readers: watch::Sender<Readers>,
@@ -50,6 +52,7 @@ impl Exec {
             spool: Arc::new(Spool::new(command.overflow, store)),
             stdin: Stdin::default(),
             pid: watch::Sender::new(None),
+            python: OnceLock::new(),
             exit: watch::Sender::new(None),
             readers: watch::Sender::default(),
             cancel: watch::Sender::new(None),

@@ -7,14 +7,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Rlimit};
+use rustix::process::Pid;
 use tokio::io::Interest;
 use tokio::sync::{oneshot, watch as value};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::process::{self, AgentStdio};
+use super::process::AgentStdio;
 use super::spool::Channel;
+use super::start::{self, Resources, Started};
 use super::state::{Exec, Readers};
 use super::stdin::Sink;
 use super::stdin_writer::StdinWriter;
@@ -25,14 +26,6 @@ use crate::sys::reaper::{Child, ExitStatus, Reaper};
 
 /// Time within which a reader may return: a client that sends one request after another has not disconnected.
 const RECONNECT_WINDOW: Duration = Duration::from_millis(100);
-
-/// Resources of the agent that every exec uses.
-#[derive(Debug, Clone)]
-pub(super) struct Resources {
-    pub(super) reaper: Reaper,
-    /// Limit on open descriptors that commands get.
-    pub(super) nofile: Rlimit,
-}
 
 /// Runs the command to its end, and then closes its stdin. The exit record is published first.
 pub(super) async fn run(resources: &Resources, exec: &Arc<Exec>, command: Command) {
@@ -78,11 +71,14 @@ async fn spawn_and_wait(
                 stdin: keeps_stdin,
                 ..command
             };
-            process::spawn(&resources.reaper, resources.nofile, &command)
+            start::start(&resources, &command)
         }
     });
     let spawned = match spawned.await.expect("spawning does not panic") {
-        Ok((child, stdio)) => connect(exec, stdio, ended).await.map(|()| child),
+        Ok(Started { child, stdio, python }) => {
+            exec.python.get_or_init(|| python);
+            connect(exec, stdio, ended).await.map(|()| child)
+        }
         Err(failure) => Err(failure),
     };
     let child = match spawned {

@@ -109,6 +109,7 @@ pub(super) fn command(request: wire::StartRequest) -> Result<Command, Status> {
         lease: or_default(request.lease_ms, DEFAULT_LEASE),
         overflow,
         session: request.session.into(),
+        cold_python: request.cold_python,
     })
 }
 
@@ -140,7 +141,7 @@ pub(super) fn scope(scope: i32) -> Result<Scope, Status> {
 pub(super) fn event(event: Event) -> wire::ExecEvent {
     use wire::exec_event::Event as Wire;
     let event = match event {
-        Event::Started { pid } => Wire::Started(wire::Started { pid }),
+        Event::Started { pid, python } => Wire::Started(wire::Started { pid, python }),
         Event::Output { channel, offset, data } => Wire::Output(wire::Output {
             stream: stream(channel),
             offset,

@@ -17,6 +17,23 @@ pub(crate) fn memory_limit() -> Option<u64> {
     memory_limit_in(&directories())
 }
 
+/// Returns the memory in bytes that the container may still use; `None` if there is no limit, or no file shows the use. What the kernel
+/// gives up before it kills a process counts as free.
+pub(crate) fn free_memory() -> Option<u64> {
+    let directories = directories();
+    let limit = memory_limit_in(&directories)?;
+    let used = read(&directories, ["memory.current", "memory.usage_in_bytes"])?;
+    let parts = read(&directories, ["memory.stat"; 2])?;
+    let cache = part(&parts, "total_inactive_file ").or_else(|| part(&parts, "inactive_file "));
+    let used: u64 = used.trim().parse().ok()?;
+    Some(limit.saturating_sub(used.saturating_sub(cache.unwrap_or_default())))
+}
+
+fn part(stat: &str, name: &str) -> Option<u64> {
+    stat.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
 fn directories() -> Vec<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     directories_in(Path::new(CGROUPS), &own)
@@ -60,6 +77,13 @@ fn memory_limit_in(directories: &[PathBuf]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_the_memory_is_found_by_its_whole_name() {
+        let stat = "inactive_anon 1\ntotal_inactive_file 3\ninactive_file 2\n";
+        assert_eq!(part(stat, "inactive_file "), Some(2));
+        assert_eq!(part(stat, "active_file "), None);
+    }
 
     /// Each row: files with their contents, /proc/self/cgroup, and what was killed and the limit in this container.
     #[test]

@@ -7,11 +7,12 @@ use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::fork::{ForkError, PreparedCommand, fork};
+use super::proc;
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +138,19 @@ impl Reaper {
         let pid = forked.pid;
         forked.wait_for_exec()?;
         Ok(Child { pid, exit })
+    }
+
+    /// Makes an orphan that this process has adopted a child as any other; `None` if it is none, or has ended.
+    pub(crate) fn adopt(&self, pid: Pid) -> Option<Child> {
+        let (sender, exit) = oneshot::channel();
+        // Under the lock no child is reaped, so the pid is that of the process that /proc shows.
+        let mut table = self.lock();
+        let process = proc::process(pid.as_raw_nonzero().get())?;
+        if process.parent != getpid().as_raw_nonzero().get() || process.zombie || table.children.contains_key(&pid) {
+            return None;
+        }
+        table.children.insert(pid, sender);
+        Some(Child { pid, exit })
     }
 
     /// Signals a child; `NotFound` once it is reaped.

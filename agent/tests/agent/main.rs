@@ -15,3 +15,4 @@ mod memory;
 mod puts;
 mod transfers;
 mod tree_peers;
+mod warm_python;

@@ -215,6 +215,13 @@ options:
     type: str
     vars:
       - name: ansible_podbridge_oom
+  podbridge_warm_python:
+    description:
+      - Whether the agent may run modules in processes forked from a Python that is ready, instead of a new one each.
+    default: true
+    type: bool
+    vars:
+      - name: ansible_podbridge_warm_python
   podbridge_executable:
     description:
       - Path of the program podbridge, or its name in C(PATH). The plugin starts bridges with it.
@@ -867,11 +874,11 @@ class Connection(ConnectionBase):
         display.vvv(f"EXEC {to_text(cmd)}", host=self.pod)
         argv = [byte_string(self._play_context.executable or "/bin/sh"), "-c", byte_string(cmd)]
         request = {"op": "exec", "exec_id": uuid.uuid4().hex, "argv": argv}
+        request["cold_python"] = not self.get_option("podbridge_warm_python")
         if self.become and self.become.expect_prompt() and sudoable:
             return self._exec_with_prompt(request, in_data)
-        with open(os.memfd_create("stdin", os.MFD_CLOEXEC), "wb") as memory:
+        with open(os.memfd_create("stdin", os.MFD_CLOEXEC), "wb", buffering=0) as memory:
             memory.write(to_bytes(in_data or b""))
-            memory.flush()
             request["stdin"] = "fd" if in_data else "none"
             with self._exchange(request, [memory.fileno()] if in_data else ()) as exchange:
                 return self._collect_output(exchange)
@@ -883,6 +890,8 @@ class Connection(ConnectionBase):
         for kind, payload in iter(exchange.receive, None):
             if kind == Exchange.RESULT:
                 return self._exit_result(payload, *(b"".join(chunks) for chunks in streams.values()))
+            if kind == Exchange.STARTED and "python" in payload:
+                display.vvv(f"PYTHON {payload['python']}", host=self.pod)
             streams.get(kind, []).append(payload)
 
     def _exit_result(self, result, stdout, stderr):

@@ -193,6 +193,13 @@ options:
     type: str
     vars:
       - name: ansible_podbridge_oom
+  podbridge_warm_python:
+    description:
+      - Whether the agent may run modules in processes forked from a Python that is ready, instead of a new one each.
+    default: true
+    type: bool
+    vars:
+      - name: ansible_podbridge_warm_python
   podbridge_executable:
     description:
       - Path of the program podbridge, or its name in C(PATH). The plugin starts bridges with it.

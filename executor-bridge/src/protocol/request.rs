@@ -147,6 +147,9 @@ pub(crate) struct Exec {
     pub timeout_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kill_grace_ms: Option<u64>,
+    /// A module of Ansible gets a new Python, even if the agent has a warm one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cold_python: bool,
     #[serde(default)]
     pub stdin: Input,
     #[serde(default)]

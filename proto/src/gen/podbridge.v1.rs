@@ -1222,6 +1222,9 @@ pub struct StartRequest {
     /// `exec.agent_program`.
     #[prost(bool, tag = "17")]
     pub agent_program: bool,
+    /// A module of Ansible gets a new Python, even if the agent has a warm one.
+    #[prost(bool, tag = "18")]
+    pub cold_python: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartResponse {
@@ -1291,11 +1294,14 @@ pub mod exec_event {
     }
 }
 /// First event of every Run and Attach: the exec is running or has run.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Started {
     /// Process id in the pod.
     #[prost(uint32, tag = "1")]
     pub pid: u32,
+    /// `warm`, or why a module of Ansible runs in a new Python: a phrase for people. Empty for other commands.
+    #[prost(string, tag = "2")]
+    pub python: ::prost::alloc::string::String,
 }
 /// Output of one stream, in order.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

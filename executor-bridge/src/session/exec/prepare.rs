@@ -86,6 +86,7 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
         timeout_ms,
         kill_grace_ms: request.kill_grace_ms.unwrap_or(0),
         agent_program: request.agent_program,
+        cold_python: request.cold_python,
         requires,
         ..StartRequest::default()
     };

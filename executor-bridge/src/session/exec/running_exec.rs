@@ -156,7 +156,10 @@ impl RunningExec {
             Event::Started(_) if self.started => {}
             Event::Started(started) => {
                 self.started = true;
-                let json = serde_json::json!({ "exec_id": HEXLOWER.encode(&self.id), "pid": started.pid });
+                let mut json = serde_json::json!({ "exec_id": HEXLOWER.encode(&self.id), "pid": started.pid });
+                if !started.python.is_empty() {
+                    json["python"] = started.python.into();
+                }
                 self.outbox = Some(Frame::Started(json.to_string().into()));
             }
             Event::Output(output) => self.handle_output(output).await?,

@@ -326,13 +326,15 @@ def test_a_kubeconfig_may_be_a_dictionary(connect):
     assert "kubeconfig" not in target
 
 
-def test_a_command_returns_its_exit_code_and_both_streams(connect):
+def test_a_command_returns_its_exit_code_and_both_streams(connect, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plugin.display, "vvv", lambda text, host: shown.append(text))
     received = {}
 
     def answer(request, receive, send, descriptors):
         received["stdin"] = os.pread(descriptors[0], 100, 0)
         for data in (
-            frame(Frame.STARTED, {"exec_id": request["exec_id"], "pid": 7}),
+            frame(Frame.STARTED, {"exec_id": request["exec_id"], "pid": 7, "python": "cold"}),
             frame(Frame.STDOUT, b"o\xff"),
             frame(Frame.STDERR, b"e"),
             frame(Frame.STDOUT, b"ut"),
@@ -340,13 +342,13 @@ def test_a_command_returns_its_exit_code_and_both_streams(connect):
         ):
             send(data)
 
-    connection = connect(answer, ansible_kubectl_container="side")
+    connection = connect(answer, ansible_kubectl_container="side", ansible_podbridge_warm_python="no")
     assert connection.exec_command("caf\udce9", in_data=b"module") == (3, b"o\xffut", b"e")
     assert received["stdin"] == b"module"
     request = connection.bridge.requests[0]
     assert (request["v"], request["op"], request["stdin"], request["container"]) == (1, "exec", "fd", "side")
     assert request["argv"] == ["/bin/sh", "-c", {"b64": "Y2Fm6Q=="}]
-    assert "user" not in request
+    assert "user" not in request and request["cold_python"] and "PYTHON cold" in shown
 
 
 @pytest.mark.parametrize(
