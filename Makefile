@@ -113,9 +113,18 @@ test-images: images $(ANSIBLE)/.ready ## the images: reproducible, complete, usa
 	$(if $(FOREIGN),$(call ensure-debian,qemu-user,qemu-$(firstword $(FOREIGN))))
 	IMAGES=dist/images BINARIES="$(BINARIES)" $(ANSIBLE)/bin/python -m pytest -q -p no:cacheprovider tests/images
 
+# The suite of hostile peers is one of the tests of test-rust; these targets run it alone, with the programs of this build.
+.PHONY: test-hostile hostile
+SEED ?=
+MINUTES ?= 5
+hostile-suite = cargo build --workspace --locked && SEED=$(SEED) $(1) cargo test --workspace --locked --test hostile
+test-hostile: ## peers of every kind that lie or exhaust; SEED= repeats a run
+	$(call hostile-suite)
+hostile: ## the same for MINUTES=5, longer each time and with other seeds
+	$(call hostile-suite,MINUTES=$(MINUTES))
+
 .PHONY: soak
 CUTS ?= 10000
-SEED ?=
 soak: ## cut the link CUTS=10000 times under running commands; SEED= repeats a run
 	cargo build --workspace --locked
 	$(CARGO_TARGET_DIR)/debug/soak $(CUTS) $(SEED)

@@ -6,7 +6,8 @@ use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use podbridge_tests::build::{Build, Console, LogFile, exec_with_payload};
+use podbridge_tests::build::{Build, Console, LogFile};
+use podbridge_tests::client_protocol::exec_with_payload;
 use podbridge_tests::pair::{Pair, eventually, is_alive};
 
 const NOT_FOUND: &str = "[Zuul] Log not found\n";
@@ -144,7 +145,7 @@ fn run_module(build: &Build, log: &LogFile, script: &str) {
         "{script}\n: '{{\"ANSIBLE_MODULE_ARGS\": {{\"zuul_log_id\": \"{}\"}}}}'\n",
         log.id
     );
-    let outcome = exec_with_payload(&socket, &["/bin/sh"], payload.as_bytes());
+    let outcome = exec_with_payload(&socket, &["/bin/sh"], payload.as_bytes()).unwrap();
     assert_eq!(outcome["outcome"], "exited", "{outcome}");
     assert_eq!(outcome["code"], 0, "{outcome}");
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddrV6, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 use tempfile::TempDir;
 
-use crate::pair::{Pair, binary};
+use crate::pair::{Pair, binary, eventually};
 
 /// How long a read of a console waits for an answer that must come.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,6 +57,26 @@ impl Build {
         self.kubeconfig_dir().join("config")
     }
 
+    /// Returns the log of the build's bridges.
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("bridge.log")
+    }
+
+    /// Returns the socket of the build's only bridge.
+    pub fn socket(&self) -> PathBuf {
+        let mut socket = None;
+        eventually("the bridge has a socket", || {
+            let entries = fs::read_dir(self.kubeconfig_dir()).unwrap().flatten();
+            let is_socket = |path: &PathBuf| path.metadata().is_ok_and(|file| file.file_type().is_socket());
+            let is_hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+            socket = entries
+                .map(|entry| entry.path())
+                .find(|path| is_socket(path) && !is_hidden(path));
+            socket.is_some()
+        });
+        socket.unwrap()
+    }
+
     /// Removes the build's directory, as Zuul does while the bridges run.
     pub fn remove(&self) {
         fs::remove_dir_all(self.dir.path()).unwrap();
@@ -72,7 +92,7 @@ impl Build {
             .env("PODBRIDGE_LINK", "local")
             .env("PODBRIDGE_AGENT_SOCKET", pair.agent_socket())
             .env("HOME", self.dir.path().join("home"))
-            .env_remove("PODBRIDGE_LOG");
+            .env("PODBRIDGE_LOG", self.log());
         command
     }
 
@@ -269,40 +289,5 @@ impl Drop for LogFile {
     fn drop(&mut self) {
         // The test may have deleted it.
         let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Runs a command through a bridge's socket as the Ansible plugin does, with a memfd as its standard input. Returns the result.
-pub fn exec_with_payload(bridge: &Path, argv: &[&str], payload: &[u8]) -> serde_json::Value {
-    use std::io::IoSlice;
-    use std::mem::MaybeUninit;
-    use std::os::fd::AsFd as _;
-    use std::os::unix::net::UnixStream;
-
-    use rustix::fs::{MemfdFlags, memfd_create};
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-
-    let memory = fs::File::from(memfd_create("payload", MemfdFlags::CLOEXEC).unwrap());
-    (&memory).write_all(payload).unwrap();
-    let request = serde_json::json!({"v": 1, "op": "exec", "argv": argv, "stdin": "fd"}).to_string();
-    let mut frame = u32::try_from(request.len() + 1).unwrap().to_be_bytes().to_vec();
-    frame.push(0x01);
-    frame.extend_from_slice(request.as_bytes());
-    let mut stream = UnixStream::connect(bridge).unwrap();
-    let descriptors = [memory.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
-    let sent = sendmsg(&stream, &[IoSlice::new(&frame)], &mut control, SendFlags::empty()).unwrap();
-    assert_eq!(sent, frame.len());
-    loop {
-        let mut header = [0; 5];
-        stream.read_exact(&mut header).unwrap();
-        let length = u32::from_be_bytes(header[..4].try_into().unwrap()) as usize - 1;
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).unwrap();
-        if header[4] == 0x1f {
-            return serde_json::from_slice(&body).unwrap();
-        }
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a test fails by panicking, and may read its environment
 
 pub mod build;
+pub mod client_protocol;
 pub mod machine;
 pub mod markdown;
 pub mod module_graph;

@@ -19,7 +19,8 @@ const CONDITION_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Pair {
     dir: TempDir,
-    agent: Child,
+    /// `None`: the test itself answers on the socket.
+    agent: Option<Child>,
     /// Socket that bridges dial: the agent's, or a proxy's.
     socket: PathBuf,
 }
@@ -67,7 +68,22 @@ impl Pair {
         command.arg("serve").arg("--socket").arg(&socket).stdin(Stdio::null());
         let agent = command.spawn().unwrap();
         eventually("the agent listens", || UnixStream::connect(&socket).is_ok());
-        Self { dir, agent, socket }
+        Self {
+            dir,
+            agent: Some(agent),
+            socket,
+        }
+    }
+
+    /// Makes a pair whose agent the test is: it listens on [`Pair::agent_socket`], where nothing is yet.
+    pub fn without_agent() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("agent.sock");
+        Self {
+            dir,
+            agent: None,
+            socket,
+        }
     }
 
     /// Starts a pair with a proxy between bridges and agent.
@@ -130,15 +146,19 @@ impl Pair {
     }
 
     pub fn kill_agent(&mut self) {
-        self.agent.kill().unwrap();
-        self.agent.wait().unwrap();
+        let agent = self.agent.as_mut().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
+    /// Returns the process of the agent.
+    pub fn agent(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
     }
 
     /// Returns the running processes that the agent has started.
     pub fn commands(&self) -> Vec<u32> {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.agent.id()))
-            .unwrap()
-            .flatten();
+        let threads = fs::read_dir(format!("/proc/{}/task", self.agent())).unwrap().flatten();
         let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
         let pids = children.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         pids.filter_map(|pid| pid.parse().ok()).collect()
@@ -156,8 +176,10 @@ impl Drop for Pair {
             send_signal(bridge, Signal::KILL);
         }
         // TERM, and not KILL: the agent ends its commands first.
-        send_signal(self.agent.id(), Signal::TERM);
-        let _ = self.agent.wait();
+        if let Some(agent) = &mut self.agent {
+            send_signal(agent.id(), Signal::TERM);
+            let _ = agent.wait();
+        }
     }
 }
 

@@ -1,0 +1,68 @@
+//! Many connections: silent ones, half requests, and ones that come and go.
+
+use std::io::Write as _;
+
+use podbridge_tests::client_protocol::{Connection, REQUEST, frame};
+use serde_json::json;
+
+use crate::hostile_client::row::Row;
+
+/// Connections at once, below the limit of descriptors of an ordinary process.
+const MANY: usize = 400;
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        name: "silent_connections",
+        start: |_, target| Box::new((0..MANY).map(|_| target.connect()).collect::<Vec<_>>()),
+    },
+    Row {
+        name: "half_headers",
+        start: |attack, target| {
+            let connections = (0..MANY).map(|_| {
+                let mut connection = target.connect();
+                let header = frame(REQUEST, &[b' '; 1 << 16]);
+                let _ = connection.socket().write_all(&header[..attack.rng.usize(0..5)]);
+                connection
+            });
+            Box::new(connections.collect::<Vec<Connection>>())
+        },
+    },
+    Row {
+        name: "requests_that_are_never_whole",
+        start: |attack, target| {
+            let connections = (0..MANY).map(|_| {
+                let mut connection = target.connect();
+                // As much as may come before the length is known to be too much.
+                let header = (1u32 << 20).to_be_bytes();
+                let part = vec![b' '; attack.rng.usize(0..64 << 10)];
+                let _ = connection
+                    .socket()
+                    .write_all(&[&header[..], &[REQUEST], &part].concat());
+                connection
+            });
+            Box::new(connections.collect::<Vec<Connection>>())
+        },
+    },
+    Row {
+        name: "commands_that_are_cancelled_at_once",
+        start: |_, target| {
+            let sleep = json!({"v": 1, "op": "exec", "argv": ["sleep", "300"]});
+            for _ in 0..50 {
+                drop(target.request(&sleep));
+            }
+            Box::new(())
+        },
+    },
+    Row {
+        name: "a_request_byte_by_byte",
+        start: |_, target| {
+            let mut connection = target.connect();
+            let request = frame(REQUEST, json!({"v": 1, "op": "status"}).to_string().as_bytes());
+            for byte in request {
+                connection.socket().write_all(&[byte]).unwrap();
+            }
+            assert_eq!(connection.read_result().unwrap()["outcome"], "ok");
+            Box::new(connection)
+        },
+    },
+];

@@ -1,0 +1,81 @@
+//! Requests that are no valid JSON, or valid JSON that no client would send.
+
+use podbridge_tests::client_protocol::{Connection, REQUEST};
+use serde_json::{Value, json};
+
+use crate::hostile_client::row::{Row, Target};
+
+/// Sends a request as text. The bridge has to answer: it refuses the request, or what it asks for fails.
+fn expect_failure(target: &Target<'_>, request: &[u8]) {
+    let mut connection = target.connect();
+    // The bridge may answer before it has read all.
+    let _ = connection.send(REQUEST, request);
+    let answer = connection.read_result();
+    let shown = String::from_utf8_lossy(&request[..request.len().min(200)]).into_owned();
+    let answer = answer.unwrap_or_else(|error| panic!("no answer to {shown}: {error}"));
+    let failures = ["failed", "unreachable", "start_failed"];
+    assert!(
+        failures.iter().any(|failure| answer["outcome"] == *failure),
+        "{shown}: {answer}"
+    );
+    let message = answer["message"].as_str().unwrap_or_default();
+    assert!(
+        message.len() <= 2048 && !message.contains(char::is_control),
+        "{shown}: {message:?}"
+    );
+}
+
+/// Returns a random JSON value.
+fn random_value(rng: &mut fastrand::Rng, depth: u32) -> Value {
+    match rng.u32(0..if depth == 0 { 6 } else { 8 }) {
+        0 => Value::Null,
+        1 => json!(rng.bool()),
+        2 => json!(rng.choice([0, 1, -1, i64::MAX, i64::MIN]).unwrap()),
+        3 => json!(u64::MAX),
+        4 => json!(rng.choice(["", "true", "\u{0}", "\u{1b}[31m", "fd", "stream"]).unwrap()),
+        5 => json!({"b64": rng.choice(["", "!", "AA==", "/////w=="]).unwrap()}),
+        6 => (0..rng.usize(0..4)).map(|_| random_value(rng, depth - 1)).collect(),
+        _ => json!({"rows": random_value(rng, depth - 1), "path": random_value(rng, depth - 1)}),
+    }
+}
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        name: "deep_nesting",
+        start: |_, target| {
+            for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+                let deep = open.repeat(100_000) + "1" + &close.repeat(100_000);
+                expect_failure(target, deep.as_bytes());
+                expect_failure(
+                    target,
+                    format!("{{\"v\":1,\"op\":\"exec\",\"argv\":{deep}}}").as_bytes(),
+                );
+                expect_failure(target, open.repeat(200_000).as_bytes());
+            }
+            Box::new(())
+        },
+    },
+    Row {
+        name: "random_requests",
+        start: |attack, target| {
+            let keys = [
+                "argv", "stdin", "stdout", "env", "cwd", "user", "pty", "puts", "resume", "path", "mode", "root", "id",
+            ];
+            let connections: Vec<Connection> = (0..100 * attack.scale)
+                .map(|_| {
+                    let operation = attack
+                        .rng
+                        .choice(["exec", "put", "get", "stat", "log", "delete_log"])
+                        .unwrap();
+                    let mut request = json!({"v": 1, "op": operation, "argv": ["true"], "path": "/nowhere/x"});
+                    for _ in 0..attack.rng.usize(0..4) {
+                        let key = attack.rng.choice(keys).unwrap();
+                        request[key] = random_value(attack.rng, 2);
+                    }
+                    target.request(&request)
+                })
+                .collect();
+            Box::new(connections)
+        },
+    },
+];

@@ -1,0 +1,39 @@
+//! Streams that stand still: input that the command does not read, output that the client does not read.
+
+use podbridge_tests::client_protocol::{Connection, STDIN};
+use serde_json::json;
+
+use crate::hostile_client::row::Row;
+
+/// Bytes of stdin that a client may send before they are acknowledged.
+const STDIN_WINDOW: usize = 4 << 20;
+/// Bytes in one frame.
+const FRAME: usize = 256 << 10;
+
+/// Sends as much input as is taken within a moment.
+fn send_input(mut connection: Connection, length: usize) -> Connection {
+    let moment = std::time::Duration::from_millis(5);
+    connection.socket().set_write_timeout(Some(moment)).unwrap();
+    let data = vec![b'x'; FRAME];
+    for _ in 0..length / FRAME {
+        // The bridge stops to read when it holds enough.
+        if connection.send(STDIN, &data).is_err() {
+            break;
+        }
+    }
+    connection
+}
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        name: "input_that_one_command_does_not_read",
+        start: |_, target| {
+            let request = json!({"v": 1, "op": "exec", "argv": ["sleep", "300"], "stdin": "stream"});
+            Box::new(send_input(target.request(&request), STDIN_WINDOW))
+        },
+    },
+    Row {
+        name: "output_that_one_client_does_not_read",
+        start: |_, target| Box::new(target.request(&json!({"v": 1, "op": "exec", "argv": ["cat", "/dev/zero"]}))),
+    },
+];

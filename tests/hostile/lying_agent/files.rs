@@ -1,0 +1,142 @@
+//! Lies about files: holes, lengths, digests, attributes, progress.
+
+use podbridge_proto::limits::MAX_HOLE;
+use podbridge_proto::v1::get_response::Part;
+use podbridge_proto::v1::{FileStat, GetResponse, GetTrailer, PutResponse, StatResponse, WriteProgress};
+
+use crate::lying_agent::answer::{Answer, Messages};
+use crate::lying_agent::commands::ESCAPES;
+use crate::lying_agent::row::{Act, Ending, Row};
+use crate::lying_agent::server::Lie;
+
+fn part(part: Part) -> GetResponse {
+    GetResponse { part: Some(part) }
+}
+
+fn stat(size: u64) -> GetResponse {
+    part(Part::Stat(FileStat {
+        mode: 0o100_644,
+        size,
+        ..FileStat::default()
+    }))
+}
+
+fn data(length: usize) -> GetResponse {
+    part(Part::Data(vec![b'x'; length].into()))
+}
+
+fn trailer(length: u64) -> GetResponse {
+    part(Part::Trailer(GetTrailer {
+        length,
+        digest: vec![0; 32].into(),
+    }))
+}
+
+fn all<const N: usize>(parts: [GetResponse; N]) -> Messages<GetResponse> {
+    Box::new(parts.into_iter())
+}
+
+fn written(lengths: impl Iterator<Item = u64> + Send + 'static) -> Messages<WriteProgress> {
+    Box::new(lengths.map(|length| WriteProgress { length, done: None }))
+}
+
+const fn get(name: &'static str, answer: Answer<GetResponse>, ending: Ending) -> Row {
+    Row::new(name, Lie::Get(answer), Act::Get, ending)
+}
+
+const fn put(name: &'static str, answer: Answer<WriteProgress>, ending: Ending) -> Row {
+    Row::new(name, Lie::Write(answer), Act::Put, ending)
+}
+
+pub(super) const ROWS: &[Row] = &[
+    get("get_never_answers", Answer::Never, Ending::Waits),
+    get("get_ends_without_part", Answer::Closes(|_| all([])), Ending::Fails),
+    get(
+        "parts_drip",
+        Answer::Drips(|_| Box::new(std::iter::repeat_with(|| data(1)))),
+        Ending::Waits,
+    ),
+    get(
+        "hole_above_the_limit",
+        Answer::Stays(|_| all([stat(u64::MAX), part(Part::Hole(MAX_HOLE + 1)), trailer(MAX_HOLE + 1)])),
+        Ending::Fails,
+    ),
+    get(
+        "data_of_eight_mebibytes",
+        Answer::Stays(|_| all([stat(9 << 20), data((8 << 20) - 64), data(8 << 20)])),
+        Ending::Fails,
+    ),
+    get(
+        "wrong_digest",
+        Answer::Closes(|_| all([stat(9), data(9), trailer(9)])),
+        Ending::Fails,
+    ),
+    get(
+        "wrong_length",
+        Answer::Closes(|_| all([stat(9), data(9), trailer(u64::MAX)])),
+        Ending::Fails,
+    ),
+    get(
+        "end_without_trailer",
+        Answer::Closes(|_| all([stat(9), data(9)])),
+        Ending::Fails,
+    ),
+    Row::new("stat_never_answers", Lie::Stat(Answer::Never), Act::Put, Ending::Waits),
+    Row::new(
+        "stat_with_all_bits",
+        Lie::Stat(Answer::Closes(|_| {
+            let stat = FileStat {
+                mode: u32::MAX,
+                size: u64::MAX,
+                mtime_ns: i64::MIN,
+                version: vec![b'\x1b'; 1 << 20].into(),
+                ..FileStat::default()
+            };
+            Box::new([StatResponse { stat: Some(stat) }].into_iter())
+        })),
+        Act::Put,
+        Ending::Fails,
+    ),
+    put("write_never_answers", Answer::Never, Ending::Waits),
+    put(
+        "write_ends_without_progress",
+        Answer::Closes(|_| written(std::iter::empty())),
+        Ending::Fails,
+    ),
+    put(
+        "progress_beyond_the_file",
+        Answer::Stays(|_| written([0, u64::MAX].into_iter())),
+        Ending::Waits,
+    ),
+    put(
+        "progress_that_goes_back",
+        Answer::Stays(|_| written([0, 9, 0, 9].into_iter())),
+        Ending::Waits,
+    ),
+    put(
+        "write_continues_beyond_the_file",
+        Answer::Stays(|_| written([u64::MAX].into_iter())),
+        Ending::Waits,
+    ),
+    put(
+        "written_in_place_with_escapes",
+        Answer::Closes(|_| {
+            let done = PutResponse {
+                length: 1 << 20,
+                digest: vec![0; 32].into(),
+                in_place: ESCAPES.into(),
+            };
+            Box::new(
+                [
+                    WriteProgress { length: 0, done: None },
+                    WriteProgress {
+                        length: 1 << 20,
+                        done: Some(done),
+                    },
+                ]
+                .into_iter(),
+            )
+        }),
+        Ending::Soon,
+    ),
+];
