@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Cp(CpOptions),
     /// Make DST equal to SRC, to or from a pod: copies directories with their contents and sends only differences
     Sync(SyncOptions),
+    /// List pods and their containers
+    Pods(PodsOptions),
     /// Show the bridges of this user, or the bridge of one pod
     Status(StatusOptions),
     /// Stop the bridge of a pod; commands that run in the pod continue
@@ -243,6 +245,29 @@ pub(crate) enum Compress {
     Always,
     /// Compress nothing
     Never,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PodsOptions {
+    /// List the pods of all namespaces; needs the right to list pods in the whole cluster
+    #[arg(long, short = 'A')]
+    pub all_namespaces: bool,
+    /// Labels of the pods, in kubectl's syntax: app=web,tier!=cache
+    #[arg(long, short = 'l', value_name = "LABELS")]
+    pub selector: Option<String>,
+    /// Fields of the pods, in kubectl's syntax: status.phase=Running
+    #[arg(long, value_name = "FIELDS")]
+    pub field_selector: Option<String>,
+    /// Format of the list, for programs [default: a table]
+    #[arg(long, short = 'o', value_enum, value_name = "FORMAT")]
+    pub output: Option<ListFormat>,
+}
+
+/// Values of `pods --output`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListFormat {
+    /// An object: the URL of the server, and the list of pods
+    Json,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod docker;
 mod exec;
 mod git;
 mod location;
+mod pods;
 mod progress;
 mod ssh;
 mod status;
@@ -55,6 +56,7 @@ pub fn run() -> ExitCode {
         Command::Ssh(command) => ssh::run(target, options, command),
         Command::Git(command) => git::run(target, options, &command),
         Command::Docker(command) => docker::run(target, options, command),
+        Command::Pods(command) => pods::run(target, options, &command),
         Command::Status(command) => status::run(target, &command),
         Command::Stop(command) => stop::run(target, command),
         Command::Bench(command) => bench::run(target, &command),

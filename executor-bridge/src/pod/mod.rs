@@ -1,6 +1,7 @@
 //! The pod as Kubernetes knows it. Kubernetes types end here: callers get container references, fates and streams. It needs the rights
 //! `get pods` and `pods/exec`, and `create selfsubjectreviews`, which Kubernetes gives to every user; for `TYPE/NAME` also `get` of that
-//! object and `list pods`, as kubectl. `link` and `launch` call it.
+//! object and `list pods`, as kubectl. `link`, `launch` and
+//! `commands` call it.
 
 mod authentication;
 mod certificates;
@@ -14,6 +15,7 @@ mod http_client;
 mod identity;
 mod kubeconfig;
 mod kubectl;
+mod listing;
 mod overrides;
 mod passing_faults;
 mod proxy;
@@ -51,6 +53,7 @@ use crate::pod::failure::{ApiCall, classify};
 pub(crate) use crate::pod::identity::{Identity, identity};
 use crate::pod::kubectl::Kubectl;
 pub(crate) use crate::pod::kubectl::{ExecProcess, KubectlEnd, parse_end as parse_kubectl_end};
+pub(crate) use crate::pod::listing::{ListedPod, PodSelection};
 use crate::pod::passing_faults::RetryAfter;
 pub(crate) use crate::pod::passing_faults::is_passing_fault;
 pub(crate) use crate::pod::resolution::Resolution;
