@@ -27,10 +27,12 @@ bridge_pids() {
 	done
 }
 
-# other_processes POD: prints the processes that neither belong to the pod itself (its idle loop and the agent) nor to this check.
+# other_processes POD: prints the processes that neither belong to the pod itself (its idle loop and the agent, with its warm Python) nor to
+# this check.
 other_processes() {
 	exec_in_pod "$1" ps -e -o pid=,ppid=,args= |
-		grep -vE '^ *1 |podbridge-agent|sleep 3600|ps -e -o|<defunct>|^ *[0-9]+ +[0-9]+ +/bin/sh -c trap' || :
+		grep -vE '^ *1 |podbridge-agent|sleep 3600|ps -e -o|<defunct>|^ *[0-9]+ +[0-9]+ +/bin/sh -c trap' |
+		grep -vE "^ *[0-9]+ +[0-9]+ +(/bin/sh -c .*)?/[^ ]*/python[0-9.]*( && sleep 0)?'?\$" || :
 }
 
 no_other_processes() { [ -z "$(other_processes "$1")" ]; }
