@@ -4,6 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 /// Kubeconfig files, with ':' between them, as kubectl reads it.
@@ -88,6 +89,24 @@ const SESSION_VARIABLES: &[&str] = &[
 ];
 /// Prefixes of further such variables. Those of podbridge and Ansible are options, which the target holds by itself.
 const SESSION_PREFIXES: &[&str] = &["ANSIBLE_", "K8S_AUTH_", "PODBRIDGE_"];
+
+/// Variables that the process of a bridge keeps, beside podbridge's own. It has no others: what credential plugins and kubectl get beside
+/// them is in the target, and no credential of whoever started the bridge can be read in /proc for as long as it runs.
+const BRIDGE_VARIABLES: &[&str] = &[
+    HOME,
+    KUBECONFIG,
+    PATH,
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TZ",
+    XDG_RUNTIME_DIR,
+];
+
+/// Returns whether the process of a bridge keeps this variable.
+pub(crate) fn is_for_bridge(name: &OsStr) -> bool {
+    let is_own = name.as_bytes().starts_with(b"PODBRIDGE_") && name != PODBRIDGE_TOKEN;
+    is_own || BRIDGE_VARIABLES.iter().any(|known| name == *known)
+}
 
 /// Returns whether a credential plugin gets this variable.
 pub(crate) fn reaches_credential_plugin(name: &str) -> bool {

@@ -2,13 +2,13 @@
 //! this program again as a detached process if no bridge runs, and waits until that process listens. The target travels through a pipe,
 //! not in the arguments, because it may hold secrets. `client` and `podbridge bridge` call it, and the daemon reports its start with it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::config::BridgeSettings;
-use crate::env::{Environment as _, PATH, PODBRIDGE_DIR, PODBRIDGE_LOG, Process, XDG_RUNTIME_DIR};
+use crate::env::{Environment as _, PATH, PODBRIDGE_DIR, PODBRIDGE_LOG, Process, XDG_RUNTIME_DIR, is_for_bridge};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::KeyedTarget;
 use crate::sockets::{self, BridgeFiles, Directory};
@@ -40,10 +40,16 @@ fn start(target: &KeyedTarget, json: &[u8], options: BridgeSettings, files: &Bri
             "--connect-timeout",
             &options.connect_timeout.as_secs().max(1).to_string(),
         ])
-        // The bridge keeps nothing of its first caller: the target holds the variables that count, and the others only say where the
-        // files of this user's bridges are.
+        // The bridge keeps nothing of its first caller: the target holds the variables that count, secrets among them, and travels
+        // through a pipe.
         .env_clear()
-        .envs(&target.target.env)
+        .envs(
+            target
+                .target
+                .env
+                .iter()
+                .filter(|(name, _)| is_for_bridge(OsStr::new(name))),
+        )
         .envs(location_variables())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,9 +1,13 @@
-//! The bridge's only unsafe code: file descriptors and the allocator. `daemon`, `launch` and `connections` call it.
+//! The bridge's only unsafe code: file descriptors, the allocator, and the privacy of the process. `daemon`, `launch`, `pod` and
+//! `connections` call it.
 #![allow(unsafe_code)]
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -22,6 +26,27 @@ pub(crate) fn close_all_on_exec() -> std::io::Result<()> {
         let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
     }
     Ok(())
+}
+
+/// Lets the program of a command inherit a descriptor of this process, under the same number. The descriptor must stay open until the command
+/// has started.
+pub(crate) fn pass_on(command: &mut Command, descriptor: &impl AsRawFd) {
+    let number = descriptor.as_raw_fd();
+    // SAFETY: the closure makes one system call and allocates nothing; the descriptor is open in the child as it is here.
+    unsafe {
+        command.pre_exec(move || Ok(fcntl_setfd(BorrowedFd::borrow_raw(number), FdFlags::empty())?));
+    }
+}
+
+/// Keeps other processes of this user, and core dumps, from the memory of this process, which holds tokens.
+pub(crate) fn keep_memory_private() {
+    // A failure is ignored: the bridge runs as well.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let no_core = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let _ = setrlimit(Resource::Core, no_core);
 }
 
 /// Registers a descriptor with the runtime, for reading.

@@ -1,6 +1,7 @@
 //! Tests of both binaries over the local link: full streams, losses, and that nothing is left behind.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod budget;
 mod difficult;
 mod files;
 mod git;

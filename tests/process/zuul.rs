@@ -40,6 +40,41 @@ fn the_bridge_prints_the_lines_of_kubectl_port_forward_and_no_more() {
     assert_eq!(bridge.child.wait().unwrap().code(), Some(0));
 }
 
+/// Zuul starts the bridge outside of the limits of its jobs and with its own environment.
+#[test]
+fn the_bridge_has_the_limits_of_a_job_and_no_secret_in_its_environment() {
+    let (pair, build) = (Pair::start(), Build::default());
+    let bridge = build.start_bridge_with(
+        &pair,
+        "web",
+        &[("PODBRIDGE_TOKEN", "secret-1"), ("AWS_SECRET", "secret-2")],
+    );
+    let read = |pid: u32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let pid = bridge.child.id();
+    let own: i32 = read(std::process::id(), "oom_score_adj").trim().parse().unwrap();
+    let score = (own + 200).min(1000).to_string();
+    eventually("the bridge has set its limits", || {
+        read(pid, "oom_score_adj").trim() == score
+    });
+    assert!(!read(pid, "environ").contains("secret"), "{}", read(pid, "environ"));
+    let limits = read(pid, "limits");
+    let soft = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!(
+        (soft("Max data size"), soft("Max core file size")),
+        ((1 << 30).to_string(), "0".into())
+    );
+    assert!(
+        build
+            .kubectl(&pair, &["-n", "ns", "exec", "web", "--", "true"])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
 #[test]
 fn readers_get_a_log_while_it_is_written() {
     let (pair, build, log) = (Pair::start(), Build::default(), LogFile::default());

@@ -98,7 +98,13 @@ impl Build {
 
     /// Starts the bridge of a pod, as Zuul does.
     pub fn start_bridge(&self, pair: &Pair, pod: &str) -> SlotBridge {
-        SlotBridge::start(self, pair, pod, [ReservedPort::default(), ReservedPort::default()])
+        self.start_bridge_with(pair, pod, &[])
+    }
+
+    /// Starts the bridge of a pod with these variables beside the usual ones.
+    pub fn start_bridge_with(&self, pair: &Pair, pod: &str, variables: &[(&str, &str)]) -> SlotBridge {
+        let ports = [ReservedPort::default(), ReservedPort::default()];
+        SlotBridge::start(self, pair, pod, ports, variables)
     }
 }
 
@@ -134,7 +140,7 @@ pub struct SlotBridge {
 }
 
 impl SlotBridge {
-    fn start(build: &Build, pair: &Pair, pod: &str, ports: [ReservedPort; 2]) -> Self {
+    fn start(build: &Build, pair: &Pair, pod: &str, ports: [ReservedPort; 2], variables: &[(&str, &str)]) -> Self {
         let kubeconfig = format!("--kubeconfig={}", build.kubeconfig().display());
         let forwards = [(0, 19885), (1, 19886)].map(|(i, to)| format!("{}:{to}", ports[i].port));
         let pod = format!("pod/{pod}");
@@ -151,6 +157,7 @@ impl SlotBridge {
                 &forwards[1],
             ],
         );
+        command.envs(variables.iter().copied());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = || {
@@ -172,7 +179,7 @@ impl SlotBridge {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let ports = std::mem::take(&mut self.ports);
-        Self::start(build, pair, pod, ports)
+        Self::start(build, pair, pod, ports, &[])
     }
 
     /// Connects to the console stream and asks for its version.

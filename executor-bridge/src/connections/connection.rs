@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use podbridge_proto::limits::{BASIC_CAPABILITIES, MAX_MESSAGE, PROTOCOL_MAJOR};
+use podbridge_proto::limits::{
+    BASIC_CAPABILITIES, MAX_ANSWER, MAX_CAPABILITIES, MAX_HELLO, MAX_HELLO_TEXT, MAX_LOG_EVENT, PROTOCOL_MAJOR,
+};
 use podbridge_proto::v1::agent_client::AgentClient;
 use podbridge_proto::v1::exec_client::ExecClient;
 use podbridge_proto::v1::files_client::FilesClient;
 use podbridge_proto::v1::logs_client::LogsClient;
-use podbridge_proto::v1::{EnrollRequest, EnrollResponse, HelloRequest};
+use podbridge_proto::v1::{EnrollRequest, EnrollResponse, HelloRequest, HelloResponse};
+use podbridge_proto::words::{clean, is_plain};
 use podbridge_tls::PublicKey;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -41,18 +44,20 @@ impl Lane {
         }
     }
 
-    /// Returns the fixed flow-control window of a stream, which is also the memory that one stalled stream can hold. For bulk it
-    /// covers bandwidth times round trip: 8 MiB allow 800 MB/s at 10 ms.
-    fn stream_window(self) -> u32 {
+    /// Returns the fixed flow-control window of a stream, which is also the memory that one stalled stream can hold. For bulk it covers
+    /// bandwidth times round trip: 2.5 MiB allow 800 MB/s at 3 ms. With the agent's queues it is less than the output that an agent keeps
+    /// for a reader that comes again: a stream may be let go at any time.
+    pub(crate) const fn stream_window(self) -> u32 {
         match self {
-            Lane::Control => 1 << 20,
-            Lane::Bulk => 8 << 20,
+            Lane::Control => 512 << 10,
+            Lane::Bulk => 2560 << 10,
         }
     }
 }
 
-/// Flow-control window of the connection. It is so large that it never stops a stream: only the window of each stream does that.
-const CONNECTION_WINDOW: u32 = 1 << 30;
+/// Flow-control window of the connection: the most that an agent can make the bridge hold on it. Streams of clients that stand still are
+/// let go before they fill it (`session/budget.rs`).
+const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Largest HTTP/2 frame that the agent may send.
 const FRAME_SIZE: u32 = 256 << 10;
 /// Time without incoming bytes after which a ping is sent, also while no call is open.
@@ -149,16 +154,22 @@ impl Connection {
             bridge_key: key.as_der().to_vec().into(),
             address: address.to_string(),
         };
-        let answer = AgentClient::new(self.channel.clone()).enroll(request).await;
+        let mut agent = AgentClient::new(self.channel.clone()).max_decoding_message_size(MAX_HELLO);
+        let answer = agent.enroll(request).await;
         answer.map(tonic::Response::into_inner)
     }
 
     pub(crate) fn exec(&self) -> ExecClient<Channel> {
-        ExecClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+        ExecClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub(crate) fn logs(&self) -> LogsClient<Channel> {
-        LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+        LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// Returns the client for the names of logs, which are many in one message.
+    pub(crate) fn log_names(&self) -> LogsClient<Channel> {
+        LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_LOG_EVENT)
     }
 
     /// Returns the identity of the container. It changes when the container restarts.
@@ -176,7 +187,7 @@ impl Connection {
     }
 
     pub(crate) fn files(&self) -> FilesClient<Channel> {
-        FilesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+        FilesClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 }
 
@@ -208,10 +219,11 @@ async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<S
         version: version.into(),
         requires: BASIC_CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
     };
-    let answer = AgentClient::new(channel.clone()).hello(request).await;
+    let mut client = AgentClient::new(channel.clone()).max_decoding_message_size(MAX_HELLO);
+    let answer = client.hello(request).await;
     let answer = answer.map_err(|status| match status.code() {
         // The agent's own sentence names both versions.
-        Code::FailedPrecondition => Failure::new(Kind::Agent, status.message()),
+        Code::FailedPrecondition => Failure::new(Kind::Agent, clean(status.message())),
         Code::Unimplemented => Failure::new(
             Kind::Agent,
             format!("the program that answers is not a podbridge agent of this protocol; install release {version} of podbridge-agent"),
@@ -222,6 +234,7 @@ async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<S
         ),
     })?;
     let answer = answer.into_inner();
+    check_texts(&answer)?;
     if answer.protocol_major != PROTOCOL_MAJOR {
         return Err(Failure::new(
             Kind::Agent,
@@ -244,6 +257,22 @@ async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<S
         name: answer.container,
     };
     Ok((channel, agent, answer.capabilities, container))
+}
+
+/// Refuses texts that no agent sends. They are kept as long as the connection, shown, and passed to every client.
+fn check_texts(answer: &HelloResponse) -> Result<(), Failure> {
+    let texts = [&answer.version, &answer.instance, &answer.pod_uid, &answer.container];
+    let mut texts = texts.into_iter().chain(&answer.capabilities);
+    if answer.capabilities.len() <= MAX_CAPABILITIES && texts.all(|text| is_plain(text, MAX_HELLO_TEXT)) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::Agent,
+        format!(
+            "the agent's greeting was refused: it has a text that is longer than {MAX_HELLO_TEXT} printable characters, or more than \
+             {MAX_CAPABILITIES} capabilities; the program that answers in the container is no podbridge-agent of a release"
+        ),
+    ))
 }
 
 /// Container that the agent serves, as Hello names it; each name is empty if the agent does not know it.
@@ -297,6 +326,33 @@ pub(crate) fn is_broken_link(status: &tonic::Status, connection: &Connection) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_greeting_that_no_agent_sends_is_refused() {
+        let greeting = |change: fn(&mut HelloResponse)| {
+            let mut answer = HelloResponse {
+                version: "0.1.0".into(),
+                instance: "a.b.1".into(),
+                capabilities: vec!["exec.v1".into(); MAX_CAPABILITIES],
+                ..HelloResponse::default()
+            };
+            change(&mut answer);
+            check_texts(&answer).is_ok()
+        };
+        assert!(greeting(|_| {}));
+        for wrong in [
+            (|answer| answer.version = "x".repeat(MAX_HELLO_TEXT + 1)) as fn(&mut HelloResponse),
+            |answer| answer.instance = "x".repeat(2 << 20),
+            |answer| answer.instance = "a\nb".into(),
+            |answer| answer.pod_uid = "\x1b]0;x\x07".into(),
+            |answer| answer.container = "main\0".into(),
+            |answer| answer.version = "\u{202e}".into(),
+            |answer| answer.capabilities.push("one more".into()),
+            |answer| answer.capabilities[0] = "\u{9b}".into(),
+        ] {
+            assert!(!greeting(wrong));
+        }
+    }
 
     #[test]
     fn an_agent_of_another_container_is_refused() {

@@ -2,6 +2,7 @@
 //! `session` and by `upgrade`.
 
 use podbridge_proto::limits::{ERRNO_METADATA, KIND_METADATA};
+use podbridge_proto::words;
 use rustix::io::Errno;
 use tonic::{Code, Status};
 
@@ -10,7 +11,7 @@ use crate::protocol::result::Outcome;
 
 /// Returns the outcome for a status that the agent sent. The caller has excluded a broken link.
 pub(crate) fn outcome(status: &Status) -> Outcome {
-    let message = status.message();
+    let message = message(status);
     if let Some(kind) = file_kind(status) {
         return Outcome::failed(kind, message);
     }
@@ -31,9 +32,14 @@ pub(crate) fn outcome(status: &Status) -> Outcome {
 pub(crate) fn reason(status: &Status) -> String {
     match std::error::Error::source(status) {
         // The first source is tonic's "transport error", which says nothing.
-        Some(source) => chain(source.source().unwrap_or(source)),
-        None => status.message().to_owned(),
+        Some(source) => words::clean(&chain(source.source().unwrap_or(source))),
+        None => message(status),
     }
+}
+
+/// Returns the agent's sentence, made fit for terminals and logs.
+pub(crate) fn message(status: &Status) -> String {
+    words::clean(status.message())
 }
 
 fn file_kind(status: &Status) -> Option<FailedKind> {

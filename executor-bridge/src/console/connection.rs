@@ -6,12 +6,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use podbridge_proto::words;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{sleep, timeout};
 
-use crate::connections::Reachability;
+use crate::connections::{Lane, Reachability};
 use crate::console::last_line::LastLine;
 use crate::console::log_stream::LogStream;
 use crate::console::not_found_timer::NotFoundTimer;
@@ -25,6 +26,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// end as seldom).
 const HALF_CLOSED_WAIT: Duration = Duration::from_millis(500);
 
+/// Flow-control window of a log's stream, bytes.
+const STREAM_WINDOW: usize = Lane::Control.stream_window() as usize;
+/// Least time between two logs that are deleted. Anybody on this host can ask for it, and each costs a call of every container's agent.
+const DELETE_PAUSE: Duration = Duration::from_millis(5);
+
 /// Answer to a version request: protocol version 1.
 const VERSION: &[u8] = b"1\n";
 /// Line that the client gets while its log does not exist.
@@ -37,7 +43,7 @@ pub(super) async fn serve(mut stream: TcpStream, session: &Session, siblings: &S
         let next = timeout(REQUEST_TIMEOUT, next_request(&mut stream, &mut received)).await;
         match next.ok().transpose()?.flatten() {
             Some(Request::Version) => stream.write_all(VERSION).await?,
-            Some(Request::Finish(id)) => delete_log(session, siblings, &id).await,
+            Some(Request::Finish(id)) => finish(session, siblings, &id).await,
             Some(Request::Stream(id)) => {
                 let (reading, writing) = stream.split();
                 return tokio::select! {
@@ -82,15 +88,32 @@ async fn wait_for_close(mut reading: ReadHalf<'_>) {
 }
 
 /// Writes to the client. If the client stalls, closes the log's stream until the next event is wanted.
-async fn write(writing: &mut WriteHalf<'_>, stream: &mut LogStream, bytes: &[u8]) -> io::Result<()> {
+async fn write(writing: &mut WriteHalf<'_>, stream: &mut LogStream, bytes: &[u8], session: &Session) -> io::Result<()> {
     let mut writing = pin!(writing.write_all(bytes));
-    match timeout(READER_STALL, &mut writing).await {
-        Ok(written) => written,
-        Err(_) => {
-            stream.pause();
-            writing.await
-        }
+    tokio::select! {
+        biased;
+        written = &mut writing => return written,
+        () = sleep(READER_STALL) => {}
+        () = session.budget().stall_timeout(STREAM_WINDOW) => {}
     }
+    stream.pause();
+    writing.await
+}
+
+/// Deletes a log of which a reader, a command or the pod has told; other ids are guesses of a stranger. One log at a time.
+async fn finish(session: &Session, siblings: &Siblings, id: &LogId) {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    if !session.logs().is_some_and(|logs| logs.may_exist(id)) {
+        session
+            .refusals()
+            .note("a console connection wanted to delete a log that is not known");
+        return;
+    }
+    {
+        let _turn = TURN.lock().await;
+        sleep(DELETE_PAUSE).await;
+    }
+    delete_log(session, siblings, id).await;
 }
 
 /// Deletes the log in this pod, and in the other pod that has it.
@@ -110,6 +133,7 @@ async fn stream_log(mut writing: WriteHalf<'_>, session: &Session, siblings: &Si
     let Some(logs) = session.logs() else {
         return Ok(());
     };
+    logs.note_read(id);
     let interest = logs.interest(id);
     let mut search = LogSearch {
         session,
@@ -138,7 +162,7 @@ async fn stream_log(mut writing: WriteHalf<'_>, session: &Session, siblings: &Si
 async fn say_lost(writing: &mut WriteHalf<'_>, why: &str, at_start: bool) -> io::Result<()> {
     let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S.%6f");
     let newline = if at_start { "" } else { "\n" };
-    let line = format!("{newline}{now} | [Zuul] {why}\n");
+    let line = format!("{newline}{now} | [Zuul] {}\n", words::clean(why));
     writing.write_all(line.as_bytes()).await
 }
 
@@ -191,6 +215,10 @@ impl LogSearch<'_> {
                 }
                 None => {}
             }
+            if let Some(source) = self.exists_unlisted().await {
+                let stream = LogStream::open(&source, self.id, session);
+                return Ok(SearchResult::At(source, stream));
+            }
             if let Reachability::Lost(why) = &*reachability.borrow_and_update() {
                 return Ok(SearchResult::Lost(why.clone()));
             }
@@ -218,6 +246,16 @@ impl LogSearch<'_> {
         Some((writer.source, exists))
     }
 
+    /// Asks the agents of the containers whose logs are too many to be known by name.
+    async fn exists_unlisted(&self) -> Option<LogSource> {
+        for container in self.logs.incomplete_containers() {
+            if self.session.log_exists(container.as_deref(), self.id).await == Some(true) {
+                return Some(LogSource::Container(container));
+            }
+        }
+        None
+    }
+
     /// Sends the log while it grows. `None`: the log no longer exists at this source, and may exist at another.
     async fn stream_content(
         &self,
@@ -238,7 +276,7 @@ impl LogSearch<'_> {
             let event = tokio::select! {
                 event = stream.next() => event,
                 () = sleep(line.hold_timeout()), if line.is_holding() => {
-                    write(writing, &mut stream, &line.flush()).await?;
+                    write(writing, &mut stream, &line.flush(), self.session).await?;
                     continue;
                 }
                 () = due => None,
@@ -246,19 +284,24 @@ impl LogSearch<'_> {
             };
             match (event, &mut absent) {
                 (Some(LogEvent::Begins(_)), _) => {
-                    write(writing, &mut stream, &line.flush()).await?;
+                    write(writing, &mut stream, &line.flush(), self.session).await?;
                     (line, absent) = (LastLine::default(), None);
                 }
-                (Some(LogEvent::Data(data)), _) => {
+                (Some(LogEvent::Data(mut data)), _) => {
                     absent = None;
-                    write(writing, &mut stream, &line.push(data)).await?;
+                    // Held until the client has it.
+                    let (piece, _credit) = self.session.budget().reply(&mut data);
+                    if !data.is_empty() {
+                        stream.give_back(data.len());
+                    }
+                    write(writing, &mut stream, &line.push(piece), self.session).await?;
                 }
                 (Some(LogEvent::Absent), _) => {
-                    write(writing, &mut stream, &line.flush()).await?;
+                    write(writing, &mut stream, &line.flush(), self.session).await?;
                     absent = Some(NotFoundTimer::new());
                 }
                 (Some(LogEvent::Lost(why)), _) => {
-                    write(writing, &mut stream, &line.flush()).await?;
+                    write(writing, &mut stream, &line.flush(), self.session).await?;
                     let at_start = line.at_start();
                     return Ok(Some(StreamEnd::Lost { why, at_start }));
                 }
@@ -270,7 +313,7 @@ impl LogSearch<'_> {
                     timer.restart();
                 }
                 (None, None) => {
-                    write(writing, &mut stream, &line.flush()).await?;
+                    write(writing, &mut stream, &line.flush(), self.session).await?;
                     return Ok(None);
                 }
             }

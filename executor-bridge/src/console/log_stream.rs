@@ -46,6 +46,19 @@ impl LogStream {
         }
     }
 
+    /// Takes back the last bytes of the data: they will come again.
+    pub(super) fn give_back(&mut self, count: usize) {
+        match self {
+            Self::Own(follow) => follow.give_back(count),
+            Self::Sibling(sibling) => {
+                sibling.open = None;
+                if let Some(position) = &mut sibling.position {
+                    position.offset = position.offset.saturating_sub(count as u64);
+                }
+            }
+        }
+    }
+
     /// Closes the stream until the next event is wanted.
     pub(super) fn pause(&mut self) {
         match self {
@@ -84,7 +97,7 @@ impl SiblingStream {
             match open.incoming.next().await {
                 Message::Stdout(data) => {
                     if let Some(position) = &mut self.position {
-                        position.offset += data.len() as u64;
+                        position.offset = position.offset.saturating_add(data.len() as u64);
                     }
                     return Some(LogEvent::Data(data));
                 }

@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(parse(b"s:\xff\n"), ParseResult::Bad);
         assert_eq!(parse(b"s:a\0b\n"), ParseResult::Bad);
         assert_eq!(parse(&[b'x'; 1024]), ParseResult::Bad);
-        let mut long = vec![b'x'; 1022];
+        let mut long = [&b"v:"[..], &[b'x'; 1020]].concat();
         assert_eq!(parse(&long), ParseResult::Incomplete);
         long.push(b'\n');
         assert!(matches!(parse(&long), ParseResult::Request(_, 1023)));

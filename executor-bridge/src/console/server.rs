@@ -16,12 +16,15 @@ use crate::session::Session;
 /// Pause after a failed accept, most likely for lack of file descriptors.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// Most connections, whatever the number of file descriptors: an idle one costs a kilobyte or two. Zuul has one for each task of a playbook.
+const MAX_CONNECTIONS: usize = 16_384;
+
 /// State that all connections share.
 #[derive(Debug)]
 pub(crate) struct Console {
     session: Arc<Session>,
     siblings: Siblings,
-    /// Limit on connections, half of the file descriptors: the other half is for the tasks of the build.
+    /// Limit on connections, at most half of the file descriptors: the other half is for the tasks of the build.
     connection_permits: Arc<Semaphore>,
 }
 
@@ -33,7 +36,7 @@ impl Console {
         Arc::new(Self {
             siblings: Siblings::new(session.clone(), socket),
             session,
-            connection_permits: Arc::new(Semaphore::new(connection_permits.min(Semaphore::MAX_PERMITS))),
+            connection_permits: Arc::new(Semaphore::new(connection_permits.min(MAX_CONNECTIONS))),
         })
     }
 
@@ -49,7 +52,9 @@ impl Console {
                 }
             };
             let Ok(permit) = self.connection_permits.clone().try_acquire_owned() else {
-                tracing::warn!("console connection refused: too many connections");
+                self.session
+                    .refusals()
+                    .note("a console connection was refused because too many are open");
                 continue;
             };
             let console = self.clone();

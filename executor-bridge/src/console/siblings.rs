@@ -104,7 +104,9 @@ async fn listen(session: &Session, socket: &Path) {
     loop {
         match conversation.incoming.next().await {
             Message::Stdout(data) => {
-                lists.add(&data);
+                if !lists.add(&data) {
+                    break;
+                }
                 while let Some(ids) = lists.next() {
                     logs.update(&source, true, ids, &[]);
                 }

@@ -1,5 +1,5 @@
-//! Serves one client's connection, from its request to its result, and logs one line when the operation ends. `serve`
-//! runs one task per client.
+//! Serves one client's connection, from its request to its result; outside of a Zuul build it logs one line when the operation
+//! ends. `serve` runs one task per client.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -12,14 +12,14 @@ use rustix::process::geteuid;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::daemon::peer::{self, ClientError, Writer};
+use crate::daemon::peer::{self, ClientError, ReceivedRequest, Writer};
 use crate::error::{FailedKind, Failure, Kind};
 use crate::pod;
 use crate::protocol::frame::Frame;
 use crate::protocol::request::{self, Operation, Request, RequestError};
 use crate::protocol::result::{Bridge, Done, Outcome};
 use crate::protocol::target::Target;
-use crate::session::{Client, LogId, MAX_CONTAINERS, Session};
+use crate::session::{Client, LogId, MAX_CONTAINERS, Replies, Reply, Session};
 use crate::shutdown::{Shutdown, ShutdownReason};
 
 /// Time limit for the request of a new client.
@@ -40,6 +40,8 @@ pub(super) struct BridgeState {
     pub(super) started: Instant,
     /// Number of operations that run now.
     pub(super) operations: AtomicUsize,
+    /// Number of operations that have ended.
+    pub(super) ended: AtomicUsize,
 }
 
 /// Serves one client.
@@ -53,8 +55,9 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
         }
     }
     let (mut reader, mut writer) = peer::split(stream);
+    let budget = bridge.session.budget();
     let request = tokio::select! {
-        request = tokio::time::timeout(REQUEST_TIMEOUT, reader.request()) => request,
+        request = tokio::time::timeout(REQUEST_TIMEOUT, reader.request(budget)) => request,
         reason = bridge.shutdown.wait() => {
             // If the request stays unread, closing resets the connection, and the client tries the next bridge.
             if !reader.is_unread() {
@@ -63,7 +66,11 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
             return;
         }
     };
-    let (json, descriptors) = match request {
+    let ReceivedRequest {
+        json,
+        descriptors,
+        credit,
+    } = match request {
         Ok(Ok(request)) => request,
         Ok(Err(ClientError::Io(_) | ClientError::Gone)) => return,
         Ok(Err(error)) => {
@@ -90,9 +97,28 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
         refuse_request(&mut writer, bridge.shutdown.wait().await).await;
         return;
     }
+    // Questions about the bridge and its logs are small and are always answered.
+    let permit = if request.operation.moves_data() {
+        if budget.is_busy() {
+            bridge
+                .session
+                .refusals()
+                .note("an operation waits because too many run at once");
+        }
+        tokio::select! {
+            permit = budget.operation() => Some(permit),
+            reason = bridge.shutdown.wait() => {
+                refuse_request(&mut writer, reason).await;
+                return;
+            }
+        }
+    } else {
+        None
+    };
     bridge.operations.fetch_add(1, Ordering::Relaxed);
     perform(request, descriptors, reader, writer, notices, bridge).await;
     bridge.operations.fetch_sub(1, Ordering::Relaxed);
+    drop((permit, credit));
 }
 
 /// Runs the operation, sends its replies and its result.
@@ -110,24 +136,30 @@ async fn perform(
     let (input_queue, inputs) = mpsc::unbounded_channel();
     let (replies, mut outgoing) = mpsc::channel(QUEUED_REPLIES);
     let (delivery_guard, result_delivered) = oneshot::channel();
+    let share = bridge.session.budget().input();
     let client = Client {
         inputs,
-        replies,
+        replies: Replies {
+            queue: replies,
+            budget: bridge.session.budget().clone(),
+        },
+        share: share.clone(),
         descriptors,
         result_delivered,
     };
     let container = request.container.clone();
-    let reader_task = tokio::spawn(reader.forward(input_queue));
+    let reader_task = tokio::spawn(reader.forward(input_queue, share));
     let write_replies = async move {
         loop {
-            let frame = tokio::select! {
+            let reply = tokio::select! {
                 biased;
-                frame = outgoing.recv() => match frame {
-                    Some(frame) => frame,
+                reply = outgoing.recv() => match reply {
+                    Some(reply) => reply,
                     None => break,
                 },
-                message = next_notice(&mut notices) => Frame::Notice(message.into()),
+                message = next_notice(&mut notices) => Frame::Notice(message.into()).into(),
             };
+            let Reply { frame, credit: _credit } = reply;
             if writer.send(frame).await.is_err() {
                 break;
             }
@@ -156,7 +188,13 @@ async fn perform(
     let milliseconds = started.elapsed().as_millis() as u64;
     let container = container.as_deref().unwrap_or("-");
     let outcome = outcome.map_or("handed over", |outcome| outcome.name());
-    tracing::info!(operation = name, container, outcome, milliseconds, "operation ended");
+    bridge.ended.fetch_add(1, Ordering::Relaxed);
+    if bridge.session.serves_build() {
+        // All bridges of an executor share its system log, and a job chooses how many operations it has.
+        tracing::debug!(operation = name, container, outcome, milliseconds, "operation ended");
+    } else {
+        tracing::info!(operation = name, container, outcome, milliseconds, "operation ended");
+    }
     if stops {
         bridge.shutdown.request(ShutdownReason::StopRequest);
     }

@@ -1,5 +1,5 @@
 //! The bridge's end of one client's connection: frames in both directions, file descriptors with the first byte, end of
-//! file and hangup. Limits the input that a client can make the bridge hold. `dispatch` makes one per connection.
+//! file and hangup. Reads no more of a client than its part of the bridge's budget allows. `dispatch` makes one per connection.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -7,23 +7,21 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use podbridge_proto::limits::MAX_PUTS;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::daemon::hangup::Hangup;
-use crate::protocol::STDIN_WINDOW;
-use crate::protocol::frame::{Frame, FrameError};
-use crate::session::{ClientInput, InputCredit};
+use crate::protocol::frame::{Frame, FrameError, HEADER};
+use crate::session::{Budget, ClientInput, Credit, InputShare};
 
-/// Most input that is held per client, bytes. A client that respects its window never reaches it; another one is not
-/// read until its input is consumed.
-const MAX_PENDING: usize = 2 * STDIN_WINDOW;
-/// Least size that a frame counts as, bytes: empty frames must not pile up either.
-const FRAME_COST: usize = 256;
+/// Most bytes that are read of a request before its length is known.
+const FIRST_READ: usize = 4 * 1024;
+/// Most bytes of a frame that is not standard input: a signal or a size.
+const MAX_CONTROL: usize = 16;
 /// Most descriptors of one request: stdin, stdout, stderr, and the files that a command brings along.
 const MAX_DESCRIPTORS: usize = 3 + MAX_PUTS;
 
@@ -73,6 +71,15 @@ pub(super) struct Reader {
     read: BytesMut,
 }
 
+/// A request as it came.
+#[derive(Debug)]
+pub(super) struct ReceivedRequest {
+    pub(super) json: Bytes,
+    pub(super) descriptors: VecDeque<OwnedFd>,
+    /// Held as long as the operation runs, which keeps the request.
+    pub(super) credit: Option<Credit>,
+}
+
 /// Splits a connection into its two sides.
 pub(super) fn split(stream: UnixStream) -> (Reader, Writer) {
     let stream = Arc::new(stream);
@@ -90,17 +97,28 @@ impl Reader {
     }
 
     /// Reads the request and the descriptors that came with it.
-    pub(super) async fn request(&mut self) -> Result<(Bytes, VecDeque<OwnedFd>), ClientError> {
+    pub(super) async fn request(&mut self, budget: &Budget) -> Result<ReceivedRequest, ClientError> {
         let mut descriptors = VecDeque::new();
+        let mut credit = None;
         loop {
             if let Some(frame) = Frame::decode(&mut self.read)? {
                 return match frame {
-                    Frame::Request(json) => Ok((json, descriptors)),
+                    Frame::Request(json) => Ok(ReceivedRequest {
+                        json,
+                        descriptors,
+                        credit,
+                    }),
                     _ => Err(ClientError::NoRequest),
                 };
             }
+            if let Some(header) = self.read.first_chunk::<HEADER>()
+                && credit.is_none()
+            {
+                let (_, length) = Frame::header(*header)?;
+                credit = budget.request(length).await;
+            }
             let stream = &self.stream;
-            let mut buffer = [0u8; 16 * 1024];
+            let mut buffer = [0u8; FIRST_READ];
             let count = stream
                 .async_io(Interest::READABLE, || receive(stream, &mut buffer, &mut descriptors))
                 .await?;
@@ -112,58 +130,94 @@ impl Reader {
     }
 
     /// Reads the frames after the request and queues them, until the client disconnects.
-    pub(super) async fn forward(mut self, inputs: mpsc::UnboundedSender<ClientInput>) {
-        let last = match self.forward_frames(&inputs).await {
-            Ok(()) => ClientInput::Disconnected,
-            Err(ClientError::Frame(error)) => ClientInput::ProtocolError(error.to_string()),
-            Err(error @ ClientError::NoRequest) => ClientInput::ProtocolError(error.to_string()),
-            Err(ClientError::Io(_) | ClientError::Gone) => ClientInput::Disconnected,
+    pub(super) async fn forward(mut self, inputs: mpsc::UnboundedSender<ClientInput>, share: InputShare) {
+        let last = match Hangup::new(&self.stream) {
+            Ok(hangup) => tokio::select! {
+                ended = self.forward_frames(&inputs, &share) => match ended {
+                    // The client has closed its sending side only.
+                    Ok(()) => {
+                        hangup.wait().await;
+                        ClientInput::Disconnected
+                    }
+                    Err(ClientError::Frame(error)) => ClientInput::ProtocolError(error.to_string()),
+                    Err(error @ ClientError::NoRequest) => ClientInput::ProtocolError(error.to_string()),
+                    Err(ClientError::Io(_) | ClientError::Gone) => ClientInput::Disconnected,
+                },
+                // A client that fills its share and then dies must still be noticed.
+                () = hangup.wait() => ClientInput::Disconnected,
+            },
+            Err(_) => ClientInput::Disconnected,
         };
         // The receiver is gone if the operation has ended.
         let _ = inputs.send(last);
     }
 
-    async fn forward_frames(&mut self, inputs: &mpsc::UnboundedSender<ClientInput>) -> Result<(), ClientError> {
-        let pending = Arc::new(Semaphore::new(MAX_PENDING));
-        let hangup = Hangup::new(&self.stream)?;
-        let mut at_eof = false;
+    /// Queues the frames until the client has closed its sending side.
+    async fn forward_frames(
+        &mut self,
+        inputs: &mpsc::UnboundedSender<ClientInput>,
+        share: &InputShare,
+    ) -> Result<(), ClientError> {
+        let send = |input| inputs.send(input).map_err(|_| ClientError::Gone);
+        let mut header = BytesMut::with_capacity(HEADER);
         loop {
-            while let Some(frame) = Frame::decode(&mut self.read)? {
-                let cost = match &frame {
-                    Frame::Stdin(data) => data.len().max(FRAME_COST),
-                    _ => FRAME_COST,
-                };
-                let credit = tokio::select! {
-                    biased;
-                    credit = pending.clone().acquire_many_owned(cost as u32) => credit.map_err(|_| ClientError::Gone)?,
-                    // A client that fills its window and then dies must still be noticed.
-                    () = hangup.wait() => return Ok(()),
-                };
-                let credit = InputCredit::new(credit);
-                let input = match frame {
-                    Frame::Stdin(data) => ClientInput::Stdin(data, credit),
-                    Frame::StdinEof => ClientInput::StdinEof(credit),
-                    Frame::Signal(number) => ClientInput::Signal(number, credit),
-                    Frame::Resize { rows, cols } => ClientInput::Resize { rows, cols, credit },
-                    _ => return Err(ClientError::NoRequest),
-                };
-                if inputs.send(input).is_err() {
-                    return Ok(());
-                }
-            }
-            if at_eof {
-                hangup.wait().await;
+            if !self.fill(&mut header, HEADER).await? {
                 return Ok(());
             }
-            self.stream.readable().await?;
-            self.read.reserve(64 * 1024);
-            match self.stream.try_read_buf(&mut self.read) {
-                Ok(0) => at_eof = true,
+            let Some(first) = header.first_chunk::<HEADER>() else {
+                return Ok(());
+            };
+            let (is_stdin, mut left) = Frame::header(*first)?;
+            if is_stdin {
+                loop {
+                    // Before the bytes are read: what the bridge may not hold stays in the client's socket.
+                    let credit = share.charge(left).await;
+                    let length = credit.bytes().min(left);
+                    let mut data = BytesMut::with_capacity(length);
+                    if length > 0 && !self.fill(&mut data, length).await? {
+                        return Ok(());
+                    }
+                    left -= length;
+                    send(ClientInput::Stdin(data.freeze(), credit))?;
+                    if left == 0 {
+                        break;
+                    }
+                }
+                header.clear();
+                continue;
+            }
+            if left > MAX_CONTROL {
+                return Err(ClientError::NoRequest);
+            }
+            let credit = share.charge(left).await;
+            if left > 0 && !self.fill(&mut header, HEADER + left).await? {
+                return Ok(());
+            }
+            send(match Frame::decode(&mut header)? {
+                Some(Frame::StdinEof) => ClientInput::StdinEof(credit),
+                Some(Frame::Signal(number)) => ClientInput::Signal(number, credit),
+                Some(Frame::Resize { rows, cols }) => ClientInput::Resize { rows, cols, credit },
+                _ => return Err(ClientError::NoRequest),
+            })?;
+            header.clear();
+        }
+    }
+
+    /// Reads until `buffer` has `length` bytes, and no more. `false`: the client has closed its sending side.
+    async fn fill(&mut self, buffer: &mut BytesMut, length: usize) -> Result<bool, ClientError> {
+        // Bytes that came together with the request.
+        let early = self.read.len().min(length - buffer.len());
+        buffer.extend_from_slice(&self.read.split_to(early));
+        while buffer.len() < length {
+            let missing = length - buffer.len();
+            match self.stream.try_read_buf(&mut (&mut *buffer).limit(missing)) {
+                Ok(0) => return Ok(false),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.readable().await?,
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(true)
     }
 }
 

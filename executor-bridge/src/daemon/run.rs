@@ -15,7 +15,7 @@ use crate::launch::tell_launcher;
 use crate::protocol::target::KeyedTarget;
 use crate::session::Session;
 use crate::sockets::{self, Directory};
-use crate::{pod, telemetry};
+use crate::{pod, sys, telemetry};
 
 /// Runs the detached daemon. Standard input carries the target, standard output is the launcher's pipe.
 pub(crate) fn run_detached(options: BridgeSettings) -> Result<(), Failure> {
@@ -23,6 +23,7 @@ pub(crate) fn run_detached(options: BridgeSettings) -> Result<(), Failure> {
     // process group.
     let _ = rustix::process::setsid();
     keep_no_limits_of_caller();
+    sys::keep_memory_private();
     telemetry::start_for_daemon();
     let bound = target_from_stdin().and_then(|target| {
         let files = Directory::open()?.files(&target.key)?;
@@ -47,6 +48,7 @@ pub(crate) fn run_foreground(
     options: BridgeSettings,
     listening: impl FnOnce(&PathBuf),
 ) -> Result<(), Failure> {
+    sys::keep_memory_private();
     telemetry::start_for_daemon();
     pod::check(&target.target)?;
     let files = Directory::open()?.files(&target.key)?;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
@@ -21,8 +21,10 @@ use crate::sys;
 
 /// Time limit for the operations that run when the bridge must end, and after them for the background calls.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Most threads that may block on a disk or on a credential plugin.
+/// Most threads that may block on a disk or on a credential plugin. Transfers use a few of them (`session/files/disk_turns.rs`).
 const BLOCKING_THREADS: usize = 8;
+/// Most clients that are connected. Others wait in the listener's queue.
+const MAX_CLIENTS: usize = 1024;
 /// Pause after a failed accept, most likely for lack of file descriptors.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -78,6 +80,7 @@ async fn serve(
         idle: options.idle,
         started: Instant::now(),
         operations: AtomicUsize::new(0),
+        ended: AtomicUsize::new(0),
     });
     tracing::info!(key = %target.key, pid = std::process::id(), target = ?bridge.target, "bridge begins");
     let mut clients = JoinSet::new();
@@ -103,7 +106,8 @@ async fn serve(
         served.await;
     }
     bridge.session.settle(DRAIN_TIMEOUT).await;
-    tracing::info!(%reason, "bridge ends");
+    let operations = bridge.ended.load(Ordering::Relaxed);
+    tracing::info!(%reason, operations, "bridge ends");
     Ok(reason)
 }
 
@@ -111,6 +115,12 @@ async fn serve(
 async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc<BridgeState>) -> ShutdownReason {
     loop {
         let unused = clients.is_empty();
+        if clients.len() >= MAX_CLIENTS {
+            bridge
+                .session
+                .refusals()
+                .note("clients wait because too many are connected");
+        }
         let idle = async {
             match bridge.idle {
                 Some(idle) if unused => tokio::time::sleep(idle).await,
@@ -121,7 +131,7 @@ async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc
             reason = bridge.shutdown.wait() => return reason,
             () = idle => return ShutdownReason::Idle,
             Some(_) = clients.join_next(), if !unused => {}
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
                 Ok((stream, _)) if bridge.session.is_current() => spawn_client(stream, clients, bridge),
                 // A connection that closes with its request unread makes the client start another bridge. Running operations continue.
                 Ok(_) => return ShutdownReason::Outdated,

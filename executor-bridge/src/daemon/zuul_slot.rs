@@ -19,10 +19,17 @@ use crate::protocol::target::{KeyedTarget, Target};
 use crate::session::Session;
 use crate::shutdown::{Shutdown, ShutdownReason};
 use crate::sockets::{self, SlotSocket};
-use crate::telemetry;
+use crate::{sys, telemetry};
 
 /// Time limit of one connect to the pod.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most memory of the process, bytes (RLIMIT_DATA): ten times what the budget of a bridge allows.
+const MAX_MEMORY: u64 = 1 << 30;
+/// File with the kernel's preference for ending this process.
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+/// What Zuul adds to that of the processes of jobs (zuul 14.3.0, driver/bubblewrap).
+const OOM_SCORE_OF_JOBS: i32 = 200;
 
 /// Interval between two looks at the socket of the slot by a bridge that does not have it.
 const TAKE_OVER_INTERVAL: Duration = Duration::from_millis(500);
@@ -87,6 +94,7 @@ async fn keep_socket(socket: SlotSocket) {
 pub(crate) fn run_in_slot(slot: SlotBridge, listening: impl FnOnce()) -> Result<ShutdownReason, Failure> {
     let target = KeyedTarget::new(slot.target)?;
     raise_descriptors();
+    keep_within_build();
     let listeners = [listen(slot.ports[0])?, listen(slot.ports[1])?];
     let (slot_socket, bound) = SlotSocket::bind(&slot.socket, slot.ports[0])?;
     // Without the record, clients wait less for a bridge that died.
@@ -129,6 +137,24 @@ fn raise_descriptors() {
     };
     // The bridge can run with the old limit.
     let _ = setrlimit(Resource::Nofile, raised);
+}
+
+/// Limits below all others, for what they overlook. Zuul starts this bridge outside of the memory limit of its jobs.
+fn keep_within_build() {
+    // Memory beyond the limit ends this bridge, and Zuul starts the next one. A failure is ignored: the limit may be lower already.
+    let limit = Rlimit {
+        current: Some(MAX_MEMORY),
+        maximum: Some(MAX_MEMORY),
+    };
+    let _ = setrlimit(Resource::Data, limit);
+    // When the host runs out of memory, the kernel ends this bridge before the executor, as it does with the processes of jobs.
+    if let Ok(score) = std::fs::read_to_string(OOM_SCORE)
+        && let Ok(score) = score.trim().parse::<i32>()
+    {
+        let _ = std::fs::write(OOM_SCORE, (score + OOM_SCORE_OF_JOBS).min(1000).to_string());
+    }
+    // Last: the kernel gives the files of such a process to root.
+    sys::keep_memory_private();
 }
 
 /// Replaces standard input, output and error by /dev/null.

@@ -32,7 +32,10 @@ fn serve(invocation: &Invocation) -> ExitCode {
     let served = match command {
         ParsedCommand::PortForward { pod, ports } => match pod.kubeconfig(&Process) {
             Some(file) => match ZuulSlot::locate(&file, &pod, &Process) {
-                Ok(slot) => port_forward::run(slot, ports),
+                Ok(slot) => {
+                    port_forward::drop_environment(invocation);
+                    port_forward::run(slot, ports)
+                }
                 // The build is over. Exit code 0 ends Zuul's restart loop, also if Zuul itself is gone and cannot end it.
                 Err(_) if !file.exists() => Ok(0),
                 Err(failure) => Ok(port_forward::fail_after_pause(&failure)),

@@ -2,20 +2,41 @@
 //! bridge of that pod.
 
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::env::Process;
+use crate::env::{Environment as _, Process, is_for_bridge};
 use crate::error::Failure;
 use crate::exit::KUBECTL_FAILED;
 use crate::kubectl_shim::arguments::Ports;
+use crate::kubectl_shim::invocation::Invocation;
 use crate::report::say;
 use crate::shutdown::ShutdownReason;
 use crate::sockets::ZuulSlot;
-use crate::{config, daemon};
+use crate::{config, daemon, program};
 
 /// Pause before a failed call exits: Zuul repeats it at once and without end.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Starts this program again without the variables that a bridge does not need: Zuul's environment may hold secrets, and this process runs
+/// for as long as the build. Returns if there are none, or if the program cannot be started.
+pub(super) fn drop_environment(invocation: &Invocation) {
+    let variables = Process.variables();
+    let kept = variables.iter().filter(|(name, _)| is_for_bridge(name));
+    if kept.clone().count() == variables.len() {
+        return;
+    }
+    let mut command = Command::new(program::path_to_start());
+    let error = command
+        .arg0(&invocation.argv0)
+        .args(&invocation.arguments)
+        .env_clear()
+        .envs(kept.map(|(name, value)| (name, value)))
+        .exec();
+    say(&format!("the environment is kept: {error}"));
+}
 
 /// Runs the bridge until it ends. The exit code is 0 only if the build is over: after any other code Zuul starts the call again.
 pub(super) fn run(slot: ZuulSlot, ports: Ports) -> Result<u8, Failure> {

@@ -7,6 +7,7 @@ mod exec_proxy;
 mod handle;
 mod local;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(crate) struct Linker {
     user: OnceCell<ApiUser>,
     /// Reason why the stock kubectl is the client; unset while podbridge's own client is.
     kubectl_reason: OnceLock<String>,
+    /// Directory of a build's kubeconfig: nothing outside of it is read or run. `None` outside of a build.
+    confined_to: Option<PathBuf>,
     /// Client that finds the pod of an object, kept from one command to the next.
     resolver: tokio::sync::Mutex<Option<Arc<Access>>>,
 }
@@ -52,8 +55,21 @@ impl Linker {
             newer_token: Mutex::default(),
             user: OnceCell::new(),
             kubectl_reason: OnceLock::new(),
+            confined_to: None,
             resolver: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Refuses whatever the build's kubeconfig has beside tokens and inline certificates.
+    pub(crate) fn confined(self) -> Self {
+        let kubeconfig = self.target.kubeconfig.as_deref().map(Path::new);
+        let confined_to = Some(
+            kubeconfig
+                .and_then(Path::parent)
+                .unwrap_or(Path::new("/nonexistent"))
+                .to_owned(),
+        );
+        Self { confined_to, ..self }
     }
 
     /// Returns the limit of each step of a dial.
@@ -262,7 +278,13 @@ impl Linker {
         let mut kept = self.resolution.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(match &*kept {
             Some(resolution) => resolution.clone(),
-            None => kept.insert(Arc::new(Resolution::read(&self.target)?)).clone(),
+            None => {
+                let resolution = Resolution::read(&self.target)?;
+                if let Some(directory) = &self.confined_to {
+                    resolution.check_confined(directory)?;
+                }
+                kept.insert(Arc::new(resolution)).clone()
+            }
         })
     }
 

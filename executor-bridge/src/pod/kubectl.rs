@@ -2,6 +2,7 @@
 //! allows `create` of pods/exec alone, exotic authentication. Runs `kubectl get --raw` and `kubectl exec -i`, with the options of the target.
 //! No secret is on a command line: tokens and passwords are in a file in memory. Only `pod` makes one.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -18,7 +19,7 @@ use crate::error::{Failure, Kind, Retry};
 use crate::pod::failure::{ApiCall, answered};
 use crate::pod::overrides::SelectedContext;
 use crate::pod::passing_faults::is_passing_fault;
-use crate::program;
+use crate::{program, sys};
 
 /// Name of the only cluster, user and context of the kubeconfig that is written here.
 const ONLY: &str = "podbridge";
@@ -29,11 +30,13 @@ pub(super) struct Kubectl {
     program: PathBuf,
     /// A kubeconfig in memory with one cluster, user and context. It may hold secrets.
     kubeconfig: File,
+    /// Variables of the bridge's user, which the process of the bridge does not have.
+    environment: BTreeMap<String, String>,
 }
 
 impl Kubectl {
     /// Finds kubectl, and writes its kubeconfig.
-    pub(super) fn new(context: &SelectedContext) -> Result<Self, Failure> {
+    pub(super) fn new(context: &SelectedContext, environment: &BTreeMap<String, String>) -> Result<Self, Failure> {
         let program = program::next_in_path("kubectl").ok_or_else(|| {
             Failure::new(
                 Kind::ApiUnreachable,
@@ -42,21 +45,23 @@ impl Kubectl {
         })?;
         let kubeconfig = memory_file(&kubeconfig(context))
             .map_err(|error| Failure::new(Kind::Internal, format!("no kubeconfig in memory can be made: {error}")))?;
-        Ok(Self { program, kubeconfig })
-    }
-
-    /// Returns a path that leads to the kubeconfig, for processes of this user alone and for as long as this process has it open.
-    fn kubeconfig_path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.kubeconfig.as_raw_fd())
+        Ok(Self {
+            program,
+            kubeconfig,
+            environment: environment.clone(),
+        })
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        // A script of that name may run podbridge's own kubectl.
+        // kubectl, and the programs that it runs, inherit the descriptor: no other process may look into this one.
+        sys::pass_on(&mut command, &self.kubeconfig);
         command
+            .envs(&self.environment)
+            // A script of that name may run podbridge's own kubectl.
             .env(PODBRIDGE_DISABLE, "1")
-            .env(KUBECONFIG, self.kubeconfig_path());
-        if Process.variable(HOME).is_none() {
+            .env(KUBECONFIG, format!("/proc/self/fd/{}", self.kubeconfig.as_raw_fd()));
+        if Process.variable(HOME).is_none() && !self.environment.contains_key(HOME) {
             // kubectl caches what it learns of the API below HOME.
             command.env(HOME, "/nonexistent");
         }

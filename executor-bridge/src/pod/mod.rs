@@ -162,7 +162,7 @@ impl Access {
         let context = settings::context(target, resolution)?;
         let timeout = flags::Flags::parse(&target.extra_args)?.request_timeout;
         Ok(Self {
-            client: ApiClient::Kubectl(Arc::new(Kubectl::new(&context)?)),
+            client: ApiClient::Kubectl(Arc::new(Kubectl::new(&context, &target.env)?)),
             retry_after: RetryAfter::default(),
             server: context.cluster.server.trim_end_matches('/').to_owned(),
             namespace: context.namespace,

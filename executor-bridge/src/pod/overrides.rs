@@ -346,6 +346,39 @@ impl SelectedContext {
     }
 
     /// Returns the files that the cluster and the user name by path.
+    /// Refuses what a kubeconfig that holds only tokens does not have: programs, other credentials' files, and a proxy. `directory`: where
+    /// the kubeconfig is, and where its files may be.
+    pub(super) fn check_confined(&self, directory: &Path) -> Result<(), Failure> {
+        let (cluster, user) = (&self.cluster, &self.user);
+        let outside = |path: &String| !path.is_empty() && !is_below(Path::new(path), directory);
+        let refused = [
+            ("a credential plugin (exec)", user.exec.is_some()),
+            ("an auth-provider", user.auth_provider.is_some()),
+            ("a tokenFile", !user.token_file.is_empty()),
+            ("a proxy-url", !cluster.proxy_url.is_empty()),
+            (
+                "a certificate-authority outside of its directory",
+                outside(&cluster.certificate_authority),
+            ),
+            (
+                "a client-certificate outside of its directory",
+                outside(&user.client_certificate),
+            ),
+            ("a client-key outside of its directory", outside(&user.client_key)),
+        ];
+        match refused.into_iter().find(|(_, found)| *found) {
+            None => Ok(()),
+            Some((what, _)) => Err(Failure::new(
+                Kind::Kubeconfig,
+                format!(
+                    "{} has {what}, which a bridge of a Zuul build does not use: it runs outside of the job's sandbox; give the node a \
+                     kubeconfig with a token or with inline certificates",
+                    self.named
+                ),
+            )),
+        }
+    }
+
     pub(super) fn credential_files(&self) -> Vec<PathBuf> {
         let (cluster, user) = (&self.cluster, &self.user);
         let files = [
@@ -359,6 +392,14 @@ impl SelectedContext {
             .filter(|path| !path.is_empty())
             .map(PathBuf::from)
             .collect()
+    }
+}
+
+/// Tells whether a path leads below a directory, through whatever links.
+fn is_below(path: &Path, directory: &Path) -> bool {
+    match (path.canonicalize(), directory.canonicalize()) {
+        (Ok(path), Ok(directory)) => path.starts_with(directory),
+        _ => false,
     }
 }
 

@@ -49,6 +49,11 @@ impl Resolution {
         })
     }
 
+    /// Refuses a kubeconfig with more than tokens and inline certificates. `directory`: where its files may be.
+    pub(crate) fn check_confined(&self, directory: &Path) -> Result<(), Failure> {
+        self.context.check_confined(directory)
+    }
+
     /// Returns whether the target still resolves to this. A kubeconfig may have changed in what does not count here; a credential file
     /// must be what it was, as it may have become another user's.
     pub(crate) fn is_current(&self, target: &Target) -> bool {
@@ -187,6 +192,72 @@ current-context: x
         ("token file", "/token", "another token", false),
         ("authority", "/ca.crt", "another authority", false),
     ];
+
+    /// Each row: an edit of the kubeconfig of a build, and the words of the refusal; empty: it is used. `OTHER` is a directory elsewhere.
+    #[test]
+    fn in_a_build_nothing_outside_of_the_kubeconfigs_directory_is_read_or_run() {
+        for (old, new, refused) in [
+            ("", "", ""),
+            ("certificate-authority: ca.crt", "certificate-authority-data: YQ==", ""),
+            (
+                "token: other",
+                "exec: {apiVersion: client.authentication.k8s.io/v1, command: ./plugin}",
+                "credential plugin",
+            ),
+            ("token: other", "auth-provider: {name: oidc}", "auth-provider"),
+            ("token: other", "tokenFile: token", "tokenFile"),
+            (
+                "token: other",
+                "token: other, client-certificate: OTHER/c.crt",
+                "client-certificate",
+            ),
+            ("token: other", "client-key: OTHER/c.crt", "client-key"),
+            ("token: other", "client-key: missing", "client-key"),
+            (
+                "certificate-authority: ca.crt",
+                "certificate-authority: OTHER/c.crt",
+                "certificate-authority",
+            ),
+            (
+                "certificate-authority: ca.crt",
+                "certificate-authority: link",
+                "certificate-authority",
+            ),
+            (
+                "certificate-authority: ca.crt",
+                "certificate-authority: ../kube-2/ca.crt",
+                "certificate-authority",
+            ),
+            (
+                "certificate-authority: ca.crt",
+                "certificate-authority: ca.crt, proxy-url: 'http://127.0.0.1:1'",
+                "proxy-url",
+            ),
+        ] {
+            let build = tempfile::tempdir().unwrap();
+            let (directory, other) = (build.path().join("kube"), build.path().join("kube-2"));
+            fs::create_dir(&directory).unwrap();
+            fs::create_dir(&other).unwrap();
+            for path in [directory.join("ca.crt"), other.join("ca.crt"), other.join("c.crt")] {
+                fs::write(path, "a").unwrap();
+            }
+            std::os::unix::fs::symlink(other.join("c.crt"), directory.join("link")).unwrap();
+            let base = FILE.replace("user: u, namespace", "user: v, namespace");
+            assert!(base.contains(old));
+            let new = new.replace("OTHER", other.to_str().unwrap());
+            fs::write(directory.join("config"), base.replacen(old, &new, 1)).unwrap();
+            let target = Target {
+                kubeconfig: Some(directory.join("config").to_str().unwrap().into()),
+                ..Target::default()
+            };
+            let checked = Resolution::read(&target).unwrap().check_confined(&directory);
+            match (refused, checked) {
+                ("", checked) => checked.unwrap(),
+                (refused, Err(failure)) => assert!(failure.message.contains(refused), "{refused}: {failure}"),
+                (refused, Ok(())) => panic!("{refused} was accepted"),
+            }
+        }
+    }
 
     #[test]
     fn a_bridge_is_current_as_long_as_its_options_resolve_to_the_same() {

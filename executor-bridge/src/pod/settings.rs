@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Failure, Kind};
 use crate::pod::flags::Flags;
-use crate::pod::kubeconfig::{AuthProvider, Cluster, Exec, User};
+use crate::pod::kubeconfig::{AuthProvider, Cluster, Exec, User, Variable};
 use crate::pod::overrides::{Overrides, SelectedContext, TargetVariables};
 use crate::pod::proxy::{Proxy, Variables};
 use crate::pod::resolution::Resolution;
@@ -70,8 +70,16 @@ pub(super) fn context(target: &Target, resolution: &Resolution) -> Result<Select
 pub(super) fn load(target: &Target, resolution: &Resolution) -> Result<Settings, Failure> {
     let flags = Flags::parse(&target.extra_args)?;
     Overrides::new(target, &flags).check_files()?;
-    let resolved = context(target, resolution)?;
+    let mut resolved = context(target, resolution)?;
     resolved.check()?;
+    if let Some(plugin) = &mut resolved.user.exec {
+        // The process of the bridge does not have the variables of its user.
+        let inherited = target.env.iter().map(|(name, value)| Variable {
+            name: name.clone(),
+            value: value.clone(),
+        });
+        drop(plugin.env.splice(0..0, inherited));
+    }
     settings(resolved, flags.request_timeout, &TargetVariables(target))
 }
 

@@ -92,6 +92,16 @@ impl Frame {
         ([a, b, c, d, kind], payload)
     }
 
+    /// Tells from a header whether a frame of standard input begins, and how many bytes follow the header. The length is checked here.
+    pub(crate) fn header(header: [u8; HEADER]) -> Result<(bool, usize), FrameError> {
+        let [a, b, c, d, kind] = header;
+        match u32::from_be_bytes([a, b, c, d]) as usize {
+            0 => Err(FrameError::Empty),
+            length if length > MAX_LENGTH => Err(FrameError::TooLong(length)),
+            length => Ok((kind == kind::STDIN, length - 1)),
+        }
+    }
+
     /// Takes one frame from the front of the bytes that were read; `None` until the frame is complete.
     pub(crate) fn decode(read: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         let Some(prefix) = read.first_chunk::<4>() else {

@@ -13,6 +13,9 @@ use crate::protocol::VERSION;
 use crate::protocol::byte_string::ByteString;
 use crate::random;
 
+/// Longest name of a container, bytes: the bridge keeps the names. Those of Kubernetes are shorter.
+const MAX_CONTAINER_NAME: usize = 253;
+
 /// Reason why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
@@ -61,6 +64,11 @@ macro_rules! operations {
                     $(Operation::$variant(_) => $name,)+
                     $(Operation::$bare => $bare_name,)+
                 }
+            }
+
+            /// Tells whether the operation moves bytes of a client to the pod or from it. The others are small.
+            pub(crate) fn moves_data(&self) -> bool {
+                matches!(self, Operation::Exec(_) | Operation::Put(_) | Operation::Get(_) | Operation::Stat(_))
             }
 
             /// Reads the fields of the operation that `name` names.
@@ -294,6 +302,13 @@ impl Request {
         let envelope: Envelope = serde_json::from_slice(json)?;
         if envelope.v != VERSION {
             return Err(RequestError::Version(envelope.v));
+        }
+        if envelope
+            .container
+            .as_ref()
+            .is_some_and(|name| name.len() > MAX_CONTAINER_NAME)
+        {
+            return Err(RequestError::Invalid("the name of the container is too long"));
         }
         let is_known = |name: &str| KEYS.contains(&name) || Operation::NAMES.contains(&name);
         if let Some(name) = envelope.requires.iter().find(|name| !is_known(name)) {

@@ -148,10 +148,8 @@ impl Outcome {
     }
 
     pub(crate) fn failed(kind: FailedKind, message: impl Into<String>) -> Self {
-        Outcome::Failed {
-            kind,
-            message: message.into(),
-        }
+        let Failure { message, .. } = Failure::new(Kind::Internal, message);
+        Outcome::Failed { kind, message }
     }
 
     pub(crate) fn lost(kind: Kind, message: impl Into<String>) -> Self {

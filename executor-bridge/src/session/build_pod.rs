@@ -33,6 +33,7 @@ impl BuildPod {
         let name = container.name().map(str::to_owned);
         let keep_alive = KeepAlive::start(container);
         let source = LogSource::Container(name.clone());
+        self.logs.note_incomplete(&source);
         tokio::spawn(watch_logs(source, self.logs.clone(), keep_alive.reachability()));
         keep_alives.insert(name, keep_alive);
     }

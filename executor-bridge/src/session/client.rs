@@ -1,17 +1,19 @@
-//! The client of one operation: its input, the channel of its replies, and its flow control. `daemon` makes one per
-//! request, and the operations of `session` use it. Knows no connection and no frame layout.
+//! The client as an operation sees it: its input, the replies to it, its file descriptors, and its part of the bridge's budget. `daemon`
+//! makes one for each request.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::FailedKind;
 use crate::protocol::frame::Frame;
 use crate::protocol::result::Outcome;
+use crate::session::budget::{Budget, Credit, InputCredit, InputShare};
 
-/// A message that the client sends after its request.
+/// One input of the client.
 #[derive(Debug)]
 pub(crate) enum ClientInput {
     Stdin(Bytes, InputCredit),
@@ -28,14 +30,44 @@ pub(crate) enum ClientInput {
     ProtocolError(String),
 }
 
-/// Part of the client's flow-control window. The window opens again when the input is consumed and this guard is
-/// dropped.
+/// A frame for the client, with the budget that it holds until it is written.
 #[derive(Debug)]
-pub(crate) struct InputCredit(#[allow(dead_code)] OwnedSemaphorePermit);
+pub(crate) struct Reply {
+    pub(crate) frame: Frame,
+    pub(crate) credit: Option<Credit>,
+}
 
-impl InputCredit {
-    pub(crate) fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self(permit)
+impl From<Frame> for Reply {
+    fn from(frame: Frame) -> Self {
+        Self { frame, credit: None }
+    }
+}
+
+/// Replies to the client. Bounded: a slow client slows only its own operation down. Closed: the client disconnected.
+#[derive(Debug, Clone)]
+pub(crate) struct Replies {
+    pub(crate) queue: mpsc::Sender<Reply>,
+    pub(crate) budget: Budget,
+}
+
+impl Replies {
+    /// Sends a short frame; an error means that the client disconnected.
+    pub(crate) async fn send(&self, frame: Frame) -> Result<(), SendError<Reply>> {
+        self.queue.send(frame.into()).await
+    }
+
+    /// Waits for space in the queue.
+    pub(crate) async fn reserve(&self) -> Result<mpsc::Permit<'_, Reply>, SendError<()>> {
+        self.queue.reserve().await
+    }
+
+    /// Takes the next piece of data from its front, and makes a frame of it.
+    pub(crate) fn piece(&self, data: &mut Bytes, frame: fn(Bytes) -> Frame) -> Reply {
+        let (piece, credit) = self.budget.reply(data);
+        Reply {
+            frame: frame(piece),
+            credit,
+        }
     }
 }
 
@@ -43,9 +75,9 @@ impl InputCredit {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) inputs: mpsc::UnboundedReceiver<ClientInput>,
-    /// Replies to the client. Bounded: a slow client slows only its own operation down. Closed: the client
-    /// disconnected.
-    pub(crate) replies: mpsc::Sender<Frame>,
+    pub(crate) replies: Replies,
+    /// What the bridge may hold of the client's input, in frames and from its descriptors.
+    pub(crate) share: InputShare,
     /// File descriptors that came with the request, in order.
     pub(crate) descriptors: VecDeque<OwnedFd>,
     /// Completes when the client has its result, or when the result can no longer be delivered.

@@ -4,11 +4,13 @@
 //! for each request, `console` for logs.
 
 mod background;
+mod budget;
 mod build_pod;
 mod client;
 mod exec;
 mod files;
 mod logs;
+mod refusals;
 mod unacknowledged;
 
 use std::collections::HashMap;
@@ -17,7 +19,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub(crate) use client::{Client, ClientInput, InputCredit};
+pub(crate) use budget::{Budget, Credit, InputShare};
+pub(crate) use client::{Client, ClientInput, Replies, Reply};
 pub(crate) use logs::{
     Interest, LogEvent, LogFollower, LogId, LogIndex, LogListDecoder, LogSource, Position, READER_STALL,
 };
@@ -33,6 +36,7 @@ use background::BackgroundCalls;
 use build_pod::BuildPod;
 use client::wait_for_cancel;
 use exec::BulkLimiter;
+use refusals::Refusals;
 
 /// Most containers that clients may name. A pod has fewer.
 pub(crate) const MAX_CONTAINERS: usize = 64;
@@ -56,6 +60,10 @@ pub(crate) struct Session {
     background_calls: BackgroundCalls,
     /// Limit on the bulk commands that run at the same time.
     bulk_limiter: Arc<BulkLimiter>,
+    /// How much the operations of all clients may hold.
+    budget: Budget,
+    /// What was refused or delayed by a limit, for the log.
+    refusals: Refusals,
     /// State of a Zuul build's pod; `None` if the bridge is not in Zuul's slot.
     build_pod: Option<BuildPod>,
 }
@@ -69,6 +77,8 @@ impl Session {
             containers: Mutex::default(),
             background_calls: BackgroundCalls::default(),
             bulk_limiter: Arc::new(BulkLimiter::for_this_machine()),
+            budget: Budget::default(),
+            refusals: Refusals::default(),
             build_pod: None,
         }
     }
@@ -77,8 +87,10 @@ impl Session {
     /// the same name.
     pub(crate) fn for_build(target: Arc<Target>, connect_timeout: Duration, lease: Duration) -> Self {
         let build_pod = Some(BuildPod::default());
+        let linker = Linker::new(target.clone(), connect_timeout, lease).confined();
         Self {
             build_pod,
+            linker: Arc::new(linker),
             ..Self::new(target, connect_timeout, lease)
         }
     }
@@ -86,6 +98,14 @@ impl Session {
     /// Returns whether the pod belongs to a Zuul build. The clients of a build cannot stop the bridge.
     pub(crate) fn serves_build(&self) -> bool {
         self.build_pod.is_some()
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Returns whether a fresh bridge would reach the same pod with the same rights. In Zuul's slot the build's own kubeconfig decides

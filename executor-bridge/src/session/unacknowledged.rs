@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use podbridge_proto::limits::MAX_CHUNK;
 
-use crate::session::client::InputCredit;
+use crate::session::budget::InputCredit;
 
 /// One part of a client's input.
 #[derive(Debug)]
@@ -82,15 +82,10 @@ impl UnacknowledgedInput {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use tokio::sync::Semaphore;
-
     use super::*;
 
     fn data(length: usize) -> InputPart {
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        InputPart::Data(vec![b'x'; length].into(), InputCredit::new(permit))
+        InputPart::Data(vec![b'x'; length].into(), InputCredit::unshared())
     }
 
     #[test]

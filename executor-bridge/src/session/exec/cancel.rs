@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use podbridge_proto::v1::{CancelRequest, ReleaseRequest};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use crate::backoff::Backoff;
@@ -15,6 +15,8 @@ use crate::connections::{Connection, Container, is_broken_link, status};
 
 /// Time limit of the Cancel call, and then of the wait for the command's end.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit of one Cancel call. A link on which an agent does not answer for so long is ended, and the next one is tried.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two Release calls for a command that still runs.
 const RELEASE_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -51,10 +53,11 @@ pub(crate) async fn cancel(container: Arc<Container>, lost_agent: LostAgent, id:
             exec_id: Bytes::copy_from_slice(&id),
             reason: "its client went away".into(),
         };
-        match connection.exec().cancel(request).await {
-            Ok(_) => return release_when_ended(connection, id).await,
-            Err(status) if is_broken_link(&status, &connection) => {}
-            Err(status) => break status::reason(&status),
+        match timeout(ANSWER_TIMEOUT, connection.exec().cancel(request)).await {
+            Ok(Ok(_)) => return release_when_ended(connection, id).await,
+            Ok(Err(status)) if is_broken_link(&status, &connection) => {}
+            Ok(Err(status)) => break status::reason(&status),
+            Err(_) => connection.handle.end("the agent did not answer a cancel"),
         }
     };
     tracing::warn!(

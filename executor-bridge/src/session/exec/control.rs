@@ -7,9 +7,9 @@ use podbridge_proto::v1::{ResizeRequest, SignalRequest};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-use crate::connections::{Connection, provably_not_sent};
+use crate::connections::{Connection, provably_not_sent, status};
 use crate::protocol::request::Size;
-use crate::session::client::InputCredit;
+use crate::session::budget::InputCredit;
 use crate::session::exec::prepare::pty_size;
 
 /// A signal, or a new size of the terminal.
@@ -42,7 +42,7 @@ pub(crate) async fn send(
                 }
                 Err(status) => {
                     // Most likely the command has ended meanwhile. Its exit record then comes with the events.
-                    tracing::debug!(error = status.message(), "signal or size not delivered");
+                    tracing::debug!(error = status::message(&status), "signal or size not delivered");
                     break;
                 }
             }

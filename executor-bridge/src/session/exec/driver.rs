@@ -16,6 +16,9 @@ use crate::session::exec::puts;
 use crate::session::exec::running_exec::{LinkEnd, RunningExec};
 use crate::session::files::passed_file::LocalFile;
 
+/// How often within a lease the stream of a client that stands still is opened, so that the agent keeps the command.
+const READS_PER_LEASE: u32 = 3;
+
 /// How the exec ended, and what is left to do.
 pub(crate) enum ExecEnd {
     /// The agent reported the end of the command. It keeps the result until its release.
@@ -58,17 +61,28 @@ impl ExecDriver<'_> {
                 return ExecEnd::Cancel(Outcome::Cancelled(EndedExec::default()));
             }
             let mut received = false;
-            let status = match self.open_stream(&connection).await {
-                Ok(Ok(events)) => {
-                    self.links.send_replace(Some(connection.clone()));
-                    match self.running.forward_events(events, &mut received).await {
-                        LinkEnd::Closed(outcome) => return ExecEnd::Closed(connection, outcome),
-                        LinkEnd::Cancel(outcome) => return ExecEnd::Cancel(outcome),
-                        LinkEnd::Broken(status) => status,
+            let window = connection.lane.stream_window() as usize;
+            let status = loop {
+                let events = match self.open_stream(&connection).await {
+                    Ok(Ok(events)) => events,
+                    Ok(Err(status)) => break status,
+                    Err(outcome) => return ExecEnd::Cancel(outcome),
+                };
+                self.links.send_if_modified(|link| {
+                    let is_new = !link.as_ref().is_some_and(|link| Arc::ptr_eq(link, &connection));
+                    *link = Some(connection.clone());
+                    is_new
+                });
+                match self.running.forward_events(events, window, &mut received).await {
+                    LinkEnd::Closed(outcome) => return ExecEnd::Closed(connection, outcome),
+                    LinkEnd::Cancel(outcome) => return ExecEnd::Cancel(outcome),
+                    LinkEnd::Broken(status) => break status,
+                    LinkEnd::LetGo => {
+                        if let Err(outcome) = self.running.wait_for_client(lease / READS_PER_LEASE).await {
+                            return ExecEnd::Cancel(outcome);
+                        }
                     }
                 }
-                Ok(Err(status)) => status,
-                Err(outcome) => return ExecEnd::Cancel(outcome),
             };
             if !is_broken_link(&status, &connection) {
                 return ExecEnd::Lost(self.refusal_outcome(&status, previous_agent.is_some()));
@@ -155,7 +169,7 @@ impl ExecDriver<'_> {
             format!(
                 "the agent in {} no longer has the result of the command: {}",
                 self.container.linker().pod(),
-                status.message()
+                status::message(status)
             ),
         )
     }

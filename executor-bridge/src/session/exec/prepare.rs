@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::protocol::request::{self, Resume, Size};
 use crate::protocol::result::Outcome;
 use crate::random;
+use crate::session::budget::Credit;
 use crate::session::client::{Client, bad_request};
 use crate::session::files::passed_file::{self, Access, LocalFile};
 use crate::session::files::put;
@@ -24,6 +25,8 @@ pub(crate) struct PreparedExec {
     /// Files that are put before the command starts.
     pub(crate) puts: Vec<(PutHeader, LocalFile)>,
     pub(crate) resume: Option<Resume>,
+    /// Held as long as the inline input is kept.
+    pub(crate) inline_credit: Option<Credit>,
 }
 
 /// Prepares the exec; an error is the outcome of a bad request or an unreadable file.
@@ -52,11 +55,24 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
         (None, Some(script)) => shell(script.0),
         (None, None) => return Err(bad_request("exec needs argv or shell")),
     };
+    let mut inline_credit = None;
+    let mut may_be_inline = |size: u64| {
+        let length = usize::try_from(size).unwrap_or(usize::MAX);
+        let held = (length <= MAX_INLINE_STDIN).then(|| client.replies.budget.inline_input(length));
+        match held {
+            Some(Ok(credit)) => {
+                inline_credit = credit;
+                true
+            }
+            // Other commands hold as much as the bridge may: this input is read in parts.
+            Some(Err(_)) | None => false,
+        }
+    };
     let (mode, inline, stdin_file) = match (request.stdin, input) {
         (request::Input::Stream, _) => (StdinMode::Stream, Bytes::new(), None),
         (_, None) => (StdinMode::Unspecified, Bytes::new(), None),
         // One round trip is enough for an Ansible module and its result.
-        (_, Some(file)) if file.size() <= MAX_INLINE_STDIN as u64 => {
+        (_, Some(file)) if may_be_inline(file.size()) => {
             let content = file.read_at(0, file.size() as usize).await?;
             (StdinMode::Inline, content, None)
         }
@@ -99,6 +115,7 @@ pub(crate) async fn prepare(mut request: request::Exec, client: &mut Client) -> 
         stderr,
         puts,
         resume: request.resume,
+        inline_credit,
     })
 }
 

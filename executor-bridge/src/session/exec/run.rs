@@ -11,6 +11,7 @@ use crate::connections::{Connection, Container, Lane};
 use crate::protocol::request;
 use crate::protocol::result::Outcome;
 use crate::session::background::BackgroundCalls;
+use crate::session::budget::InputShare;
 use crate::session::client::Client;
 use crate::session::exec::bulk_limit::BulkLimiter;
 use crate::session::exec::cancel::{cancel, release};
@@ -42,6 +43,7 @@ pub(crate) async fn run(
         stderr,
         puts,
         resume,
+        inline_credit: _inline_credit,
     } = prepared;
     // The lease is not part of the digest: a bridge with another lease may have to send this start again.
     start.lease_ms = container.linker().lease().as_millis() as u64;
@@ -55,7 +57,7 @@ pub(crate) async fn run(
         acks,
         broken_stdin,
         tasks: _tasks,
-    } = start_input_tasks(id, stdin_offset, stdin_file);
+    } = start_input_tasks(id, stdin_offset, stdin_file, client.share.clone());
     let mut running = RunningExec {
         id,
         client,
@@ -121,18 +123,21 @@ struct InputTasks {
     queues: InputQueues,
     /// Current connection of the exec.
     links: watch::Sender<Option<Arc<Connection>>>,
-    acks: mpsc::UnboundedReceiver<stdin::Ack>,
+    acks: watch::Receiver<stdin::Ack>,
     broken_stdin: mpsc::Receiver<Outcome>,
     /// Aborts the tasks when it is dropped.
     tasks: JoinSet<()>,
 }
 
 /// Starts the tasks of one exec's input. `stdin_offset`: offset of the first byte that they get.
-fn start_input_tasks(id: [u8; 16], stdin_offset: u64, stdin_file: Option<LocalFile>) -> InputTasks {
+fn start_input_tasks(id: [u8; 16], stdin_offset: u64, stdin_file: Option<LocalFile>, share: InputShare) -> InputTasks {
     let (links, current_link) = watch::channel(None);
     let (stdin_parts, queued_stdin_parts) = mpsc::unbounded_channel();
     let (controls, queued_controls) = mpsc::unbounded_channel();
-    let (ack_sender, acks) = mpsc::unbounded_channel();
+    let (ack_sender, acks) = watch::channel(stdin::Ack {
+        offset: stdin_offset,
+        closed: false,
+    });
     let (unreadable, broken_stdin) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(stdin::pump(
@@ -146,7 +151,7 @@ fn start_input_tasks(id: [u8; 16], stdin_offset: u64, stdin_file: Option<LocalFi
     if let Some(file) = stdin_file {
         let stdin_parts = stdin_parts.clone();
         tasks.spawn(async move {
-            if let Err(outcome) = stdin::read_file(file, stdin_parts).await {
+            if let Err(outcome) = stdin::read_file(file, share, stdin_parts).await {
                 // If the exec has ended the receiver is gone.
                 let _ = unreadable.send(outcome).await;
             }

@@ -2,19 +2,24 @@
 //! knows the offsets of both. `driver` uses it.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use podbridge_proto::limits::check_length;
 use podbridge_proto::v1::exec_event::Event;
 use podbridge_proto::v1::{Closed, ExecEvent, ExitRecord, Output, Stream};
-use tokio::sync::mpsc;
+use podbridge_proto::words::clean;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
-use crate::error::Failure;
-use crate::protocol::frame::{Frame, MAX_LENGTH};
+use crate::error::{Failure, Kind};
+use crate::protocol::frame::Frame;
 use crate::protocol::request::Size;
 use crate::protocol::result::{EndedExec, Outcome};
-use crate::session::client::{Client, ClientInput, InputCredit, bad_request};
+use crate::session::budget::InputCredit;
+use crate::session::client::{Client, ClientInput, Reply, bad_request};
 use crate::session::exec::control::ControlMessage;
 use crate::session::exec::outcome::from_exit_record;
 use crate::session::exec::stdin;
@@ -70,6 +75,15 @@ pub(crate) enum LinkEnd {
     /// The client ended the exec, or the exec cannot continue.
     Cancel(Outcome),
     Broken(Status),
+    /// The client stands still, and so do too many others. The stream was closed; the rest follows when the client takes more.
+    LetGo,
+}
+
+/// What waits for space in the client's queue.
+pub(crate) enum Unsent {
+    Frame(Frame),
+    /// The rest of one event's output.
+    Output(Stream, Bytes),
 }
 
 /// State of one exec.
@@ -77,16 +91,16 @@ pub(crate) struct RunningExec {
     pub(crate) id: [u8; 16],
     pub(crate) client: Client,
     pub(crate) input_queues: InputQueues,
-    pub(crate) acks: mpsc::UnboundedReceiver<stdin::Ack>,
+    pub(crate) acks: watch::Receiver<stdin::Ack>,
     /// Outcome of a stdin file that cannot be read.
     pub(crate) broken_stdin: mpsc::Receiver<Outcome>,
     pub(crate) stdout: OutputSink,
     pub(crate) stderr: OutputSink,
     /// Whether the client knows that the command has started.
     pub(crate) started: bool,
-    /// One frame that waits for space in the client's queue. While it waits, no event is read, so HTTP/2 flow control
-    /// holds the agent back.
-    pub(crate) outbox: Option<Frame>,
+    /// What waits for space in the client's queue. While it waits, no event is read, so HTTP/2 flow control holds the agent
+    /// back.
+    pub(crate) outbox: Option<Unsent>,
     /// The exit record. The outcome follows from it when the output is complete.
     pub(crate) exit: Option<ExitRecord>,
 }
@@ -94,7 +108,7 @@ pub(crate) struct RunningExec {
 impl RunningExec {
     /// Tells the client which agent will have the exec, before anything is sent to that agent. An error means that the
     /// client disconnected.
-    pub(crate) async fn tell_agent(&self, instance: &str) -> Result<(), mpsc::error::SendError<Frame>> {
+    pub(crate) async fn tell_agent(&self, instance: &str) -> Result<(), mpsc::error::SendError<Reply>> {
         let json = serde_json::json!({ "instance": instance }).to_string();
         self.client.replies.send(Frame::Agent(json.into())).await
     }
@@ -113,18 +127,47 @@ impl RunningExec {
         }
     }
 
-    /// Forwards events to the client until the link or the exec ends. Sets `received` if an event came.
-    pub(crate) async fn forward_events(&mut self, mut events: Streaming<ExecEvent>, received: &mut bool) -> LinkEnd {
+    /// Forwards events to the client until the link or the exec ends. Sets `received` if an event came. `window`: the flow-control
+    /// window of the stream.
+    pub(crate) async fn forward_events(
+        &mut self,
+        mut events: Streaming<ExecEvent>,
+        window: usize,
+        received: &mut bool,
+    ) -> LinkEnd {
         let replies = self.client.replies.clone();
+        // Runs while the client takes nothing.
+        let mut stall_timeout = None;
         loop {
+            // Most often the client is ready, and there is nothing to wait for.
+            if self.outbox.is_some()
+                && let Ok(permit) = replies.queue.try_reserve()
+                && let Some(unsent) = self.outbox.take()
+            {
+                stall_timeout = None;
+                permit.send(self.next_reply(unsent));
+                continue;
+            }
             let outbox_free = self.outbox.is_none();
+            let standing = async {
+                if outbox_free {
+                    std::future::pending::<()>().await;
+                }
+                stall_timeout
+                    .get_or_insert_with(|| Box::pin(replies.budget.stall_timeout(window)))
+                    .await;
+            };
             tokio::select! {
                 permit = replies.reserve(), if !outbox_free => match (permit, self.outbox.take()) {
-                    (Ok(permit), Some(frame)) => permit.send(frame),
+                    (Ok(permit), Some(unsent)) => {
+                        stall_timeout = None;
+                        permit.send(self.next_reply(unsent));
+                    }
                     _ => return LinkEnd::Cancel(Outcome::Cancelled(EndedExec::default())),
                 },
-                Some(stdin::Ack { offset, closed }) = self.acks.recv(), if outbox_free => {
-                    self.outbox = Some(Frame::StdinAck { offset, closed });
+                Ok(()) = self.acks.changed(), if outbox_free => {
+                    let stdin::Ack { offset, closed } = *self.acks.borrow_and_update();
+                    self.outbox = Some(Unsent::Frame(Frame::StdinAck { offset, closed }));
                 }
                 Some(outcome) = self.broken_stdin.recv() => return LinkEnd::Cancel(outcome),
                 input = self.client.inputs.recv() => if let Some(outcome) = self.input_queues.enqueue(input) {
@@ -145,7 +188,52 @@ impl RunningExec {
                         Err(outcome) => return LinkEnd::Cancel(outcome),
                     }
                 },
+                () = standing => {
+                    self.give_output_back();
+                    return LinkEnd::LetGo;
+                }
             }
+        }
+    }
+
+    /// Makes the next frame of what waits; the rest of it goes on waiting.
+    fn next_reply(&mut self, unsent: Unsent) -> Reply {
+        match unsent {
+            Unsent::Frame(frame) => frame.into(),
+            Unsent::Output(stream, mut data) => {
+                let frame = match stream {
+                    Stream::Stderr => Frame::Stderr,
+                    Stream::Stdout | Stream::Unspecified => Frame::Stdout,
+                };
+                let reply = self.client.replies.piece(&mut data, frame);
+                if !data.is_empty() {
+                    self.outbox = Some(Unsent::Output(stream, data));
+                }
+                reply
+            }
+        }
+    }
+
+    /// Forgets output that the client has not got: the agent will send it again.
+    fn give_output_back(&mut self) {
+        if let Some(Unsent::Output(stream, data)) = self.outbox.take_if(|unsent| matches!(unsent, Unsent::Output(..))) {
+            let sink = if stream == Stream::Stderr {
+                &mut self.stderr
+            } else {
+                &mut self.stdout
+            };
+            sink.offset -= data.len() as u64;
+        }
+    }
+
+    /// Waits until the client takes more; an error is the outcome of an exec that the client has ended. Returns early after `limit`,
+    /// so that the agent does not take the command for one that nobody wants.
+    pub(crate) async fn wait_for_client(&mut self, limit: Duration) -> Result<(), Outcome> {
+        let replies = self.client.replies.clone();
+        let ready = timeout(limit, async { replies.reserve().await.map(drop) });
+        match self.while_listening(ready).await? {
+            Ok(Err(_)) => Err(Outcome::Cancelled(EndedExec::default())),
+            Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 
@@ -158,9 +246,9 @@ impl RunningExec {
                 self.started = true;
                 let mut json = serde_json::json!({ "exec_id": HEXLOWER.encode(&self.id), "pid": started.pid });
                 if !started.python.is_empty() {
-                    json["python"] = started.python.into();
+                    json["python"] = clean(&started.python).into();
                 }
-                self.outbox = Some(Frame::Started(json.to_string().into()));
+                self.outbox = Some(Unsent::Frame(Frame::Started(json.to_string().into())));
             }
             Event::Output(output) => self.handle_output(output).await?,
             Event::Gap(gap) => {
@@ -177,9 +265,10 @@ impl RunningExec {
 
     /// Sends output to its destination. An error cancels the exec.
     async fn handle_output(&mut self, output: Output) -> Result<(), Outcome> {
-        let (sink, frame): (_, fn(Bytes) -> Frame) = match output.stream() {
-            Stream::Stdout => (&mut self.stdout, Frame::Stdout),
-            Stream::Stderr => (&mut self.stderr, Frame::Stderr),
+        let stream = output.stream();
+        let sink = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
             Stream::Unspecified => {
                 return Err(Outcome::Lost(Failure::bug(
                     "the agent sent output of an unknown stream",
@@ -189,15 +278,11 @@ impl RunningExec {
         if output.offset != sink.offset {
             return Err(Outcome::Lost(Failure::bug("the agent left out a part of the output")));
         }
-        if output.data.len() >= MAX_LENGTH {
-            return Err(Outcome::Lost(Failure::bug(
-                "the agent sent a message that is too large",
-            )));
-        }
-        sink.offset += output.data.len() as u64;
+        sink.offset = check_length(sink.offset, output.data.len() as u64, None)
+            .map_err(|error| Outcome::lost(Kind::AgentLost, format!("the agent's output cannot be: {error}")))?;
         match &sink.file {
             Some(file) => file.write_at(output.offset, output.data).await?,
-            None => self.outbox = Some(frame(output.data)),
+            None => self.outbox = Some(Unsent::Output(stream, output.data)),
         }
         Ok(())
     }
@@ -216,7 +301,7 @@ impl RunningExec {
         }
         if !closed.spool_error.is_empty() {
             tracing::warn!(
-                reason = closed.spool_error,
+                reason = clean(&closed.spool_error),
                 "the agent could not write output to a file"
             );
         }

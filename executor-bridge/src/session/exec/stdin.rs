@@ -7,20 +7,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use podbridge_proto::limits::MAX_CHUNK;
 use podbridge_proto::v1::{StdinAck, StdinChunk};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
 use crate::connections::{Connection, is_broken_link};
 use crate::protocol::result::Outcome;
-use crate::session::client::InputCredit;
+use crate::session::budget::InputShare;
 use crate::session::files::passed_file::LocalFile;
 use crate::session::unacknowledged::{InputPart, UnacknowledgedInput};
 
 /// Chunks handed to HTTP/2 and not yet sent.
 const QUEUED_CHUNKS: usize = 8;
-/// Most bytes of a file that are read and not yet acknowledged.
-const FILE_WINDOW: usize = 2 << 20;
 
 /// Offset up to which the agent has taken the stdin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +35,7 @@ pub(crate) async fn pump(
     from: u64,
     mut links: watch::Receiver<Option<Arc<Connection>>>,
     mut parts: mpsc::UnboundedReceiver<InputPart>,
-    acks: mpsc::UnboundedSender<Ack>,
+    acks: watch::Sender<Ack>,
 ) {
     let mut input = UnacknowledgedInput::starting_at(from);
     match parts.recv().await {
@@ -55,7 +53,7 @@ pub(crate) async fn pump(
             return;
         }
     }
-    let _ = acks.send(Ack {
+    acks.send_replace(Ack {
         offset: input.acknowledged,
         closed: true,
     });
@@ -78,7 +76,7 @@ async fn write_over_link(
     id: [u8; 16],
     input: &mut UnacknowledgedInput,
     parts: &mut mpsc::UnboundedReceiver<InputPart>,
-    acks: &mpsc::UnboundedSender<Ack>,
+    acks: &watch::Sender<Ack>,
 ) -> WriteEnd {
     let mut exec = connection.exec();
     let (chunks, outgoing) = mpsc::channel(QUEUED_CHUNKS);
@@ -116,8 +114,8 @@ async fn write_over_link(
                     if closed {
                         return WriteEnd::Closed;
                     }
-                    // If the client has disconnected the receiver is gone. The output's side notices that.
-                    let _ = acks.send(Ack { offset, closed });
+                    // Only the newest counts: an agent that sends many makes nothing grow.
+                    acks.send_replace(Ack { offset, closed });
                 }
                 Ok(None) => return WriteEnd::Broken,
                 Err(status) if is_broken_link(&status, connection) => return WriteEnd::Broken,
@@ -150,33 +148,30 @@ async fn next_ack(
 
 /// Queues a file's content. If the file cannot be read to its end, no end is queued: the command must not take it for a
 /// shorter file.
-pub(crate) async fn read_file(file: LocalFile, parts: mpsc::UnboundedSender<InputPart>) -> Result<(), Outcome> {
-    let window = Arc::new(Semaphore::new(FILE_WINDOW));
+pub(crate) async fn read_file(
+    file: LocalFile,
+    share: InputShare,
+    parts: mpsc::UnboundedSender<InputPart>,
+) -> Result<(), Outcome> {
     let mut offset = 0;
     loop {
-        let wanted = (file.size().saturating_sub(offset)).min(MAX_CHUNK as u64) as u32;
-        let data = match wanted {
-            0 => Bytes::new(),
+        let left = (file.size().saturating_sub(offset)).min(MAX_CHUNK as u64) as usize;
+        let (data, credit) = match left {
+            0 => (Bytes::new(), None),
             _ => {
-                let Ok(credit) = window.clone().acquire_many_owned(wanted).await else {
-                    return Ok(());
-                };
-                let data = file.read_at(offset, wanted as usize).await?;
-                if !data.is_empty()
-                    && parts
-                        .send(InputPart::Data(data.clone(), InputCredit::new(credit)))
-                        .is_err()
-                {
-                    return Ok(());
-                }
-                data
+                let credit = share.charge(left).await;
+                (file.read_at(offset, credit.bytes()).await?, Some(credit))
             }
         };
-        if data.is_empty() {
-            // If the exec has ended the receiver is gone.
-            let _ = parts.send(InputPart::Eof);
+        offset += data.len() as u64;
+        let part = match credit.filter(|_| !data.is_empty()) {
+            Some(credit) => InputPart::Data(data, credit),
+            None => InputPart::Eof,
+        };
+        let is_last = matches!(part, InputPart::Eof);
+        // If the exec has ended the receiver is gone.
+        if parts.send(part).is_err() || is_last {
             return Ok(());
         }
-        offset += data.len() as u64;
     }
 }

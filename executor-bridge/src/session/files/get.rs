@@ -2,22 +2,20 @@
 //! agent's. After a link break the transfer continues where it stopped if the file is still the same.
 
 use bytes::Bytes;
-use podbridge_proto::limits::FILES_V2;
+use podbridge_proto::limits::{FILES_V2, MAX_FILE_IDENTITY, check_hole, check_length};
 use podbridge_proto::v1::get_response::Part;
 use podbridge_proto::v1::{GetRequest, GetResponse, GetTrailer};
-use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
 use crate::connections::recovery::{self, LostAgent, Recovery};
 use crate::connections::{Container, Lane, is_broken_link, status};
 use crate::error::{FailedKind, Failure, Kind};
-use crate::protocol::frame::Frame;
 use crate::protocol::request;
 use crate::protocol::result::{Done, FileStat, Outcome};
-use crate::session::client::{Client, wait_for_cancel};
+use crate::session::client::{Client, Replies, wait_for_cancel};
 use crate::session::files::capability::refuse_root;
-use crate::session::files::get_sink::{GetSink, ReceivedPart};
+use crate::session::files::get_sink::{GetSink, ReceivedPart, Taken};
 use crate::session::files::passed_file::{self, Access, LocalFile};
 use crate::session::files::running_digest;
 use crate::session::files::stat::{call_until_answered, to_file_stat};
@@ -56,6 +54,8 @@ enum StreamEnd {
     Failed(Outcome),
     /// The file is not the one whose first part came.
     Changed,
+    /// The client stands still, and so do too many others. The rest follows when the client takes more.
+    LetGo,
 }
 
 /// Receives the file over as many links as it takes.
@@ -63,12 +63,13 @@ async fn receive(
     container: &Container,
     request: &request::Get,
     file: Option<&LocalFile>,
-    replies: &mpsc::Sender<Frame>,
+    replies: &Replies,
 ) -> Outcome {
     let mut backoff = Backoff::new(container.linker().timeout());
     let mut received: Option<PartialFile> = None;
     loop {
         let offset = received.as_ref().map_or(0, |received| received.length);
+        let receiving = replies.budget.receiving().await;
         let opened = call_until_answered(container, Lane::Bulk, &mut backoff, |connection| {
             let wanted = GetRequest {
                 path: request.path.0.clone().into(),
@@ -96,11 +97,24 @@ async fn receive(
             stat: None,
             version: Bytes::new(),
         });
-        let status = match current.run(parts).await {
+        let window = connection.lane.stream_window() as usize;
+        let status = match current.run(parts, window).await {
             Ok(StreamEnd::Failed(outcome)) => return outcome,
             Ok(StreamEnd::Trailer(trailer)) => {
                 let PartialFile { sink, stat, .. } = current;
                 return finish(sink, &trailer, stat).await;
+            }
+            Ok(StreamEnd::LetGo) => {
+                drop(receiving);
+                let resumed = async {
+                    current.sink.wait_for_client().await?;
+                    current.sink.accept(ReceivedPart::LinkBreak, None).await
+                };
+                if let Err(outcome) = resumed.await {
+                    return outcome;
+                }
+                received = Some(current);
+                continue;
             }
             Ok(StreamEnd::Changed) if file.is_some() => {
                 // The old writer must end before the next one starts.
@@ -112,11 +126,12 @@ async fn receive(
             Ok(StreamEnd::Changed) => {
                 return Outcome::failed(
                     FailedKind::Io,
-                    "the file changed while the link was down, after its first part was sent; try again",
+                    "the file changed after its first part was sent, while the link was down or the output was not read; try again",
                 );
             }
             Err(status) => status,
         };
+        drop(receiving);
         if !is_broken_link(&status, &connection) {
             return status::outcome(&status);
         }
@@ -128,9 +143,9 @@ async fn receive(
             (None, true) => return recovery::diagnose(container, &lost_agent).await,
             (Some(_), true) => current.sink.finish().await.map(drop),
             (_, false) => {
-                let cut = current.sink.accept(ReceivedPart::LinkBreak).await;
+                let cut = current.sink.accept(ReceivedPart::LinkBreak, None).await;
                 received = Some(current);
-                cut
+                cut.map(drop)
             }
         };
         if let Err(outcome) = restarted {
@@ -148,35 +163,64 @@ async fn receive(
 
 impl PartialFile {
     /// Receives the parts of one stream. An error is the status of the call.
-    async fn run(&mut self, mut parts: Streaming<GetResponse>) -> Result<StreamEnd, Status> {
+    async fn run(&mut self, mut parts: Streaming<GetResponse>, window: usize) -> Result<StreamEnd, Status> {
         while let Some(GetResponse { part }) = parts.message().await? {
-            let (received, length) = match part {
+            let (received, checked) = match part {
                 Some(Part::Stat(found)) => {
                     if self.length > 0 && found.version != self.version {
                         return Ok(StreamEnd::Changed);
+                    }
+                    if found.version.len() > MAX_FILE_IDENTITY {
+                        return Ok(StreamEnd::Failed(untrue("the version of the file is too long")));
                     }
                     self.stat = Some(to_file_stat(&found));
                     self.version = found.version;
                     continue;
                 }
                 Some(Part::Data(data)) => {
-                    let length = data.len() as u64;
-                    (ReceivedPart::Data(data), length)
+                    let checked = check_length(self.length, data.len() as u64, self.announced());
+                    (ReceivedPart::Data(data), checked)
                 }
-                Some(Part::Hole(count)) => (ReceivedPart::Hole(count), count),
+                Some(Part::Hole(count)) => {
+                    let checked = check_hole(self.length, count, self.announced());
+                    (ReceivedPart::Hole(count), checked)
+                }
                 Some(Part::Trailer(trailer)) => return Ok(StreamEnd::Trailer(trailer)),
                 None => continue,
             };
-            if let Err(outcome) = self.sink.accept(received).await {
-                return Ok(StreamEnd::Failed(outcome));
+            let length = match checked {
+                Ok(length) => length,
+                Err(error) => return Ok(StreamEnd::Failed(untrue(&error.to_string()))),
+            };
+            // Without a version the file may be another one when the rest is asked for.
+            let window = Some(window).filter(|_| !self.version.is_empty());
+            match self.sink.accept(received, window).await {
+                Ok(Taken::Whole) => self.length = length,
+                Ok(Taken::LetGo) => {
+                    self.length = self.sink.sent().unwrap_or(self.length);
+                    return Ok(StreamEnd::LetGo);
+                }
+                Err(outcome) => return Ok(StreamEnd::Failed(outcome)),
             }
-            self.length += length;
         }
         Ok(StreamEnd::Failed(Outcome::Lost(Failure::new(
             Kind::AgentLost,
             "the agent ended the transfer before the end of the file; try again",
         ))))
     }
+
+    /// Returns the size that the agent has announced; `None` for files that the kernel makes while they are read.
+    fn announced(&self) -> Option<u64> {
+        self.stat.map(|stat| stat.size).filter(|size| *size > 0)
+    }
+}
+
+/// Makes the outcome of a content that no agent sends.
+fn untrue(why: &str) -> Outcome {
+    Outcome::lost(
+        Kind::AgentLost,
+        format!("the agent's answer was refused: {why}; the program that answers is no podbridge-agent of a release"),
+    )
 }
 
 /// Compares the digests and returns the outcome.

@@ -2,6 +2,7 @@
 //! `session` calls the three functions; `exec` uses `passed_file` and `put::to_header`.
 
 mod capability;
+mod disk_turns;
 mod get;
 mod get_sink;
 pub(crate) mod passed_file;

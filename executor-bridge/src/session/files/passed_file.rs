@@ -1,5 +1,5 @@
 //! File descriptors that clients pass. Only regular files and memfds are accepted, because a pipe or a device could
-//! block the bridge. Files are read and written by offset on blocking threads. `exec`, `put` and `get` use them.
+//! block the bridge. Files are read and written by offset, one chunk at a time on a blocking thread. `exec`, `put` and `get` use them.
 
 use std::collections::VecDeque;
 use std::fs::File;

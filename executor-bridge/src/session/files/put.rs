@@ -10,7 +10,9 @@ use memchr::memmem;
 use podbridge_proto::limits::FILES_V2;
 use podbridge_proto::v1::put_request::Part;
 use podbridge_proto::v1::{Abandon, PutHeader, PutRequest, PutResponse, PutTrailer};
+use podbridge_proto::words::clean;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tonic::Status;
 
 use crate::backoff::Backoff;
@@ -37,6 +39,9 @@ const MAX_MODULE_SIZE: u64 = 4 << 20;
 
 /// Parts handed to HTTP/2 and not yet sent.
 const QUEUED_PARTS: usize = 4;
+/// An agent tells what it has written in steps that may be longer than what the bridge may hold for this client. After this time without
+/// a step, a new call asks for it.
+const STARVED_TIME: Duration = Duration::from_millis(50);
 /// Time limit to tell the agent that the transfer is abandoned.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -72,7 +77,7 @@ pub(crate) async fn put(
     let mut transfer = Transfer {
         header,
         acknowledges: file.is_none() || progress,
-        source: PutSource::new(file),
+        source: PutSource::new(file, client.share.clone()),
         digest: None,
         started: false,
         written: 0,
@@ -99,7 +104,14 @@ pub(crate) async fn put(
             Err(outcome) => return outcome,
         };
         let written_before = transfer.written;
-        match transfer.run(&connection, background_calls, &mut client).await {
+        let ended = loop {
+            match transfer.run(&connection, background_calls, &mut client).await {
+                Ok(RunEnd::Starved) => {}
+                Ok(RunEnd::Outcome(outcome)) => break Ok(outcome),
+                Err(status) => break Err(status),
+            }
+        };
+        match ended {
             Ok(outcome) => return outcome,
             Err(status) if is_broken_link(&status, &connection) => {
                 let broken = LostAgent::of_connection(&connection, &status::reason(&status));
@@ -156,6 +168,13 @@ struct Transfer {
     reported: u64,
 }
 
+/// How the call of one link ended.
+enum RunEnd {
+    Outcome(Outcome),
+    /// The next call asks how much the agent has written, so that the client may send more.
+    Starved,
+}
+
 type Parts = mpsc::Sender<PutRequest>;
 
 fn request(part: Part) -> PutRequest {
@@ -191,10 +210,10 @@ impl Transfer {
         connection: &Arc<Connection>,
         background_calls: &BackgroundCalls,
         client: &mut Client,
-    ) -> Result<Outcome, Status> {
+    ) -> Result<RunEnd, Status> {
         let resumable = connection.can(FILES_V2);
         if !resumable && (self.header.sync || self.header.root.is_some()) {
-            return Ok(unsupported_by_agent(connection, "`sync` and `root`"));
+            return Ok(RunEnd::Outcome(unsupported_by_agent(connection, "`sync` and `root`")));
         }
         let kind = running_digest::choose_kind(connection);
         self.header.digest = kind.into();
@@ -227,7 +246,7 @@ impl Transfer {
                         }
                         self.acknowledge(length);
                     }
-                    PutAnswer::Done(answer) => return Ok(to_outcome(&answer, &lock(&digest))),
+                    PutAnswer::Done(answer) => return Ok(RunEnd::Outcome(to_outcome(&answer, &lock(&digest)))),
                 },
                 part = self.source.next(&digest), if positioned && next.is_none() && !all_queued => match part {
                     Ok(ContentPart::Data(data)) => next = Some(Part::Data(data)),
@@ -256,19 +275,22 @@ impl Transfer {
                 permit = client.replies.reserve(), if self.acknowledges && self.reported < self.written => match permit {
                     Ok(permit) => {
                         self.reported = self.written;
-                        permit.send(Frame::StdinAck { offset: self.reported, closed: false });
+                        permit.send(Frame::StdinAck { offset: self.reported, closed: false }.into());
                     }
                     Err(_) => break Outcome::Cancelled(EndedExec::default()),
                 },
                 input = client.inputs.recv() => if let Err(outcome) = self.take(input) {
                     break outcome;
                 },
+                () = sleep(STARVED_TIME), if resumable && positioned && next.is_none() && self.source.is_starved() => {
+                    return Ok(RunEnd::Starved);
+                }
             }
         };
         if resumable {
             background_calls.send(abandon(call, parts));
         }
-        Ok(stopped)
+        Ok(RunEnd::Outcome(stopped))
     }
 
     fn acknowledge(&mut self, length: u64) {
@@ -319,7 +341,7 @@ fn to_outcome(answer: &PutResponse, digest: &RunningDigest) -> Outcome {
         );
     }
     Outcome::Ok(Done {
-        in_place: Some(answer.in_place.clone()).filter(|reason| !reason.is_empty()),
+        in_place: Some(clean(&answer.in_place)).filter(|reason| !reason.is_empty()),
         ..digest.to_done()
     })
 }

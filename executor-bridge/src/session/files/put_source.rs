@@ -12,9 +12,9 @@ use tonic::{Response, Status, Streaming};
 
 use crate::connections::Connection;
 use crate::protocol::result::Outcome;
-use crate::session::client::InputCredit;
+use crate::session::budget::{InputCredit, InputShare};
 use crate::session::files::passed_file::LocalFile;
-use crate::session::files::read_ahead::{self, ContentPart};
+use crate::session::files::read_ahead::{self, ContentPart, ReadPart};
 use crate::session::files::running_digest::{DigestInput, RunningDigest};
 use crate::session::unacknowledged::{InputPart, UnacknowledgedInput};
 
@@ -22,24 +22,28 @@ use crate::session::unacknowledged::{InputPart, UnacknowledgedInput};
 pub(crate) enum PutSource {
     File {
         file: LocalFile,
-        parts: mpsc::Receiver<Result<ContentPart, Outcome>>,
+        parts: mpsc::Receiver<ReadPart>,
+        share: InputShare,
     },
     Frames {
         input: UnacknowledgedInput,
+        share: InputShare,
         /// Offset of the byte that is sent next.
         offset: u64,
     },
 }
 
 impl PutSource {
-    pub(crate) fn new(file: Option<LocalFile>) -> Self {
+    pub(crate) fn new(file: Option<LocalFile>, share: InputShare) -> Self {
         match file {
             Some(file) => Self::File {
                 file,
                 parts: mpsc::channel(1).1,
+                share,
             },
             None => Self::Frames {
                 input: UnacknowledgedInput::default(),
+                share,
                 offset: 0,
             },
         }
@@ -65,11 +69,11 @@ impl PutSource {
     /// Continues at `from`. Returns false if the source no longer has these bytes.
     pub(crate) fn seek(&mut self, from: u64, digest: &Arc<Mutex<RunningDigest>>, holes: bool) -> bool {
         match self {
-            Self::File { file, parts } => {
-                *parts = read_ahead::read(file, from, digest.clone(), holes);
+            Self::File { file, parts, share } => {
+                *parts = read_ahead::read(file, from, digest.clone(), holes, share.clone());
                 true
             }
-            Self::Frames { input, offset } => {
+            Self::Frames { input, offset, .. } => {
                 *offset = from;
                 (input.start()..=input.end).contains(&from)
             }
@@ -82,15 +86,24 @@ impl PutSource {
         }
     }
 
+    /// Tells whether the client can send nothing more until the agent has acknowledged something.
+    pub(crate) fn is_starved(&self) -> bool {
+        match self {
+            Self::File { .. } => false,
+            Self::Frames { input, share, offset } => *offset == input.end && !input.eof && share.is_used_up(),
+        }
+    }
+
     /// Returns the next part; waits for it if the source is frames. Cancel-safe.
     pub(crate) async fn next(&mut self, digest: &Mutex<RunningDigest>) -> Result<ContentPart, Outcome> {
         match self {
             Self::File { parts, .. } => match parts.recv().await {
-                Some(part) => part,
+                // From here on HTTP/2 holds the part, within its own limits.
+                Some((part, _credit)) => part,
                 // The reader has sent its last part.
                 None => std::future::pending().await,
             },
-            Self::Frames { input, offset } => {
+            Self::Frames { input, offset, .. } => {
                 let data = input.chunk_at(*offset);
                 if !data.is_empty() {
                     let mut digest = digest.lock().unwrap_or_else(PoisonError::into_inner);

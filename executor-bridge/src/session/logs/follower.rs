@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use podbridge_proto::limits::MAX_FILE_IDENTITY;
 use podbridge_proto::v1::follow_event::Event as WireEvent;
 use podbridge_proto::v1::{FollowEvent, FollowRequest, LogPosition};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
 use crate::connections::{Connection, Reachability, is_broken_link, status};
@@ -48,6 +49,10 @@ pub(crate) struct LogFollower {
     /// Position of the next byte; `None` before the first.
     position: Option<Position>,
     open: Option<(Arc<Connection>, Streaming<FollowEvent>)>,
+    /// The open stream has sent something.
+    received: bool,
+    /// Time before which no stream is opened, after one that ended without a word.
+    not_before: Option<Instant>,
 }
 
 impl LogFollower {
@@ -58,6 +63,8 @@ impl LogFollower {
             reachability,
             position,
             open: None,
+            received: false,
+            not_before: None,
         }
     }
 
@@ -65,6 +72,14 @@ impl LogFollower {
     /// link's flow-control window.
     pub(crate) fn pause(&mut self) {
         self.open = None;
+    }
+
+    /// Closes the stream, and takes back the last bytes of its data: they will come again.
+    pub(crate) fn give_back(&mut self, count: usize) {
+        self.open = None;
+        if let Some(position) = &mut self.position {
+            position.offset = position.offset.saturating_sub(count as u64);
+        }
     }
 
     /// Returns the next event. Cancel-safe.
@@ -85,11 +100,18 @@ impl LogFollower {
                 },
             };
             let event = match message {
-                Ok(Some(FollowEvent { event: Some(event) })) => event,
+                Ok(Some(FollowEvent { event: Some(event) })) => {
+                    self.received = true;
+                    event
+                }
                 // An event of a newer agent. This bridge has not asked for it.
                 Ok(Some(FollowEvent { event: None })) => continue,
                 Ok(None) => {
                     self.open = None;
+                    if !self.received {
+                        tracing::debug!(path = self.path, "the agent ended a log's stream without a word");
+                        self.not_before = Some(Instant::now() + REFUSED_PAUSE);
+                    }
                     continue;
                 }
                 Err(status) => match self.handle_error(&status).await {
@@ -102,6 +124,10 @@ impl LogFollower {
                     self.position = None;
                     return LogEvent::Absent;
                 }
+                WireEvent::Begins(LogPosition { file, .. }) if file.len() > MAX_FILE_IDENTITY => {
+                    self.open = None;
+                    return self.report_refusal("the identity of the file is too long").await;
+                }
                 WireEvent::Begins(LogPosition { file, offset }) => {
                     let position = Position { file, offset };
                     if self.position.as_ref() != Some(&position) {
@@ -111,7 +137,7 @@ impl LogFollower {
                 }
                 WireEvent::Data(data) => {
                     if let Some(position) = &mut self.position {
-                        position.offset += data.len() as u64;
+                        position.offset = position.offset.saturating_add(data.len() as u64);
                     }
                     return LogEvent::Data(data);
                 }
@@ -121,6 +147,11 @@ impl LogFollower {
 
     /// Waits for a connection and opens the stream on it.
     async fn open(&mut self) -> Result<(), LogEvent> {
+        if let Some(not_before) = self.not_before {
+            sleep_until(not_before).await;
+            self.not_before = None;
+        }
+        self.received = false;
         let connection = loop {
             match &*self.reachability.borrow_and_update() {
                 Reachability::Up(connection) if connection.is_alive() && !connection.superseded.is_cancelled() => {
@@ -150,7 +181,7 @@ impl LogFollower {
                 let _ = timeout(REFUSED_PAUSE, connection.handle.wait_for_end()).await;
                 Ok(())
             }
-            Err(status) => Err(self.report_refusal(&status).await),
+            Err(status) => Err(self.report_refusal(&status::reason(&status)).await),
         }
     }
 
@@ -158,18 +189,18 @@ impl LogFollower {
     async fn handle_error(&mut self, status: &Status) -> Option<LogEvent> {
         let (connection, _) = self.open.take()?;
         if is_broken_link(status, &connection) {
+            if connection.is_alive() {
+                // Only this stream was broken off.
+                self.not_before = Some(Instant::now() + REFUSED_PAUSE);
+            }
             return None;
         }
-        Some(self.report_refusal(status).await)
+        Some(self.report_refusal(&status::reason(status)).await)
     }
 
     /// Returns the event for an error that the agent reported.
-    async fn report_refusal(&mut self, status: &Status) -> LogEvent {
-        tracing::warn!(
-            path = self.path,
-            reason = status::reason(status),
-            "the log cannot be followed"
-        );
+    async fn report_refusal(&mut self, reason: &str) -> LogEvent {
+        tracing::debug!(path = self.path, reason, "the log cannot be followed");
         self.position = None;
         sleep(REFUSED_PAUSE).await;
         LogEvent::Absent

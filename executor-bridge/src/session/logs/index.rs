@@ -2,16 +2,22 @@
 //! writes one. No I/O: `watch` and `console` fill it, the execs report their start and end, and `console` and
 //! `requests` read it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use podbridge_proto::limits::MAX_LOGS;
 use tokio::sync::Notify;
 use tokio::sync::watch::{Receiver, Sender};
 
 use crate::session::logs::log_id::LogId;
 use crate::session::logs::source::LogSource;
 use crate::session::logs::writers::{self, LogWriter, LogWriters};
+
+/// Longest list of logs that other bridges get, bytes of ids.
+const MAX_LISTED: usize = 128 << 10;
+/// Logs that clients have read and that may be deleted, at most; the oldest are forgotten.
+const MAX_READ: usize = 4096;
 
 /// Index of logs, shared by all tasks of a bridge.
 #[derive(Debug, Default)]
@@ -30,6 +36,10 @@ struct State {
     /// Notified at every change to one log.
     interested: HashMap<LogId, Arc<Notify>>,
     writers: LogWriters,
+    /// Sources that may have logs that are not in `present`: their names have not come yet, or are too many.
+    incomplete: HashSet<LogSource>,
+    /// Logs that clients have asked for, oldest first.
+    read: VecDeque<LogId>,
 }
 
 impl State {
@@ -41,6 +51,12 @@ impl State {
 
     fn add(&mut self, source: &LogSource, id: LogId) {
         self.notify(&id);
+        // A name that somebody waits for is always kept: clients are few.
+        let is_wanted = self.interested.contains_key(&id);
+        if !is_wanted && self.present.len() >= MAX_LOGS && !self.present.contains_key(&id) {
+            self.incomplete.insert(source.clone());
+            return;
+        }
         self.present.entry(id).or_default().insert(source.clone());
     }
 
@@ -67,6 +83,7 @@ impl LogIndex {
                 sources.remove(source);
                 !sources.is_empty()
             });
+            state.incomplete.remove(source);
         }
         for id in gone {
             state.remove(source, id);
@@ -78,6 +95,42 @@ impl LogIndex {
         if let LogSource::Container(_) = source {
             self.changes.send_modify(|count| *count += 1);
         }
+    }
+
+    /// Notes that a source may have logs whose names are not known.
+    pub(crate) fn note_incomplete(&self, source: &LogSource) {
+        self.lock().incomplete.insert(source.clone());
+    }
+
+    /// Returns the containers that may have logs whose names are not known.
+    pub(crate) fn incomplete_containers(&self) -> Vec<Option<String>> {
+        let state = self.lock();
+        let containers = state.incomplete.iter().filter_map(|source| match source {
+            LogSource::Container(container) => Some(container.clone()),
+            LogSource::Sibling(_) => None,
+        });
+        containers.collect()
+    }
+
+    /// Notes that a client reads a log.
+    pub(crate) fn note_read(&self, id: &LogId) {
+        let mut state = self.lock();
+        if state.read.back() == Some(id) {
+            return;
+        }
+        if state.read.len() == MAX_READ {
+            state.read.pop_front();
+        }
+        state.read.push_back(id.clone());
+    }
+
+    /// Returns whether a log of this id may exist: it is known, a client has read it, a command writes it, or not all names are known.
+    pub(crate) fn may_exist(&self, id: &LogId) -> bool {
+        let state = self.lock();
+        state.present.contains_key(id)
+            || state.writers.get(id).is_some()
+            || state.read.contains(id)
+            || !state.incomplete.is_empty()
     }
 
     /// Removes a log of one source, whatever the source reported before.
@@ -115,12 +168,22 @@ impl LogIndex {
         self.changes.subscribe()
     }
 
-    /// Returns the ids of all logs of this pod.
+    /// Returns the ids of the logs of this pod; of very many logs, those that commands of this bridge write, and as many others as a list
+    /// may have.
     pub(crate) fn own_ids(&self) -> Vec<LogId> {
         let own = |sources: &HashSet<LogSource>| sources.iter().any(|source| matches!(source, LogSource::Container(_)));
         let state = self.lock();
         let present = state.present.iter().filter(|(_, sources)| own(sources));
-        present.map(|(id, _)| id.clone()).collect()
+        let (mut listed, others): (Vec<_>, Vec<_>) = present
+            .map(|(id, _)| id)
+            .partition(|id| state.writers.get(id).is_some());
+        listed.extend(others);
+        let mut length = 0;
+        let fits = listed.into_iter().take_while(|id| {
+            length += id.as_str().len() + 3;
+            length <= MAX_LISTED
+        });
+        fits.cloned().collect()
     }
 
     /// Registers interest in one log.
@@ -233,6 +296,31 @@ mod tests {
         assert_eq!(logs.source(&id("a")), Some(other.clone()));
         logs.update(&other, false, vec![], &[id("a")]);
         assert_eq!(logs.source(&id("a")), None);
+    }
+
+    #[test]
+    fn a_pod_can_make_the_index_only_so_large() {
+        let logs = Arc::new(LogIndex::default());
+        let (source, late) = (LogSource::Container(None), id("late"));
+        let _interest = logs.interest(&late);
+        let names = |numbers: std::ops::Range<usize>| numbers.map(|n| id(&format!("{n:0>200}"))).collect::<Vec<_>>();
+        for n in 0..20 {
+            logs.update(&source, n == 0, names(n * 10_000..(n + 1) * 10_000), &[]);
+        }
+        assert_eq!(logs.lock().present.len(), MAX_LOGS);
+        assert_eq!(logs.incomplete_containers(), [None]);
+        // What somebody waits for is still found, and the list for other bridges is short.
+        logs.update(&source, false, vec![late.clone()], &[]);
+        assert_eq!(logs.source(&late), Some(source.clone()));
+        assert!(logs.own_ids().len() < 1000);
+        logs.update(&source, true, vec![], &[]);
+        assert!(logs.incomplete_containers().is_empty() && !logs.may_exist(&late));
+        logs.note_read(&late);
+        assert!(logs.may_exist(&late));
+        for name in names(0..2 * MAX_READ) {
+            logs.note_read(&name);
+        }
+        assert!(!logs.may_exist(&late));
     }
 
     #[tokio::test]

@@ -1,16 +1,16 @@
 //! Requests for logs: existence, removal, list and content. `session` calls these functions for `console` and for the
 //! bridges of the build's other pods, which look here for the logs of delegated tasks.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use tokio::sync::Semaphore;
 use tokio::sync::watch::Receiver;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::connections::{Reachability, status};
+use crate::connections::{Lane, Reachability, status};
 use crate::error::{FailedKind, Failure, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request;
@@ -25,6 +25,13 @@ use crate::session::logs::watch;
 const EXISTS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit of the wait for a connection on which the log can be deleted.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest line of `list`, bytes.
+const MAX_LIST: usize = 1 << 20;
+/// Least time between two lists.
+const LIST_PAUSE: Duration = Duration::from_millis(10);
+/// Clients that may listen to the lists: the other bridges of a build. Others wait.
+const MAX_LISTENERS: usize = 64;
+static LISTENERS: Semaphore = Semaphore::const_new(MAX_LISTENERS);
 /// Time that a bridge needs after a restart until it knows its logs.
 const RESTART_WAIT: Duration = Duration::from_secs(20);
 
@@ -69,17 +76,25 @@ pub(crate) async fn remove(containers: Vec<Receiver<Reachability>>, id: &LogId) 
 /// Sends the ids of all logs to the client, as one JSON array per line, first at once and then after every change. Ends
 /// when the client disconnects.
 pub(crate) async fn list(logs: &LogIndex, mut client: Client) -> Outcome {
+    let _listener = tokio::select! {
+        listener = LISTENERS.acquire() => listener,
+        outcome = wait_for_cancel(&mut client.inputs) => return outcome,
+    };
     let mut changes = logs.changes();
     loop {
         changes.borrow_and_update();
         let ids = logs.own_ids();
         let ids: Vec<_> = ids.iter().map(LogId::as_str).collect();
-        let line = format!("{}\n", serde_json::json!(ids));
-        if client.replies.send(Frame::Stdout(line.into())).await.is_err() {
-            return Outcome::Cancelled(EndedExec::default());
+        let mut line = Bytes::from(format!("{}\n", serde_json::json!(ids)));
+        while !line.is_empty() {
+            let Ok(permit) = client.replies.reserve().await else {
+                return Outcome::Cancelled(EndedExec::default());
+            };
+            permit.send(client.replies.piece(&mut line, Frame::Stdout));
         }
         tokio::select! {
-            _ = changes.changed() => {}
+            // Names that come one after the other make one list.
+            () = async { let _ = changes.changed().await; sleep(LIST_PAUSE).await } => {}
             outcome = wait_for_cancel(&mut client.inputs) => return outcome,
         }
     }
@@ -112,27 +127,44 @@ pub(crate) async fn send(
             event = follow.next() => event,
             outcome = wait_for_cancel(&mut client.inputs) => return outcome,
         };
-        let frame = match event {
+        let sent = match event {
             LogEvent::Begins(Position { file, offset }) => {
                 let file = HEXLOWER.encode(&file);
-                Frame::Stderr(serde_json::json!(request::Position { file, offset }).to_string().into())
+                let position = serde_json::json!(request::Position { file, offset }).to_string();
+                client.replies.send(Frame::Stderr(position.into())).await.is_ok()
             }
-            LogEvent::Data(data) => Frame::Stdout(data),
+            LogEvent::Data(data) => send_data(&client, &mut follow, data).await,
             LogEvent::Absent => return Outcome::done(),
             LogEvent::Lost(why) => return Outcome::Lost(Failure::new(Kind::AgentLost, why)),
         };
-        let mut sending = pin!(client.replies.send(frame));
-        let sent = match timeout(READER_STALL, &mut sending).await {
-            Ok(sent) => sent,
-            Err(_) => {
-                follow.pause();
-                sending.await
-            }
-        };
-        if sent.is_err() {
+        if !sent {
             return Outcome::Cancelled(EndedExec::default());
         }
     }
+}
+
+/// Sends data of a log; lets go of the log's stream while the client stands still. `false`: the client disconnected.
+async fn send_data(client: &Client, follow: &mut LogFollower, mut data: Bytes) -> bool {
+    let replies = &client.replies;
+    while !data.is_empty() {
+        let let_go = async {
+            tokio::select! {
+                () = replies.budget.stall_timeout(Lane::Control.stream_window() as usize) => {}
+                () = sleep(READER_STALL) => {}
+            }
+        };
+        let permit = tokio::select! {
+            biased;
+            permit = replies.reserve() => permit,
+            () = let_go => {
+                follow.give_back(data.len());
+                return replies.reserve().await.is_ok();
+            }
+        };
+        let Ok(permit) = permit else { return false };
+        permit.send(replies.piece(&mut data, Frame::Stdout));
+    }
+    true
 }
 
 /// Decoder of the lines that `list` sends.
@@ -140,8 +172,10 @@ pub(crate) async fn send(
 pub(crate) struct LogListDecoder(BytesMut);
 
 impl LogListDecoder {
-    pub(crate) fn add(&mut self, data: &Bytes) {
+    /// Adds received bytes. `false`: the line is longer than any list.
+    pub(crate) fn add(&mut self, data: &Bytes) -> bool {
         self.0.extend_from_slice(data);
+        self.0.len() <= MAX_LIST + data.len()
     }
 
     /// Returns the next complete list; `None` if more bytes are needed. A line that is no list counts as an empty one.

@@ -51,7 +51,11 @@ async fn watch_connection(source: &LogSource, logs: &LogIndex, connection: &Conn
     loop {
         match watch_once(source, logs, connection).await {
             Err(status) if status.code() == Code::Unimplemented => return std::future::pending().await,
-            Err(status) => tracing::info!(reason = status::reason(&status), "the logs cannot be watched"),
+            Err(status) => {
+                tracing::info!(reason = status::reason(&status), "the logs cannot be watched");
+                // Logs that a client waits for are asked for one by one.
+                logs.note_incomplete(source);
+            }
             Ok(()) => {}
         }
         pause.sleep().await;
@@ -65,7 +69,7 @@ async fn watch_once(source: &LogSource, logs: &LogIndex, connection: &Connection
         prefix: PREFIX.into(),
         suffix: SUFFIX.into(),
     };
-    let mut events = connection.logs().watch(request).await?.into_inner();
+    let mut events = connection.log_names().watch(request).await?.into_inner();
     while let Some(event) = events.message().await? {
         let ids = |names: &[bytes::Bytes]| names.iter().filter_map(|name| LogId::of_file(name)).collect::<Vec<_>>();
         logs.update(source, event.all, ids(&event.appeared), &ids(&event.gone));

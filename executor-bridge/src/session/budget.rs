@@ -1,0 +1,398 @@
+//! The budget of one bridge: how many operations run at once, and how many bytes of clients and for clients it holds. Each client has a
+//! floor that no other client can use up; what it gets beyond the floor comes from a pool that all share. `daemon` takes from it what
+//! clients send, the operations take from it what they hold of an agent's answers. Knows neither sockets nor agents.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use podbridge_proto::limits::MAX_CHUNK;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+
+use crate::sys;
+
+/// Most commands and transfers that run at once. Who comes later waits with its request.
+const MAX_OPERATIONS: usize = 640;
+/// Input of a client that the bridge holds in any case, until the agent has it, bytes. All floors and the pool together are half of the
+/// flow-control window that an agent has for a connection: whatever commands leave unread, a cancel or a signal finds room.
+const INPUT_FLOOR: usize = 32 << 10;
+/// Input beyond the floors of all clients, bytes.
+const INPUT_POOL: usize = 12 << 20;
+/// Part of the pool that a client may have at once: twice what an agent takes before it acknowledges.
+const FIRST_SHARE: usize = 1 << 20;
+/// Part of the pool that a client may have when its command has taken as much: 400 MB/s at a round trip of 10 ms.
+const LARGEST_SHARE: usize = 4 << 20;
+/// Least size that one piece of input counts as, bytes: empty frames must not pile up either.
+const LEAST_COST: usize = 256;
+/// Length of a request or of inline input that is always held, bytes.
+const REQUEST_FLOOR: usize = 8 << 10;
+/// Longer requests of all operations, bytes.
+const REQUEST_POOL: usize = 8 << 20;
+/// Bytes that a byte of a request counts as: its words are kept one by one.
+const REQUEST_COST: usize = 2;
+/// Length of an answer for a client that is always held, bytes.
+const REPLY_FLOOR: usize = 8 << 10;
+/// Longer answers for all clients, bytes.
+const REPLY_POOL: usize = 6 << 20;
+/// Downloads that receive at once. Each holds a part of a message that has not come whole; others wait for their turn.
+const MAX_RECEIVING: usize = 32;
+/// Time after which freed memory is given back to the system, when streams were let go.
+const TRIM_DELAY: Duration = Duration::from_secs(1);
+/// Flow-control windows that may be full because a client stands still, bytes over all connections. It is less than the window of one
+/// connection, so that streams whose clients read always find room.
+const STANDING_WINDOWS: usize = 8 << 20;
+/// Time for which a client that takes nothing counts as busy and not as standing still.
+const BUSY_TIME: Duration = Duration::from_millis(50);
+
+/// The budget; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget(Arc<Pools>);
+
+#[derive(Debug)]
+struct Pools {
+    operations: Arc<Semaphore>,
+    input: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+    replies: Arc<Semaphore>,
+    standing: Arc<Semaphore>,
+    receiving: Arc<Semaphore>,
+    /// A task will give memory back.
+    trims: AtomicBool,
+}
+
+/// A part of one of the pools, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Credit(#[expect(dead_code, reason = "counts until it is dropped")] OwnedSemaphorePermit);
+
+impl Default for Budget {
+    fn default() -> Self {
+        let pool = |size| Arc::new(Semaphore::new(size));
+        Self(Arc::new(Pools {
+            operations: pool(MAX_OPERATIONS),
+            input: pool(INPUT_POOL),
+            requests: pool(REQUEST_POOL),
+            replies: pool(REPLY_POOL),
+            standing: pool(STANDING_WINDOWS),
+            receiving: pool(MAX_RECEIVING),
+            trims: AtomicBool::new(false),
+        }))
+    }
+}
+
+impl Budget {
+    /// Waits until one more operation may run.
+    pub(crate) async fn operation(&self) -> Credit {
+        take(&self.0.operations, 1).await
+    }
+
+    /// Waits until one more download may receive.
+    pub(crate) async fn receiving(&self) -> Credit {
+        take(&self.0.receiving, 1).await
+    }
+
+    /// Returns whether the next operation has to wait.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.0.operations.available_permits() == 0
+    }
+
+    /// Waits until a request of this length may be read; `None`: it is short and always may.
+    pub(crate) async fn request(&self, length: usize) -> Option<Credit> {
+        if length <= REQUEST_FLOOR {
+            return None;
+        }
+        Some(take(&self.0.requests, REQUEST_COST * length).await)
+    }
+
+    /// Returns whether input of this length may travel with its request, with the credit for it if it is long.
+    pub(crate) fn inline_input(&self, length: usize) -> Result<Option<Credit>, Exhausted> {
+        if length <= REQUEST_FLOOR {
+            return Ok(None);
+        }
+        try_take(&self.0.requests, length).map(Some)
+    }
+
+    /// Makes the share of one client's input.
+    pub(crate) fn input(&self) -> InputShare {
+        // A client gets less at once when others leave theirs unread.
+        let plenty = self.0.input.available_permits() >= INPUT_POOL / 2;
+        let first = if plenty { FIRST_SHARE } else { 0 };
+        InputShare(Arc::new(Share {
+            floor: Arc::new(Semaphore::new(INPUT_FLOOR)),
+            beyond: Arc::new(Semaphore::new(first)),
+            growth: AtomicUsize::new(LARGEST_SHARE - first),
+            pool: self.0.input.clone(),
+        }))
+    }
+
+    /// Takes the next piece of an answer from its front, as large as the client's budget allows now.
+    pub(crate) fn reply(&self, answer: &mut Bytes) -> (Bytes, Option<Credit>) {
+        if answer.len() <= REPLY_FLOOR {
+            return (std::mem::take(answer), None);
+        }
+        match try_take(&self.0.replies, answer.len()) {
+            Ok(credit) => (std::mem::take(answer), Some(credit)),
+            // A copy: the piece must not keep the whole answer in memory.
+            Err(Exhausted) => (Bytes::copy_from_slice(&answer.split_to(REPLY_FLOOR)), None),
+        }
+    }
+
+    /// Returns the credit for an answer that waits for a disk.
+    pub(crate) fn held_answer(&self, length: usize) -> Result<Credit, Exhausted> {
+        try_take(&self.0.replies, length)
+    }
+
+    /// Waits until a stream with this flow-control window has to be let go, because its client stands still and too many others do.
+    pub(crate) async fn stall_timeout(&self, window: usize) {
+        sleep(BUSY_TIME).await;
+        if let Ok(_standing) = try_take(&self.0.standing, window) {
+            std::future::pending::<()>().await;
+        }
+        self.trim_soon();
+    }
+
+    /// Gives memory back to the system after a while: what stood still is freed in pieces between others.
+    fn trim_soon(&self) {
+        if self.0.trims.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let pools = self.0.clone();
+        tokio::spawn(async move {
+            sleep(TRIM_DELAY).await;
+            pools.trims.store(false, Ordering::Relaxed);
+            sys::give_memory_back();
+        });
+    }
+}
+
+/// The pool has less than what was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Exhausted;
+
+async fn take(pool: &Arc<Semaphore>, count: usize) -> Credit {
+    let permit = pool.clone().acquire_many_owned(count as u32).await;
+    Credit(permit.expect("the semaphore is never closed"))
+}
+
+fn try_take(pool: &Arc<Semaphore>, count: usize) -> Result<Credit, Exhausted> {
+    let permit = pool.clone().try_acquire_many_owned(count as u32);
+    permit.map(Credit).map_err(|_| Exhausted)
+}
+
+/// The input of one client that the bridge may hold; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct InputShare(Arc<Share>);
+
+#[derive(Debug)]
+struct Share {
+    floor: Arc<Semaphore>,
+    /// What the client may have of the pool. It grows by what its command takes.
+    beyond: Arc<Semaphore>,
+    /// Bytes by which `beyond` may still grow.
+    growth: AtomicUsize,
+    pool: Arc<Semaphore>,
+}
+
+impl InputShare {
+    /// Waits until the bridge may hold at least a part of `wanted` bytes more; `bytes` of the credit says how many, at most one chunk.
+    /// Cancel-safe.
+    pub(crate) async fn charge(&self, wanted: usize) -> InputCredit {
+        let wanted = wanted.clamp(1, MAX_CHUNK);
+        let cost = wanted.max(LEAST_COST);
+        let at_floor = cost.min(INPUT_FLOOR);
+        let of_pool = if self.0.available() >= cost { cost } else { at_floor };
+        let credit = |bytes: usize, cost, held| InputCredit {
+            bytes,
+            cost,
+            share: self.0.clone(),
+            held,
+        };
+        tokio::select! {
+            biased;
+            held = self.0.take_of_pool(of_pool) => credit(wanted.min(of_pool), of_pool, held),
+            floor = self.0.floor.clone().acquire_many_owned(at_floor as u32) => {
+                let floor = floor.expect("the semaphore is never closed");
+                credit(wanted.min(at_floor), at_floor, [Some(floor), None])
+            }
+        }
+    }
+}
+
+impl InputShare {
+    /// Tells whether the client can send nothing more until the agent has taken something.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.0.floor.available_permits() < LEAST_COST && self.0.available() < INPUT_FLOOR
+    }
+}
+
+impl Share {
+    /// Returns how much of the pool the client may have now.
+    fn available(&self) -> usize {
+        self.beyond.available_permits().min(self.pool.available_permits())
+    }
+
+    async fn take_of_pool(&self, cost: usize) -> [Option<OwnedSemaphorePermit>; 2] {
+        let beyond = self.beyond.clone().acquire_many_owned(cost as u32).await;
+        let pool = self.pool.clone().acquire_many_owned(cost as u32).await;
+        [beyond.ok(), pool.ok()]
+    }
+}
+
+/// Permission to hold a piece of a client's input. It is dropped when the agent has the piece, and the client may then send as much again.
+#[derive(Debug)]
+pub(crate) struct InputCredit {
+    bytes: usize,
+    cost: usize,
+    share: Arc<Share>,
+    #[expect(dead_code, reason = "counts until it is dropped")]
+    held: [Option<OwnedSemaphorePermit>; 2],
+}
+
+impl InputCredit {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+impl InputCredit {
+    /// Makes a credit of a budget of its own.
+    pub(crate) fn unshared() -> Self {
+        Self {
+            bytes: 0,
+            cost: 0,
+            share: Budget::default().input().0,
+            held: [None, None],
+        }
+    }
+}
+
+impl Drop for InputCredit {
+    fn drop(&mut self) {
+        let take = |growth: usize| Some(growth.saturating_sub(self.cost));
+        let before = self
+            .share
+            .growth
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        let grown = before.unwrap_or(0).min(self.cost);
+        self.share.beyond.add_permits(grown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Holds input until no more is given; returns it.
+    async fn hold_all(share: &InputShare) -> Vec<InputCredit> {
+        let mut held = Vec::new();
+        while let Ok(credit) = timeout(Duration::from_millis(1), share.charge(MAX_CHUNK)).await {
+            held.push(credit);
+        }
+        held
+    }
+
+    fn sum(held: &[InputCredit]) -> usize {
+        held.iter().map(InputCredit::bytes).sum()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unread_input_of_many_clients_stays_within_the_budget_and_leaves_a_floor_to_each() {
+        let budget = Budget::default();
+        let shares: Vec<_> = (0..200).map(|_| budget.input()).collect();
+        let mut held = Vec::new();
+        for share in &shares {
+            held.push(hold_all(share).await);
+        }
+        assert_eq!(sum(&held[0]), FIRST_SHARE + INPUT_FLOOR);
+        let total: usize = held.iter().map(|held| sum(held)).sum();
+        assert!(total <= INPUT_POOL + 200 * INPUT_FLOOR, "{total}");
+        // A client that comes now, and whose command reads, moves on and gets more.
+        let late = budget.input();
+        let before = hold_all(&late).await;
+        assert!(sum(&before) >= INPUT_FLOOR, "{}", sum(&before));
+        drop(held);
+        drop(before);
+        assert!(sum(&hold_all(&late).await) > INPUT_FLOOR);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_gets_more_as_its_command_takes_input() {
+        let share = Budget::default().input();
+        let mut most = 0;
+        for _ in 0..10 {
+            let held = hold_all(&share).await;
+            most = sum(&held);
+        }
+        assert_eq!(most, LARGEST_SHARE + INPUT_FLOOR);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn empty_pieces_count_too() {
+        let share = Budget::default().input();
+        let mut held = Vec::new();
+        while let Ok(credit) = timeout(Duration::from_millis(1), share.charge(0)).await {
+            held.push(credit);
+        }
+        assert_eq!(held.len(), (FIRST_SHARE + INPUT_FLOOR) / LEAST_COST);
+    }
+
+    #[test]
+    fn long_answers_become_short_pieces_when_the_pool_is_empty() {
+        let budget = Budget::default();
+        let answer = Bytes::from(vec![b'x'; MAX_CHUNK]);
+        let mut held = Vec::new();
+        let piece = loop {
+            let mut rest = answer.clone();
+            match budget.reply(&mut rest) {
+                (piece, Some(credit)) => {
+                    assert!(piece.len() == MAX_CHUNK && rest.is_empty());
+                    held.push(credit);
+                }
+                (piece, None) => break (piece, rest),
+            }
+        };
+        assert_eq!(held.len(), REPLY_POOL / MAX_CHUNK);
+        assert_eq!((piece.0.len(), piece.1.len()), (REPLY_FLOOR, MAX_CHUNK - REPLY_FLOOR));
+        held.clear();
+        assert!(budget.reply(&mut answer.clone()).1.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_streams_may_stand_still() {
+        let budget = Budget::default();
+        let let_go = async |window| {
+            timeout(Duration::from_secs(3600), budget.stall_timeout(window))
+                .await
+                .is_ok()
+        };
+        assert!(!let_go(1 << 20).await);
+        let mut standing: Vec<_> = (0..STANDING_WINDOWS >> 20)
+            .map(|_| Box::pin(budget.stall_timeout(1 << 20)))
+            .collect();
+        for stall_timeout in &mut standing {
+            assert!(timeout(BUSY_TIME * 2, stall_timeout).await.is_err());
+        }
+        assert!(let_go(1 << 20).await);
+        standing.pop();
+        assert!(!let_go(1 << 20).await);
+        assert!(let_go(8 << 20).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_requests_wait_for_each_other_and_short_ones_for_nobody() {
+        let budget = Budget::default();
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(budget.request(1 << 20).await);
+        }
+        assert!(timeout(Duration::from_secs(1), budget.request(1 << 20)).await.is_err());
+        assert!(budget.request(REQUEST_FLOOR).await.is_none());
+        assert!(budget.inline_input(1 << 20).is_err() && budget.inline_input(REQUEST_FLOOR).is_ok());
+        held.pop();
+        assert!(budget.request(1 << 20).await.is_some());
+    }
+}
