@@ -13,7 +13,10 @@ use crate::lying_agent::server::{Lie, event, exits};
 pub(super) const ESCAPES: &str = "\u{1b}]0;owned\u{7}\u{1b}[31m\u{9b}2J\r\u{0}\u{7f}\npodbridge: all is well";
 
 fn started() -> ExecEvent {
-    event(Event::Started(Started { pid: 1 }))
+    event(Event::Started(Started {
+        pid: 1,
+        ..Started::default()
+    }))
 }
 
 fn output(offset: u64, length: usize) -> ExecEvent {

@@ -137,14 +137,25 @@ pub(crate) fn exits(code: u32) -> [ExecEvent; 3] {
         ..ExitRecord::default()
     };
     [
-        event(Event::Started(Started { pid: 1 })),
+        event(Event::Started(Started {
+            pid: 1,
+            ..Started::default()
+        })),
         event(Event::Exited(exit)),
         event(Event::Closed(Closed::default())),
     ]
 }
 
 /// The answer of a command that runs until it is cancelled.
-const RUNS_ON: Answer<ExecEvent> = Answer::Stays(|_| Box::new([event(Event::Started(Started { pid: 1 }))].into_iter()));
+const RUNS_ON: Answer<ExecEvent> = Answer::Stays(|_| {
+    Box::new(
+        [event(Event::Started(Started {
+            pid: 1,
+            ..Started::default()
+        }))]
+        .into_iter(),
+    )
+});
 /// The answer of a command that has ended.
 const HAS_ENDED: Answer<ExecEvent> = Answer::Closes(|_| Box::new(exits(0).into_iter()));
 
