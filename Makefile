@@ -17,6 +17,7 @@ REMAP := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=/cr
 AGENT_RUSTFLAGS := $(REMAP) -C target-feature=+crt-static
 TOOLS := $(PODBRIDGE_CACHE_DIR)/tools
 DENY := $(TOOLS)/cargo-deny-0.20.2
+FUZZ := $(TOOLS)/cargo-fuzz-0.13.2
 RUFF := $(TOOLS)/ruff-0.17.6
 ANSIBLE := $(PODBRIDGE_CACHE_DIR)/venv/controller-ansible-core-2.18
 PREVIOUS := $(PODBRIDGE_CACHE_DIR)/previous-$(shell cat tests/previous-build)
@@ -123,6 +124,16 @@ test-hostile: ## peers of every kind that lie or exhaust; SEED= repeats a run
 hostile: ## the same for MINUTES=5, longer each time and with other seeds
 	$(call hostile-suite,MINUTES=$(MINUTES))
 
+.PHONY: fuzz
+TARGET ?=
+fuzz: $(FUZZ)/.ready ## new inputs for parsers, MINUTES=10 each, one after the other; TARGET= names one of fuzz/fuzz_targets
+	cd fuzz && for target in $(or $(TARGET),$(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))); do \
+		echo "fuzz $$target"; mkdir -p $(CARGO_TARGET_DIR)/fuzz/corpus/$$target; \
+		PATH=$(FUZZ)/bin:$$PATH cargo +nightly fuzz run --target-dir $(CARGO_TARGET_DIR)/fuzz --sanitizer none $$target \
+			$(CARGO_TARGET_DIR)/fuzz/corpus/$$target corpus/$$target -- -max_total_time=$$(($(or $(MINUTES),10) * 60)) \
+			-timeout=20 -rss_limit_mb=1024 -max_len=65536 -print_final_stats=1; \
+	done
+
 .PHONY: soak
 CUTS ?= 10000
 soak: ## cut the link CUTS=10000 times under running commands; SEED= repeats a run
@@ -214,6 +225,10 @@ $(PREVIOUS)/.ready:
 
 $(DENY)/.ready:
 	cargo install --locked --quiet --root $(@D) cargo-deny --version $(version)
+	touch $@
+
+$(FUZZ)/.ready:
+	cargo install --locked --quiet --root $(@D) cargo-fuzz --version $(version)
 	touch $@
 
 $(RUFF)/.ready:

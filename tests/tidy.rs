@@ -22,7 +22,7 @@ const LADDERS: [(&str, &str); 2] = [
     ),
     (
         "agent/src/",
-        "commands app config telemetry rpc transport git logs files exec sys env",
+        "fuzzing commands app config telemetry rpc transport git logs files exec sys env",
     ),
 ];
 

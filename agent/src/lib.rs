@@ -8,6 +8,8 @@ mod config;
 mod env;
 pub mod exec;
 pub mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod git;
 pub mod logs;
 mod rpc;

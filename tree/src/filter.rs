@@ -125,7 +125,11 @@ fn parse_tokens(mut pattern: &[u8]) -> Vec<Token> {
                     pattern = after;
                     class
                 }
-                None => Token::Byte(b'['),
+                // As in rsync, a class without an end matches nothing.
+                None => Token::Class {
+                    negated: false,
+                    ranges: Vec::new(),
+                },
             },
             b'\\' if !rest.is_empty() => {
                 pattern = &rest[1..];
@@ -273,7 +277,7 @@ mod tests {
             ("-a\\b*", "ab", true),
             ("-\\*", "*", true),
             ("-\\*", "a", false),
-            ("-[", "[", true),
+            ("-[", "[", false),
             // A slash at the end of the path marks a directory.
             ("-d/***", "d/", true),
             ("-d/***", "x/d/", true),

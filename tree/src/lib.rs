@@ -11,6 +11,8 @@ mod directory;
 mod error;
 mod fields;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod memory;
 mod owners;
 mod receiver;

@@ -25,6 +25,31 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(2);
 /// Time that an exec outlives its bridge if the request has none.
 const DEFAULT_LEASE: Duration = Duration::from_secs(15 * 60);
 
+/// Checks any bytes for `fuzzing`: the first one chooses a message, the others are the message.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_messages(data: &[u8]) {
+    use prost::Message as _;
+    let Some((kind, message)) = data.split_first() else {
+        return;
+    };
+    match kind % 5 {
+        0 => {
+            if let Ok(Ok(command)) = wire::StartRequest::decode(message).map(command) {
+                assert!(!command.argv.is_empty());
+            }
+        }
+        1 => drop(wire::PutHeader::decode(message).map(transfer)),
+        2 => drop(wire::PutRequest::decode(message).map(transfer_part)),
+        3 => {
+            let request = wire::GetRequest::decode(message).unwrap_or_default();
+            if let Ok(location) = location(&request.path, request.root.as_ref()) {
+                assert!(location.root.is_none_or(|root| root.is_absolute()));
+            }
+        }
+        _ => drop(wire::LogPosition::decode(message).map(log_position)),
+    }
+}
+
 /// Refuses a request that requires a capability that this agent does not have.
 pub(super) fn require(names: &[String]) -> Result<(), Status> {
     match names.iter().find(|name| !CAPABILITIES.contains(&name.as_str())) {

@@ -8,6 +8,8 @@ mod files;
 mod logs;
 
 pub(crate) use agent::{AgentService, Greeting};
+#[cfg(any(test, fuzzing))]
+pub(crate) use convert::check_messages;
 pub(crate) use exec::ExecService;
 pub(crate) use files::FilesService;
 pub(crate) use logs::LogsService;
