@@ -11,7 +11,7 @@ use podbridge_proto::v1::agent_server::AgentServer;
 use podbridge_proto::v1::exec_server::ExecServer;
 use podbridge_proto::v1::files_server::FilesServer;
 use podbridge_proto::v1::logs_server::LogsServer;
-use rustix::process::{Rlimit, geteuid, getpid};
+use rustix::process::{geteuid, getpid};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -22,16 +22,18 @@ use crate::exec::{Registry, Store, WarmPython};
 use crate::files::Transfers;
 use crate::logs::Logs;
 use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService};
+use crate::sys::limits::InheritedLimits;
 use crate::sys::reaper::Reaper;
 use crate::sys::{container, heap, proc};
 use crate::transport::direct::DirectListener;
 use crate::transport::listener::Listener;
 use crate::transport::socket::BoundSocket;
 
-/// Flow-control window of one stream, in bytes; fixed. Sized for bulk: 800 MB/s at a round trip of 10 ms. It bounds the memory of a
-/// stream that stalls; most data is written to a disk at once, and stdin is acknowledged in steps.
-const STREAM_WINDOW: u32 = 8 << 20;
-/// Flow-control window of one connection, in bytes. It caps a connection at the memory of 8 stalled streams.
+/// Flow-control window of one stream, in bytes; fixed. Sized for bulk: 1 GB/s at a round trip of 2 ms. It bounds the memory of a stream
+/// that stalls; most data is written to a disk at once, and stdin is acknowledged in steps.
+const STREAM_WINDOW: u32 = 2 << 20;
+/// Flow-control window of one connection, in bytes: the memory that it may hold at most. A bridge leaves more than half of it free: the
+/// unacknowledged input of all its clients together has a budget. So there is always room for a new command, a signal or a cancel.
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Largest HTTP/2 frame that the agent accepts, in bytes.
 const FRAME_SIZE: u32 = 256 << 10;
@@ -47,7 +49,7 @@ const TRIM_DELAY: Duration = Duration::from_secs(2);
 /// Serves until a signal arrives, or no connection and no command exists for `idle`; `None`: never idle.
 pub(crate) async fn serve(
     socket: BoundSocket,
-    nofile: Rlimit,
+    limits: InheritedLimits,
     store: Store,
     warm_python: bool,
     idle: Option<Duration>,
@@ -55,8 +57,8 @@ pub(crate) async fn serve(
     // Watch for signals before the first client can connect: from then on there is something to end in good order.
     let signalled = end_signal()?;
     let reaper = Reaper::start()?;
-    let warm_python = WarmPython::new(reaper.clone(), nofile, warm_python);
-    let registry = Arc::new(Registry::new(reaper, nofile, warm_python.clone(), store));
+    let warm_python = WarmPython::new(reaper.clone(), limits, warm_python);
+    let registry = Arc::new(Registry::new(reaper, limits, warm_python.clone(), store));
     let connections = watch::Sender::new(0usize);
     tokio::spawn(end_with_connections(warm_python, connections.subscribe()));
     let (incoming, queue, path) = Listener::start(socket, connections.clone())?;
@@ -82,7 +84,7 @@ pub(crate) async fn serve(
             DirectListener::new(queue),
         )))
         .add_service(ExecServer::new(ExecService(registry.clone())).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(FilesServer::new(FilesService(transfers.clone())).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(FilesServer::new(FilesService::new(transfers.clone())).max_decoding_message_size(MAX_MESSAGE))
         .add_service(LogsServer::new(LogsService(logs)))
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that the sender is gone, which is a stop as well.

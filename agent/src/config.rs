@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::env;
 use crate::git::Service;
-use crate::transport::socket::Choice;
+use crate::transport::choice::Choice;
 
 /// Run commands and transfer files for podbridge inside a container
 #[derive(Debug, Parser)]

@@ -5,7 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "the one module that reads the environment")]
 
 use std::env::{self, ArgsOs};
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -24,6 +24,11 @@ pub(crate) const GLIBC_TUNABLES: &str = "GLIBC_TUNABLES";
 pub(crate) const PATH: &str = "PATH";
 /// Home directory of the agent's user. An empty value counts as unset.
 pub(crate) const HOME: &str = "HOME";
+
+/// The agent's own executable, to run or to copy it: another file may have its path by now.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
+/// Name of the processes of the agent, by which a bridge looks for them. A program that is started as [`OWN_PROGRAM`] is called `exe`.
+pub(crate) const PROCESS_NAME: &CStr = c"podbridge-agent";
 
 /// Names and values of environment variables, as bytes: the system asks for no encoding.
 pub(crate) type Variables = Vec<(Vec<u8>, Vec<u8>)>;
@@ -45,7 +50,7 @@ pub(crate) fn arguments() -> ArgsOs {
     env::args_os()
 }
 
-/// Returns the path of the agent's own executable. `Err` where /proc is hidden.
-pub(crate) fn own_program() -> io::Result<PathBuf> {
+/// Returns where the agent's own executable was when it was started, for what may lie beside it. `Err` where /proc is hidden.
+pub(crate) fn own_location() -> io::Result<PathBuf> {
     env::current_exe()
 }

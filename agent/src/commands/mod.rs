@@ -16,6 +16,8 @@ use crate::env;
 
 /// Runs the subcommand that the arguments name, and returns the exit code of the process.
 pub fn run() -> ExitCode {
+    // A program that was started as /proc/self/exe has another name. It only serves to find the agent, so a failure is ignored.
+    let _ = rustix::thread::set_name(env::PROCESS_NAME);
     let result = match Cli::parse_from(env::arguments()).command {
         Command::Serve(options) => serve::run(options),
         Command::Proxy(options) => proxy::run(options),

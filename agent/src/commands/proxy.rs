@@ -22,8 +22,9 @@ use super::serve;
 use crate::config::Proxy;
 use crate::env;
 use crate::sys::{container, descriptors, proc};
+use crate::transport::choice::Choice;
 use crate::transport::handover;
-use crate::transport::socket::{Choice, ConnectError};
+use crate::transport::socket::ConnectError;
 
 /// Size of the buffer of one direction, in bytes.
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
@@ -67,7 +68,7 @@ fn may_start(choice: &Choice, error: &ConnectError) -> bool {
 /// Starts a detached agent, after a check of the program: a node that crashed may have lost parts of the file.
 fn start(choice: &Choice, options: &Proxy) -> Result<Option<Child>, String> {
     check_own_program(&options.digest)?;
-    let mut command = serve::detached_command()?;
+    let mut command = serve::detached_command();
     if let Some(limit) = options.spool_limit {
         command.args(["--spool-limit", &limit.to_string()]);
     }
@@ -134,7 +135,7 @@ fn probe(connected: Result<UnixStream, ConnectError>, options: &Proxy) -> Result
 /// Compares this program with the digest that its name in the container claims.
 fn check_own_program(digests: &[String]) -> Result<(), String> {
     let [digest] = digests else { return Ok(()) };
-    let content = fs::read("/proc/self/exe");
+    let content = fs::read(env::OWN_PROGRAM);
     let content = content.map_err(|error| format!("cannot read the program of the agent: {error}"))?;
     let actual = Sha256::digest(&content);
     let actual: String = actual.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -144,14 +145,17 @@ fn check_own_program(digests: &[String]) -> Result<(), String> {
     Err("the program of the agent is damaged; remove its file, and a bridge brings another one".into())
 }
 
-/// Returns the socket of a detached agent, from its command line.
+/// Returns the socket of a detached agent, from its command line or from that of its proxy. The kernel shows the program of the proxy
+/// that started an agent; the agent's own it hides.
 fn socket_of(pid: i32, digests: &[String]) -> Result<Choice, String> {
     let arguments = proc::arguments(pid);
     let value = |option: &str| {
         let position = arguments.iter().position(|argument| argument == option)?;
         arguments.get(position + 1).map(PathBuf::from)
     };
-    let is_agent = arguments.get(1).is_some_and(|argument| argument == "serve");
+    let is_agent = arguments
+        .get(1)
+        .is_some_and(|argument| argument == "serve" || argument == "proxy");
     let socket = value("--container-socket").filter(|path| {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         digests.is_empty() || digests.iter().any(|digest| name.ends_with(digest.as_str()))

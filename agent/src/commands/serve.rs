@@ -8,9 +8,10 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use rustix::process::{getpid, setsid};
 
 use crate::config::Serve;
+use crate::env::OWN_PROGRAM;
 use crate::exec::Store;
-use crate::sys::{descriptors, heap, init};
-use crate::transport::socket::Choice;
+use crate::sys::{descriptors, heap, init, limits};
+use crate::transport::choice::Choice;
 use crate::{app, env, telemetry};
 
 /// Line that a detached agent writes to the parent that waits for it, once it listens.
@@ -25,7 +26,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     init::unblock_signals();
     let choice = options.socket.choice();
     if options.daemon {
-        let mut command = detached_command()?;
+        let mut command = detached_command();
         command.args(options.spool.arguments()).args(options.python.arguments());
         start_detached(command, &choice, options.socket.idle_when_detached())?;
         return Ok(ExitCode::SUCCESS);
@@ -37,7 +38,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
         let _ = setsid();
     }
     telemetry::start();
-    let nofile = descriptors::raise_limit();
+    let limits = limits::adapt();
     // The parent of a detached agent holds the lock.
     let socket = choice.to_serve();
     let directory = socket.path.parent().map(Path::to_owned);
@@ -60,7 +61,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
     let store = Store::new(directory, u64::from(options.spool.limit) << 20);
     let served = runtime.block_on(app::serve(
         bound,
-        nofile,
+        limits,
         store,
         options.python.is_warm(),
         options.socket.idle(),
@@ -73,21 +74,20 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
 
 /// Runs an init in this process, and the same command again as its worker.
 fn run_as_init() -> Result<ExitCode, String> {
-    let own = env::own_program().map_err(|error| {
-        format!("cannot find the path of podbridge-agent itself: {error}; mount /proc in the container")
-    })?;
-    let mut worker = Command::new(own);
+    let mut worker = Command::new(OWN_PROGRAM);
     worker.args(env::arguments().skip(1));
-    let code = init::run(worker).map_err(|error| format!("cannot run the agent as init: {error}"))?;
+    let code = init::run(worker).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "cannot find podbridge-agent itself; mount /proc in the container".to_owned(),
+        _ => format!("cannot run the agent as init: {error}"),
+    })?;
     Ok(ExitCode::from(code))
 }
 
 /// Returns the command for a detached agent; the caller may add options and change its environment.
-pub(super) fn detached_command() -> Result<Command, String> {
-    let own = env::own_program().map_err(cannot_start)?;
-    let mut command = Command::new(own);
+pub(super) fn detached_command() -> Command {
+    let mut command = Command::new(OWN_PROGRAM);
     command.args(["serve", "--detached"]);
-    Ok(command)
+    command
 }
 
 /// Starts a detached agent, unless an agent listens on the socket; returns when it listens. `idle` is in seconds. The caller gets the

@@ -11,13 +11,13 @@ use std::path::Path;
 use podbridge_files::users::{self, Identity};
 use rustix::fs::{FileType, Uid, fchown, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Rlimit;
 use rustix::termios::isatty;
 
 use super::mark::Mark;
 use super::{Command, StartFailure, StdinMode, environment};
 use crate::env::{self, Variables};
 use crate::sys::fork::{ForkError, PreparedCommand, Stdio, Step};
+use crate::sys::limits::InheritedLimits;
 use crate::sys::reaper::{Child, Reaper};
 use crate::sys::{lookup, pty};
 
@@ -39,7 +39,11 @@ pub(crate) enum AgentStdio {
 }
 
 /// Spawns the command. `Err` names the step that failed.
-pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Result<(Child, AgentStdio), StartFailure> {
+pub(crate) fn spawn(
+    reaper: &Reaper,
+    limits: InheritedLimits,
+    command: &Command,
+) -> Result<(Child, AgentStdio), StartFailure> {
     let (identity, variables) = account(command)?;
     let (ends, stdio) = open_stdio(command).map_err(|error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -52,19 +56,19 @@ pub(crate) fn spawn(reaper: &Reaper, nofile: Rlimit, command: &Command) -> Resul
     if let Some(identity) = &identity {
         chown_stdio(&stdio, Uid::from_raw(identity.uid));
     }
-    let child = execute(reaper, nofile, command, identity, &variables, stdio)?;
+    let child = execute(reaper, limits, command, identity, &variables, stdio)?;
     Ok((child, ends))
 }
 
 /// Spawns the command with these standard streams.
 pub(super) fn spawn_with(
     reaper: &Reaper,
-    nofile: Rlimit,
+    limits: InheritedLimits,
     command: &Command,
     stdio: Stdio,
 ) -> Result<Child, StartFailure> {
     let (identity, variables) = account(command)?;
-    execute(reaper, nofile, command, identity, &variables, stdio)
+    execute(reaper, limits, command, identity, &variables, stdio)
 }
 
 /// Returns the user of the command, `None` for the agent's own, and its environment. `Err`: there is no such user.
@@ -80,7 +84,7 @@ pub(super) fn account(command: &Command) -> Result<(Option<Identity>, Variables)
 
 fn execute(
     reaper: &Reaper,
-    nofile: Rlimit,
+    limits: InheritedLimits,
     command: &Command,
     identity: Option<Identity>,
     variables: &Variables,
@@ -97,7 +101,7 @@ fn execute(
         cwd: command.cwd.clone(),
         identity,
         stdio,
-        nofile,
+        limits,
         file_locks: match Mark::new(command.id) {
             Mark::FileLocks(limit) => Some(limit),
             Mark::Variable(_) => None,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::process::{Rlimit, Signal};
+use rustix::process::Signal;
 use tokio::sync::watch;
 
 use super::attach::Reader;
@@ -15,6 +15,7 @@ use super::state::Exec;
 use super::stdin_writer::StdinWriter;
 use super::supervisor;
 use super::{Command, Error, ExecId, ExitRecord, Size, WarmPython, process_tree};
+use crate::sys::limits::InheritedLimits;
 use crate::sys::pty;
 use crate::sys::reaper::Reaper;
 
@@ -80,11 +81,11 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Makes an empty registry; `nofile` is the limit on open descriptors that commands get.
-    pub(crate) fn new(reaper: Reaper, nofile: Rlimit, warm: WarmPython, store: Store) -> Self {
+    /// Makes an empty registry; `limits` are those that commands get.
+    pub(crate) fn new(reaper: Reaper, limits: InheritedLimits, warm: WarmPython, store: Store) -> Self {
         Self {
             table: Mutex::default(),
-            resources: Resources { reaper, nofile, warm },
+            resources: Resources { reaper, limits, warm },
             store: Arc::new(store),
             preparing: tokio::sync::Mutex::default(),
             running: watch::Sender::new(0),

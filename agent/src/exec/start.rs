@@ -1,19 +1,18 @@
 //! Starts a command: a module of Ansible in a warm interpreter if there is one for it, anything else as a process of its own. Owns what every
 //! start needs. `supervisor` calls it on a thread that may block.
 
-use rustix::process::Rlimit;
-
 use super::process::{self, AgentStdio};
 use super::warm_python::{Start, WarmPython};
 use super::{Command, StartFailure};
+use crate::sys::limits::InheritedLimits;
 use crate::sys::reaper::{Child, Reaper};
 
 /// Resources of the agent that every exec uses.
 #[derive(Debug, Clone)]
 pub(super) struct Resources {
     pub(super) reaper: Reaper,
-    /// Limit on open descriptors that commands get.
-    pub(super) nofile: Rlimit,
+    /// Limits that commands get.
+    pub(super) limits: InheritedLimits,
     pub(super) warm: WarmPython,
 }
 
@@ -28,7 +27,7 @@ pub(super) struct Started {
 
 /// Starts the command. `Err` names the step that failed.
 pub(super) fn start(resources: &Resources, command: &Command) -> Result<Started, StartFailure> {
-    let Resources { reaper, nofile, warm } = resources;
+    let Resources { reaper, limits, warm } = resources;
     let (user, variables) = process::account(command)?;
     let python = match warm.start(command, &variables, user.as_ref()) {
         Start::Warm(child, stdio) => {
@@ -37,6 +36,6 @@ pub(super) fn start(resources: &Resources, command: &Command) -> Result<Started,
         }
         Start::Cold(reason) => reason,
     };
-    let (child, stdio) = process::spawn(reaper, *nofile, command)?;
+    let (child, stdio) = process::spawn(reaper, *limits, command)?;
     Ok(Started { child, stdio, python })
 }

@@ -1,12 +1,13 @@
-//! The asynchronous side of a `Put`: content goes through a bounded queue to one thread, which writes it and may block. This module knows
+//! The asynchronous side of a `Put`: content goes through a bounded queue to a task, which writes it
+//! on a thread that may block. No thread waits for a sender. This module knows
 //! no connection. `receive` (for `Files.Write`), `rpc::files` (`Files.Put`) and `rpc::exec` (`Exec.PutAndExec`) feed it.
 
 use bytes::Bytes;
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::limits::MAX_HOLE;
 use rustix::io::Errno;
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
 
 use super::{Error, Put, Target, run_blocking};
 
@@ -31,7 +32,7 @@ enum ContentPart {
     Trailer(Trailer),
 }
 
-/// Result of the writing thread.
+/// Result of the writing task.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The content has its trailer's length and digest; the file does not have its name yet.
@@ -40,11 +41,11 @@ pub(super) enum Outcome {
     HalfDone(Put),
 }
 
-/// Handle of one file that is being written. Dropping it stops the thread after the queued parts and removes the temporary file.
+/// Handle of one file that is being written. Dropping it stops the task after the queued parts and removes the temporary file.
 #[derive(Debug)]
 pub struct ContentWriter {
     parts: mpsc::Sender<ContentPart>,
-    thread: JoinHandle<Result<Outcome, Error>>,
+    outcome: oneshot::Receiver<Result<Outcome, Error>>,
     /// Bytes that are written; changes once per `PROGRESS_STEP`.
     written: watch::Receiver<u64>,
 }
@@ -61,35 +62,26 @@ impl ContentWriter {
         Self::start(move || Ok(put), length)
     }
 
-    /// Starts the writing thread; `length` is the number of bytes that the file has already.
+    /// Starts the writing task; `length` is the number of bytes that the file has already.
     fn start(open: impl FnOnce() -> Result<Put, Error> + Send + 'static, length: u64) -> Self {
-        let (parts, mut queue) = mpsc::channel(MAX_QUEUED_PARTS);
+        let (parts, queue) = mpsc::channel(MAX_QUEUED_PARTS);
         let (reported, written) = watch::channel(length);
-        let thread = spawn_blocking(move || {
-            let mut put = open()?;
-            while let Some(part) = queue.blocking_recv() {
-                match part {
-                    ContentPart::Data(data) => put.write(&data)?,
-                    ContentPart::Hole(count) => put.hole(count),
-                    ContentPart::Trailer(Trailer { length, digest }) => {
-                        put.verify(length, digest)?;
-                        return Ok(Outcome::Verified(put));
-                    }
-                }
-                reported.send_if_modified(|reported| {
-                    let is_due = put.length() - *reported >= PROGRESS_STEP;
-                    if is_due {
-                        *reported = put.length();
-                    }
-                    is_due
-                });
+        let (sender, outcome) = oneshot::channel();
+        tokio::spawn(async move {
+            let result = write_all(open, queue, reported).await;
+            if let Err(unwanted) = sender.send(result) {
+                // Removing a large file takes a while.
+                spawn_blocking(move || drop(unwanted));
             }
-            Ok(Outcome::HalfDone(put))
         });
-        Self { parts, thread, written }
+        Self {
+            parts,
+            outcome,
+            written,
+        }
     }
 
-    /// Queues data; waits for space in the queue. `false`: the thread has failed, and `finish` returns its error.
+    /// Queues data; waits for space in the queue. `false`: the task has failed, and `finish` returns its error.
     pub async fn data(&self, data: Bytes) -> bool {
         self.parts.send(ContentPart::Data(data)).await.is_ok()
     }
@@ -105,7 +97,7 @@ impl ContentWriter {
     /// Returns the verified file, which does not have its name yet.
     pub async fn finish(self, trailer: Option<Trailer>) -> Result<Put, Error> {
         if let Some(trailer) = trailer {
-            // A thread that has failed takes no more parts; its error follows below.
+            // A task that has failed takes no more parts; its error follows below.
             let _ = self.parts.send(ContentPart::Trailer(trailer)).await;
         }
         match self.stop().await? {
@@ -115,10 +107,10 @@ impl ContentWriter {
         }
     }
 
-    /// Ends the queue and waits for the thread.
+    /// Ends the queue and waits for the task.
     pub(super) async fn stop(self) -> Result<Outcome, Error> {
         drop(self.parts);
-        self.thread.await.unwrap_or(Err(Error::Panicked))
+        self.outcome.await.unwrap_or(Err(Error::Panicked))
     }
 
     /// Returns the number of bytes reported as written.
@@ -126,10 +118,51 @@ impl ContentWriter {
         *self.written.borrow_and_update()
     }
 
-    /// Waits until `written` has changed. `false`: the thread has ended.
+    /// Waits until `written` has changed. `false`: the task has ended.
     pub(super) async fn has_progressed(&mut self) -> bool {
         self.written.changed().await.is_ok()
     }
+}
+
+/// Opens the file and writes the queued parts, as many at once as there are.
+async fn write_all(
+    open: impl FnOnce() -> Result<Put, Error> + Send + 'static,
+    mut queue: mpsc::Receiver<ContentPart>,
+    reported: watch::Sender<u64>,
+) -> Result<Outcome, Error> {
+    let mut put = run_blocking(open).await?;
+    loop {
+        let mut parts = Vec::new();
+        if queue.recv_many(&mut parts, MAX_QUEUED_PARTS).await == 0 {
+            return Ok(Outcome::HalfDone(put));
+        }
+        match run_blocking(move || write_parts(put, parts)).await? {
+            Outcome::HalfDone(written) => put = written,
+            verified @ Outcome::Verified(_) => return Ok(verified),
+        }
+        reported.send_if_modified(|reported| {
+            let is_due = put.length() - *reported >= PROGRESS_STEP;
+            if is_due {
+                *reported = put.length();
+            }
+            is_due
+        });
+    }
+}
+
+/// Blocks.
+fn write_parts(mut put: Put, parts: Vec<ContentPart>) -> Result<Outcome, Error> {
+    for part in parts {
+        match part {
+            ContentPart::Data(data) => put.write(&data)?,
+            ContentPart::Hole(count) => put.hole(count),
+            ContentPart::Trailer(Trailer { length, digest }) => {
+                put.verify(length, digest)?;
+                return Ok(Outcome::Verified(put));
+            }
+        }
+    }
+    Ok(Outcome::HalfDone(put))
 }
 
 /// Gives verified files their names, in order; stops at the first error. Returns the reason for each file that was written in place.

@@ -44,6 +44,8 @@ pub enum Error {
     SymbolicLink(PathBuf),
     #[error("{}: must be a relative path without `..`, because the request names a root", .0.display())]
     NotBelowRoot(PathBuf),
+    #[error("{}: belongs to uid {owner}, in a directory where everybody may make files, so it is neither followed nor written; remove it first", path.display())]
+    Foreign { path: PathBuf, owner: u32 },
     #[error("{}: changed while it was read; try again", .0.display())]
     Changed(PathBuf),
     #[error("the container has no user {0:?} in /etc/passwd")]
@@ -75,6 +77,8 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::System(error) => error.errno(),
+            // As from the kernel, where its protected_regular and protected_symlinks are set.
+            Self::Foreign { .. } => Some(libc::EACCES),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use podbridge_files::in_place;
 use podbridge_files::temporary::{self, TemporaryName};
-use podbridge_files::users;
+use podbridge_files::users::{self, Identity};
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -52,12 +52,15 @@ impl Put {
     /// Creates the temporary file, mode 0600. Refuses a target that is neither absent nor a regular file.
     pub fn create(target: Target, hasher: ContentHasher) -> Result<Self, Error> {
         let resolved = ResolvedPath::for_writing(&target.location)?;
-        let kind = resolved.stat().map(|stat| FileType::from_raw_mode(stat.st_mode));
-        match kind {
+        let found = resolved.stat();
+        match found.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
             None | Some(FileType::RegularFile) => {}
             Some(FileType::Directory) => return Err(Error::system("write it", &resolved.path)(Errno::ISDIR.into())),
             Some(FileType::Symlink) => return Err(Error::SymbolicLink(resolved.path)),
             Some(_) => return Err(Error::NotRegular(resolved.path)),
+        }
+        if let Some(found) = &found {
+            resolved.check_owner(found, owner(&target).map(|owner| owner.uid))?;
         }
         let temporary = temporary::name(temporary::random_number());
         let created = temporary::create(&resolved.directory, &temporary, Mode::RUSR | Mode::WUSR);
@@ -184,12 +187,14 @@ impl Put {
         let replaced = self.resolved.stat();
         match &self.target.user {
             Some(user) => {
-                let identity = users::lookup(user).ok_or_else(|| Error::UnknownUser(user.clone()))?;
+                let identity = owner(&self.target).ok_or_else(|| Error::UnknownUser(user.clone()))?;
                 let changed = fchown(&self.file, Some(identity.uid), Some(identity.gid));
                 changed.map_err(Error::system("give it its owner", path))?;
             }
             None => {
                 if let Some(stat) = &replaced {
+                    // It may have been put there a moment ago.
+                    self.resolved.check_owner(stat, None)?;
                     // Keeps the owner, as a write into the old file would. Fails without the right to chown; that is no error.
                     let _ = fchown(&self.file, Some(stat.st_uid), Some(stat.st_gid));
                 }
@@ -219,6 +224,11 @@ impl Drop for Put {
             let _ = unlinkat(&self.resolved.directory, &temporary[..], AtFlags::empty());
         }
     }
+}
+
+/// Returns the owner that the request names; `None` if it names none, or the container has no such user.
+fn owner(target: &Target) -> Option<Identity> {
+    users::lookup(target.user.as_ref()?)
 }
 
 /// Returns the time that is so many nanoseconds after the epoch, or before it.
@@ -376,6 +386,77 @@ mod tests {
             assert_eq!(fs::read(&path).unwrap(), b"new");
             assert_eq!(names(dir.path()), ["f"]);
         }
+    }
+
+    /// What another user puts into a directory such as /tmp decides nothing about a put of root. Each row: mode of the directory, owner of
+    /// the file or link in it, the user that the put names, and whether the put is done.
+    #[test]
+    fn a_put_follows_and_keeps_nothing_of_another_user_in_a_directory_for_all() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        for (directory_mode, owner, user, is_done) in [
+            (0o1777, 1000, None, false),
+            (0o1777, 0, None, true),
+            (0o1777, 1000, Some("1000"), true),
+            (0o1777, 1001, Some("1000"), false),
+            (0o755, 1000, None, true),
+            (0o1755, 1000, None, true),
+        ] {
+            for is_link in [false, true] {
+                let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+                let (path, victim) = (dir.path().join("report"), elsewhere.path().join("victim"));
+                fs::write(&victim, "secret").unwrap();
+                if is_link {
+                    std::os::unix::fs::symlink(&victim, &path).unwrap();
+                } else {
+                    fs::write(&path, "old").unwrap();
+                }
+                std::os::unix::fs::lchown(&path, Some(owner), None).unwrap();
+                fs::set_permissions(dir.path(), Permissions::from_mode(directory_mode)).unwrap();
+                let put = create(Target {
+                    user: user.map(str::to_owned),
+                    ..target(&path)
+                });
+                let row = format!("{directory_mode:o} {owner} {user:?} {is_link}");
+                // A link of this user in his own name is his to make, but root follows its own and the directory's owner's only.
+                let is_done = is_done && !(is_link && owner != 0 && directory_mode == 0o1777);
+                assert_eq!(put.is_ok(), is_done, "{row}: {put:?}");
+                if let Err(error) = &put {
+                    assert!(
+                        matches!(error, Error::Foreign { owner: found, .. } if *found == owner),
+                        "{row}: {error}"
+                    );
+                    assert_eq!(error.errno(), Some(libc::EACCES));
+                }
+                drop(put);
+                assert_eq!(fs::read(&victim).unwrap(), b"secret");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_another_user_makes_during_the_put_does_not_get_the_content() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
+        let path = dir.path().join("report");
+        let mut put = create(target(&path)).unwrap();
+        put.write(b"secret").unwrap();
+        fs::write(&path, "").unwrap();
+        std::os::unix::fs::chown(&path, Some(1000), None).unwrap();
+        let verified = put.verify(6, digest(b"secret"));
+        assert!(
+            matches!(verified, Err(Error::Foreign { owner: 1000, .. })),
+            "{verified:?}"
+        );
+        drop(put);
+        assert_eq!(
+            (fs::read(&path).unwrap(), names(dir.path())),
+            (Vec::new(), vec!["report".to_owned()])
+        );
     }
 
     #[test]

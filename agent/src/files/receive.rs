@@ -45,7 +45,7 @@ enum StreamEnd {
     /// The sender may come again on another stream.
     Broken,
     Abandoned,
-    /// The writing thread has failed; `ContentWriter::finish` returns its error.
+    /// The writing task has failed; `ContentWriter::finish` returns its error.
     WriteFailed,
 }
 

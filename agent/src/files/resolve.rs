@@ -2,19 +2,21 @@
 //! replaces directories meanwhile. Below a root no symbolic link is followed. `get`, `put` and `stat` call it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::Error;
 
 /// Limit of symbolic links in a row; the kernel has the same.
 const MAX_LINKS: usize = 40;
+/// Mode bits of a directory such as /tmp: the sticky bit, and everybody may write.
+const STICKY_FOR_ALL: u32 = 0o1002;
 
 /// Path of a file as the client names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,18 +71,56 @@ impl ResolvedPath {
         })
     }
 
+    /// Resolves a path whose last component may be a symbolic link: the link stays, and its target is replaced.
     fn following_links(path: &Path) -> Result<Self, Error> {
-        let path = follow(path)?;
-        let Some(name) = path.file_name() else {
-            return Err(Error::system("write it", &path)(Errno::ISDIR.into()));
+        let mut path = path.to_owned();
+        for _ in 0..MAX_LINKS {
+            let Some(name) = path.file_name() else {
+                return Err(Error::system("write it", &path)(Errno::ISDIR.into()));
+            };
+            let name = name.to_owned();
+            let parent = match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            let directory = open_directory(parent).map_err(Error::system("write it", &path))?;
+            let resolved = Self { directory, name, path };
+            match resolved.link()? {
+                Some(target) => path = resolved.path.parent().unwrap_or(Path::new("/")).join(target),
+                None => return Ok(resolved),
+            }
+        }
+        Err(Error::system("write it", &path)(Errno::LOOP.into()))
+    }
+
+    /// Returns the target if this is a symbolic link. `Err` if another user has put the link there.
+    fn link(&self) -> Result<Option<PathBuf>, Error> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(link) = openat(&self.directory, &self.name, flags, Mode::empty()) else {
+            return Ok(None);
         };
-        let name = name.to_owned();
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
+        let Ok(target) = readlinkat(&link, "", Vec::new()) else {
+            return Ok(None);
         };
-        let directory = open_directory(parent).map_err(Error::system("write it", &path))?;
-        Ok(Self { directory, name, path })
+        let stat = fstat(&link).map_err(|errno| Error::system("write it", &self.path)(errno.into()))?;
+        self.check_owner(&stat, None)?;
+        Ok(Some(PathBuf::from(OsString::from_vec(target.into_bytes()))))
+    }
+
+    /// Refuses what another user has put into a directory where everybody may make files: its maker would choose what is written, or get
+    /// to read it. Sets the kernel's rules (protected_symlinks, protected_regular) also where the node does not have them. `user` may own
+    /// the file as well.
+    pub(super) fn check_owner(&self, stat: &Stat, user: Option<u32>) -> Result<(), Error> {
+        let directory = fstat(&self.directory).map_err(|errno| Error::system("write it", &self.path)(errno.into()))?;
+        let is_for_all = directory.st_mode & STICKY_FOR_ALL == STICKY_FOR_ALL;
+        let trusted = [Some(geteuid().as_raw()), Some(directory.st_uid), user];
+        if is_for_all && !trusted.contains(&Some(stat.st_uid)) {
+            return Err(Error::Foreign {
+                path: self.path.clone(),
+                owner: stat.st_uid,
+            });
+        }
+        Ok(())
     }
 
     /// Refuses a path that ends with a slash: it names a directory, and a write needs a file.
@@ -117,16 +157,4 @@ fn open_child(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd,
         FileType::Symlink => Err(Error::SymbolicLink(path.to_owned())),
         _ => Err(failed(Errno::NOTDIR)),
     }
-}
-
-/// Returns the path that a write through `path` reaches: a symbolic link stays, and its target is replaced.
-fn follow(path: &Path) -> Result<PathBuf, Error> {
-    let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
-        match fs::read_link(&path) {
-            Ok(link) => path = path.parent().unwrap_or(Path::new("/")).join(link),
-            Err(_) => return Ok(path),
-        }
-    }
-    Err(Error::system("write it", &path)(Errno::LOOP.into()))
 }

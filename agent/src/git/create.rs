@@ -1,17 +1,25 @@
 //! Makes a new repository: completely or not at all, and once for all pushes that arrive at the same moment. Never changes an existing
 //! repository. `git::serve` calls it.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::Error;
 use super::cache::CachedRepository;
 use super::layout::{self, UNBORN, UNFINISHED};
 use super::program::Git;
 
+/// Time limit to get the lock. Making a repository takes far less time.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// Pause between two attempts to get the lock.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 /// Branch of HEAD until a branch is pushed, unless a cached repository has another one.
 const FIRST_BRANCH: &str = "master";
 
@@ -35,6 +43,8 @@ pub(super) fn create_repository(git: &Git, directory: &Path, cached: Option<&Cac
         }
         let unfinished = workspace.join(UNFINISHED);
         let completed = remove_all(&unfinished)
+            // Where everybody may make files, another user may have made this one meanwhile.
+            .and_then(|()| DirBuilder::new().mode(0o755).create(&unfinished))
             .map_err(failed)
             .and_then(|()| fill(git, &unfinished, directory, cached))
             .and_then(|()| {
@@ -119,8 +129,17 @@ fn make_directories(directory: &Path) -> io::Result<Vec<PathBuf>> {
 /// Locks the directory against other processes that make a repository there. The lock ends with the file, even after SIGKILL.
 fn lock(directory: &Path) -> io::Result<File> {
     let file = File::open(directory)?;
-    flock(&file, FlockOperation::LockExclusive)?;
-    Ok(file)
+    let begun = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => sleep(LOCK_INTERVAL),
+            // Everybody who may read the directory can lock it. Two pushes at once make the repository twice, and one of them fails.
+            Err(Errno::WOULDBLOCK) => return Ok(file),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// Returns whether the directory has a complete repository.

@@ -6,6 +6,7 @@ mod create;
 mod error;
 mod head;
 mod layout;
+mod owner;
 mod program;
 
 use std::path::{Path, PathBuf};
@@ -37,8 +38,8 @@ impl Service {
 /// Runs the service on a repository. Usually this process becomes the service, and the call returns only an error. If HEAD has no commit
 /// yet, the service runs as a child, HEAD is set afterwards, and the call returns the exit code.
 pub(crate) fn serve(service: Service, caches: &[PathBuf], path: &Path) -> Result<u8, Error> {
-    let git = Git::find()?;
     let path = layout::absolute_path(path)?;
+    let git = Git::find()?.of(owner::become_owner(&path)?);
     if service != Service::ReceivePack {
         return Err(git.replace(service.name(), &path));
     }

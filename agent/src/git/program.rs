@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{Access, access};
 
 use super::Error;
+use super::owner::Owner;
 use crate::env;
 use crate::sys::lookup;
 
@@ -19,13 +20,14 @@ pub(super) struct Git {
     program: PathBuf,
     /// PATH for git, which looks up itself there when it runs its own helpers. Empty: PATH is not set.
     path: OsString,
+    owner: Owner,
 }
 
 impl Git {
     /// Finds git in PATH or in the agent's own directory.
     pub(super) fn find() -> Result<Self, Error> {
-        let own_directory = lookup::own_directory().unwrap_or_default();
-        let candidates = lookup::candidates(c"git", &env::variables(), Some(&own_directory));
+        let own_directory = lookup::own_directory();
+        let candidates = lookup::candidates(c"git", &env::variables(), own_directory.as_deref());
         let mut paths = candidates
             .into_iter()
             .map(|path| PathBuf::from(OsString::from_vec(path.into_bytes())));
@@ -33,11 +35,20 @@ impl Git {
             return Err(Error::NoGit { own_directory });
         };
         let mut path = env::variable(env::PATH).unwrap_or_default();
-        if program.parent() == Some(&own_directory) && !path.is_empty() {
+        if let Some(own) = own_directory.filter(|own| program.parent() == Some(own) && !path.is_empty()) {
             path.push(":");
-            path.push(&own_directory);
+            path.push(own);
         }
-        Ok(Self { program, path })
+        Ok(Self {
+            program,
+            path,
+            owner: Owner::default(),
+        })
+    }
+
+    /// Returns git for the repositories of an owner.
+    pub(super) fn of(self, owner: Owner) -> Self {
+        Self { owner, ..self }
     }
 
     fn command(&self) -> Command {
@@ -45,9 +56,15 @@ impl Git {
         if !self.path.is_empty() {
             command.env("PATH", &self.path);
         }
-        // Git refuses repositories of other users. But the client may run any command here and named this repository itself, and a cache
-        // often belongs to root.
-        command.arg("-c").arg("safe.directory=*");
+        if let Some(home) = &self.owner.home {
+            command.env("HOME", home);
+        }
+        // Git refuses repositories of other users, root's included.
+        for directory in &self.owner.safe_directories {
+            let mut setting = OsString::from("safe.directory=");
+            setting.push(directory);
+            command.arg("-c").arg(setting);
+        }
         command
     }
 

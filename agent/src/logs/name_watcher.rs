@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use podbridge_proto::limits::MAX_LOGS;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use tokio::sync::Notify;
@@ -60,7 +61,7 @@ impl NameWatcher {
             let shared = self.shared.clone();
             let (watcher, changes) = shared.on_thread(self, Self::check).await?;
             self = watcher;
-            if let Some(changes) = changes.map_err(SystemError::during("list it", &self.directory))? {
+            if let Some(changes) = changes? {
                 return Ok((self, changes));
             }
             if self.watched.is_empty() {
@@ -72,10 +73,18 @@ impl NameWatcher {
     }
 
     /// Watches, lists and compares. `None`: no change. Blocks.
-    fn check(&mut self) -> io::Result<Option<NameChanges>> {
+    fn check(&mut self) -> Result<Option<NameChanges>, Error> {
+        let failed = |error| SystemError::during("list it", &self.directory)(error);
         // Drops the old watches only after the new ones exist, so that a directory in both stays watched.
-        self.watched = self.watch()?;
-        let present = self.list()?;
+        let watched = self.watch().map_err(failed)?;
+        let present = self.list().map_err(failed)?;
+        self.watched = watched;
+        if present.len() > MAX_LOGS {
+            return Err(Error::TooMany {
+                directory: self.directory.clone(),
+                limit: MAX_LOGS,
+            });
+        }
         let is_first = self.known.is_none();
         let known = self.known.replace(present.clone()).unwrap_or_default();
         let changes = NameChanges {
@@ -101,6 +110,7 @@ impl NameWatcher {
         }
     }
 
+    /// Returns the names that match, up to one more than the limit.
     fn list(&self) -> io::Result<BTreeSet<Bytes>> {
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -114,6 +124,9 @@ impl NameWatcher {
             let name = entry?.file_name();
             if self.pattern.matches(name.as_bytes()) {
                 names.insert(Bytes::copy_from_slice(name.as_bytes()));
+                if names.len() > MAX_LOGS {
+                    break;
+                }
             }
         }
         Ok(names)

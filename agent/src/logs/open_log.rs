@@ -37,7 +37,7 @@ impl OpenLog {
             return Ok(None);
         };
         // Checked before the open, because opening a FIFO or a device can already have an effect.
-        if !meta.is_file() {
+        if !is_log(&meta) {
             return Ok(None);
         }
         let open = OpenOptions::new()
@@ -52,7 +52,7 @@ impl OpenLog {
             offset: 0,
             file,
         };
-        Ok(log.file.metadata()?.is_file().then_some(log))
+        Ok(is_log(&log.file.metadata()?).then_some(log))
     }
 
     /// Continues at the position of an earlier follower, if this is the same file and long enough.
@@ -96,6 +96,11 @@ impl OpenLog {
         let named = unless_absent(symlink_metadata(path))?;
         Ok(named.is_some_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())))
     }
+}
+
+/// Tells whether this is a regular file with no other name. Another user may have made a hard link to a file that only the agent may read.
+fn is_log(metadata: &Metadata) -> bool {
+    metadata.is_file() && metadata.nlink() <= 1
 }
 
 /// Returns `None` for a file that is absent or out of reach. A file without permission counts as absent, because it may become readable

@@ -81,6 +81,7 @@ impl Agent for AgentService {
             .parse()
             .map_err(|_| Status::invalid_argument(format!("{address:?} is not an IP address")))?;
         let enrolment = self.listener.enroll(key, address).await.map_err(|error| match error {
+            Error::NoPodAddress(_) => Status::invalid_argument(error.to_string()),
             Error::TooManyAddresses => Status::resource_exhausted(error.to_string()),
             Error::KeyGeneration(_) | Error::Tls(_) | Error::Listen { .. } => {
                 Status::failed_precondition(error.to_string())

@@ -347,7 +347,7 @@ pub(super) fn files_status(error: files::Error) -> Status {
     use files::Error as E;
     let text = error.to_string();
     let mut status = match &error {
-        E::System(_) => system_status(text, error.errno()),
+        E::System(_) | E::Foreign { .. } => system_status(text, error.errno()),
         E::UnknownUser(_) => Status::failed_precondition(text),
         E::NotBelowRoot(_) => Status::invalid_argument(text),
         E::HoleTooLong(_) | E::NoTrailer | E::NotOneHeader | E::OtherTarget => Status::invalid_argument(text),
@@ -402,6 +402,7 @@ pub(super) fn logs_status(error: logs::Error) -> Status {
     let text = error.to_string();
     match error {
         logs::Error::System(_) => system_status(text, error.errno()),
+        logs::Error::TooMany { .. } => Status::resource_exhausted(text),
         logs::Error::Panicked => Status::internal(text),
     }
 }

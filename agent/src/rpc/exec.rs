@@ -53,15 +53,28 @@ fn stream_events(mut reader: Reader) -> Answers<ExecEvent> {
 /// Bytes of stdin that are written before an acknowledgement is due. An acknowledgement costs as much as a chunk on the way to the
 /// client, so chunks share one. A client sends at least four times as much before it waits for one (2 MiB of a file, 4 MiB of a stream).
 const ACK_STEP: u64 = 512 << 10;
-/// Pause in the input after which less than `ACK_STEP` is acknowledged.
-const ACK_DELAY: Duration = Duration::from_millis(10);
+/// Pause in the input after which less than `ACK_STEP` is acknowledged. A bridge whose clients share a budget may wait for it.
+const ACK_DELAY: Duration = Duration::from_millis(2);
 
-/// Writes a client's stdin and acknowledges it, until the end of the input.
+/// Writes a client's stdin and acknowledges it, until the end of the input, or until the client is gone: its input then leaves the
+/// connection's window, even if the command never reads it.
 async fn write_stdin(
+    writer: StdinWriter,
+    first: StdinChunk,
+    chunks: Streaming<StdinChunk>,
+    acks: mpsc::Sender<Result<StdinAck, Status>>,
+) {
+    tokio::select! {
+        () = acks.closed() => {}
+        () = write_and_acknowledge(writer, first, chunks, &acks) => {}
+    }
+}
+
+async fn write_and_acknowledge(
     mut writer: StdinWriter,
     first: StdinChunk,
     mut chunks: Streaming<StdinChunk>,
-    acks: mpsc::Sender<Result<StdinAck, Status>>,
+    acks: &mpsc::Sender<Result<StdinAck, Status>>,
 ) {
     let mut chunk = Some(first);
     let mut acknowledged = None;

@@ -4,7 +4,6 @@
 use std::pin::Pin;
 
 use podbridge_proto::digest::ContentHasher;
-use podbridge_proto::limits::MAX_CHUNK;
 use podbridge_proto::v1::files_server::Files;
 use podbridge_proto::v1::get_response::Part as GetPart;
 use podbridge_proto::v1::put_request::Part as PutPart;
@@ -13,41 +12,48 @@ use podbridge_proto::v1::{
     WriteProgress,
 };
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
 use crate::files::{
-    Chunk, ContentWriter, Error, FileReader, Progress, Transfers, commit_all, receive, run_blocking, stat,
+    Chunk, ContentWriter, Error, FileReader, Progress, QueuedPart, ReadAhead, ReadPart, Transfers, commit_all, receive,
+    run_blocking, stat,
 };
 
 /// Capacity of the queue between `files` and the connection, in answers.
 const MAX_QUEUED_ANSWERS: usize = 8;
 
 #[derive(Debug)]
-pub(crate) struct FilesService(pub(crate) Transfers);
+pub(crate) struct FilesService {
+    transfers: Transfers,
+    read_ahead: ReadAhead,
+}
+
+impl FilesService {
+    pub(crate) fn new(transfers: Transfers) -> Self {
+        Self {
+            transfers,
+            read_ahead: ReadAhead::default(),
+        }
+    }
+}
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Sends a file until its end, or until the client is gone. Blocks.
-fn send(mut reader: FileReader, answers: &mpsc::Sender<Result<GetResponse, Status>>) -> Result<(), Error> {
-    let send = |part| answers.blocking_send(Ok(GetResponse { part: Some(part) })).is_ok();
-    let mut is_wanted = send(GetPart::Stat(convert::attributes(reader.attributes())));
-    while is_wanted {
-        is_wanted = match reader.read(MAX_CHUNK)? {
-            Chunk::Data(data) => send(GetPart::Data(data)),
-            Chunk::Hole(count) => send(GetPart::Hole(count)),
-            Chunk::End => break,
-        };
-    }
-    if is_wanted {
-        let (length, digest) = reader.finish();
-        let digest = digest.to_vec().into();
-        send(GetPart::Trailer(GetTrailer { length, digest }));
-    }
-    Ok(())
+/// Returns the message for a part of a file.
+fn get_response(queued: QueuedPart) -> Result<GetResponse, Status> {
+    let part = match queued.take().map_err(convert::files_status)? {
+        ReadPart::Chunk(Chunk::Data(data)) => Some(GetPart::Data(data)),
+        ReadPart::Chunk(Chunk::Hole(count)) => Some(GetPart::Hole(count)),
+        ReadPart::Chunk(Chunk::End) => None,
+        ReadPart::End(length, digest) => Some(GetPart::Trailer(GetTrailer {
+            length,
+            digest: digest.to_vec().into(),
+        })),
+    };
+    Ok(GetResponse { part })
 }
 
 /// Receives the first message of a put.
@@ -111,7 +117,7 @@ impl Files for FilesService {
     }
 
     async fn write(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Self::WriteStream>, Status> {
-        let transfers = self.0.clone();
+        let transfers = self.transfers.clone();
         let (answers, receiver) = mpsc::channel(MAX_QUEUED_ANSWERS);
         // A task of its own: a complete file gets its name even if the sender is gone.
         tokio::spawn(async move {
@@ -130,14 +136,11 @@ impl Files for FilesService {
         let GetRequest { offset, sparse, .. } = request;
         let reader = run_blocking(move || FileReader::open(&location, offset, hasher, sparse)).await;
         let reader = reader.map_err(convert::files_status)?;
-        let (answers, receiver) = mpsc::channel(MAX_QUEUED_ANSWERS);
-        spawn_blocking(move || {
-            if let Err(error) = send(reader, &answers) {
-                // Fails if the client is gone.
-                let _ = answers.blocking_send(Err(convert::files_status(error)));
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let stat = GetResponse {
+            part: Some(GetPart::Stat(convert::attributes(reader.attributes()))),
+        };
+        let content = ReceiverStream::new(self.read_ahead.start(reader)).map(get_response);
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(stat)).chain(content))))
     }
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {

@@ -1,27 +1,11 @@
-//! File descriptors: registers them with the runtime, closes those that a parent left open, and raises the limit on their number.
+//! File descriptors: registers them with the runtime, and closes those that a parent left open.
 //! `commands::serve` and `exec` call it.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-/// Raises the limit on open descriptors to the hard limit, as each exec needs about three. Returns the limits as they were, which
-/// the commands get.
-pub(crate) fn raise_limit() -> Rlimit {
-    let inherited = getrlimit(Resource::Nofile);
-    // After a refusal the agent can run fewer execs at once, and nothing else changes.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: inherited.maximum,
-            maximum: inherited.maximum,
-        },
-    );
-    inherited
-}
 
 /// Closes every descriptor above stderr. A daemon that keeps a descriptor of the shell that started it would keep that shell's
 /// `kubectl exec` open for ever. The caller has opened nothing yet.

@@ -18,7 +18,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use crate::env::{self, GLIBC_TUNABLES};
+use crate::env::{self, GLIBC_TUNABLES, OWN_PROGRAM};
 
 /// Setting that turns the caches of the threads off.
 const NO_THREAD_CACHES: &[u8] = b"glibc.malloc.tcache_count=0";
@@ -57,10 +57,9 @@ pub(crate) fn restart_without_thread_caches() {
     let given = env::variable(GLIBC_TUNABLES).unwrap_or_default();
     match next_step(given.as_bytes()) {
         NextStep::Restart(value) => {
-            let Ok(own) = env::own_program() else { return };
             let mut arguments = env::arguments();
             // `exec` returns only if it fails: the agent then runs with thread caches.
-            let _ = Command::new(own)
+            let _ = Command::new(OWN_PROGRAM)
                 .arg0(arguments.next().unwrap_or_default())
                 .args(arguments)
                 .env(GLIBC_TUNABLES, OsString::from_vec(value))

@@ -1,10 +1,11 @@
-//! Finds the file of a program by its name, as execvp(3) does. It runs nothing, and it looks at no file. `exec` calls it
+//! Finds the file of a program by its name, as execvp(3) does. It runs nothing, and it opens no file. `exec` calls it
 //! for commands, `git` for the pod's git.
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::safe_path::{Missing, SafeDirectory};
 use crate::env;
 
 /// Search path when PATH is unset: the one that container runtimes set.
@@ -27,10 +28,12 @@ pub(crate) fn candidates(program: &CStr, variables: &[(Vec<u8>, Vec<u8>)], fallb
         .collect()
 }
 
-/// Returns the directory of the agent's own executable; `None` where /proc is hidden.
+/// Returns the directory of the agent's own executable; `None` where /proc is hidden, or if another user can put programs there.
 pub(crate) fn own_directory() -> Option<PathBuf> {
-    let own = env::own_program().ok()?;
-    own.parent().map(Path::to_owned)
+    let own = env::own_location().ok()?;
+    let directory = own.parent()?;
+    let is_guarded = SafeDirectory::open(directory, Missing::Refuse).is_ok_and(|opened| opened.is_guarded());
+    is_guarded.then(|| directory.to_owned())
 }
 
 #[cfg(test)]

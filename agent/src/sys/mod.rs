@@ -1,5 +1,5 @@
 //! System calls, and every `unsafe` block of the agent: fork and exec, the reaper of children, the init for PID 1, the heap, /proc,
-//! cgroups, containers, peers of sockets, program lookup. It knows nothing of execs, files or gRPC, and of the agent it uses `env` only.
+//! cgroups, containers, peers of sockets, limits, safe paths, program lookup. It knows nothing of execs, files or gRPC, and of the agent it uses `env` only.
 //! All other modules may call it.
 
 pub(crate) mod cgroup;
@@ -14,9 +14,11 @@ pub(crate) mod fork;
 pub(crate) mod heap;
 #[allow(unsafe_code)]
 pub(crate) mod init;
+pub(crate) mod limits;
 pub(crate) mod lookup;
 #[allow(unsafe_code)]
 pub(crate) mod peer;
 pub(crate) mod proc;
 pub(crate) mod pty;
 pub(crate) mod reaper;
+pub(crate) mod safe_path;

@@ -35,6 +35,8 @@ pub(crate) enum Error {
     KeyGeneration(#[from] KeyGenerationError),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
+    #[error("{0} is no address of a pod")]
+    NoPodAddress(IpAddr),
     #[error("the agent cannot listen on {address}: {source}")]
     Listen { address: IpAddr, source: io::Error },
     #[error("the agent listens on {MAX_ADDRESSES} addresses already, more than a pod has")]
@@ -84,6 +86,9 @@ impl DirectListener {
 
     /// Accepts direct links of this bridge on the address; starts to listen there if the agent does not yet.
     pub(crate) async fn enroll(&self, bridge: PublicKey, address: IpAddr) -> Result<Enrolment, Error> {
+        if !is_pod_address(address) {
+            return Err(Error::NoPodAddress(address));
+        }
         let mut state = self.state.lock().await;
         let state = match &mut *state {
             Some(state) => state,
@@ -99,6 +104,16 @@ impl DirectListener {
             port,
         })
     }
+}
+
+/// Tells whether a pod can have this address. On others the agent would listen for processes of the pod itself, or on every address.
+fn is_pod_address(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || is_broadcast(address))
+}
+
+fn is_broadcast(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.is_broadcast())
 }
 
 impl ListenerState {
@@ -173,4 +188,25 @@ async fn shake_hands(
     socket.set_nodelay(true)?;
     set_tcp_user_timeout(&socket, UNACKNOWLEDGED_TIMEOUT.as_millis() as u32)?;
     acceptor.accept(socket).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_listens_on_few_addresses() {
+        let queue = ConnectionQueue {
+            connections: mpsc::channel(1).0,
+            count: watch::Sender::new(0),
+        };
+        let mut state = ListenerState::new().unwrap();
+        for last in 1..=4 {
+            state.listen(IpAddr::from([127, 0, 0, last]), &queue).await.unwrap();
+        }
+        let refused = state.listen(IpAddr::from([127, 0, 0, 5]), &queue).await;
+        assert!(matches!(refused, Err(Error::TooManyAddresses)));
+    }
 }

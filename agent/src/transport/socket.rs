@@ -1,38 +1,30 @@
-//! The agent's Unix socket as a path: its location, a check whether an agent listens, and a bind that lets only this user connect.
-//! `commands` calls it.
+//! The agent's Unix socket as a path: a check whether an agent listens, and a bind that lets only this user connect.
+//! `choice` says which path, `commands` binds.
 //!
 //! Containers share directories, so the path of a socket names its container unless the user chose the path. A task may clean /tmp while
 //! the agent runs, so the agent also listens on an abstract socket, which no file represents: the network namespace holds it, and its name
 //! is made of user, container and path. `peer` checks both ends in any case.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
 
 use super::peer::{self, Refusal, Scope};
-use crate::env;
+use super::socket_directory::{self, FileIdentity, MAX_SOCKET_PATH, SocketDirectory, through_descriptor};
 use crate::sys::container;
-
-/// Socket of an agent that is part of the pod; its directory is an emptyDir or on a writable root file system.
-const WELL_KNOWN: &str = "/run/podbridge/agent.sock";
-/// Longest path of a Unix socket that the kernel takes, in bytes (unix(7)).
-const MAX_SOCKET_PATH: usize = 107;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("cannot make the directory {}: {source}; choose another path with --socket", path.display())]
-    Directory { path: PathBuf, source: io::Error },
-    #[error("the directory {} belongs to uid {owner}, not to this agent's uid; choose another path with --socket", path.display())]
-    Owner { path: PathBuf, owner: u32 },
+    #[error(transparent)]
+    Directory(#[from] socket_directory::Error),
     #[error("an agent already serves on {}", .0.display())]
     InUse(PathBuf),
     #[error("cannot listen on {}: {source}; choose another path with --socket", path.display())]
@@ -48,16 +40,6 @@ pub(crate) enum ConnectError {
     Refused { path: PathBuf, refusal: Refusal },
 }
 
-/// Choice of the socket, from options and environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// This path, whoever shares it.
-    Exact(PathBuf),
-    /// This path with the container's id in it.
-    OfContainer(PathBuf),
-    Default,
-}
-
 /// One socket of an agent, and the rules for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AgentSocket {
@@ -67,91 +49,15 @@ pub(crate) struct AgentSocket {
     base: Option<PathBuf>,
 }
 
-impl Choice {
-    /// Chooses the path: the one of the option, else that of the environment.
-    pub(crate) fn new(exact: Option<PathBuf>, of_container: Option<PathBuf>) -> Self {
-        let from_environment = || env::variable(env::AGENT_SOCKET).filter(|value| !value.is_empty());
-        match (exact, of_container) {
-            (Some(path), _) => Self::Exact(path),
-            (None, Some(path)) => Self::OfContainer(path),
-            (None, None) => from_environment().map_or(Self::Default, |path| Self::Exact(path.into())),
-        }
-    }
-
-    /// Returns the sockets at which a serving agent may be, in the order of preference. An agent of an older release serves at the
-    /// default paths without an id.
-    fn to_connect(&self) -> Vec<AgentSocket> {
-        match self {
-            Self::Exact(path) => vec![AgentSocket::exact(path)],
-            Self::OfContainer(path) => vec![AgentSocket::of_container(path)],
-            Self::Default => [WELL_KNOWN.into(), private_path()]
-                .iter()
-                .flat_map(|path| [AgentSocket::of_container(path), AgentSocket::exact(path)])
-                .collect(),
-        }
-    }
-
-    /// Returns the socket to serve on. The default is the well-known one if its directory is writable, else the private one.
-    pub(crate) fn to_serve(&self) -> AgentSocket {
-        match self {
-            Self::Exact(path) => AgentSocket::exact(path),
-            Self::OfContainer(path) => AgentSocket::of_container(path),
-            Self::Default => AgentSocket::of_container(&default_path()),
-        }
-    }
-
-    /// Connects to an agent of this user in this container. If none is found, the error is about the last socket, or about an agent of
-    /// another container.
-    pub(crate) fn connect(&self) -> Result<UnixStream, ConnectError> {
-        let mut result = None;
-        for socket in self.to_connect() {
-            match socket.connect() {
-                Ok(stream) => return Ok(stream),
-                Err(error) if matches!(result, Some(ConnectError::Refused { .. })) => drop(error),
-                Err(error) => result = Some(error),
-            }
-        }
-        Err(result.expect("every choice has a socket"))
-    }
-}
-
-fn default_path() -> PathBuf {
-    let directory = Path::new(WELL_KNOWN)
-        .parent()
-        .expect("the well-known socket is in a directory");
-    match make_directory(directory) {
-        Ok(()) if File::create(directory.join(".probe")).is_ok() => {
-            // The file is ours: it was made a moment ago.
-            let _ = fs::remove_file(directory.join(".probe"));
-            WELL_KNOWN.into()
-        }
-        _ => private_path(),
-    }
-}
-
-/// Returns a path in /tmp that only this user has.
-fn private_path() -> PathBuf {
-    format!("/tmp/.podbridge-{}/agent.sock", geteuid().as_raw()).into()
-}
-
-/// Makes a directory for this user alone; it may exist.
-pub(crate) fn make_directory(directory: &Path) -> Result<(), Error> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|source| Error::Directory {
-        path: directory.to_owned(),
-        source,
-    })
-}
-
 impl AgentSocket {
-    fn exact(path: &Path) -> Self {
+    pub(super) fn exact(path: &Path) -> Self {
         Self {
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             base: None,
         }
     }
 
-    fn of_container(base: &Path) -> Self {
+    pub(super) fn of_container(base: &Path) -> Self {
         let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
         // Where /proc is hidden, the peers cannot be told apart either.
         let id = container::id().unwrap_or_default();
@@ -196,21 +102,20 @@ impl AgentSocket {
     }
 
     /// Connects, and checks the agent before a byte is sent.
-    fn connect(&self) -> Result<UnixStream, ConnectError> {
-        let stream = match connect_path(&self.path) {
-            Ok(stream) => stream,
-            Err(source) => self.connect_abstract().ok_or_else(|| ConnectError::NoAgent {
-                path: self.path.clone(),
-                source,
-            })?,
-        };
-        match peer::check(&stream, Scope::OwnContainer) {
+    pub(super) fn connect(&self) -> Result<UnixStream, ConnectError> {
+        let connected = connect_path(&self.path).map_err(|source| ConnectError::NoAgent {
+            path: self.path.clone(),
+            source,
+        });
+        let checked = connected.and_then(|stream| match peer::check(&stream, Scope::OwnContainer) {
             Ok(()) => Ok(stream),
             Err(refusal) => Err(ConnectError::Refused {
                 path: self.path.clone(),
                 refusal,
             }),
-        }
+        });
+        // The file may be gone, or another user may have put a socket in its place.
+        checked.or_else(|error| self.connect_abstract().ok_or(error))
     }
 
     /// Connects to the abstract socket. Any process may have taken its name: then there is no agent.
@@ -220,33 +125,21 @@ impl AgentSocket {
         Some(stream)
     }
 
-    /// Makes the socket's directory, checks that it belongs to this user or root, and locks it against other agents that start. The lock
-    /// ends with the file.
-    pub(crate) fn lock(&self) -> Result<File, Error> {
-        let directory = self.directory();
-        make_directory(directory)?;
-        let failed = |source| Error::Directory {
-            path: directory.to_owned(),
-            source,
-        };
-        let owner = fs::symlink_metadata(directory).map_err(failed)?.uid();
-        // Root is trusted. A directory of another user may be a trap in /tmp.
-        if owner != geteuid().as_raw() && owner != 0 {
-            return Err(Error::Owner {
-                path: directory.to_owned(),
-                owner,
-            });
-        }
+    fn name(&self) -> &Path {
+        Path::new(self.path.file_name().unwrap_or_default())
+    }
+
+    /// Tells whether an agent can serve here: the directory is writable, and no other user has put something in the way.
+    pub(super) fn is_usable(&self) -> bool {
+        SocketDirectory::open(self.directory()).is_ok_and(|directory| directory.can_take(self.name()))
+    }
+
+    /// Locks the socket's directory against other agents that start; `None`: another user keeps the lock's name. The lock ends with the
+    /// file.
+    pub(crate) fn lock(&self) -> Result<Option<File>, Error> {
         let named = self.base.as_ref().unwrap_or(&self.path);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(with_suffix(named, ".lock"));
-        let lock = lock.map_err(failed)?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
-        Ok(lock)
+        let name = with_suffix(Path::new(named.file_name().unwrap_or_default()), ".lock");
+        Ok(SocketDirectory::open(self.directory())?.lock(&name)?)
     }
 
     /// Listens on the path and on the abstract socket. The caller holds the lock.
@@ -274,32 +167,29 @@ impl AgentSocket {
 
     /// Listens on the path with mode 0600; replaces a socket that no process listens on. Returns also the identity of the new file.
     fn bind_path(&self) -> Result<(UnixListener, FileIdentity), Error> {
-        if connect_path(&self.path).is_ok() {
+        if self.connect_file().is_ok() {
             return Err(Error::InUse(self.path.clone()));
         }
-        // Another name until it listens, so that a client never sees a socket that refuses it.
-        let unready = with_suffix(&self.path, ".new");
-        let bound = remove_if_there(&self.path)
-            .and_then(|()| remove_if_there(&unready))
-            .and_then(|()| with_short_path(&unready, |path| UnixListener::bind(path)))
-            .and_then(|listener| {
-                // Other users are refused by their uid as well.
-                fs::set_permissions(&unready, fs::Permissions::from_mode(0o600))?;
-                listener.set_nonblocking(true)?;
-                fs::rename(&unready, &self.path)?;
-                let identity = file_identity(&self.path).ok_or(io::ErrorKind::NotFound)?;
-                Ok((listener, identity))
-            });
-        bound.map_err(|source| Error::Bind {
+        let listening = SocketDirectory::open(self.directory())?.listen(self.name());
+        listening.map_err(|source| Error::Bind {
             path: self.path.clone(),
             source,
         })
+    }
+
+    /// Connects to the path if this user or root listens there.
+    fn connect_file(&self) -> Result<UnixStream, Refusal> {
+        let stream = connect_path(&self.path)?;
+        peer::check(&stream, Scope::AnyContainer).map(|()| stream)
     }
 
     /// Removes the sockets of other containers of this node in which no agent lives any more. In a directory that outlives containers
     /// they would gather.
     fn remove_stale(&self) {
         let Some(base) = &self.base else { return };
+        let Ok(directory) = SocketDirectory::open(self.directory()) else {
+            return;
+        };
         let (Some(stem), Ok(entries)) = (base.file_stem(), fs::read_dir(self.directory())) else {
             return;
         };
@@ -308,14 +198,11 @@ impl AgentSocket {
             let is_socket = entry.file_name().to_string_lossy().starts_with(&beginning);
             let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
             if is_socket && connect_path(&entry.path()).is_err_and(|error| refused(&error)) {
-                let _ = fs::remove_file(entry.path());
+                directory.remove(Path::new(&entry.file_name()));
             }
         }
     }
 }
-
-/// Device and inode of a socket's file.
-type FileIdentity = (u64, u64);
 
 /// The listeners of an agent.
 #[derive(Debug)]
@@ -355,7 +242,9 @@ impl BoundPath {
     pub(crate) fn remove(&self) {
         if self.is_there() {
             // Nothing listens on the socket any more. A stale one would be replaced, so a failure is harmless.
-            let _ = fs::remove_file(self.path());
+            if let Ok(directory) = SocketDirectory::open(self.socket.directory()) {
+                directory.remove(self.socket.name());
+            }
         }
     }
 
@@ -368,13 +257,6 @@ impl BoundPath {
 fn file_identity(path: &Path) -> Option<FileIdentity> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Inserts the container's id before the extension of a path.
@@ -410,11 +292,7 @@ fn with_short_path<T>(path: &Path, action: impl FnOnce(&Path) -> io::Result<T>) 
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(directory, flags, Mode::empty())?;
-    action(
-        &Path::new("/proc/self/fd")
-            .join(directory.as_raw_fd().to_string())
-            .join(name),
-    )
+    action(&through_descriptor(&directory).join(name))
 }
 
 /// Returns the FNV-1a hash of some bytes. It is the same in every release, and needs no strength: the peers are checked.
@@ -460,13 +338,12 @@ mod tests {
     #[test]
     fn a_removed_directory_hides_no_agent_and_is_made_again() {
         let directory = tempfile::tempdir().unwrap();
-        let choice = Choice::OfContainer(directory.path().join("own/agent.sock"));
-        let socket = choice.to_serve();
+        let socket = AgentSocket::of_container(&directory.path().join("own/agent.sock"));
         drop(socket.lock().unwrap());
         let bound = socket.clone().bind().unwrap();
         assert!(bound.path.restore().unwrap().is_none());
         fs::remove_dir_all(socket.directory()).unwrap();
-        assert!(choice.connect().is_ok(), "the abstract socket answers");
+        assert!(socket.connect().is_ok(), "the abstract socket answers");
         assert!(matches!(socket.clone().bind(), Err(Error::InUse(_))));
         let restored = bound.path.restore().unwrap();
         assert!(restored.is_some() && connect_path(&socket.path).is_ok());

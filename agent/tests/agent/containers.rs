@@ -72,7 +72,13 @@ impl Drop for Container {
 }
 
 fn output(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap()
+    loop {
+        match command.stdin(Stdio::null()).output() {
+            // Another test has forked while this one wrote the program, and its child has not executed its own yet.
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            output => return output.unwrap(),
+        }
+    }
 }
 
 fn agent(arguments: &[&str], socket: &Path) -> Output {

@@ -60,6 +60,16 @@ impl Agent {
         Self::spawn(tempfile::tempdir().unwrap(), command, &[])
     }
 
+    /// Starts an agent by a program that executes it in the end.
+    pub(crate) fn start_by(program: &str, arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // The program may make it an agent of another user.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let mut command = Command::new(program);
+        command.args(arguments).arg(AGENT);
+        Self::spawn(dir, command, &[])
+    }
+
     fn spawn(dir: TempDir, mut command: Command, arguments: &[&str]) -> Self {
         command
             .arg("serve")

@@ -488,3 +488,38 @@ async fn more_names_than_fit_into_a_message_are_all_reported() {
     }
     assert!(appeared == COUNT && messages > 2);
 }
+
+/// Everybody can make files in /tmp.
+#[tokio::test]
+async fn names_without_end_are_refused_and_not_remembered() {
+    const COUNT: usize = 40_000;
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    for n in 0..COUNT {
+        File::create(directory.path().join(format!("a{n}.log"))).unwrap();
+    }
+    let before = settled_usage(&agent).memory;
+    let status = soon(watch(&agent, directory.path()).await.message()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("more than 16384 names"), "{status:?}");
+    // A name that is asked for is still followed.
+    let mut follower = Follower::start(&agent, &directory.path().join("a7.log"), None).await;
+    follower.expect_begins(0).await;
+    drop(follower);
+    assert!(settled_usage(&agent).memory <= before + 2048);
+}
+
+/// Another user may have made a hard link to a file that he may not read.
+#[tokio::test]
+async fn a_file_with_another_name_is_no_log() {
+    let (agent, path) = agent_and_log_path();
+    let secret = agent.dir.path().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    fs::hard_link(&secret, &path).unwrap();
+    let mut follower = Follower::start(&agent, &path, None).await;
+    follower.expect_absent().await;
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "log").unwrap();
+    follower.expect_begins(0).await;
+    assert_eq!(follower.data(3).await, b"log");
+}

@@ -8,6 +8,7 @@ mod exec;
 mod files;
 mod guarantees;
 mod harness;
+mod hostile;
 mod lifecycle;
 mod logs;
 mod measure;

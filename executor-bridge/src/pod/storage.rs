@@ -1,7 +1,7 @@
-//! Which directories of a container have a limit on their size, as the pod's specification says. The kubelet evicts a pod that exceeds
-//! one, so the file system's free space is not enough to know. Pure; `view` makes it, `link` asks it where an agent may go.
+//! Which directories of a container have a limit on their size, and which ones other containers can write to, as the pod's
+//! specification says. The kubelet evicts a pod that exceeds a limit, so the file system's free space is not enough to know. Pure; `view` makes it, `link` asks it where an agent may go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, PodSpec, ResourceRequirements, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -22,12 +22,15 @@ struct Mount {
     in_memory: bool,
     /// A volume that ends with the pod.
     temporary: bool,
+    /// Another container, or somebody outside of the pod, can write to it.
+    shared: bool,
 }
 
 impl Storage {
     /// Returns the storage of every container of a pod, by the container's name.
     pub(super) fn of_pod(spec: &PodSpec) -> BTreeMap<String, Self> {
         let volumes = spec.volumes.as_deref().unwrap_or_default();
+        let writers = Writers::new(spec);
         let init = spec.init_containers.iter().flatten();
         let usual = spec.containers.iter().chain(init).map(|container| {
             let Container {
@@ -38,33 +41,42 @@ impl Storage {
             } = container;
             (
                 name.clone(),
-                Self::new(volumes, volume_mounts.as_deref(), resources.as_ref()),
+                Self::new(volumes, &writers, volume_mounts.as_deref(), resources.as_ref()),
             )
         });
         let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| {
             let EphemeralContainer {
                 name, volume_mounts, ..
             } = container;
-            (name.clone(), Self::new(volumes, volume_mounts.as_deref(), None))
+            (
+                name.clone(),
+                Self::new(volumes, &writers, volume_mounts.as_deref(), None),
+            )
         });
         usual.chain(ephemeral).collect()
     }
 
-    fn new(volumes: &[Volume], mounts: Option<&[VolumeMount]>, resources: Option<&ResourceRequirements>) -> Self {
+    fn new(
+        volumes: &[Volume],
+        writers: &Writers<'_>,
+        mounts: Option<&[VolumeMount]>,
+        resources: Option<&ResourceRequirements>,
+    ) -> Self {
         let limits = resources.and_then(|resources| resources.limits.as_ref());
         let limit = |name: &str| limits.and_then(|limits| bytes(limits.get(name)?));
         let (memory, disk) = (limit("memory"), limit("ephemeral-storage"));
-        let mount = |path: &str, limit, in_memory, temporary| Mount {
+        let mount = |path: &str, limit, in_memory, temporary, shared| Mount {
             path: path.trim_end_matches('/').to_owned(),
             limit,
             in_memory,
             temporary,
+            shared,
         };
-        // The runtime makes /dev and /dev/shm in memory.
+        // The runtime makes /dev and /dev/shm in memory, and all containers of a pod have one /dev/shm.
         let own = [
-            mount("/", disk, false, false),
-            mount("/dev", memory, true, false),
-            mount("/dev/shm", memory, true, false),
+            mount("/", disk, false, false, false),
+            mount("/dev", memory, true, false, false),
+            mount("/dev/shm", memory, true, false, writers.containers > 1),
         ];
         let mounted = mounts.unwrap_or_default().iter().map(|mounted| {
             let volume = volumes.iter().find(|volume| volume.name == mounted.name);
@@ -77,9 +89,10 @@ impl Storage {
                     let size = size.filter(|size| *size > 0);
                     let temporary = mounted.read_only != Some(true);
                     let limit = size.into_iter().chain(shared).min();
-                    mount(&mounted.mount_path, limit, in_memory, temporary)
+                    let shared = writers.of(&mounted.name) > 1;
+                    mount(&mounted.mount_path, limit, in_memory, temporary, shared)
                 }
-                None => mount(&mounted.mount_path, None, false, false),
+                None => mount(&mounted.mount_path, None, false, false, true),
             }
         });
         Self {
@@ -102,6 +115,11 @@ impl Storage {
         self.paths(|mount| mount.temporary)
     }
 
+    /// Returns the directories that others than this container can write to.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = &str> {
+        self.paths(|mount| mount.shared)
+    }
+
     /// Returns the smallest limit of a directory on a disk, in bytes.
     pub(crate) fn smallest_disk_limit(&self) -> Option<u64> {
         let on_disk = self.mounts.iter().filter(|mount| !mount.in_memory);
@@ -121,6 +139,42 @@ pub(super) fn shown(quantity: &str) -> String {
     match bytes(&Quantity(quantity.into())) {
         Some(bytes) => format!("{} MiB", bytes >> 20),
         None => quantity.to_owned(),
+    }
+}
+
+/// Which containers of a pod run at the same time, and what they can write to. An init container has ended before, unless it is a sidecar.
+struct Writers<'a> {
+    containers: usize,
+    /// Volume of each writable mount of each container.
+    volumes: Vec<&'a str>,
+}
+
+impl<'a> Writers<'a> {
+    fn new(spec: &'a PodSpec) -> Self {
+        let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+        let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
+        let usual = spec
+            .containers
+            .iter()
+            .chain(sidecars)
+            .map(|container| &container.volume_mounts);
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
+        let ephemeral = ephemeral.map(|container| &container.volume_mounts);
+        let mounts: Vec<_> = usual.chain(ephemeral).collect();
+        let of_container = |mounts: &'a Option<Vec<VolumeMount>>| {
+            let writable = mounts.iter().flatten().filter(|mount| mount.read_only != Some(true));
+            // A container may mount a volume several times.
+            writable.map(|mount| mount.name.as_str()).collect::<BTreeSet<_>>()
+        };
+        Self {
+            containers: mounts.len(),
+            volumes: mounts.into_iter().flat_map(of_container).collect(),
+        }
+    }
+
+    /// Returns how many containers can write to a volume.
+    fn of(&self, volume: &str) -> usize {
+        self.volumes.iter().filter(|name| **name == volume).count()
     }
 }
 
@@ -222,6 +276,75 @@ mod tests {
                 expected,
                 "{volume} {limits}"
             );
+        }
+    }
+
+    /// Each row: the other containers of the pod by kind with their mounts, the volume at /tmp, and the shared directories of the container.
+    #[test]
+    fn a_directory_is_shared_if_another_container_can_write_to_it() {
+        let mounts = |read_only: bool| serde_json::json!([{"name": "v", "mountPath": "/x", "readOnly": read_only}]);
+        let empty = serde_json::json!({"emptyDir": {}});
+        for (kind, other, volume, expected) in [
+            ("", serde_json::json!({}), empty.clone(), &[][..]),
+            ("containers", serde_json::json!({}), empty.clone(), &["/dev/shm"]),
+            (
+                "containers",
+                serde_json::json!({"volumeMounts": mounts(true)}),
+                empty.clone(),
+                &["/dev/shm"],
+            ),
+            (
+                "containers",
+                serde_json::json!({"volumeMounts": mounts(false)}),
+                empty.clone(),
+                &["/dev/shm", "/tmp"],
+            ),
+            (
+                "ephemeralContainers",
+                serde_json::json!({"volumeMounts": mounts(false)}),
+                empty.clone(),
+                &["/dev/shm", "/tmp"],
+            ),
+            (
+                "initContainers",
+                serde_json::json!({"volumeMounts": mounts(false)}),
+                empty.clone(),
+                &[],
+            ),
+            (
+                "initContainers",
+                serde_json::json!({"volumeMounts": mounts(false), "restartPolicy": "Always"}),
+                empty,
+                &["/dev/shm", "/tmp"],
+            ),
+            (
+                "",
+                serde_json::json!({}),
+                serde_json::json!({"hostPath": {"path": "/x"}}),
+                &["/tmp"],
+            ),
+            (
+                "",
+                serde_json::json!({}),
+                serde_json::json!({"persistentVolumeClaim": {"claimName": "c"}}),
+                &["/tmp"],
+            ),
+        ] {
+            let own = serde_json::json!({"name": "a", "volumeMounts":
+                [{"name": "v", "mountPath": "/tmp"}, {"name": "v", "mountPath": "/tmp", "subPath": "twice"}]});
+            let mut spec = serde_json::json!({"containers": [own], "volumes": [volume]});
+            spec["volumes"][0]["name"] = "v".into();
+            if !kind.is_empty() {
+                let mut other = other.clone();
+                other["name"] = "b".into();
+                let containers = spec[kind].as_array().cloned().unwrap_or_default();
+                spec[kind] = [containers, vec![other]].concat().into();
+            }
+            let parsed: PodSpec = serde_json::from_value(spec.clone()).unwrap();
+            let storage = Storage::of_pod(&parsed).remove("a").unwrap();
+            let mut shared: Vec<_> = storage.shared().collect();
+            shared.dedup();
+            assert_eq!(shared, expected, "{spec}");
         }
     }
 

@@ -27,7 +27,7 @@ fn in_memory(overflow: Overflow) -> Arc<Spool> {
 
 /// Returns a directory that is not in memory, and a spool with files there.
 fn on_disk(overflow: Overflow, limit: u64) -> (tempfile::TempDir, Arc<Spool>) {
-    let own = crate::env::own_program().unwrap();
+    let own = crate::env::own_location().unwrap();
     let directory = tempfile::tempdir_in(own.parent().unwrap()).unwrap();
     let store = Store::new(Some(directory.path().to_owned()), limit);
     (directory, Arc::new(Spool::new(overflow, Arc::new(store))))

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use podbridge_files::users::Identity;
 use rustix::fs::{MemfdFlags, SeekFrom, Uid, memfd_create, seek};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Rlimit, Signal};
+use rustix::process::{Pid, Signal};
 use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest as _, Sha256};
 
@@ -22,6 +22,7 @@ use crate::exec::mark::Mark;
 use crate::exec::process::{self, AgentStdio};
 use crate::exec::{Command, ExecId, StdinMode};
 use crate::sys::fork::Stdio;
+use crate::sys::limits::InheritedLimits;
 use crate::sys::reaper::{Child, Reaper};
 
 const PROGRAM: &str = concat!(include_str!("modules.py"), include_str!("interpreter.py"));
@@ -66,7 +67,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Interpreter {
     /// Starts an interpreter through the command of `form`, and has it learn the module that `command` runs. `Err`: a reason for people.
-    pub(super) fn start(reaper: &Reaper, nofile: Rlimit, command: &Command, form: &Form) -> Result<Self, String> {
+    pub(super) fn start(
+        reaper: &Reaper,
+        limits: InheritedLimits,
+        command: &Command,
+        form: &Form,
+    ) -> Result<Self, String> {
         let begun = SystemTime::now();
         let mut random = [0; 16];
         // getrandom(2) always returns so few bytes at once.
@@ -77,7 +83,7 @@ impl Interpreter {
             ..command.clone()
         };
         let (packets, stdio) = open_stdio().map_err(|error| format!("its streams cannot be opened: {error}"))?;
-        let child = process::spawn_with(reaper, nofile, &command, stdio).map_err(|failure| failure.message)?;
+        let child = process::spawn_with(reaper, limits, &command, stdio).map_err(|failure| failure.message)?;
         let answer = packets.receive(START_TIMEOUT);
         let paths = understand(&answer, b'H')?;
         let executable = paths.split(|byte| *byte == 0).next().unwrap_or_default();

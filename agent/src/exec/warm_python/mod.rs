@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use podbridge_files::users::Identity;
-use rustix::process::Rlimit;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -24,6 +23,7 @@ use super::process::AgentStdio;
 use super::{Command, StdinMode};
 use crate::env::Variables;
 use crate::sys::cgroup;
+use crate::sys::limits::InheritedLimits;
 use crate::sys::reaper::{Child, Reaper};
 
 /// Most interpreters at once: each has about 15 MB.
@@ -86,8 +86,8 @@ pub(crate) struct WarmPython {
 #[derive(Debug)]
 struct Shared {
     reaper: Reaper,
-    /// Limit on open descriptors that commands get.
-    nofile: Rlimit,
+    /// Limits that commands get.
+    limits: InheritedLimits,
     is_enabled: bool,
     slots: Mutex<HashMap<Key, Slot>>,
 }
@@ -101,11 +101,11 @@ pub(super) enum Start {
 }
 
 impl WarmPython {
-    pub(crate) fn new(reaper: Reaper, nofile: Rlimit, is_enabled: bool) -> Self {
+    pub(crate) fn new(reaper: Reaper, limits: InheritedLimits, is_enabled: bool) -> Self {
         Self {
             shared: Arc::new(Shared {
                 reaper,
-                nofile,
+                limits,
                 is_enabled,
                 slots: Mutex::default(),
             }),
@@ -224,8 +224,8 @@ impl WarmPython {
         drop(slots);
         let (warm, command) = (self.clone(), command.clone());
         spawn_blocking(move || {
-            let Shared { reaper, nofile, .. } = &*warm.shared;
-            let state = match Interpreter::start(reaper, *nofile, &command, &form) {
+            let Shared { reaper, limits, .. } = &*warm.shared;
+            let state = match Interpreter::start(reaper, *limits, &command, &form) {
                 Ok(interpreter) => State::Ready(Arc::new(interpreter)),
                 Err(reason) => State::Failed { reason, failures },
             };

@@ -10,8 +10,10 @@ use std::sync::atomic::AtomicI32;
 
 use podbridge_files::users::Identity;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Gid, Pid, Rlimit, Uid};
+use rustix::process::{Gid, Pid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+
+use crate::sys::limits::InheritedLimits;
 
 /// The standard descriptors of the child.
 #[derive(Debug)]
@@ -38,8 +40,8 @@ pub(crate) struct PreparedCommand {
     /// `None`: the agent's own user.
     pub(crate) identity: Option<Identity>,
     pub(crate) stdio: Stdio,
-    /// Limit on open descriptors that the child gets back; the agent's own is raised.
-    pub(crate) nofile: Rlimit,
+    /// Limits that the child gets back; the agent has others.
+    pub(crate) limits: InheritedLimits,
     /// Soft limit on file locks, which the kernel ignores; `None`: unchanged.
     pub(crate) file_locks: Option<u64>,
 }
@@ -242,11 +244,14 @@ unsafe fn exec_program(plan: &ChildPlan<'_>) -> ! {
         reset_signals();
         libc::umask(0o022);
         let number = |limit: Option<u64>| limit.map_or(libc::RLIM_INFINITY, |limit| limit as libc::rlim_t);
-        let limit = libc::rlimit {
-            rlim_cur: number(command.nofile.current),
-            rlim_max: number(command.nofile.maximum),
-        };
-        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        let InheritedLimits { nofile, core } = command.limits;
+        for (resource, limit) in [(libc::RLIMIT_NOFILE, nofile), (libc::RLIMIT_CORE, core)] {
+            let limit = libc::rlimit {
+                rlim_cur: number(limit.current),
+                rlim_max: number(limit.maximum),
+            };
+            libc::setrlimit(resource, &limit);
+        }
         if let Some(soft) = command.file_locks {
             let limit = [soft, u64::MAX];
             libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_LOCKS, &limit, ptr::null::<u8>());

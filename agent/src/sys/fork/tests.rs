@@ -88,7 +88,10 @@ fn start(path: &Path) -> mpsc::Receiver<Pid> {
             stdout: null(),
             stderr: null(),
         },
-        nofile: getrlimit(Resource::Nofile),
+        limits: InheritedLimits {
+            nofile: getrlimit(Resource::Nofile),
+            core: getrlimit(Resource::Core),
+        },
         file_locks: None,
     };
     let (sender, running) = mpsc::channel();

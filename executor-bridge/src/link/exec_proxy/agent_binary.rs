@@ -41,6 +41,11 @@ impl AgentBinary {
         format!("{}-{}", env!("CARGO_PKG_VERSION"), self.short_digest())
     }
 
+    /// Returns the tag, and the digest by which the whole binary is recognised.
+    pub(super) fn tag_and_digest(&self) -> String {
+        format!("{}:{}", self.tag(), HEXLOWER.encode(&self.sha256))
+    }
+
     pub(super) fn short_digest(&self) -> String {
         HEXLOWER.encode(&self.sha256[..4])
     }

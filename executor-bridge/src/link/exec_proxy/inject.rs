@@ -26,12 +26,14 @@ pub(super) async fn inject(
     random: &str,
     spool: &str,
 ) -> Result<Proxy, Failure> {
-    let file = format!("{}/podbridge-agent-{}.{random}", directory.binary, binary.tag());
+    let name = format!("podbridge-agent-{}.{random}", binary.tag());
+    let file = format!("{}/{name}", directory.binary);
     let socket = format!("{}/agent-{}.sock", directory.socket, binary.short_digest());
-    write(container, binary, &file).await?;
+    let place = [&directory.binary[..], &name];
+    write(container, binary, place, &file).await?;
     let script = ["sh", "-c", scripts::START, "sh"];
     let digest = binary.short_digest();
-    let start_arguments = [&script[..], &[&file, &socket, &digest, spool]].concat();
+    let start_arguments = [&script[..], &place[..], &[&socket, &digest, spool]].concat();
     match start(container, binary, &file, &start_arguments).await? {
         FirstOutput::Proxy(proxy) => Ok(proxy),
         FirstOutput::Unexpected(failure) => Err(failure),
@@ -45,8 +47,15 @@ pub(super) async fn inject(
     }
 }
 
-async fn write(container: &ContainerExec, binary: &Arc<AgentBinary>, file: &str) -> Result<(), Failure> {
-    let (mut reader, mut writer) = container.exec(&["sh", "-c", scripts::WRITE, "sh", file]).await?;
+/// Writes the binary to a place: a directory and a name in it. `file` is the same for messages.
+async fn write(
+    container: &ContainerExec,
+    binary: &Arc<AgentBinary>,
+    [directory, name]: [&str; 2],
+    file: &str,
+) -> Result<(), Failure> {
+    let script = ["sh", "-c", scripts::WRITE, "sh", directory, name];
+    let (mut reader, mut writer) = container.exec(&script).await?;
     if !writer.can_end_stdin() {
         return Err(container.failure(
             Kind::Agent,

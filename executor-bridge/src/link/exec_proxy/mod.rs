@@ -55,8 +55,8 @@ pub(super) async fn dial(
 const SPACE_FACTORS: [u64; 2] = [4, 2];
 /// Share of the smallest size limit that the agent may use for output that nobody reads.
 const SPOOL_SHARE: u64 = 4;
-/// Directories that depend on the container, where the scripts look for space: home and working directory.
-const OTHER_BASES: usize = 2;
+/// Directories that depend on the container, where the scripts look for space: the home.
+const OTHER_BASES: usize = 1;
 
 /// Returns a running proxy: of the agent in the container, or of one that is copied there.
 async fn find_or_inject(
@@ -73,22 +73,23 @@ async fn find_or_inject(
         .smallest_disk_limit()
         .map(|limit| format!("--spool-limit={}", (limit / SPOOL_SHARE) >> 20))
         .unwrap_or_default();
-    let tags: Vec<_> = binaries.iter().map(|binary| binary.tag()).collect();
+    let known: Vec<_> = binaries.iter().map(|binary| binary.tag_and_digest()).collect();
     let random = HEXLOWER.encode(&random::bytes::<8>());
     let size = binaries.iter().map(|binary| binary.length as u64).max().unwrap_or(0);
     let needed_kib = (2 * size / 1024).to_string();
     let more: Vec<_> = storage.temporary().collect();
     let bases = [&scripts::BASES[..], &more].concat();
     let more = more.join(":");
+    let shared = path_list(storage.shared());
     let mut full: Vec<String> = Vec::new();
     let [mut space, less_space] = SPACE_FACTORS.map(|factor| factor * size);
     loop {
         let skip = path_list(storage.too_small(space).chain(full.iter().map(String::as_str)));
         let mounts = path_list(storage.large_enough(space));
         let script = ["sh", "-c", scripts::FIND, "sh"];
-        let settings = [option, &spool, &random, &skip, &needed_kib, &mounts, &more];
+        let settings = [option, &spool, &random, &skip, &needed_kib, &mounts, &more, &shared];
         let mut find = [&script[..], &settings].concat();
-        find.extend(tags.iter().map(String::as_str));
+        find.extend(known.iter().map(String::as_str));
         let report = match container.run(&find).await? {
             FirstOutput::Proxy(proxy) => return Ok(proxy),
             FirstOutput::Report(report) => report,
@@ -175,7 +176,7 @@ fn no_directory(container: &ContainerExec, refused: &[String], full: &[String]) 
     container.failure(
         Kind::NoSpace,
         &format!(
-            "no directory can take the agent ({}): free space in one, or mount an emptyDir of 64 MiB at /tmp",
+            "no directory can take the agent ({}): free space in one, or mount an emptyDir of 64 MiB at /tmp that no other container mounts",
             reasons.join("; ")
         ),
     )
@@ -207,9 +208,8 @@ mod tests {
             ("/dev/shm", &["/tmp"], true),
             ("/root", &["/tmp"], true),
             ("/root", &["/root"], false),
-            ("/work", &["/root"], true),
-            ("/more", &["/root", "/work"], false),
-            ("/tmp", &["/root", "/work"], true),
+            ("/more", &["/root"], false),
+            ("/tmp", &["/root"], true),
             ("", &[], true),
             ("root", &[], false),
         ] {
