@@ -106,7 +106,7 @@ requirements: ## write tests/requirements anew: newer versions of what the tests
 .PHONY: test-rust
 test-rust: $(PREVIOUS)/.ready ## unit, crate and process tests
 	# More threads than cores, because most tests wait.
-	RUST_TEST_THREADS=$$(($$(nproc) * 2)) cargo test --workspace --locked
+	RUST_TEST_THREADS=$$(($$(nproc) * 2)) cargo test --workspace --locked --no-fail-fast
 
 .PHONY: test-images
 test-images: images $(ANSIBLE)/.ready ## the images: reproducible, complete, usable

@@ -85,6 +85,8 @@ fn a_bridge_runs_without_a_log_that_can_be_written() {
     let answer = cli.bridge(&target());
     pid(socket(&answer));
     assert!(cli.run(&["stop", "--all"]).status.success());
+    let path = cli.bridges().join("411866dd8213500f.sock");
+    eventually("the first bridge has ended", || !path.exists());
 
     // A log on a full file system.
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
@@ -93,7 +95,6 @@ fn a_bridge_runs_without_a_log_that_can_be_written() {
     let mut child = command.stdin(piped()).stdout(piped()).stderr(full).spawn().unwrap();
     let json = target().to_string();
     child.stdin.take().unwrap().write_all(json.as_bytes()).unwrap();
-    let path = cli.bridges().join("411866dd8213500f.sock");
     eventually("it serves", || UnixStream::connect(&path).is_ok());
     assert_eq!(pid(&path), u64::from(child.id()));
     ask(&path, &json!({"v": 1, "op": "stop"}));
