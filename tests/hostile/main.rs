@@ -6,10 +6,13 @@
 //! podbridge-tests --test hostile -- lying_agent`.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)] // a test fails by panicking, and reads its environment
 
+mod false_pod;
 mod frame;
 mod hostile_client;
 mod lying_agent;
+mod secrets;
 mod self_test;
+mod strangers;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -28,10 +31,17 @@ const CASES_AT_ONCE: usize = 24;
 
 /// Returns the cases of all roles.
 fn cases() -> Vec<Case> {
-    [self_test::cases(), lying_agent::cases(), hostile_client::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        self_test::cases(),
+        lying_agent::cases(),
+        hostile_client::cases(),
+        false_pod::cases(),
+        strangers::cases(),
+        secrets::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn variable(name: &str) -> Option<u64> {

@@ -62,9 +62,18 @@ impl Pair {
     }
 
     pub fn with_agent(program: &Path) -> Self {
+        Self::launch(&mut Command::new(program))
+    }
+
+    /// Starts a pair whose agent writes a log of this level to a file.
+    pub fn with_log(level: &str, file: fs::File) -> Self {
+        let mut command = Command::new(binary("podbridge-agent"));
+        Self::launch(command.env("PODBRIDGE_LOG", level).stderr(file))
+    }
+
+    fn launch(command: &mut Command) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("agent.sock");
-        let mut command = Command::new(program);
         command.arg("serve").arg("--socket").arg(&socket).stdin(Stdio::null());
         let agent = command.spawn().unwrap();
         eventually("the agent listens", || UnixStream::connect(&socket).is_ok());

@@ -11,7 +11,12 @@ use crate::frame::scene::{BRIDGE_CEILING, Scene};
 
 /// Starts the bridge of a pair by a first command, and lets it open the connections that it keeps. Guards it; returns its socket.
 pub(crate) fn start_bridge(scene: &mut Scene, pair: &Pair) -> PathBuf {
-    let first = pair.exec(&["true"]).env("PODBRIDGE_LOG", "info").output().unwrap();
+    start_bridge_with_log(scene, pair, "info")
+}
+
+/// Does what [`start_bridge`] does, with this level of the bridge's log.
+pub(crate) fn start_bridge_with_log(scene: &mut Scene, pair: &Pair, level: &str) -> PathBuf {
+    let first = pair.exec(&["true"]).env("PODBRIDGE_LOG", level).output().unwrap();
     assert!(first.status.success(), "{first:?}");
     let files = std::fs::read_dir(pair.bridge_dir())
         .unwrap()

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use podbridge_tests::pair::{is_alive, send_signal};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::frame::control::Control;
 use crate::frame::footprint::{Footprint, cpu_time};
@@ -343,6 +343,16 @@ impl Scene {
             }
         }
     }
+}
+
+/// This process attacks with more connections than processes may have at first.
+pub(crate) fn allow_many_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, all).unwrap();
 }
 
 /// Returns the footprint of a process that has done what it does at its start; `None` if it has ended.

@@ -25,6 +25,12 @@ fn expect_failure(target: &Target<'_>, request: &[u8]) {
     );
 }
 
+fn expect_failures(target: &Target<'_>, requests: &[Value]) {
+    for request in requests {
+        expect_failure(target, request.to_string().as_bytes());
+    }
+}
+
 /// Returns a random JSON value.
 fn random_value(rng: &mut fastrand::Rng, depth: u32) -> Value {
     match rng.u32(0..if depth == 0 { 6 } else { 8 }) {
@@ -52,6 +58,33 @@ pub(super) const ROWS: &[Row] = &[
                 );
                 expect_failure(target, open.repeat(200_000).as_bytes());
             }
+            Box::new(())
+        },
+    },
+    Row {
+        name: "commands_that_cannot_be",
+        start: |_, target| {
+            expect_failures(
+                target,
+                &[
+                    json!({"v": 1, "op": "exec"}),
+                    json!({"v": 1, "op": "exec", "argv": []}),
+                    json!({"v": 1, "op": "exec", "argv": ["a\u{0}b"]}),
+                    json!({"v": 1, "op": "exec", "argv": [{"b64": "!!"}]}),
+                    json!({"v": 1, "op": "exec", "argv": ["true"], "shell": "true"}),
+                    json!({"v": 1, "op": "exec", "argv": ["true"], "exec_id": "x"}),
+                    json!({"v": 1, "op": "exec", "argv": ["true"], "cwd": "/\u{1b}[31m\n"}),
+                    json!({"v": 1, "op": "exec", "argv": ["true"], "user": "\u{1b}[31m\n"}),
+                    json!({"v": 1, "op": "exec", "argv": ["/\u{1b}[31m\n"]}),
+                    json!({"v": 1, "op": "exec", "argv": ["true"], "env": [["A=B", "c"]]}),
+                    json!({"v": 1, "op": "exec", "argv": ["true"], "stdin": "fd"}),
+                    json!({"v": 1, "op": "exec", "argv": ["true"], "puts": [{"path": "/tmp/x"}], "requires": ["puts"]}),
+                    json!({"v": 1, "op": "put", "path": "relative\u{0}"}),
+                    json!({"v": 1, "op": "get", "path": "/nowhere/\u{1b}[31m\n"}),
+                    json!({"v": 1, "op": "get", "path": "x", "root": "relative", "requires": ["root"]}),
+                    json!({"v": 1, "op": "stat", "path": "../..", "root": "/tmp", "requires": ["root"]}),
+                ],
+            );
             Box::new(())
         },
     },

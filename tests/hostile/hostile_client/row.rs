@@ -7,7 +7,6 @@ use std::path::Path;
 
 use podbridge_tests::client_protocol::Connection;
 use podbridge_tests::pair::Pair;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::frame::bridge::start_bridge;
@@ -54,7 +53,7 @@ impl Target<'_> {
 /// Runs rows one after the other against one bridge and one agent.
 pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>) -> Vec<String> {
     let mut scene = Scene::begin(setting);
-    allow_many_descriptors();
+    scene::allow_many_descriptors();
     let pair = Pair::start();
     let socket = start_bridge(&mut scene, &pair);
     scene.guard("agent", pair.agent(), AGENT_CEILING);
@@ -74,14 +73,4 @@ pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>) -> Vec<String> {
         }
     }
     scene.verdict()
-}
-
-/// This process attacks with more connections than processes may have at first.
-fn allow_many_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, all).unwrap();
 }

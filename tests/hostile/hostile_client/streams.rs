@@ -36,4 +36,12 @@ pub(super) const ROWS: &[Row] = &[
         name: "output_that_one_client_does_not_read",
         start: |_, target| Box::new(target.request(&json!({"v": 1, "op": "exec", "argv": ["cat", "/dev/zero"]}))),
     },
+    Row {
+        name: "input_that_no_command_reads",
+        start: |attack, target| {
+            let request = json!({"v": 1, "op": "exec", "argv": ["sleep", "300"], "stdin": "stream"});
+            let many = (0..30 * attack.scale).map(|_| send_input(target.request(&request), 2 * STDIN_WINDOW));
+            Box::new(many.collect::<Vec<_>>())
+        },
+    },
 ];

@@ -3,7 +3,8 @@
 use podbridge_proto::limits::MAX_CHUNK;
 use podbridge_proto::v1::exec_event::Event;
 use podbridge_proto::v1::exit_record::Cause;
-use podbridge_proto::v1::{Closed, ExecEvent, ExitRecord, Gap, Output, Started, StdinAck, Stream};
+use podbridge_proto::v1::{Closed, Ended, ExecEvent, ExitRecord, Gap, Output, StartFailed, Started, StdinAck, Stream};
+use tonic::Code;
 
 use crate::lying_agent::answer::{Answer, Messages};
 use crate::lying_agent::row::{Act, Ending, Row};
@@ -74,6 +75,16 @@ pub(super) const ROWS: &[Row] = &[
     run("run_never_answers", Answer::Never, Ending::Waits),
     run("run_ends_without_event", Answer::Closes(|_| all([])), Ending::Waits),
     run(
+        "run_fails_with_escapes",
+        Answer::Fails(Code::Internal, ESCAPES),
+        Ending::Fails,
+    ),
+    run(
+        "started_without_end",
+        Answer::Closes(|_| Box::new(std::iter::repeat_with(started))),
+        Ending::Waits,
+    ),
+    run(
         "events_drip",
         Answer::Drips(|_| Box::new(std::iter::repeat_with(started))),
         Ending::Waits,
@@ -135,6 +146,11 @@ pub(super) const ROWS: &[Row] = &[
         Ending::Fails,
     ),
     run(
+        "exit_without_end",
+        Answer::Stays(|_| all([started(), exited(Some(Cause::Exited(0)))])),
+        Ending::Waits,
+    ),
+    run(
         "exit_before_its_output",
         Answer::Closes(|_| all([started(), exited(Some(Cause::Exited(0))), closed(100)])),
         Ending::Fails,
@@ -153,6 +169,43 @@ pub(super) const ROWS: &[Row] = &[
     run(
         "signal_of_32_bits",
         Answer::Closes(|_| ends_with(Some(Cause::Signaled(u32::MAX - 127)))),
+        Ending::Fails,
+    ),
+    run(
+        "reason_with_escapes",
+        Answer::Closes(|_| ends_with(Some(Cause::Cancelled(Ended { reason: ESCAPES.into() })))),
+        Ending::Fails,
+    ),
+    run(
+        "reason_of_a_mebibyte",
+        Answer::Closes(|_| {
+            ends_with(Some(Cause::OomKilled(Ended {
+                reason: "x".repeat(1 << 20),
+            })))
+        }),
+        Ending::Fails,
+    ),
+    run(
+        "start_failure_with_escapes",
+        Answer::Closes(|_| {
+            ends_with(Some(Cause::StartFailed(StartFailed {
+                step: ESCAPES.into(),
+                errno: i32::MIN,
+                message: ESCAPES.into(),
+                exit_code: u32::MAX << 8,
+            })))
+        }),
+        Ending::Fails,
+    ),
+    run(
+        "survivors_without_number",
+        Answer::Closes(|_| {
+            let record = ExitRecord {
+                cause: Some(Cause::TimedOut(Ended::default())),
+                survivors: vec![u32::MAX; 1 << 20],
+            };
+            all([started(), event(Event::Exited(record)), closed(0)])
+        }),
         Ending::Fails,
     ),
     run(

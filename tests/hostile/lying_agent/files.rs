@@ -3,6 +3,7 @@
 use podbridge_proto::limits::MAX_HOLE;
 use podbridge_proto::v1::get_response::Part;
 use podbridge_proto::v1::{FileStat, GetResponse, GetTrailer, PutResponse, StatResponse, WriteProgress};
+use tonic::Code;
 
 use crate::lying_agent::answer::{Answer, Messages};
 use crate::lying_agent::commands::ESCAPES;
@@ -36,12 +37,21 @@ fn all<const N: usize>(parts: [GetResponse; N]) -> Messages<GetResponse> {
     Box::new(parts.into_iter())
 }
 
+fn holes(length: u64) -> Messages<GetResponse> {
+    let holes = std::iter::repeat_with(move || part(Part::Hole(length)));
+    Box::new([stat(u64::MAX)].into_iter().chain(holes))
+}
+
 fn written(lengths: impl Iterator<Item = u64> + Send + 'static) -> Messages<WriteProgress> {
     Box::new(lengths.map(|length| WriteProgress { length, done: None }))
 }
 
 const fn get(name: &'static str, answer: Answer<GetResponse>, ending: Ending) -> Row {
     Row::new(name, Lie::Get(answer), Act::Get, ending)
+}
+
+const fn get_to_stdout(name: &'static str, answer: Answer<GetResponse>, ending: Ending) -> Row {
+    Row::new(name, Lie::Get(answer), Act::GetToStdout, ending)
 }
 
 const fn put(name: &'static str, answer: Answer<WriteProgress>, ending: Ending) -> Row {
@@ -52,15 +62,61 @@ pub(super) const ROWS: &[Row] = &[
     get("get_never_answers", Answer::Never, Ending::Waits),
     get("get_ends_without_part", Answer::Closes(|_| all([])), Ending::Fails),
     get(
+        "get_fails_with_escapes",
+        Answer::Fails(Code::PermissionDenied, ESCAPES),
+        Ending::Fails,
+    ),
+    get(
         "parts_drip",
         Answer::Drips(|_| Box::new(std::iter::repeat_with(|| data(1)))),
         Ending::Waits,
+    ),
+    get(
+        "parts_without_content",
+        Answer::Closes(|_| Box::new(std::iter::repeat_with(GetResponse::default))),
+        Ending::Waits,
+    ),
+    get(
+        "attributes_without_end",
+        Answer::Closes(|_| Box::new(std::iter::repeat_with(|| stat(1)))),
+        Ending::Waits,
+    ),
+    get(
+        "hole_of_half_of_all_numbers",
+        Answer::Stays(|_| all([stat(u64::MAX), part(Part::Hole(1 << 63)), trailer(1 << 63)])),
+        Ending::Fails,
+    ),
+    get_to_stdout(
+        "hole_of_half_of_all_numbers_to_stdout",
+        Answer::Stays(|_| all([stat(u64::MAX), part(Part::Hole(1 << 63)), trailer(1 << 63)])),
+        Ending::Fails,
     ),
     get(
         "hole_above_the_limit",
         Answer::Stays(|_| all([stat(u64::MAX), part(Part::Hole(MAX_HOLE + 1)), trailer(MAX_HOLE + 1)])),
         Ending::Fails,
     ),
+    get(
+        "holes_that_wrap",
+        Answer::Stays(|_| {
+            all([
+                stat(9),
+                part(Part::Hole(1 << 63)),
+                part(Part::Hole(1 << 63)),
+                data(9),
+                trailer(9),
+            ])
+        }),
+        Ending::Fails,
+    ),
+    get("holes_without_end", Answer::Closes(|_| holes(MAX_HOLE)), Ending::Waits).lasting(),
+    get_to_stdout(
+        "holes_without_end_to_stdout",
+        Answer::Closes(|_| holes(MAX_HOLE)),
+        Ending::Waits,
+    )
+    .lasting(),
+    get("holes_of_nothing", Answer::Closes(|_| holes(0)), Ending::Waits),
     get(
         "data_of_eight_mebibytes",
         Answer::Stays(|_| all([stat(9 << 20), data((8 << 20) - 64), data(8 << 20)])),
@@ -83,6 +139,12 @@ pub(super) const ROWS: &[Row] = &[
     ),
     Row::new("stat_never_answers", Lie::Stat(Answer::Never), Act::Put, Ending::Waits),
     Row::new(
+        "stat_fails_with_escapes",
+        Lie::Stat(Answer::Fails(Code::Unknown, ESCAPES)),
+        Act::Put,
+        Ending::Fails,
+    ),
+    Row::new(
         "stat_with_all_bits",
         Lie::Stat(Answer::Closes(|_| {
             let stat = FileStat {
@@ -101,6 +163,11 @@ pub(super) const ROWS: &[Row] = &[
     put(
         "write_ends_without_progress",
         Answer::Closes(|_| written(std::iter::empty())),
+        Ending::Fails,
+    ),
+    put(
+        "write_fails_with_escapes",
+        Answer::Fails(Code::ResourceExhausted, ESCAPES),
         Ending::Fails,
     ),
     put(

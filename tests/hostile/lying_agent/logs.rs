@@ -1,19 +1,34 @@
 //! Lies about logs: names that nobody asked for, and logs that begin and end without pause. The bridge of a Zuul build watches by itself.
 
+use podbridge_proto::limits::MAX_CHUNK;
 use podbridge_proto::v1::follow_event::Event;
 use podbridge_proto::v1::{FollowEvent, LogAbsent, LogPosition, WatchEvent};
 use tonic::Code;
 
-use crate::lying_agent::answer::Answer;
+use crate::lying_agent::answer::{Answer, Messages};
 use crate::lying_agent::commands::ESCAPES;
 use crate::lying_agent::row::{Act, Ending, Row};
 use crate::lying_agent::server::Lie;
+
+/// Name of the log that the console's reader asks for.
+const NAME: &str = "console-podbridge-hostile-1-node.log";
 
 fn names(names: impl Iterator<Item = String>) -> WatchEvent {
     WatchEvent {
         appeared: names.map(|name| name.into_bytes().into()).collect(),
         ..WatchEvent::default()
     }
+}
+
+/// The log of the reader exists, and so do others without end.
+fn many_names() -> Messages<WatchEvent> {
+    let first = WatchEvent {
+        all: true,
+        ..names([NAME.to_owned()].into_iter())
+    };
+    let more =
+        (0u64..).map(|message| names((0..1000).map(move |number| format!("console-{message:032x}-{number}-node.log"))));
+    Box::new([first].into_iter().chain(more))
 }
 
 const fn watch(name: &'static str, answer: Answer<WatchEvent>) -> Row {
@@ -50,6 +65,25 @@ pub(super) const ROWS: &[Row] = &[
     watch("watch_never_answers", Answer::Never),
     watch("watch_ends_at_once", Answer::Closes(|_| Box::new(std::iter::empty()))),
     watch("watch_fails_with_escapes", Answer::Fails(Code::Internal, ESCAPES)),
+    watch("names_without_number", Answer::Closes(|_| many_names())).lasting(),
+    watch(
+        "names_of_eight_mebibytes",
+        Answer::Closes(|_| {
+            let long = |number| names([format!("console-{number}{}.log", "x".repeat((8 << 20) - 100))].into_iter());
+            Box::new((0..).map(long))
+        }),
+    )
+    .lasting(),
+    watch(
+        "all_names_again_and_again",
+        Answer::Closes(|_| {
+            Box::new(std::iter::repeat_with(|| WatchEvent {
+                all: true,
+                ..names((0..1000).map(|number| format!("console-{number:032x}-1-node.log")))
+            }))
+        }),
+    )
+    .lasting(),
     watch(
         "names_that_lead_elsewhere",
         Answer::Stays(|_| {
@@ -65,7 +99,19 @@ pub(super) const ROWS: &[Row] = &[
         }),
     ),
     follow("follow_never_answers", Answer::Never),
+    follow("follow_ends_at_once", Answer::Closes(|_| Box::new(std::iter::empty()))).lasting(),
     follow("follow_fails_with_escapes", Answer::Fails(Code::Internal, ESCAPES)),
+    follow(
+        "absent_without_end",
+        Answer::Closes(|_| Box::new(std::iter::repeat_with(absent))),
+    )
+    .lasting(),
+    follow("begins_without_end", Answer::Closes(|_| Box::new((0..).map(begins)))).lasting(),
+    follow(
+        "data_without_beginning",
+        Answer::Closes(|_| Box::new(std::iter::repeat_with(|| data(MAX_CHUNK)))),
+    )
+    .lasting(),
     follow(
         "begins_at_the_end_of_numbers",
         Answer::Stays(|_| Box::new([begins(u64::MAX), data(9), begins(0), data(9), absent()].into_iter())),

@@ -8,6 +8,7 @@ mod hello;
 mod logs;
 mod row;
 pub(crate) mod server;
+mod trees;
 
 use crate::frame::scene::{Case, run_table};
 use crate::lying_agent::row::Row;
@@ -21,6 +22,10 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "lying_agent::files".into(),
             Box::new(|setting| run_table(setting, files::ROWS, Row::run_with_clients)),
+        ),
+        (
+            "lying_agent::trees".into(),
+            Box::new(|setting| run_table(setting, trees::ROWS, Row::run_with_clients)),
         ),
         (
             "lying_agent::logs".into(),

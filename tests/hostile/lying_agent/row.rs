@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
+use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
@@ -33,9 +34,13 @@ pub(super) enum Act {
     ExecUnread,
     /// A command with endless input.
     ExecInput,
-    /// A download to a file.
+    /// A download to a file, and one to standard output.
     Get,
+    GetToStdout,
     Put,
+    /// A tree out of the pod, and one into it.
+    Pull,
+    Push,
     /// The bridge of a Zuul build, which watches logs by itself, with a reader of a log. `true` runs beside it.
     Slot,
     /// The bridge of a Zuul build, which greets the agent by itself, and a command. Nothing can run.
@@ -156,11 +161,18 @@ impl Row {
 
     /// Starts the client that meets the lie.
     fn start(self, attack: &mut Attack<'_>, pair: &Pair) -> Client {
-        let local = pair.dir().join("local");
+        let local = pair.dir().join(format!("local-{}", self.name));
         let local = local.to_str().unwrap();
         let mut command = match self.act {
             Act::Exec | Act::ExecUnread | Act::ExecInput => pair.exec(&["lie"]),
+            Act::GetToStdout => pair.podbridge(&["cp", "x:/lie", "-"]),
             Act::Get => pair.podbridge(&["cp", "x:/lie", local]),
+            Act::Pull => pair.podbridge(&["sync", "x:/lie", local]),
+            Act::Push => {
+                std::fs::create_dir_all(local).unwrap();
+                std::fs::write(Path::new(local).join("file"), "content").unwrap();
+                pair.podbridge(&["sync", local, "x:/lie"])
+            }
             Act::Put => {
                 std::fs::write(local, vec![7; 1 << 20]).unwrap();
                 pair.podbridge(&["cp", local, "x:/lie"])
