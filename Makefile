@@ -126,7 +126,7 @@ hostile: ## the same for MINUTES=5, longer each time and with other seeds
 
 .PHONY: fuzz
 TARGET ?=
-fuzz: $(FUZZ)/.ready ## new inputs for parsers, MINUTES=10 each, one after the other; TARGET= names one of fuzz/fuzz_targets
+fuzz: $(FUZZ)/.ready ## new inputs for every parser, MINUTES=10 each, one after the other; TARGET= names one of fuzz/fuzz_targets
 	cd fuzz && for target in $(or $(TARGET),$(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))); do \
 		echo "fuzz $$target"; mkdir -p $(CARGO_TARGET_DIR)/fuzz/corpus/$$target; \
 		PATH=$(FUZZ)/bin:$$PATH cargo +nightly fuzz run --target-dir $(CARGO_TARGET_DIR)/fuzz --sanitizer none $$target \

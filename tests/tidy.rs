@@ -17,7 +17,7 @@ const MAX_LINES: usize = 600;
 const LADDERS: [(&str, &str); 2] = [
     (
         "executor-bridge/src/",
-        "commands kubectl_shim daemon console client session connections link launch sockets config cli pod report exit terminal \
+        "fuzzing commands kubectl_shim daemon console client session connections link launch sockets config cli pod report exit terminal \
          telemetry program shutdown sys backoff protocol error env random",
     ),
     (

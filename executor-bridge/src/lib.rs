@@ -13,6 +13,8 @@ mod daemon;
 mod env;
 mod error;
 mod exit;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod kubectl_shim;
 mod launch;
 mod link;

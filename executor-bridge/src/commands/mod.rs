@@ -21,6 +21,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use ssh::check_git_line;
+
 use crate::cli::{Cli, Command};
 use crate::env::Process;
 use crate::error::{Failure, Kind};

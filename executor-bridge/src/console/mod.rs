@@ -11,4 +11,6 @@ mod request;
 mod server;
 mod siblings;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use request::check as check_request;
 pub(crate) use server::Console;

@@ -46,6 +46,22 @@ pub(super) fn parse(received: &[u8]) -> ParseResult {
     request.map_or(ParseResult::Bad, |request| ParseResult::Request(request, end + 1))
 }
 
+/// Checks any bytes for `fuzzing`: the answer does not depend on how they arrive.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check(received: &[u8]) {
+    let whole = parse(received);
+    let end = match whole {
+        ParseResult::Request(_, length) => length,
+        ParseResult::Incomplete => received.len(),
+        ParseResult::Bad => return,
+    };
+    assert!(end <= received.len() && end < MAX_LENGTH);
+    for length in 0..end {
+        assert_eq!(parse(&received[..length]), ParseResult::Incomplete);
+    }
+    assert_eq!(parse(&received[..end]), whole);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,8 @@ use crate::kubectl_shim::arguments::ParsedCommand;
 use crate::kubectl_shim::invocation::Invocation;
 use crate::report::say;
 use crate::sockets::ZuulSlot;
+#[cfg(any(test, fuzzing))]
+pub(crate) use arguments::check as check_arguments;
 
 /// Runs the shim and returns its exit code; `None` if this process was not called as kubectl or oc.
 pub(crate) fn intercept() -> Option<ExitCode> {

@@ -16,6 +16,8 @@ use tokio::sync::OnceCell;
 pub(crate) use crate::link::dialed_link::{AgentStart, DialedLink, LinkName, Pipe};
 pub(crate) use crate::link::direct::{DirectAddress, dial as dial_direct};
 use crate::link::exec_proxy::AgentBinaries;
+#[cfg(any(test, fuzzing))]
+pub(crate) use crate::link::exec_proxy::{check_channels, check_report};
 pub(crate) use crate::link::handle::{Handle, MonitoredPipe};
 
 use crate::backoff::Backoff;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::Failure;
 use crate::pod::flags::Flags;
-use crate::pod::kubeconfig;
+use crate::pod::kubeconfig::{self, Kubeconfig};
 use crate::pod::overrides::Overrides;
 use crate::protocol::target::Target;
 
@@ -35,12 +35,22 @@ impl Identity {
 /// Resolves a context of a kubeconfig file.
 pub(crate) fn identity(file: &Path, context: Option<&str>, namespace: Option<&str>) -> Result<Identity, Failure> {
     let content = kubeconfig::read(file)?;
+    let named = format!("the kubeconfig {}", file.display());
+    resolve(content, &named, context, namespace)
+}
+
+/// Resolves a context of a kubeconfig; `named` is its name in messages.
+pub(super) fn resolve(
+    content: Kubeconfig,
+    named: &str,
+    context: Option<&str>,
+    namespace: Option<&str>,
+) -> Result<Identity, Failure> {
     let target = Target {
         context: context.map(str::to_owned),
         ..Target::default()
     };
-    let named = format!("the kubeconfig {}", file.display());
-    let resolved = Overrides::new(&target, &Flags::default()).resolve(content, &named)?;
+    let resolved = Overrides::new(&target, &Flags::default()).resolve(content, named)?;
     if resolved.cluster.server.is_empty() {
         return Err(resolved.no_server());
     }

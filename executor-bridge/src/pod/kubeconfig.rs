@@ -285,6 +285,12 @@ fn read_if_present(path: &Path) -> Result<Option<Kubeconfig>, Failure> {
     Ok(Some(content))
 }
 
+/// Parses a kubeconfig that is in no file.
+#[cfg(any(test, fuzzing))]
+pub(super) fn parse_content(bytes: &[u8]) -> Result<Kubeconfig, Failure> {
+    parse(bytes).map_err(|why| unusable("the kubeconfig", &why))
+}
+
 /// Parses YAML or JSON; the error is the end of a sentence that begins with the file's name.
 fn parse(bytes: &[u8]) -> Result<Kubeconfig, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;

@@ -82,6 +82,12 @@ pub(crate) fn plugin_messages() -> PluginMessages {
     PluginMessages::subscribe()
 }
 
+/// Checks a kubeconfig for `fuzzing`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_kubeconfig(content: &[u8]) -> Result<(), Failure> {
+    identity::resolve(kubeconfig::parse_content(content)?, "the kubeconfig", None, None).map(drop)
+}
+
 /// All characters but the unreserved ones of RFC 3986.
 const QUERY_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 

@@ -42,6 +42,14 @@ fn unquote(text: &[u8]) -> Option<Vec<u8>> {
     (!quoted).then_some(word)
 }
 
+/// Checks any bytes for `fuzzing`: what is recognised is one word for a POSIX shell, too. Returns the word.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check(line: &[u8]) -> Option<Vec<u8>> {
+    let service = parse(line)?;
+    assert!(!service.path.is_empty() && SERVICES.contains(&service.name));
+    Some(service.path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

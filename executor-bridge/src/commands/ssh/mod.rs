@@ -9,6 +9,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use git_request::check as check_git_line;
+
 use crate::cli::{SshOptions, TargetOptions};
 use crate::client::{self, AttachedEnd, Streams};
 use crate::commands::bridge_of_pod::bridge_address;

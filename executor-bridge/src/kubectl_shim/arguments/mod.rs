@@ -226,5 +226,13 @@ fn set_value(field: &mut Option<String>, value: Option<&str>, rest: &mut Iter<'_
     Some(())
 }
 
+/// Checks any words for `fuzzing`: the command is the end of the words, unchanged, and no word of it is lost.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check(words: &[OsString]) {
+    if let ParsedCommand::Exec { exec, .. } = parse(words) {
+        assert!(!exec.command.is_empty() && words.ends_with(&exec.command), "{words:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests;

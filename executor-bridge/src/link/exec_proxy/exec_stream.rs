@@ -43,14 +43,8 @@ pub(super) fn split(exec: ExecStreams) -> io::Result<(Reader, Writer)> {
             (Source::Process(reader), Writer::Process(Some(stdin)))
         }
     };
-    let reader = Reader {
-        source,
-        stderr: Vec::new(),
-        stderr_length: 0,
-        status: None,
-        broken: None,
-    };
-    Ok((reader, writer))
+    let received = Received::default();
+    Ok((Reader { source, received }, writer))
 }
 
 #[derive(Debug)]
@@ -132,12 +126,81 @@ enum Source {
 #[derive(Debug)]
 pub(super) struct Reader {
     source: Source,
+    received: Received,
+}
+
+/// What has come on the channels but stdout.
+#[derive(Debug, Default)]
+struct Received {
     stderr: Vec<u8>,
     /// Bytes of stderr that have come, also those that are not kept.
     stderr_length: usize,
     status: Option<ExecStatus>,
     /// Error that ended the stream, as a phrase.
     broken: Option<String>,
+}
+
+impl Received {
+    /// Takes a message of the WebSocket; returns the bytes of stdout in it. `Err`: the stream cannot be used any more.
+    fn take(&mut self, mut message: Bytes) -> Result<Option<Bytes>, ()> {
+        if message.is_empty() {
+            return Ok(None);
+        }
+        let channel = message.split_to(1)[0];
+        match channel {
+            STDOUT if !message.is_empty() => return Ok(Some(message)),
+            STDERR => {
+                let free = STDERR_KEPT.saturating_sub(self.stderr.len());
+                self.stderr.extend_from_slice(&message[..message.len().min(free)]);
+                self.stderr_length = self.stderr_length.saturating_add(message.len());
+                if self.stderr_length > STDERR_MAX {
+                    self.broken = Some(format!("more than {STDERR_MAX} bytes came on standard error"));
+                    return Err(());
+                }
+            }
+            STATUS if message.len() <= STATUS_MAX => self.status = serde_json::from_slice(&message).ok(),
+            // The end of one channel; the end of the socket is what counts.
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// Returns how the exec ended, as a phrase. The container and its runtime may have a say in it.
+    fn end_reason(&self, stderr: &str) -> String {
+        let reason = match (&self.status, &self.broken) {
+            (Some(status), _) if status.success() => "the exec ended".to_owned(),
+            (Some(status), _) => status.message.clone(),
+            (None, Some(broken)) => format!("the connection broke: {broken}"),
+            (None, None) => "the connection was closed".to_owned(),
+        };
+        clean(&match stderr {
+            "" => reason,
+            stderr => format!("{reason}: {}", stderr.lines().last().unwrap_or_default()),
+        })
+    }
+}
+
+/// Checks any messages for `fuzzing`, each preceded by its length in one byte: little is kept of them, and nothing that a terminal obeys.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_channels(mut data: &[u8]) {
+    let mut received = Received::default();
+    while let Some((length, rest)) = data.split_first() {
+        let (message, rest) = rest.split_at(rest.len().min(usize::from(*length)));
+        data = rest;
+        if received.take(Bytes::copy_from_slice(message)).is_err() {
+            break;
+        }
+    }
+    assert!(received.stderr.len() <= STDERR_KEPT);
+    let stderr = String::from_utf8_lossy(&received.stderr);
+    let reason = received.end_reason(stderr.trim());
+    assert!(
+        reason.len() <= 1024 && !reason.chars().any(char::is_control),
+        "{reason:?}"
+    );
+    if let Some(status) = &received.status {
+        assert!(!(status.success() && status.exit_code().is_some_and(|code| code != 0) && status.is_no_such_program()));
+    }
 }
 
 /// The runtime's report on the end of the program: the used part of a Kubernetes `Status`.
@@ -221,8 +284,8 @@ impl Reader {
                     if let Some(data) = process.stdout().await {
                         return Some(data);
                     }
-                    if self.status.is_none() {
-                        self.status = process.end().await.map(ExecStatus::from);
+                    if self.received.status.is_none() {
+                        self.received.status = process.end().await.map(ExecStatus::from);
                     }
                     return None;
                 }
@@ -230,7 +293,7 @@ impl Reader {
             let message = match stream.next().await {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
-                    self.broken = Some(match error {
+                    self.received.broken = Some(match error {
                         // rustls' text for a missing close_notify is a paragraph; replace it.
                         Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => "it was cut".into(),
                         error => error.to_string(),
@@ -239,39 +302,23 @@ impl Reader {
                 }
                 None => return None,
             };
-            let Message::Binary(mut data) = message else {
-                // The WebSocket library answers pings itself.
-                continue;
-            };
-            if data.is_empty() {
-                continue;
-            }
-            let channel = data.split_to(1)[0];
-            match channel {
-                STDOUT if !data.is_empty() => return Some(data),
-                STDERR => {
-                    let free = STDERR_KEPT.saturating_sub(self.stderr.len());
-                    self.stderr.extend_from_slice(&data[..data.len().min(free)]);
-                    self.stderr_length = self.stderr_length.saturating_add(data.len());
-                    if self.stderr_length > STDERR_MAX {
-                        self.broken = Some(format!("more than {STDERR_MAX} bytes came on standard error"));
-                        return None;
-                    }
-                }
-                STATUS if data.len() <= STATUS_MAX => self.status = serde_json::from_slice(&data).ok(),
-                // The end of one channel; the end of the socket is what counts.
-                _ => {}
+            // The WebSocket library answers pings itself.
+            let Message::Binary(message) = message else { continue };
+            match self.received.take(message) {
+                Ok(Some(data)) => return Some(data),
+                Ok(None) => {}
+                Err(()) => return None,
             }
         }
     }
 
     pub(super) fn status(&self) -> Option<&ExecStatus> {
-        self.status.as_ref()
+        self.received.status.as_ref()
     }
 
     pub(super) fn stderr(&self) -> String {
         match &self.source {
-            Source::Socket(_) => String::from_utf8_lossy(&self.stderr).trim().to_owned(),
+            Source::Socket(_) => String::from_utf8_lossy(&self.received.stderr).trim().to_owned(),
             Source::Process(process) => process.stderr(),
         }
     }
@@ -279,7 +326,7 @@ impl Reader {
     /// Tells, after the end of the stream, whether another attempt may succeed: the exec was cut off, and without a status the program may
     /// still run; or the API server did not reach the kubelet, and no program ran.
     pub(super) fn retry(&self) -> Retry {
-        match &self.status {
+        match &self.received.status {
             Some(status) if status.exit_code().is_none() && is_passing_fault(&status.message) => {
                 Retry::ServerBusy(None)
             }
@@ -288,18 +335,9 @@ impl Reader {
         }
     }
 
-    /// Returns how the exec ended, as a phrase. The container and its runtime may have a say in it.
+    /// Returns how the exec ended, as a phrase.
     pub(super) fn end_reason(&self) -> String {
-        let reason = match (&self.status, &self.broken) {
-            (Some(status), _) if status.success() => "the exec ended".to_owned(),
-            (Some(status), _) => status.message.clone(),
-            (None, Some(broken)) => format!("the connection broke: {broken}"),
-            (None, None) => "the connection was closed".to_owned(),
-        };
-        clean(&match self.stderr() {
-            stderr if stderr.is_empty() => reason,
-            stderr => format!("{reason}: {}", stderr.lines().last().unwrap_or_default()),
-        })
+        self.received.end_reason(&self.stderr())
     }
 }
 

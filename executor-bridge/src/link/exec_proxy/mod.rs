@@ -13,6 +13,9 @@ mod scripts;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use exec_stream::check_channels;
+
 use data_encoding::HEXLOWER;
 use tokio::task::spawn_blocking;
 
@@ -193,6 +196,22 @@ fn choose_binary(
     found
         .cloned()
         .ok_or_else(|| container.failure(Kind::Agent, &agent_binary::missing_binary(Some(wanted), binaries)))
+}
+
+/// Checks any bytes for `fuzzing`: a report leads to few directories, each once.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_report(text: &[u8]) {
+    let (bases, mut full) = (&scripts::BASES[..], Vec::new());
+    for part in String::from_utf8_lossy(text).split("\n\n") {
+        let report = scripts::FindReport::parse(part);
+        if let Some(directory) = report
+            .directory
+            .filter(|found| may_take_agent(&found.base, bases, &full))
+        {
+            full.push(directory.base);
+        }
+    }
+    assert!(full.len() <= bases.len() + OTHER_BASES);
 }
 
 #[cfg(test)]
