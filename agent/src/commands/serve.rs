@@ -1,14 +1,17 @@
 //! `serve`: serves in the foreground, as the container's PID 1 with an init of its own, or as a detached process. It sets the process up
 //! and makes the socket; `app` serves on it. `proxy` calls `start_detached`.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use rustix::process::{getpid, setsid};
 
 use crate::config::Serve;
-use crate::env::OWN_PROGRAM;
+use crate::env::{OWN_PROGRAM, PROCESS_NAME};
 use crate::exec::Store;
 use crate::sys::{descriptors, heap, init, limits};
 use crate::transport::choice::Choice;
@@ -74,7 +77,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
 
 /// Runs an init in this process, and the same command again as its worker.
 fn run_as_init() -> Result<ExitCode, String> {
-    let mut worker = Command::new(OWN_PROGRAM);
+    let mut worker = own_program();
     worker.args(env::arguments().skip(1));
     let code = init::run(worker).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "cannot find podbridge-agent itself; mount /proc in the container".to_owned(),
@@ -85,8 +88,15 @@ fn run_as_init() -> Result<ExitCode, String> {
 
 /// Returns the command for a detached agent; the caller may add options and change its environment.
 pub(super) fn detached_command() -> Command {
-    let mut command = Command::new(OWN_PROGRAM);
+    let mut command = own_program();
     command.args(["serve", "--detached"]);
+    command
+}
+
+/// Returns a command that runs this program again, under the name by which people look for it in `ps`.
+fn own_program() -> Command {
+    let mut command = Command::new(OWN_PROGRAM);
+    command.arg0(OsStr::from_bytes(PROCESS_NAME.to_bytes()));
     command
 }
 

@@ -444,7 +444,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if not os.fork():
     os.setsid()
     if os.fork(): os._exit(0)
-print(os.getpid(), flush=True)
+os.write(1, b'%d\\n' % os.getpid())
 time.sleep(600)",
         "",
     );
@@ -468,7 +468,7 @@ time.sleep(600)",
         agent.exec().await.cancel(cancel).await.unwrap();
     };
     let mut text = String::new();
-    while text.lines().count() < 2 {
+    while text.matches('\n').count() < 2 {
         if let Event::Output(output) = soon(events.next()).await.unwrap().unwrap().event.unwrap() {
             text += std::str::from_utf8(&output.data).unwrap();
         }
