@@ -72,6 +72,11 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 .PHONY: test test-quick
 test: test-quick test-images test-identity test-parity test-cluster ## everything
 test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
+.PHONY: test-more
+test-more: test-warm-python test-parity-versions ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
+	$(MAKE) test-identity STEPS=2000
+	$(MAKE) soak CUTS=10000
+	$(MAKE) hostile MINUTES=5
 
 .PHONY: fmt check
 fmt: $(RUFF)/.ready ## format Rust and Python
@@ -94,7 +99,7 @@ lint: $(DENY)/.ready $(RUFF)/.ready advisories ## formatting, clippy, dependenci
 	tests/ansible/run sanity 2.18
 
 .PHONY: advisories
-advisories: $(DENY)/.ready ## known weaknesses of the dependencies; needs the advisory database, which is a git repository in the Internet
+advisories: $(DENY)/.ready ## known weaknesses of the dependencies; needs the advisory database, which is a git repository on the Internet
 	@if $(DENY)/bin/cargo-deny --locked fetch db >/dev/null 2>&1; then \
 		$(DENY)/bin/cargo-deny --locked check --disable-fetch --hide-inclusion-graph advisories; \
 	else echo "advisories: not checked: the database $$(sed -n 's/^db-urls = \["\(.*\)"\]/\1/p' deny.toml) cannot be fetched from here"; fi
