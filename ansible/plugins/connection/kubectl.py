@@ -391,10 +391,10 @@ def complete_target(target, environ):
             target["default_kubeconfig"] = os.path.join(home, ".kube/config")
     names, env = {"PODBRIDGE_LEASE"} if local else CONNECTION_VARIABLES, {}
     plugin = not local and may_run_plugin(target)
-    for name, value in environ.items():
-        if name in names or plugin and name not in SESSION_VARIABLES and not name.startswith(SESSION_PREFIXES):
+    for name in environ if plugin else names:
+        if name in names or name not in SESSION_VARIABLES and not name.startswith(SESSION_PREFIXES):
             with contextlib.suppress(UnicodeEncodeError):
-                env.update({name: value} if value and (name + value).encode() else {})
+                env.update({name: value} if (value := environ.get(name)) and (name + value).encode() else {})
     env.update(target.pop("env", {}))
     return {**target, "env": env} if env else target
 
@@ -733,7 +733,7 @@ class Connection(ConnectionBase):
         if link == "local":
             target["agent_socket"] = local_path(self.get_option("podbridge_agent_socket"))
         target = json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
-        return complete_target(target, {**os.environ, **env})
+        return complete_target(target, {**os.environ, **env} if env else os.environ)
 
     @property
     def podbridge_command(self):
