@@ -305,7 +305,6 @@ import struct
 import subprocess
 import tempfile
 import time
-import uuid
 
 import yaml
 from ansible.errors import AnsibleConnectionFailure, AnsibleError, AnsibleFileNotFound
@@ -457,7 +456,7 @@ def zuul_slot_socket(target):
     path = target.get("kubeconfig_file") or target.get("kubeconfig", "")
     directory = os.path.dirname(path)
     others = ("extra_args", "token", "username", "client_cert", "client_key", "ca_cert", "kubeconfig_data")
-    if any(key in target for key in others) or target.get("verify_ssl"):
+    if not path or any(key in target for key in others) or target.get("verify_ssl"):
         return None
     server, namespace = "", target.get("namespace")
     with contextlib.suppress(OSError, yaml.YAMLError, LookupError, TypeError, StopIteration):
@@ -771,7 +770,8 @@ class Connection(ConnectionBase):
 
     def _bridge_socket(self, target):
         """Returns the path of the target's socket, or None if the directory is missing; raises if others may use it."""
-        directory = socket_directory({**os.environ, **target.get("env", {})})
+        given = {name: os.environ.get(name, "") for name in ("PODBRIDGE_DIR", "XDG_RUNTIME_DIR")}
+        directory = socket_directory({**given, **target.get("env", {})})
         try:
             status = os.lstat(directory)
         except FileNotFoundError:
@@ -873,7 +873,7 @@ class Connection(ConnectionBase):
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         display.vvv(f"EXEC {to_text(cmd)}", host=self.pod)
         argv = [byte_string(self._play_context.executable or "/bin/sh"), "-c", byte_string(cmd)]
-        request = {"op": "exec", "exec_id": uuid.uuid4().hex, "argv": argv}
+        request = {"op": "exec", "exec_id": os.urandom(16).hex(), "argv": argv}
         request["cold_python"] = not self.get_option("podbridge_warm_python")
         if self.become and self.become.expect_prompt() and sudoable:
             return self._exec_with_prompt(request, in_data)
@@ -956,7 +956,7 @@ class Connection(ConnectionBase):
         in_path = path_from_root(in_path)
         display.vvv(f"FETCH {in_path} TO {out_path}", host=self.pod)
         destination = to_bytes(out_path, errors="surrogate_or_strict")
-        temporary = os.path.join(os.path.dirname(destination), b".podbridge-" + uuid.uuid4().hex.encode())
+        temporary = os.path.join(os.path.dirname(destination), b".podbridge-" + os.urandom(16).hex().encode())
         try:
             # Open for reading, too: the bridge may read back what it wrote to compare it.
             with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "rb") as sink:
