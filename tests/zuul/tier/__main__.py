@@ -7,8 +7,9 @@ import signal
 import sys
 import time
 
+from builds import BENCHMARKS
+
 from tier import kube, leftovers, settings
-from tier.bench import BENCHMARKS
 from tier.scenarios import SCENARIOS
 
 ALL = SCENARIOS | BENCHMARKS

@@ -7,7 +7,8 @@ import time
 from dataclasses import replace
 
 from tier import kube, leftovers, meter, settings
-from tier.bench import table
+
+from builds import rows
 
 PODS = 100
 MINUTE = 60
@@ -15,15 +16,15 @@ MINUTE = 60
 
 def bench_idle(session):
     """One bridge with an idle pod, beside one kubectl port-forward."""
-    costs = {}
-    for peer in table.PEERS:
+    for peer in rows.PEERS:
         with settings.temporary_peer(peer):
             node = session.node()
             build = session.run([node], "hello")
-            costs[peer] = measure_idle_minute(port_forward_pids(), 20)
+            idle = measure_idle_minute(port_forward_pids(), 20)
+            rows.add("zuul-idle-memory", peer, idle["anonymous"])
+            rows.add("zuul-idle-switches", peer, idle["switches"])
             session.end(build)
             kube.delete_pod(*node[1:])
-    show("one port-forward, its pod idle for a minute", costs, "2 MB", "keepalives")
 
 
 def bench_100_pods(session):
@@ -31,17 +32,17 @@ def bench_100_pods(session):
     namespace, pods = start_pods(session)
     # Zuul names a kubeconfig user by namespace and account, and kubectl refuses two users of one name.
     nodes = [(pod, replace(namespace, user=f"{namespace.user}-{pod}"), pod) for pod in pods]
-    costs = {}
-    for peer in table.PEERS:
+    for peer in rows.PEERS:
         with settings.temporary_peer(peer):
             started = time.monotonic()
             build = session.build(nodes, "hello")
-            took = time.monotonic() - started
+            rows.add("zuul-100-start", peer, time.monotonic() - started)
             pids = port_forward_pids()
             assert len(pids) == len(pods), f"{len(pids)} port-forwards of {len(pods)} pods"
-            costs[peer] = measure_idle_minute(pids, 180) | {"start": took}
+            idle = measure_idle_minute(pids, 60)
+            rows.add("zuul-100-memory", peer, idle["anonymous"])
+            rows.add("zuul-100-cpu", peer, idle["processor"])
             session.end(build)
-    show(f"{len(pods)} pods on one executor, idle for a minute", costs, "", "")
 
 
 def start_pods(session):
@@ -78,7 +79,6 @@ def measure_idle_minute(pids, settle):
     memory = [read_status(f"/proc/{pid}/status") for pid in pids]
     return {
         "anonymous": sum(int(each["RssAnon"].split()[0]) for each in memory) / 1e3,
-        "resident": sum(int(each["VmRSS"].split()[0]) for each in memory) / 1e3,
         "processor": after[0] - before[0],
         "switches": after[1] - before[1],
     }
@@ -98,19 +98,3 @@ def context_switches(pids):
 
 def total_cpu_seconds(pids):
     return sum(meter.cpu_seconds(pid) for pid in pids)
-
-
-def show(title, costs, anonymous_goal, switches_goal):
-    formats = (
-        ("start", "until Zuul has all of them", "{:.1f} s", ""),
-        ("anonymous", "anonymous memory", "{:.1f} MB", anonymous_goal),
-        ("resident", "resident memory", "{:.1f} MB", ""),
-        ("switches", "voluntary context switches", "{:.0f}", switches_goal),
-        ("processor", "processor time", "{:.2f} s", ""),
-    )
-    rows = [
-        (label, {peer: costs[peer][key] for peer in costs}, number_format, goal)
-        for key, label, number_format, goal in formats
-        if key in costs["stock"]
-    ]
-    table.show(title, rows)

@@ -4,7 +4,9 @@ import socket
 import ssl
 import subprocess
 
-from files.testbed import POD, SETUP, WORK, exec_in_pod, run
+from suite.rows import Failed
+from suite.settings import WORK
+from suite.testbed import POD, SETUP, exec_in_pod, run
 
 PORT = 2223
 CHUNK = 1 << 20
@@ -40,7 +42,7 @@ class RawTls:
             [*SETUP, "exec", POD, "--", "python3", "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         if self.server.stdout.readline() != b"ready\n":
-            raise SystemExit("the TLS server in the pod did not start")
+            raise Failed("the TLS server in the pod did not start")
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
 

@@ -1,0 +1,50 @@
+"""Benchmark of tasks in a real build: skipped tasks and short commands, timed from banner to banner of the live log."""
+
+from tier import kube, settings
+
+from builds import rows
+
+# Workload: number of tasks, YAML of the task.
+KINDS = {
+    "zuul-skipped": (rows.count(10, 5), "command: echo x\n      when: false"),
+    "zuul-creates": (rows.count(10, 5), "command: echo x\n      args: {creates: /tmp}"),
+    "zuul-command": (rows.count(20, 10), "command: echo x"),
+}
+ROUNDS = rows.count(2, 1)
+
+
+def bench_tasks(session):
+    """Skipped tasks and short commands: milliseconds per task."""
+    project = settings.WORK / "bench"
+    (project / "playbooks").mkdir(parents=True)
+    (project / "playbooks" / "bench.yaml").write_text(playbook())
+    for _ in range(ROUNDS):
+        for peer in rows.PEERS:
+            with settings.temporary_peer(peer):
+                node = session.node()
+                for kind, times in measure(session, node, project).items():
+                    rows.add(kind, peer, *times)
+                silent = measure(session, node, project, {"zuul_console_disabled": True})
+                rows.add("zuul-command-silent", peer, *silent["zuul-command"])
+                kube.delete_pod(*node[1:])
+
+
+def playbook():
+    head = "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Start zuul_console daemon\n      zuul_console:\n"
+    tasks = [
+        f"    - name: {kind} {number}\n      {task}\n"
+        for kind, (count, task) in KINDS.items()
+        for number in range(count)
+    ]
+    return head + "".join(tasks) + "    - name: The end\n      debug:\n"
+
+
+def measure(session, node, project, variables=None):
+    """Returns the milliseconds of each task, by kind."""
+    build = session.run([node], "bench", projects={"org/project": project}, host_variables={node[0]: variables or {}})
+    log = build.joblog()
+    session.end(build)
+    return {
+        kind: [log.seconds_to_next(f"{kind} {number}") * 1000 for number in range(count)]
+        for kind, (count, _task) in KINDS.items()
+    }

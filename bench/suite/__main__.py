@@ -1,0 +1,127 @@
+"""Entry point: measures the chosen areas and writes the rows. It fails if a row of podbridge has no figure."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from datetime import datetime, timezone
+
+from suite import many_pods, operations, peers, repositories, settings, single, tasks, testbed, trees, zuul
+from suite.rows import Rows, merge, say
+from suite.workloads import AREAS
+
+ON_ONE_POD = ("operation", "rate", "files", "trees", "push", *tasks.AREAS)
+
+
+def main():
+    areas = settings.areas()
+    rows = Rows()
+    began = datetime.now(timezone.utc)
+    machine = about_machine()
+    os.environ["PODBRIDGE_DIR"] = str(settings.WORK / "bridges")
+    peers.prepare()
+    say(f"areas: {' '.join(areas)}")
+    try:
+        measure(rows, areas)
+    finally:
+        testbed.stop_bridges()
+        peers.stop()
+        run = {
+            "date": began.strftime("%Y-%m-%d %H:%M UTC"),
+            "minutes": round((time.time() - began.timestamp()) / 60, 1),
+            "quick": settings.QUICK,
+            "areas": areas,
+            **machine,
+        }
+        if rows.rows():
+            merge(settings.OUTPUT, run, rows.rows())
+    missing = missing_figures(rows.rows(), areas)
+    for text in missing:
+        print(f"bench: no figure of podbridge: {text}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def missing_figures(rows, areas):
+    """Returns what has no figure of podbridge: links that failed, and workloads that did not run."""
+    ours = [row for row in rows if row["peer"] == "podbridge"]
+    failed = [f"{row['workload']} ({row['link']}): {row['why']}" for row in ours if not row["n"]]
+    ran = {row["workload"] for row in ours}
+    workloads = [workload for area in areas for workload, _label, _unit in AREAS[area]]
+    return failed + [f"{workload}: it did not run" for workload in workloads if workload not in ran]
+
+
+def measure(rows, areas):
+    if set(areas) & set(ON_ONE_POD):
+        with testbed.pods([testbed.POD]) as pods:
+            (address,) = pods.values()
+            testbed.wait_for_sshd(address)
+            step(lambda: tasks.measure(rows, areas, pods))
+            if "operation" in areas:
+                step(lambda: operations.measure(rows, address))
+            if "rate" in areas:
+                step(lambda: single.measure(rows, address))
+            step(lambda: trees.measure(rows, areas, address))
+            if "push" in areas:
+                step(lambda: repositories.measure(rows, address))
+            testbed.stop_bridges()
+    if "memory" in areas:
+        step(lambda: operations.memory(rows))
+    step(lambda: many_pods.measure(rows, areas))
+    step(lambda: zuul.measure(rows, areas))
+
+
+def step(action):
+    """Runs a part of the suite; the others run even if it fails."""
+    try:
+        action()
+    except Exception:  # whatever it is, the figures of the other parts count
+        say(f"FAILED: {traceback.format_exc()}")
+
+
+def about_machine():
+    """Returns what the figures depend on: the machine, the versions, the commit."""
+    with open("/proc/cpuinfo") as file:
+        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
+    root = ["git", "-C", settings.ROOT]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
+    return {
+        "machine": f"{os.cpu_count()} cores, {model}, {memory} GB, Linux {platform.release()}",
+        "load": round(os.getloadavg()[0], 1),
+        "commit": output([*root, "rev-parse", "--short=10", "HEAD"])
+        + ("+" if output([*root, "status", "--porcelain", "-uno"]) else ""),
+        "versions": versions(),
+    }
+
+
+def versions():
+    core = "from ansible.release import __version__ as v; print(v)"
+    return {
+        "podbridge": output([settings.BIN / "podbridge", "--version"]).split()[-1],
+        "ansible-core": output([f"{settings.CORE}/bin/python", "-c", core]),
+        "newest core": output([f"{settings.NEWEST}/bin/python", "-c", core]),
+        "mitogen": output(
+            [
+                f"{settings.CORE}/bin/python",
+                "-c",
+                "import sys; sys.path.insert(0, sys.argv[1]); import mitogen; print(*mitogen.__version__, sep='.')",
+                settings.MITOGEN,
+            ]
+        ),
+        "kubectl": output([settings.STOCK_KUBECTL, "version", "--client"]).split("\n")[0].split()[-1],
+        "kubernetes.core": os.path.basename(settings.COLLECTIONS).removeprefix("collections-"),
+        "ssh": output(["ssh", "-V"]).split(",")[0],
+    }
+
+
+def output(command):
+    """Returns what a program prints; what it says about an error if it fails."""
+    done = subprocess.run(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
