@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from datetime import datetime, timezone
 
 from suite import many_pods, operations, peers, repositories, settings, single, tasks, testbed, trees, zuul
 from suite.rows import Rows, merge, say
-from suite.workloads import AREAS
+from suite.workloads import AREA_OF, AREAS
 
 ON_ONE_POD = ("operation", "rate", "files", "trees", "push", *tasks.AREAS)
 
@@ -23,24 +24,33 @@ def main():
     os.environ["PODBRIDGE_DIR"] = str(settings.WORK / "bridges")
     peers.prepare()
     say(f"areas: {' '.join(areas)}")
+    # A run that is ended keeps what it has, and leaves nothing behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         measure(rows, areas)
     finally:
-        testbed.stop_bridges()
-        peers.stop()
-        run = {
-            "date": began.strftime("%Y-%m-%d %H:%M UTC"),
-            "minutes": round((time.time() - began.timestamp()) / 60, 1),
-            "quick": settings.QUICK,
-            "areas": areas,
-            **machine,
-        }
-        if rows.rows():
-            merge(settings.OUTPUT, run, rows.rows())
+        write(rows, areas, began, machine)
+        step(testbed.stop_bridges)
+        step(peers.stop)
     missing = missing_figures(rows.rows(), areas)
     for text in missing:
         print(f"bench: no figure of podbridge: {text}", file=sys.stderr)
     return 1 if missing else 0
+
+
+def write(rows, areas, began, machine):
+    """Writes the rows; the areas of the run are those that have some."""
+    made = rows.rows()
+    measured = {AREA_OF[row["workload"]] for row in made}
+    run = {
+        "date": began.strftime("%Y-%m-%d %H:%M UTC"),
+        "minutes": round((time.time() - began.timestamp()) / 60, 1),
+        "quick": settings.QUICK,
+        "areas": [area for area in areas if area in measured],
+        **machine,
+    }
+    if made:
+        merge(settings.OUTPUT, run, made)
 
 
 def missing_figures(rows, areas):

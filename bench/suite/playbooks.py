@@ -28,6 +28,8 @@ def environment(peer):
         "ANSIBLE_HOST_KEY_CHECKING": "false",
         "ANSIBLE_DEPRECATION_WARNINGS": "false",
         "ANSIBLE_RETRY_FILES_ENABLED": "false",
+        # Many pods at once answer slowly on a small machine.
+        "ANSIBLE_TIMEOUT": "60",
         **peer.environment,
     }
 

@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 
-from suite import testbed, warm_clients
+from suite import clock, testbed, warm_clients
 from suite.rows import Failed, say
 from suite.settings import BIN, WORK
 from suite.testbed import POD, SSH, TARGET, measure_action, podbridge, run, shell
@@ -59,7 +59,7 @@ def many(rows, address):
     names = [f"repository{number}" for number in range(REPOSITORIES)]
     for name in names:
         make_repository(WORK / name, 2)
-    for number in range(ROUNDS):
+    for number in clock.rounds(ROUNDS):
         for link in ("direct", "exec-proxy"):
             say(f"push-50: round {number + 1} of {ROUNDS}, podbridge, {link}")
             command = f"{BIN}/podbridge {' '.join(TARGET)} --link {link} ssh"

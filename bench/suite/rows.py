@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import sys
 import time
@@ -10,6 +11,7 @@ from collections import defaultdict
 from suite.workloads import AREA_OF, UNITS
 
 STARTED = time.monotonic()
+PATH = re.compile(r"/(?:tmp|work|root|home|var)/(?:[^\s'\":/]+/)*([^\s'\":/]+)")
 
 
 def say(text):
@@ -35,7 +37,8 @@ class Rows:
     def failed(self, workload, peer, link, error):
         """Notes why a sample is missing. The row has a figure anyway if other rounds gave samples."""
         assert workload in UNITS, workload
-        text = " ".join(str(error).split())
+        # The rows are published: no directory of this machine is in them.
+        text = PATH.sub(r"…/\1", " ".join(str(error).split()))
         self.why.setdefault((workload, peer, link), text if len(text) <= 300 else f"{text[:150]} … {text[-150:]}")
         say(f"{workload}: {peer} ({link}) failed: {text[:600]}")
 

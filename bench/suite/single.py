@@ -2,7 +2,7 @@
 
 import os
 
-from suite import raw_tls, settings, testbed
+from suite import clock, raw_tls, settings, testbed
 from suite.rows import say
 from suite.settings import NAMESPACE, WORK, count
 from suite.testbed import KUBECTL, POD, SSH, measure_action, podbridge, run, shell
@@ -22,7 +22,7 @@ def measure(rows, address):
             ("rate-in", into(source, there, address, link)),
             ("rate-out", out_of(there, back, address, link)),
         ):
-            for number in range(settings.ROUNDS):
+            for number in clock.rounds(settings.ROUNDS):
                 say(f"{workload}: round {number + 1} of {settings.ROUNDS}")
                 for (peer, name), action in chosen.items():
                     back.unlink(missing_ok=True)

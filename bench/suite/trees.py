@@ -5,7 +5,7 @@ import random
 import shutil
 from pathlib import Path
 
-from suite import settings, testbed
+from suite import clock, settings, testbed
 from suite.rows import say
 from suite.settings import NAMESPACE, WORK
 from suite.testbed import KUBECTL, POD, SSH, measure_action, podbridge, run, shell
@@ -74,7 +74,7 @@ def compare(rows, name, files, content, address, rounds):
     """Runs each method `rounds` times."""
     root = WORK / name
     make_tree(root, files, content)
-    for number in range(rounds):
+    for number in clock.rounds(rounds):
         say(f"{name}: round {number + 1} of {rounds}")
         there, here = f"/disk/{name}-{number}", WORK / f"{name}-{number}"
         testbed.exec_in_pod(f"mkdir {there}")

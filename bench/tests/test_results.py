@@ -97,14 +97,14 @@ class RowsTest(unittest.TestCase):
 
     def test_a_peer_that_fails_has_a_row_that_says_why(self):
         def fail():
-            raise Failed("no such\nprogram")
+            raise Failed("no such\nprogram: '/tmp/x/y.z/kubectl': /memory/file")
 
         rows = Rows()
         with mock.patch("suite.rows.say"):
             rows.measure(["copy-large", "fetch-large"], "tls", "tcp", fail)
         self.assertEqual([(each["workload"], each["n"], each["why"]) for each in rows.rows()], [
-            ("copy-large", 0, "no such program"),
-            ("fetch-large", 0, "no such program"),
+            ("copy-large", 0, "no such program: '…/kubectl': /memory/file"),
+            ("fetch-large", 0, "no such program: '…/kubectl': /memory/file"),
         ])  # fmt: skip
 
     def test_a_run_of_some_workloads_keeps_the_other_rows(self):
