@@ -30,9 +30,21 @@ bridge_pids() {
 # other_processes POD: prints the processes that neither belong to the pod itself (its idle loop and the agent, with its warm Python) nor to
 # this check.
 other_processes() {
-	exec_in_pod "$1" ps -e -o pid=,ppid=,args= |
-		grep -vE '^ *1 |podbridge-agent|sleep 3600|ps -e -o|<defunct>|^ *[0-9]+ +[0-9]+ +/bin/sh -c trap' |
-		grep -vE "^ *[0-9]+ +[0-9]+ +(/bin/sh -c .*)?/[^ ]*/python[0-9.]*( && sleep 0)?'?\$" || :
+	# A warm Python has a socket to the agent as its output; the command of a play has a pipe. Its shell, and the process that waits to be the
+	# parent of the next module, have no other children. The command line tells nothing: a module on standard input has the same one.
+	# shellcheck disable=SC2016
+	exec_in_pod "$1" sh -c '
+		is_warm() {
+			case $(readlink "/proc/$1/exe" "/proc/$1/fd/1" | tr "\n" " ") in */python*socket:*) return ;; esac
+			children=$(pgrep -P "$1") || return
+			for child in $children; do is_warm "$child" || return; done
+		}
+		ps -e -o pid=,ppid=,args= | while read -r pid parent arguments; do
+			case $pid,$parent,$arguments in
+			1,* | "$$,"* | *",$$,"* | *podbridge-agent* | *,"sleep 3600" | *"<defunct>" | *",/bin/sh -c trap"*) ;;
+			*) is_warm "$pid" || echo "$pid $parent $arguments" ;;
+			esac
+		done'
 }
 
 no_other_processes() { [ -z "$(other_processes "$1")" ]; }

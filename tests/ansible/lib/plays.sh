@@ -35,6 +35,31 @@ play_semantics() {
 	inventory >"$WORK/semantics.yaml" <<<"testhost $1"
 	playbook semantics semantics "$WORK/semantics.yaml"
 	expect_nothing_left "$1"
+	expect_seen_leftovers "$1"
+}
+
+# Processes that a play could leave, and that look most like a warm Python, are found. Each line is a command.
+expect_seen_leftovers() {
+	local line started=''
+	while read -r line; do
+		started+="{ exec $line; } <>/tmp/left >/dev/null 2>&1 & echo \$!;"
+	done <<-'END'
+		/usr/bin/python3
+		setsid /usr/bin/python3
+		/bin/sh -c '/usr/bin/python3 && sleep 0'
+		cat
+	END
+	exec_in_pod "$1" sh -c "mkfifo /tmp/left; $started" >"$WORK/left"
+	poll 10 all_seen "$1" || { other_processes "$1" >&2; die "not all processes that a play could leave are found: $(xargs <"$WORK/left")"; }
+	# shellcheck disable=SC2046 # pids
+	exec_in_pod "$1" sh -c 'for pid; do pkill -KILL -P $pid; kill -KILL $pid; done; rm /tmp/left' - $(cat "$WORK/left")
+	expect_nothing_left "$1"
+}
+
+# all_seen POD: whether each process of $WORK/left runs its own program already and is taken for a leftover.
+all_seen() {
+	other_processes "$1" >"$WORK/seen"
+	! grep -q mkfifo "$WORK/seen" && [ -z "$(cut -d' ' -f1 "$WORK/seen" | sort | comm -13 - <(sort "$WORK/left"))" ]
 }
 
 play_unknown_user() {
