@@ -1,7 +1,8 @@
 """The files of podbridge-agent-git that come from Debian: git, rsync, a shell, and the libraries that they need.
 
 mmdebstrap fetches and unpacks the packages. It runs none of their programs, so it does the same for an architecture
-that this machine cannot execute. Perl and what manages packages are left out. `build` calls this file.
+that this machine cannot execute. Perl and what manages packages are left out. `build` calls this file; the images of
+the test cluster (tests/cluster/images.py) are bootstrapped by it, too.
 """
 
 import glob
@@ -58,32 +59,31 @@ def add(layer, architecture):
 
 def fetch(architecture, tree, packages):
     """Writes a tar file of the unpacked packages, and the list of their files."""
-    sources = [
-        path
-        for pattern in ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*.sources", "/etc/apt/sources.list.d/*.list")
-        for path in sorted(glob.glob(pattern))
-        if os.path.getsize(path)
-    ]
-    command = [
-        "mmdebstrap",
-        "--quiet",
-        "--mode=root",
-        "--format=tar",
+    bootstrap(
+        tree,
         "--variant=extract",
         "--architectures=" + ARCHITECTURES[architecture],
         "--include=" + ",".join(PACKAGES),
         f'--extract-hook=cd "$1/var/cache/apt/archives" && LC_ALL=C ls | grep "[.]deb$" >"{packages}"',
-        *proxies(),
-        platform.freedesktop_os_release()["VERSION_CODENAME"],
-        tree,
-        *sources,
-    ]
+    )
+
+
+def bootstrap(tree, *options):
+    """Writes a tar file of a Debian system like this machine's, from the package sources of this machine."""
+    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    command = ["mmdebstrap", "--quiet", "--mode=root", "--format=tar", *options, *proxies(), suite, tree, *sources()]
     try:
         subprocess.run(command, check=True)
     except FileNotFoundError:
         raise SystemExit("images: mmdebstrap is missing; install it with: apt-get install mmdebstrap") from None
     except subprocess.CalledProcessError:
         raise SystemExit("images: the Debian packages could not be fetched; mmdebstrap says why above") from None
+
+
+def sources():
+    """Returns the files with the package sources of this machine's apt."""
+    patterns = ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*.sources", "/etc/apt/sources.list.d/*.list")
+    return [path for pattern in patterns for path in sorted(glob.glob(pattern)) if os.path.getsize(path)]
 
 
 def proxies():

@@ -2,7 +2,7 @@
 
 A layer is a tar file whose entries are in the order of their names, belong to root and carry no time. It is not
 compressed: the bytes of a compressed one depend on the version of the compressor, and tools compress on the way to a
-registry. `build` calls this file.
+registry. `build` calls this file; tests/cluster/images.py takes its layers.
 """
 
 import hashlib

@@ -9,7 +9,6 @@ debian   localhost/podbridge-test/debian:1   Python, git, rsync, sshd, zip, hexd
 """
 
 import argparse
-import glob
 import hashlib
 import io
 import json
@@ -17,36 +16,25 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "../../packaging/images"))
+
+import debian  # noqa: E402
+import oci  # noqa: E402
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+PACKAGES = (
+    *("python3-minimal", "python3", "python3-apt", "git", "rsync", "openssh-server", "sudo", "passwd", "procps", "acl"),
+    *("unzip", "zip", "bsdextrautils"),
+)
 # tester becomes another user without a password, pwuser with one.
 SUDOERS = "tester ALL=(ALL:ALL) NOPASSWD: ALL\npwuser ALL=(ALL:ALL) ALL"
 # Password of pwuser and root; only tests reach these containers.
 PASSWORD = "podbridge"
-
-
-class Layer:
-    """Uncompressed layer of an image, as a tar file at `path`."""
-
-    def __init__(self, path):
-        self.tar = tarfile.open(path, "w")
-
-    def add(self, name, kind, mode, data=b"", link=""):
-        info = tarfile.TarInfo(name)
-        info.type, info.mode, info.linkname, info.size = kind, mode, link, len(data)
-        self.tar.addfile(info, io.BytesIO(data))
-
-    def directory(self, name, mode=0o755):
-        self.add(name, tarfile.DIRTYPE, mode)
-
-    def file(self, name, data, mode=0o644):
-        self.add(name, tarfile.REGTYPE, mode, data)
-
-    def symlink(self, name, target):
-        self.add(name, tarfile.SYMTYPE, 0o777, link=target)
 
 
 def busybox():
@@ -58,16 +46,20 @@ def busybox():
         return path, f.read()
 
 
-def pause_layer(path, _options):
-    layer = Layer(path)
-    layer.directory("bin")
+def write_layer(path, layer):
+    with open(path, "wb") as f:
+        f.write(layer.tar())
+
+
+def pause_layer(path):
+    layer = oci.Layer()
     layer.file("bin/busybox", busybox()[1], 0o755)
-    layer.tar.close()
+    write_layer(path, layer)
 
 
-def busybox_layer(path, _options):
+def busybox_layer(path):
     program, data = busybox()
-    layer = Layer(path)
+    layer = oci.Layer()
     for name in ("bin", "etc", "home", "root", "proc", "sys", "dev", "var"):
         layer.directory(name)
     for name in ("tmp", "var/tmp"):
@@ -79,28 +71,11 @@ def busybox_layer(path, _options):
     for name in applets:
         if name != "busybox":
             layer.symlink("bin/" + name, "busybox")
-    layer.tar.close()
+    write_layer(path, layer)
 
 
-def apt_proxy():
-    """Returns the apt proxy settings of this machine as options for mmdebstrap."""
-    dump = subprocess.run(["apt-config", "dump"], check=True, text=True, stdout=subprocess.PIPE).stdout
-    lines = [
-        line.rstrip(";")
-        for line in dump.splitlines()
-        if line.lower().startswith("acquire::") and "proxy" in line.split(" ")[0].lower() and not line.endswith('"";')
-    ]
-    return ["--aptopt=" + line for line in lines]
-
-
-def debian_layer(path, options):
+def debian_layer(path):
     """Writes a Debian system, from the package sources of this machine."""
-    sources = [
-        p
-        for pattern in ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*.sources", "/etc/apt/sources.list.d/*.list")
-        for p in sorted(glob.glob(pattern))
-        if os.path.getsize(p)
-    ]
     hooks = [
         'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash tester',
         'chroot "$1" useradd --create-home --uid 1001 --shell /bin/bash pwuser',
@@ -109,25 +84,13 @@ def debian_layer(path, options):
         'chmod 440 "$1/etc/sudoers.d/tester"',
         'rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/resolv.conf" "$1/etc/hostname"',
     ]
-    subprocess.run(
-        [
-            "mmdebstrap",
-            "--quiet",
-            "--mode=root",
-            "--format=tar",
-            "--variant=apt",
-            "--include=python3-minimal,python3,python3-apt,git,rsync,openssh-server,sudo,passwd,procps,acl,unzip,zip,bsdextrautils",
-            "--skip=output/dev",
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
-            "--dpkgopt=path-exclude=/usr/share/locale/*",
-            *apt_proxy(),
-            *["--customize-hook=" + h for h in hooks],
-            options.suite,
-            path,
-            *sources,
-        ],
-        check=True,
+    debian.bootstrap(
+        path,
+        "--variant=apt",
+        "--include=" + ",".join(PACKAGES),
+        "--skip=output/dev",
+        *[f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")],
+        *["--customize-hook=" + h for h in hooks],
     )
 
 
@@ -146,7 +109,7 @@ def archive(name, layer, command, out):
             digest.update(block)
     config = json.dumps(
         {
-            "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
+            "architecture": oci.ARCHITECTURES[platform.machine()],
             "os": "linux",
             "config": {"Env": ["PATH=" + PATH, "LANG=C.UTF-8"], "Cmd": command},
             "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest.hexdigest()]},
@@ -170,14 +133,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("image", choices=IMAGES, help="name of the image")
     parser.add_argument("out", help="path of the archive to write")
-    parser.add_argument("--suite", help="Debian suite of the image debian, for example bookworm")
     options = parser.parse_args()
     build, command = IMAGES[options.image]
     # The archive is written to a temporary directory and renamed, so that it is complete when it appears.
     with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(options.out))) as work:
         os.chmod(work, 0o755)
         layer, out = os.path.join(work, "layer.tar"), os.path.join(work, "image.tar")
-        build(layer, options)
+        build(layer)
         archive(options.image, layer, command, out)
         os.replace(out, options.out)
 

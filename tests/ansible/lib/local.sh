@@ -4,7 +4,7 @@
 # Unpacks the image and sets ROOTFS to its directory.
 enter_local() {
 	local images archive
-	images=$(HERE=$ROOT/tests/cluster && . "$HERE/lib/prepare.sh" && ensure_packages && ensure_images && echo "$IMAGES")
+	images=$(HERE=$ROOT/tests/cluster && . "$HERE/lib/prepare.sh" && ensure_packages $CLUSTER_PACKAGES && ensure_images && echo "$IMAGES")
 	archive=$images/debian.tar
 	ROOTFS=$CACHE/rootfs/$(basename "$images")
 	[ ! -f "$ROOTFS.ready" ] || return 0

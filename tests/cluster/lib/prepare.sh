@@ -6,10 +6,12 @@ K8S_VERSION=1.34.2
 # hash_of FILE…: prints the hash of the contents; names do not matter.
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
 
-# Installs the missing packages, without starting their services.
+CLUSTER_PACKAGES="etcd-server containerd runc containernetworking-plugins mmdebstrap busybox-static iproute2 openssl python3 rsync"
+
+# ensure_packages PACKAGE…: installs the missing packages of Debian, without starting their services.
 ensure_packages() {
 	local p missing='' policy=/usr/sbin/policy-rc.d rc=0
-	for p in etcd-server containerd runc containernetworking-plugins mmdebstrap busybox-static iproute2 openssl python3 rsync; do
+	for p; do
 		[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || :)" = installed ] || missing+=" $p"
 	done
 	[ -n "$missing" ] || return 0
@@ -41,11 +43,11 @@ ensure_binary() {
 ensure_images() {
 	local suite i
 	suite=$(. /etc/os-release && echo "${VERSION_CODENAME:?}")
-	IMAGES=$CACHE/images/$({ hash_of "$HERE/images.py" "$(command -v busybox)"; echo "$suite"; } | sha256sum | cut -c1-16)
+	IMAGES=$CACHE/images/$({ hash_of "$HERE/images.py" "$HERE"/../../packaging/images/{debian,oci}.py "$(command -v busybox)"; echo "$suite"; } | sha256sum | cut -c1-16)
 	mkdir -p "$IMAGES"
 	for i in pause busybox debian; do
 		[ ! -f "$IMAGES/$i.tar" ] || continue
 		say "building the image $i"
-		nice -n 10 python3 "$HERE/images.py" "$i" "$IMAGES/$i.tar" --suite "$suite" >&2 9>&- || die "image $i failed"
+		nice -n 10 python3 "$HERE/images.py" "$i" "$IMAGES/$i.tar" >&2 9>&- || die "image $i failed"
 	done
 }

@@ -57,11 +57,15 @@ start_pods() {
 	wait_for_exec "$NAMESPACE-b" debian true
 }
 
+read_running_env() {
+	[ -f "$STATE/env" ] || die "no cluster in $STATE"
+	read_env
+}
+
 # cluster import ARCHIVE…: makes the images of these archives known to the cluster.
 cluster_import() {
 	local archive
-	[ -f "$STATE/env" ] || die "no cluster in $STATE"
-	read_env
+	read_running_env
 	[ -n "$NETNS" ] || die "images can be imported only into a cluster that this command started, not into an external one"
 	for archive; do
 		ctr -a "$STATE/run/containerd.sock" -n k8s.io images import "$archive" >/dev/null || die "cannot import $archive"
@@ -69,17 +73,17 @@ cluster_import() {
 }
 
 # cluster agent BINARY: makes the pods of pods-agent.yaml again, with that agent.
-cluster_agent() {
-	local images
+cluster_agent() (
+	read_running_env
 	images=$(mktemp -d "$STATE/run/images.XXXXXX")
+	trap 'rm -rf "$images"' EXIT
 	"$HERE/../../packaging/images/build" "$images" --image podbridge-agent --version test --binaries "$(uname -m)=$(dirname "$1")" >/dev/null
 	cluster_import "$images/podbridge-agent.tar"
-	rm -rf "$images"
 	kube -n "$NAMESPACE" delete pod baked brought --ignore-not-found --wait >/dev/null
 	apply_pods pods-agent.yaml -n "$NAMESPACE" >/dev/null
 	wait_for_exec "$NAMESPACE" baked podbridge-agent version
 	wait_for_exec "$NAMESPACE" brought podbridge-agent version
-}
+)
 
 # Makes the cgroup NAME in every hierarchy; the part `daemons` is for the daemons, the kubelet manages the rest. The weight is high, as
 # other processes of the machine must not starve the pods.
@@ -144,7 +148,8 @@ up_own() {
 	[ "$(id -u)" = 0 ] || die "only root can start a cluster; run this as root or set PODBRIDGE_TEST_KUBECONFIG"
 	[ ${#STATE} -le 70 ] || die "PODBRIDGE_CLUSTER_DIR is longer than 70 characters, too long for the sockets in it; choose a shorter path"
 	case $STATE$CACHE in *[!A-Za-z0-9_./+-]*) die "$STATE or $CACHE contains characters other than A-Z a-z 0-9 _ . / + -; choose other paths" ;; esac
-	ensure_packages
+	# shellcheck disable=SC2086 # words
+	ensure_packages $CLUSTER_PACKAGES
 	ensure_binary
 	ensure_images
 	sysctls >"$STATE/sysctl"
