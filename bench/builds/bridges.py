@@ -4,7 +4,6 @@ port-forward and of a hundred.
 
 import os
 import time
-from dataclasses import replace
 
 from tier import kube, leftovers, meter, settings
 
@@ -31,7 +30,7 @@ def bench_100_pods(session):
     """The port-forwards of 100 pods on one executor."""
     namespace, pods = start_pods(session)
     # Zuul names a kubeconfig user by namespace and account, and kubectl refuses two users of one name.
-    nodes = [(pod, replace(namespace, user=f"{namespace.user}-{pod}"), pod) for pod in pods]
+    nodes = [(pod, namespace.as_user(f"{namespace.user}-{pod}"), pod) for pod in pods]
     for peer in rows.PEERS:
         with settings.temporary_peer(peer):
             started = time.monotonic()
@@ -47,7 +46,7 @@ def bench_100_pods(session):
 
 def start_pods(session):
     """Starts up to PODS pods and returns their namespace and the names of those that became ready."""
-    namespace = kube.make_namespace(session.name)
+    namespace = session.namespace()
     names = [f"pod-{number}" for number in range(PODS)]
     pods = [kube.pod(name, [kube.container("main", "busybox")]) for name in names]
     kube.apply({"apiVersion": "v1", "kind": "List", "items": pods}, namespace.name)

@@ -46,13 +46,23 @@ only_package() {
 }
 
 make_venv() {
-	local python
-	[ ! -f "$VENV/.ready" ] || return 0
 	# shellcheck disable=SC2046
-	python=$(find_python $(pythons_for "$CORE"))
-	"$python" -m venv --clear "$VENV"
-	"$VENV/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$ROOT/tests/requirements/ansible-core-$CORE.txt"
-	touch "$VENV/.ready"
+	install_packages_of "$ROOT/tests/requirements/ansible-core-$CORE.txt" "$VENV" $(pythons_for "$CORE")
+}
+
+# install_packages_of FILE VENV PYTHON…: makes the virtual environment with one of these versions of Python and installs what the
+# requirements file FILE names; again after that file has changed. The file .ready in the environment is a copy of FILE.
+install_packages_of() {
+	local file=$1 venv=$2 python
+	shift 2
+	! cmp --quiet "$file" "$venv/.ready" || return 0
+	if [ ! -f "$venv/.ready" ]; then
+		python=$(find_python "$@")
+		say "installing ${venv##*/} (minutes, once)"
+		"$python" -m venv --clear "$venv"
+	fi
+	"$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$file"
+	cp "$file" "$venv/.ready"
 }
 
 # Downloads the sdist and sets SDIST. This runs before the run enters the cluster's network namespace, which has no Internet.

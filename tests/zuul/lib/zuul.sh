@@ -1,44 +1,41 @@
-# Installation of the tier's tools: bubblewrap from Debian, Zuul from PyPI, the ansible that Zuul's own code installs, and
-# Zuul's own stream tests from its sdist. The last three are cached outside the clone. `../run` sources this file.
+# Installation of the tier's tools: bubblewrap from Debian, Zuul and nodepool from PyPI, the ansible that Zuul's own code installs, and
+# Zuul's own stream tests from its sdist. All but bubblewrap are cached outside the clone. `../run` sources this file.
 
 ZUUL_VERSION=14.3.0
 ANSIBLE_VERSION=11
 
-ensure_bubblewrap() {
-	local package missing=''
-	for package in bubblewrap util-linux git rsync procps; do
-		[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || :)" = installed ] || missing+=" $package"
-	done
-	[ -n "$missing" ] || return 0
-	with_lock install_packages "$missing"
-}
+# The function ensure_packages.
+. "$ROOT/tests/cluster/lib/prepare.sh"
 
-install_packages() {
-	say "installing$1"
-	# shellcheck disable=SC2086
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $1; } >&2 ||
-		die "apt-get failed"
-}
+ensure_bubblewrap() { with_lock ensure_packages bubblewrap util-linux git rsync procps; }
 
-# Installs Zuul and sets ZUUL (its virtual environment), ZUUL_ANSIBLE (Zuul's directory of ansible versions) and ZUUL_FIXTURES
-# (Zuul's tests).
+# Installs the services of the scenario whole_path, without starting them.
+ensure_services() { with_lock ensure_packages libzookeeper-java default-jre-headless postgresql openssl; }
+
+# Installs Zuul and nodepool, and sets ZUUL (its virtual environment), NODEPOOL (a directory of Python packages), ZUUL_ANSIBLE (Zuul's
+# directory of ansible versions) and ZUUL_FIXTURES (Zuul's tests).
 ensure_zuul() {
 	ZUUL=$CACHE/venv/zuul-$ZUUL_VERSION
+	NODEPOOL=$CACHE/venv/nodepool
 	ZUUL_ANSIBLE=$CACHE/venv/zuul-$ZUUL_VERSION-ansible
 	ZUUL_FIXTURES=$CACHE/sdist/zuul-$ZUUL_VERSION-tests
 	with_lock make_zuul
+	with_lock make_nodepool
 	with_lock make_zuul_ansible
 	with_lock fetch_fixtures
 }
 
-make_zuul() {
-	local python
-	[ ! -f "$ZUUL/.ready" ] || return 0
-	say "installing zuul $ZUUL_VERSION (minutes, once)"
-	python=$(find_python 3.11 3.12 3.13)
-	"$python" -m venv --clear "$ZUUL"
-	"$ZUUL/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$ROOT/tests/requirements/zuul.txt"
-	touch "$ZUUL/.ready"
+make_zuul() { install_packages_of "$ROOT/tests/requirements/zuul.txt" "$ZUUL" 3.11 3.12 3.13; }
+
+# Installs nodepool without the packages that it needs: those that its drivers for Kubernetes need are also Zuul's. nodepool loads all of its
+# drivers; those of two clouds need others.
+make_nodepool() {
+	local file=$ROOT/tests/requirements/nodepool.txt
+	! cmp --quiet "$file" "$NODEPOOL/.ready" || return 0
+	rm -rf "$NODEPOOL"
+	"$ZUUL/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps --target "$NODEPOOL" -r "$file"
+	rm -r "$NODEPOOL"/nodepool/driver/{gce,ibmvpc}
+	cp "$file" "$NODEPOOL/.ready"
 }
 
 # Installs one version of ansible as `zuul-manage-ansible` does, and then podbridge-preimport.pth as an operator does.

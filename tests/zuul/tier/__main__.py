@@ -26,8 +26,9 @@ def main(names):
     settings.become_executor()
     executor_log = logging.FileHandler(settings.WORK / "executor.log")
     executor_log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("zuul").addHandler(executor_log)
-    logging.getLogger("zuul").setLevel(logging.DEBUG)
+    for name in ("zuul", "nodepool"):
+        logging.getLogger(name).addHandler(executor_log)
+        logging.getLogger(name).setLevel(logging.DEBUG)
     logging.getLogger("tier").addHandler(logging.StreamHandler(sys.stderr))
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     try:

@@ -4,6 +4,7 @@ Everything between "Preparing playbooks" and the build's result is Zuul's own co
 project is a directory here instead of a Git repository. `session.py` makes the builds.
 """
 
+import copy
 import os
 import shutil
 import subprocess
@@ -81,20 +82,7 @@ def playbook(path, name, trusted=False):
 def node(name, namespace, pod):
     """Returns a node as Zuul's pod drivers hand it to the executor."""
     made = Node([name], "pod-label")
-    made.connection_type = "kubectl"
-    made.interface_ip = pod
-    made.python_path = "auto"
-    made.kubernetes_connection = {
-        "host": namespace.server,
-        "ca_crt": namespace.ca,
-        "skiptls": False,
-        "token": namespace.token,
-        "namespace": namespace.name,
-        "user": namespace.user,
-        "pod": pod,
-    }
-    # Nodepool fills this field; Zuul reads it first.
-    made.connection_port = made.kubernetes_connection
+    made.updateFromDict(copy.deepcopy(namespace.node_of(pod)))
     return made
 
 

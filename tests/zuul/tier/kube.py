@@ -1,26 +1,15 @@
-"""Setup of namespaces and pods with an administrator's rights; the tested code has only the rights of a node's account.
-
-A node is made as Zuul's and nodepool's kubernetes drivers make it: a namespace, a service account `zuul-worker`, the
-Role `zuul-restricted` and a pod. The rule for pods/log is left out of the Role, because not every driver grants it.
+"""Access to the cluster with an administrator's rights, for what a scenario sets up and looks at. The tested code has
+only the rights of a node's account, which nodepool's or Zuul's own code made (`drivers`).
 """
 
-import base64
 import json
 import os
 import subprocess
 import time
-import uuid
 from dataclasses import dataclass
 
 from tier import settings
 
-VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
-RULES = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
-    {"apiGroups": [""], "resources": ["pods/exec"], "verbs": VERBS},
-    {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": VERBS},
-]
-USER = "zuul-worker"
 IDLE_COMMAND = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
 IMAGES = {name: os.environ.get(f"TIER_{name.upper()}_IMAGE") for name in ("debian", "busybox")}
 
@@ -62,46 +51,68 @@ def apply(document, namespace=None, cluster=FIRST):
 
 @dataclass
 class Namespace:
-    """Namespace for nodes, with the credentials that Zuul hands to the executor."""
+    """Namespace of a node. `node` is what a driver handed to Zuul about the node."""
 
-    name: str
-    token: str
-    server: str
-    ca: str
-    user: str
-    cluster: Cluster
+    node: dict
+    cluster: Cluster = FIRST
+
+    @property
+    def access(self):
+        """Access to the pod, for Zuul's kubeconfig: nodepool and Zuul's launcher have different fields for it."""
+        return self.node["connection_port"] or self.node["kubernetes_connection"]
+
+    @property
+    def name(self):
+        return self.access["namespace"]
+
+    @property
+    def user(self):
+        return self.access["user"]
+
+    @property
+    def server(self):
+        return self.access["host"]
+
+    def node_of(self, pod):
+        """Returns what the driver would have handed over about this pod of the same namespace."""
+        if self.access.get("pod") == pod:
+            return self.node
+        return {**self.node, "interface_ip": pod, "connection_port": {**self.access, "pod": pod}}
+
+    def as_user(self, user):
+        """Returns the same access under another name in Zuul's kubeconfig, where no two users may have one name."""
+        return Namespace({**self.node, "connection_port": {**self.access, "user": user}}, self.cluster)
 
 
-def cluster_config(cluster):
-    """Returns the cluster's entry in its kubeconfig."""
-    view = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json", cluster=cluster))
-    return view["clusters"][0]["cluster"]
+def server(cluster):
+    """Returns the URL of the API server."""
+    view = kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}", cluster=cluster)
+    return view.decode()
 
 
-def make_namespace(label, cluster=FIRST, name=None, user=USER):
-    """Makes a namespace with the service account `user`, and its Role; the name is random unless `name` is given."""
-    name = name or f"zuul-{label}-{uuid.uuid4().hex[:8]}"
-    kubectl("create", "namespace", name, cluster=cluster)
-    if cluster is FIRST:
-        namespaces.append(name)
-    kubectl("create", "serviceaccount", user, namespace=name, cluster=cluster)
-    role = {"kind": "Role", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "zuul-restricted"}}
-    apply({**role, "rules": RULES}, name, cluster)
-    binding = {
-        "kind": "RoleBinding",
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "metadata": {"name": "zuul-role"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "zuul-restricted"},
-        "subjects": [{"kind": "ServiceAccount", "name": user, "namespace": name}],
-    }
-    apply(binding, name, cluster)
-    token = kubectl("create", "token", user, "--duration=4h", namespace=name, cluster=cluster).decode().strip()
-    config = cluster_config(cluster)
-    ca = config.get("certificate-authority-data")
-    if not ca:
-        with open(config["certificate-authority"], "rb") as file:
-            ca = base64.b64encode(file.read()).decode()
-    return Namespace(name, token, config["server"], ca, user, cluster)
+def write_kubeconfig(name, cluster=FIRST, server=None, token=None):
+    """Writes an administrator's kubeconfig of one cluster with another server or user, and returns its path."""
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json", cluster=cluster))
+    if server:
+        config["clusters"][0]["cluster"]["server"] = server
+    if token:
+        config["users"][0]["user"] = {"token": token}
+    path = settings.WORK / f"{name}.kubeconfig"
+    path.write_text(json.dumps(config))
+    return str(path), config["current-context"]
+
+
+def make_project(name):
+    """Makes a namespace where an account of nodepool may make pods; returns nodepool's kubeconfig and its context."""
+    kubectl("create", "namespace", name)
+    namespaces.append(name)
+    kubectl("create", "serviceaccount", "nodepool", namespace=name)
+    # The cluster role `edit` is empty, because this cluster has no controller that fills it.
+    role = ("--verb=get,list,create,delete", "--resource=pods,pods/exec,pods/portforward")
+    kubectl("create", "role", "nodepool", *role, namespace=name)
+    kubectl("create", "rolebinding", "nodepool", "--role=nodepool", f"--serviceaccount={name}:nodepool", namespace=name)
+    token = kubectl("create", "token", "nodepool", "--duration=4h", namespace=name).decode().strip()
+    return write_kubeconfig(name, token=token)
 
 
 def container(name, image="debian"):
@@ -113,20 +124,19 @@ def start_pod(namespace, name, containers=None, **spec):
 
 
 def pod(name, containers=None, **spec):
-    """Returns the manifest of a pod.
+    """Returns the manifest of a pod."""
+    metadata = {"name": name, "labels": {"app": "podbridge-test"}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec(containers, **spec)}
 
-    The drivers write `restartPolicy: Never` beside the spec instead of into it, so the default `Always` applies: a dead
-    container starts again, empty.
-    """
-    body = {
+
+def pod_spec(containers=None, **spec):
+    return {
         "containers": containers or [container("main")],
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 1,
         **spec,
     }
-    metadata = {"name": name, "labels": {"app": "podbridge-test"}}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": body}
 
 
 def wait_pod(namespace, name):

@@ -3,10 +3,15 @@
 import logging
 import os
 import stat
+import uuid
 
 from tier import kube, leftovers, settings
 from tier.build import Build, playbook
+from tier.drivers import launcher, nodepool
 from tier.executor import Executor
+
+# The code that makes a node.
+NODEPOOL, LAUNCHER = "nodepool", "launcher"
 
 
 class Session:
@@ -17,17 +22,52 @@ class Session:
         self.executor = Executor()
         self.builds = []
 
-    def node(self, name="node", pod=None, wait=True, namespace=None, **pod_options):
+    def node(self, name="node", pod=None, driver=NODEPOOL, namespace=None, wait=True, **spec):
         """Makes a pod and returns it as a node for `Build`: (name, namespace, pod).
 
-        Without `namespace` the node gets a new namespace; `wait` waits until the pod is ready.
+        The pod is that of a label by image, or of a label by `spec` if any field is given. The driver makes its
+        namespace, role, account and token, too. With `namespace` the pod is one more in that namespace. Without `wait`
+        the pod need not run yet; no driver hands over such a pod.
         """
-        namespace = namespace or kube.make_namespace(self.name)
+        if driver is LAUNCHER:
+            spec = spec or {"containers": [{**kube.container("main"), "command": ["sleep", "3600"]}]}
+            made = launcher.Launcher(settings.KUBECONFIG, kube.pod_spec(**spec)).launch()
+            namespace = kube.Namespace(made)
+            return (name, namespace, namespace.access["pod"])
         pod = pod or f"{name}-{self.name}"
-        kube.start_pod(namespace, pod, **pod_options)
-        if wait:
-            kube.wait_pod(namespace, pod)
-        return (name, namespace, pod)
+        if namespace or not wait:
+            namespace = namespace or self.namespace(pod)
+            kube.start_pod(namespace, pod, **spec)
+            if wait:
+                kube.wait_pod(namespace, pod)
+            return (name, namespace, pod)
+        label = {"name": pod, "type": "pod"}
+        label |= {"spec": kube.pod_spec(**spec)} if spec else {"image": kube.IMAGES["debian"]}
+        return (name, kube.Namespace(self.pool(label).launch()), pod)
+
+    def namespace_node(self, name):
+        """Makes the node of a label of the type `namespace`, for a job that makes its pods itself."""
+        return (name, kube.Namespace(self.pool({"name": name, "type": "namespace"}).launch()), None)
+
+    def namespace(self, label="node"):
+        """Returns the namespace of a node of nodepool whose pod the scenario makes."""
+        return kube.Namespace(self.pool({"name": label, "type": "pod", "image": "none"}).make_namespace())
+
+    def pool(self, label):
+        return nodepool.Pool(settings.KUBECONFIG, f"zuul-{self.name}-{uuid.uuid4().hex[:8]}", label)
+
+    def project_nodes(self, *names):
+        """Makes the nodes of nodepool's driver `openshiftpods`: pods in one namespace that an operator has made, with
+        the token of nodepool.
+        """
+        project = f"zuul-{self.name}-{uuid.uuid4().hex[:8]}"
+        kubeconfig, context = kube.make_project(project)
+        nodes = []
+        for name in names:
+            label = {"name": f"{name}-{self.name}", "image": kube.IMAGES["debian"]}
+            made = nodepool.Pool(kubeconfig, project, label, "openshiftpods", context).launch()
+            nodes.append((name, kube.Namespace(made), made["interface_ip"]))
+        return nodes
 
     def build(self, nodes, *playbooks, **options):
         """Returns a prepared build of these playbooks; its port-forwards run."""

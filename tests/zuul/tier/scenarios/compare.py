@@ -24,7 +24,7 @@ DIFFERENCES = {
 
 # Values that differ from run to run, and their replacements.
 RANDOM = [
-    (re.compile(r"zuul-compare-[0-9a-f]{8}"), "NAMESPACE"),
+    (re.compile(r"zuul-compare-[0-9a-f]{8}-\d{10}"), "NAMESPACE"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "BUILD"),
     (re.compile(r"\b\d+:\d\d:\d\d\.\d+"), "DURATION"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}"), "TIME"),

@@ -14,7 +14,7 @@ from tier.session import require_podbridge
 
 def stop(session):
     """End of a build and of a crashed executor: immediate, with nothing left over and nothing in HOME."""
-    nodes = [session.node("one"), session.node("two")]
+    nodes = [*session.project_nodes("one"), session.node("two")]
     build = session.run(nodes, "hello")
     if settings.is_podbridge():
         # Zuul waits for the log of one host only. The stock peer often lacks the lines of the other host.

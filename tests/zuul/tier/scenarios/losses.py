@@ -6,7 +6,7 @@ import subprocess
 import time
 
 from tier import kube, settings
-from tier.session import require_podbridge
+from tier.session import LAUNCHER, require_podbridge
 
 HOST = "node"
 
@@ -32,7 +32,7 @@ def lost_pod(session):
     """Pod deleted during a task: Zuul finds it unreachable, and the live log gives the pod and the reason."""
     # With the stock kubectl the exit code is 137, and Zuul's result is FAILURE.
     require_podbridge()
-    node = session.node(HOST)
+    node = session.node(HOST, driver=LAUNCHER)
     _name, namespace, pod = node
     build = counting(session, node, 6000, 0.1)
     started = time.monotonic()
@@ -88,8 +88,9 @@ def late_pod(session):
 
 def restarted_container(session):
     """Container that dies during a task and restarts empty, because of a misplaced restartPolicy: it stays lost."""
+    # The drivers write `restartPolicy: Never` beside the spec instead of into it, so the default `Always` applies.
     require_podbridge()
-    node = session.node(HOST)
+    node = session.node(HOST, containers=[kube.container("main")])
     _name, namespace, pod = node
     build = counting(session, node, 6000, 0.1)
     kube.exec_in_pod(namespace, pod, "sh", "-c", "kill -KILL -1; kill -TERM 1", check=False)

@@ -87,7 +87,8 @@ def expect_only_podbridge(build, after=None):
 def isolation(session):
     """Isolation of two builds on one host: neither sees or reaches the sockets of the other."""
     require_podbridge()
-    one, other = (session.build([session.node(name)], "hello") for name in ("one", "other"))
+    user = {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}
+    one, other = (session.build([session.node(name, **user)], "hello") for name in ("one", "other"))
     (socket,) = slot_sockets(other)
     script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     python = str(settings.ANSIBLE / ANSIBLE_VERSION / "bin" / "python")

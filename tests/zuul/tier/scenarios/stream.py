@@ -3,7 +3,7 @@
 import sys
 
 from tier import kube, settings, upstream
-from tier.session import expect_no_console_files
+from tier.session import LAUNCHER, expect_no_console_files
 
 UPSTREAM = (
     "test_command",
@@ -16,13 +16,13 @@ UPSTREAM = (
 
 def stream_fixtures(session):
     """Zuul's own stream tests, from its sdist, on two pods."""
-    nodes = [session.node("compute1"), session.node("controller")]
+    nodes = [session.node(name, driver=LAUNCHER) for name in ("compute1", "controller")]
     upstream.run(session, nodes, *UPSTREAM)
 
 
 def stream_pod(session):
     """Zuul's own playbook for a pod, which stops and starts the console daemon."""
-    nodes = [session.node("controller")]
+    nodes = [session.node("controller", driver=LAUNCHER)]
     build = upstream.play(session, nodes, "pod")
     assert build.result == "SUCCESS", build.result
     build.joblog().expect_once("controller | third shell")
