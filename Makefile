@@ -74,6 +74,7 @@ test: test-quick test-images test-identity test-parity test-cluster ## everythin
 test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
 .PHONY: test-more
 test-more: test-warm-python test-parity-versions ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
+	$(MAKE) test-whole-path
 	$(MAKE) test-identity STEPS=2000
 	$(MAKE) soak CUTS=10000
 	$(MAKE) hostile MINUTES=5
@@ -208,6 +209,10 @@ test-cluster: images $(ANSIBLE)/.ready ## the command line, Ansible and Zuul on 
 	$(call ensure-debian,buildah)
 	cargo build --locked -p podbridge-tests --bin soak
 	SOAK=$(CARGO_TARGET_DIR)/debug/soak ANSIBLE_PYTHON=$(ANSIBLE)/bin/python tests/cluster-tier
+
+.PHONY: test-whole-path
+test-whole-path: build $(STOCK_KUBECTL) ## all of Zuul and nodepool as services, from a push to the end of the builds, on a new cluster
+	$(on-a-cluster) tests/zuul/run whole_path
 
 .PHONY: cluster-up cluster-down
 cluster-up: ## start the test cluster and print its settings

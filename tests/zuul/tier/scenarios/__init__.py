@@ -10,6 +10,7 @@ from tier.scenarios.same_name_pods import same_name_pods
 from tier.scenarios.sandbox import isolation, loading
 from tier.scenarios.skipped_tasks import skipped_tasks
 from tier.scenarios.stream import stream, stream_fixtures, stream_pod
+from tier.scenarios.whole_path import whole_path
 
 SCENARIOS = {
     function.__name__: function
@@ -36,5 +37,6 @@ SCENARIOS = {
         api_restart,
         compare,
         skipped_tasks,
+        whole_path,
     )
 }
