@@ -2,6 +2,8 @@
 
 from builds.bridges import bench_100_pods, bench_idle
 from builds.latency import bench_latency
-from builds.tasks import bench_tasks
+from builds.tasks import bench_silent, bench_tasks
 
-BENCHMARKS = {function.__name__: function for function in (bench_latency, bench_tasks, bench_idle, bench_100_pods)}
+BENCHMARKS = {
+    function.__name__: function for function in (bench_latency, bench_tasks, bench_silent, bench_idle, bench_100_pods)
+}

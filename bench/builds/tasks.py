@@ -6,15 +6,25 @@ from builds import rows
 
 # Workload: number of tasks, YAML of the task.
 KINDS = {
-    "zuul-skipped": (rows.count(10, 5), "command: echo x\n      when: false"),
-    "zuul-creates": (rows.count(10, 5), "command: echo x\n      args: {creates: /tmp}"),
-    "zuul-command": (rows.count(20, 10), "command: echo x"),
+    "zuul-skipped": (rows.count(10, 3), "command: echo x\n      when: false"),
+    "zuul-creates": (rows.count(10, 3), "command: echo x\n      args: {creates: /tmp}"),
+    "zuul-command": (rows.count(20, 5), "command: echo x"),
 }
 ROUNDS = rows.count(2, 1)
 
 
 def bench_tasks(session):
     """Skipped tasks and short commands: milliseconds per task."""
+    compare(session, {}, {kind: kind for kind in KINDS})
+
+
+def bench_silent(session):
+    """The same without a live log."""
+    compare(session, {"zuul_console_disabled": True}, {"zuul-command": "zuul-command-silent"})
+
+
+def compare(session, variables, workloads):
+    """Runs the playbook with each peer; `workloads` maps the kinds of tasks that count to the names of their rows."""
     project = settings.WORK / "bench"
     (project / "playbooks").mkdir(parents=True)
     (project / "playbooks" / "bench.yaml").write_text(playbook())
@@ -22,10 +32,9 @@ def bench_tasks(session):
         for peer in rows.PEERS:
             with settings.temporary_peer(peer):
                 node = session.node()
-                for kind, times in measure(session, node, project).items():
-                    rows.add(kind, peer, *times)
-                silent = measure(session, node, project, {"zuul_console_disabled": True})
-                rows.add("zuul-command-silent", peer, *silent["zuul-command"])
+                times = measure(session, node, project, variables)
+                for kind, workload in workloads.items():
+                    rows.add(workload, peer, *times[kind])
                 kube.delete_pod(*node[1:])
 
 
@@ -39,9 +48,9 @@ def playbook():
     return head + "".join(tasks) + "    - name: The end\n      debug:\n"
 
 
-def measure(session, node, project, variables=None):
+def measure(session, node, project, variables):
     """Returns the milliseconds of each task, by kind."""
-    build = session.run([node], "bench", projects={"org/project": project}, host_variables={node[0]: variables or {}})
+    build = session.run([node], "bench", projects={"org/project": project}, host_variables={node[0]: variables})
     log = build.joblog()
     session.end(build)
     return {

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-from suite.workloads import BOUNDS, LABELS, UNITS
+from suite.workloads import LABELS, NO_PEERS, UNITS
 
 from results.rows import best, number, peer_name
 
 LINKS = ("direct", "exec-proxy")
-# Bounds, and streams that copy a file without Ansible.
-NO_PEERS = (*BOUNDS, "kubectl-exec")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Goals:
         yield "pods-20", self.each("pods-20", "kubectl as Zuul sets it ÷ podbridge", 15, "kubectl-zuul", True)
         yield "pods-20-cpu", self.each("pods-20-cpu", "kubectl as Zuul sets it ÷ podbridge", 30, "kubectl-zuul", True)
         yield "zuul-100-start", self.each("zuul-100-start", "× kubectl", 1, "kubectl-zuul", links=("auto",))
-        for name, limit in (("zuul-line-p99", 10), ("zuul-skipped", 300), ("push-50-true", 20)):
+        for name, limit in (("zuul-line-p99", 10), ("zuul-skipped", 300), ("zuul-creates", 300), ("push-50-true", 20)):
             yield name, self.absolute(name, limit)
         for name, limit in (("memory-bridge", 2), ("memory-agent", 1), ("memory-warm", 20)):
             yield name, self.absolute(name, limit)

@@ -1,6 +1,6 @@
 """Tables in Markdown: workloads as rows, peers as columns."""
 
-from suite.workloads import BOUNDS, LABELS, UNITS
+from suite.workloads import AREA_OF, BOUNDS, LABELS, NO_PEERS, UNITS
 
 from results.rows import best, number, peer_name
 
@@ -15,7 +15,8 @@ def table(results, workloads):
     notes = []
     lines = [["", "", *peers]]
     for name, found in rows.items():
-        first = best([row for row in found if row["n"] and row["peer"] not in BOUNDS])
+        bounds = NO_PEERS if AREA_OF[name] == "large" else BOUNDS
+        first = best([row for row in found if row["n"] and row["peer"] not in bounds])
         cells = {peer_name(row): cell(row, notes, row is first) for row in found}
         lines.append([LABELS[name], UNITS[name], *(cells.get(peer, "") for peer in peers)])
     text = markdown(lines)

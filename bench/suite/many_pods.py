@@ -41,7 +41,7 @@ def compare(rows, pods, workloads, tasks, forks, names):
             if peer.slow and (number or clock.is_late()):
                 continue
             # Kubectl takes the same time for every task: a few of them are enough where time is short.
-            repeated = tasks if peer.name != "kubectl-zuul" or len(pods) == 1 else count(tasks, 2)
+            repeated = count(tasks, 2) if peer.slow and len(pods) > 1 else tasks
             say(f"pods: {len(pods)}: {peer.name} ({peer.link})")
             rows.measure(
                 workloads,

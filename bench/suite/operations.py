@@ -36,12 +36,11 @@ def processes(rows, address):
 
 def timed(command):
     """Returns the milliseconds that a command took, and those of its processor time."""
-    before, start = os.times(), time.monotonic()
+    before, start = testbed.children_seconds(), time.monotonic()
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
-    took, after = time.monotonic() - start, os.times()
+    took, spent = time.monotonic() - start, testbed.children_seconds() - before
     if done.returncode:
         raise Failed(done.stderr.decode(errors="replace"))
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
     return [took * 1000, spent * 1000]
 
 
@@ -96,11 +95,11 @@ def memory(rows):
             chosen = [entry for entry in testbed.in_namespace(inside) if testbed.program(entry).startswith(names)]
             if not any(testbed.program(entry).startswith("python3") for entry in chosen):
                 raise Failed("there is no warm interpreter")
-            return [sum(proportional(entry) for entry in chosen)]
+            return [sum(field(entry / "smaps_rollup", part) for entry in chosen) / 1000 for part in ("Pss", "Pss_Anon")]
 
         try:
             rows.measure(["memory-bridge", "memory-agent"], "podbridge", "direct", idle)
-            rows.measure(["memory-warm"], "podbridge", "direct", warm)
+            rows.measure(["memory-warm", "memory-warm-anonymous"], "podbridge", "direct", warm)
             rows.measure(["memory-bridge"], "kubectl", "api", port_forward)
         finally:
             run("stop", "--all")
@@ -109,12 +108,7 @@ def memory(rows):
 
 def private(process):
     """Returns the anonymous memory of a process in MB."""
-    return sum(field(process / "smaps_rollup", name) for name in ("Anonymous",)) / 1000
-
-
-def proportional(process):
-    """Returns the memory of a process in MB, in which each shared page is counted by its share."""
-    return field(process / "smaps_rollup", "Pss") / 1000
+    return field(process / "status", "RssAnon") / 1000
 
 
 def field(path, name):

@@ -7,7 +7,7 @@ import subprocess
 import uuid
 from dataclasses import dataclass
 
-from suite import settings
+from suite import settings, testbed
 from suite.rows import Failed
 from suite.settings import ROOT, WORK
 
@@ -59,7 +59,7 @@ def run(core, peer, pods, plays, forks=5, timeout=300, keep=False):
     inventory.write_text(json.dumps({"all": {"hosts": hosts, "vars": {"ansible_python_interpreter": PYTHON}}}))
     playbook.write_text(json.dumps(plays))
     command = [f"{core}/bin/ansible-playbook", "-f", str(forks), "-i", str(inventory), str(playbook)]
-    before = os.times()
+    before = testbed.children_seconds()
     with open(directory / "output", "w+b") as output:
         process = subprocess.Popen(
             command,
@@ -75,7 +75,7 @@ def run(core, peer, pods, plays, forks=5, timeout=300, keep=False):
             raise Failed(f"not within {timeout} s") from None
         finally:
             end_group(process)
-        after = os.times()
+        spent = testbed.children_seconds() - before
         output.seek(0)
         text = output.read().decode(errors="replace")
     try:
@@ -86,7 +86,6 @@ def run(core, peer, pods, plays, forks=5, timeout=300, keep=False):
         raise Failed("{play}: {message}".format(**result["failures"][0]))
     if process.returncode:
         raise Failed(f"ansible-playbook ended with {process.returncode}: {text[-500:]}")
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
     seconds = {each["name"]: each["ended"] - each["started"] for each in result["plays"]}
     return Outcome(seconds, spent, result["results"])
 

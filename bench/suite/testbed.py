@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shlex
 import subprocess
 import time
@@ -93,6 +94,12 @@ def measure_action(action):
     before, start = cpu_seconds(), time.monotonic()
     action()
     return time.monotonic() - start, cpu_seconds() - before
+
+
+def children_seconds():
+    """Returns the processor seconds of all processes that this one has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def cpu_seconds():

@@ -54,16 +54,17 @@ AREAS = {
         ("memory-bridge", "idle pod: anonymous memory on the executor", "MB"),
         ("memory-agent", "idle pod: anonymous memory of the agent", "MB"),
         ("memory-warm", "agent and warm interpreter, shared pages counted once", "MB"),
+        ("memory-warm-anonymous", "agent and warm interpreter, anonymous memory alone", "MB"),
     ],
     "zuul": [
         ("zuul-command", "Zuul: `command` with its live log", "ms per task"),
-        ("zuul-command-silent", "Zuul: `command` without a live log", "ms per task"),
         ("zuul-skipped", "Zuul: a skipped task (`when: false`)", "ms per task"),
         ("zuul-creates", "Zuul: a skipped task (`creates:`)", "ms per task"),
         ("zuul-line-p50", "Zuul: a line of the live log, median", "ms"),
         ("zuul-line-p99", "Zuul: a line of the live log, 99th percentile", "ms"),
     ],
     "zuul100": [
+        ("zuul-command-silent", "Zuul: `command` without a live log", "ms per task"),
         ("zuul-idle-memory", "Zuul: an idle port-forward, anonymous memory", "MB"),
         ("zuul-idle-switches", "Zuul: an idle port-forward, context switches per minute", "switches"),
         ("zuul-100-start", "Zuul: until it has the port-forwards of 100 pods", "s"),
@@ -72,7 +73,7 @@ AREAS = {
     ],
 }
 # Areas that QUICK=1 leaves out, because they take minutes.
-LONG = {"trees", "push", "pods100", "zuul100"}
+LONG = {"play", "trees", "push", "pods100", "zuul100"}
 
 LABELS = {name: label for rows in AREAS.values() for name, label, _unit in rows}
 UNITS = {name: unit for rows in AREAS.values() for name, _label, unit in rows}
@@ -81,6 +82,8 @@ AREA_OF = {name: area for area, rows in AREAS.items() for name, _label, _unit in
 RATES = {"rate-in", "rate-out"}
 # No ways to run something in a pod, but bounds of what such a way could reach.
 BOUNDS = ("null", "tls")
+# The same, and the stream that copies a file without Ansible, where the other rows are Ansible's.
+NO_PEERS = (*BOUNDS, "kubectl-exec")
 
 PEERS = {
     "null": "null transport",

@@ -10,7 +10,7 @@ from suite.rows import say
 from suite.settings import ROOT, STOCK_KUBECTL, WORK
 from suite.workloads import AREAS
 
-SCENARIOS = {"zuul": ("bench_tasks", "bench_latency"), "zuul100": ("bench_idle", "bench_100_pods")}
+SCENARIOS = {"zuul": ("bench_tasks", "bench_latency"), "zuul100": ("bench_silent", "bench_idle", "bench_100_pods")}
 # Seconds after which a scenario counts as failed.
 TIMEOUT = 1200
 PEERS = (("podbridge", "auto"), ("kubectl-zuul", "api"))
