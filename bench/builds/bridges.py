@@ -9,7 +9,7 @@ from tier import kube, leftovers, meter, settings
 
 from builds import rows
 
-PODS = 100
+PODS = int(os.environ.get("BENCH_PODS") or 100)
 MINUTE = 60
 
 

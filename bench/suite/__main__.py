@@ -1,5 +1,6 @@
 """Entry point: measures the chosen areas and writes the rows. It fails if a row of podbridge has no figure."""
 
+import json
 import os
 import platform
 import signal
@@ -121,9 +122,15 @@ def versions():
             ]
         ),
         "kubectl": output([settings.STOCK_KUBECTL, "version", "--client"]).split("\n")[0].split()[-1],
-        "kubernetes.core": os.path.basename(settings.COLLECTIONS).removeprefix("collections-"),
+        "kubernetes.core": collection_version(),
         "ssh": output(["ssh", "-V"]).split(",")[0],
     }
+
+
+def collection_version():
+    path = f"{settings.COLLECTIONS}/ansible_collections/kubernetes/core/MANIFEST.json"
+    with open(path) as file:
+        return json.load(file)["collection_info"]["version"]
 
 
 def output(command):

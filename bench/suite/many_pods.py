@@ -7,6 +7,7 @@ from suite.rows import Failed, say
 from suite.settings import count
 from suite.tasks import TRUE, answers
 
+MANY = int(os.environ.get("BENCH_PODS") or 100)
 NAMES = ("null", "podbridge", "mitogen-ssh", "kubectl-pipelined", "kubectl-zuul")
 
 
@@ -18,7 +19,7 @@ def measure(rows, areas):
             compare(rows, pods, ["pods-20", "pods-20-cpu"], 10, 20, NAMES)
             testbed.stop_bridges()
     if "pods100" in areas:
-        with testbed.pods([f"bench-{number}" for number in range(100)]) as pods:
+        with testbed.pods([f"bench-{number}" for number in range(MANY)]) as pods:
             compare(rows, pods, ["pods-100", "pods-100-cpu"], 2, 50, ("null", "podbridge", "kubectl-pipelined"))
             testbed.stop_bridges()
 

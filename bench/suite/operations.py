@@ -95,11 +95,11 @@ def memory(rows):
             chosen = [entry for entry in testbed.in_namespace(inside) if testbed.program(entry).startswith(names)]
             if not any(testbed.program(entry).startswith("python3") for entry in chosen):
                 raise Failed("there is no warm interpreter")
-            return [sum(field(entry / "smaps_rollup", part) for entry in chosen) / 1000 for part in ("Pss", "Pss_Anon")]
+            return [sum(field(entry / "smaps_rollup", part) for entry in chosen) / 1000 for part in ("Pss_Anon", "Pss")]
 
         try:
             rows.measure(["memory-bridge", "memory-agent"], "podbridge", "direct", idle)
-            rows.measure(["memory-warm", "memory-warm-anonymous"], "podbridge", "direct", warm)
+            rows.measure(["memory-warm", "memory-warm-files"], "podbridge", "direct", warm)
             rows.measure(["memory-bridge"], "kubectl", "api", port_forward)
         finally:
             run("stop", "--all")

@@ -53,8 +53,8 @@ AREAS = {
     "memory": [
         ("memory-bridge", "idle pod: anonymous memory on the executor", "MB"),
         ("memory-agent", "idle pod: anonymous memory of the agent", "MB"),
-        ("memory-warm", "agent and warm interpreter, shared pages counted once", "MB"),
-        ("memory-warm-anonymous", "agent and warm interpreter, anonymous memory alone", "MB"),
+        ("memory-warm", "the same with a warm interpreter, shared pages counted once", "MB"),
+        ("memory-warm-files", "the same with the pages of programs and libraries", "MB"),
     ],
     "zuul": [
         ("zuul-command", "Zuul: `command` with its live log", "ms per task"),
