@@ -205,10 +205,10 @@ test-parity-versions: build ## the same with the oldest and the newest kubectl
 	done
 
 .PHONY: test-cluster
-test-cluster: images $(ANSIBLE)/.ready ## the command line, Ansible and Zuul on pods of a real Kubernetes
+test-cluster: images $(STOCK_KUBECTL) $(ANSIBLE)/.ready ## the command line, Ansible and Zuul on pods of a real Kubernetes
 	$(call ensure-debian,buildah)
 	cargo build --locked -p podbridge-tests --bin soak
-	SOAK=$(CARGO_TARGET_DIR)/debug/soak ANSIBLE_PYTHON=$(ANSIBLE)/bin/python tests/cluster-tier
+	SOAK=$(CARGO_TARGET_DIR)/debug/soak STOCK_KUBECTL=$(STOCK_KUBECTL) ANSIBLE_PYTHON=$(ANSIBLE)/bin/python tests/cluster-tier
 
 .PHONY: test-whole-path
 test-whole-path: build $(STOCK_KUBECTL) ## all of Zuul and nodepool as services, from a push to the end of the builds, on a new cluster

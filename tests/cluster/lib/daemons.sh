@@ -151,7 +151,9 @@ die_with_log() {
 
 enter_cgroups
 mount_private_paths
-for c in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do ln -s "$K8S" bin/$c; done
+for c in kube-apiserver kube-controller-manager kube-scheduler kubelet; do ln -s "$K8S" bin/$c; done
+# The kubectl in the cluster's binary takes three times as long to start, because it is all of Kubernetes.
+ln -s "${STOCK_KUBECTL:-$K8S}" bin/kubectl
 (umask 077 && make_pki) >>logs/pki.log 2>&1 || die_with_log pki
 kubeconfig admin.conf admin
 kubeconfig kubelet.conf kubelet
