@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::MetadataExt as _;
 
 /// One process, as /proc/PID/stat showed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,11 @@ pub(crate) fn processes() -> Vec<Process> {
 /// Returns one process; `None` if there is none with this pid.
 pub(crate) fn process(pid: i32) -> Option<Process> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Returns the user that a process runs as; `None` if there is none with this pid.
+pub(crate) fn user(pid: i32) -> Option<u32> {
+    Some(fs::metadata(format!("/proc/{pid}")).ok()?.uid())
 }
 
 fn parse_stat(stat: &[u8]) -> Option<Process> {

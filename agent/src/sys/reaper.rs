@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, wait};
+use rustix::process::{Pid, Signal, Uid, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -140,13 +140,16 @@ impl Reaper {
         Ok(Child { pid, exit })
     }
 
-    /// Makes an orphan that this process has adopted a child as any other; `None` if it is none, or has ended.
-    pub(crate) fn adopt(&self, pid: Pid) -> Option<Child> {
+    /// Makes an orphan that this process has adopted a child as any other; `None` if it is none of this user, or has ended.
+    pub(crate) fn adopt(&self, pid: Pid, user: Uid) -> Option<Child> {
         let (sender, exit) = oneshot::channel();
         // Under the lock no child is reaped, so the pid is that of the process that /proc shows.
         let mut table = self.lock();
         let process = proc::process(pid.as_raw_nonzero().get())?;
         if process.parent != getpid().as_raw_nonzero().get() || process.zombie || table.children.contains_key(&pid) {
+            return None;
+        }
+        if proc::user(process.pid) != Some(user.as_raw()) {
             return None;
         }
         table.children.insert(pid, sender);

@@ -1,5 +1,5 @@
-"""The program of a warm interpreter, after the text of `modules.py`. The agent runs it through the command of an exec,
-on standard input, as if it were that exec's module.
+"""The program of a warm interpreter, after the texts of `modules.py` and `process.py`. The agent runs it through the
+command of an exec, on standard input, as if it were that exec's module.
 
 Standard output is a socket to the agent. The interpreter imports, compiles and forks; it never runs a module. Each
 module has a leader, which stands in for the shell of the command and is a child of the agent, and a child of the leader
@@ -13,6 +13,7 @@ byte is the kind.
                         L, then paths    learned; depends on these files, too
   from the child        B + two pids     forked; the leader is the agent's child as soon as R comes
   from the interpreter  R                (on the same socket)
+  to the child          P                copy the memory that is shared with the interpreter, before a module comes
   to the child          X + mark + path  take this mark and the standard streams; the module is in the file, or on stdin
   from the child        K                taken; not a byte of the module has been read
   to the child          G                run the module
@@ -22,7 +23,7 @@ byte is the kind.
 def _podbridge(pristine):
     import sys
 
-    for name in ("_podbridge", "_podbridge_modules"):
+    for name in ("_podbridge", "_podbridge_modules", "_podbridge_process"):
         del pristine[name]
     pristine["__doc__"] = None
 
@@ -35,8 +36,8 @@ def _podbridge(pristine):
         import importlib.machinery
         import io
         import marshal
+        import mmap
         import os
-        import re
         import resource
         import signal
         import socket
@@ -50,12 +51,13 @@ def _podbridge(pristine):
         os._exit(1)
 
     MARK = 10  # RLIMIT_LOCKS
+    AWAITED = (signal.SIGCHLD, signal.SIGUSR1)  # by a leader
     MOST_CODE = 8 << 20  # bytes of code that are kept
-    PAYLOAD = re.compile(rb"""(?:\bZIPDATA = |\bzip_data=)b?(['"])([A-Za-z0-9+/=]+)\1""")
 
     codes = {}  # name in the zip and digest of the source: code
     code_size = [0]
     ORIGIN, stored_digest, hold, accelerate = _podbridge_modules(codes)  # noqa: F821
+    PAYLOAD, own_memory, compiler, spare_forks, Module = _podbridge_process()  # noqa: F821
 
     # Where the shell has become Python, the module's process is the leader itself.
     is_leader = os.getsid(0) == os.getpid()
@@ -175,8 +177,11 @@ def _podbridge(pristine):
                 codes[key] = code
         hold([(key, stored) for key, stored, _ in files])
 
-    def lead(child):
-        """Waits for the process of the module as a shell does, and ends as it reports that end."""
+    def lead(child, told):
+        """Waits for the process of the module as a shell does, and ends as it reports that end.
+
+        The process tells its exit code before it ends: the kernel takes long to free its memory.
+        """
         for number in (signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         null = os.open("/dev/null", os.O_RDWR)
@@ -184,7 +189,15 @@ def _podbridge(pristine):
             os.dup2(null, number)
         os.closerange(3, 64)
         while True:
-            _, status = os.waitpid(child, 0)
+            if signal.sigwait(AWAITED) == signal.SIGUSR1:
+                if told[0]:
+                    os._exit(told[1])
+                # It is not from the process, and ends a shell.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
+                os.kill(os.getpid(), signal.SIGUSR1)
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if not pid:
+                continue
             if os.WIFEXITED(status):
                 os._exit(os.WEXITSTATUS(status))
             if os.WIFSIGNALED(status):
@@ -194,11 +207,22 @@ def _podbridge(pristine):
         with open(f"/proc/{pid}/oom_score_adj", "w") as file:
             file.write(score)
 
-    def become_module(channel):
-        """Waits for a module; returns its code, to be run by the only frame that is left."""
-        leader = os.getpid() if is_leader else os.getppid()
+    def become_module(channel, told):
+        """Waits for a module; returns what compiles it and ends it, for the only frame that is left."""
+        own, leader = os.getpid(), os.getpid() if is_leader else os.getppid()
+
+        def tell(status):
+            """Tells the leader the exit code of this process before it ends. Copies of it have nothing to tell."""
+            if told and (os.getpid(), os.getppid()) == (own, leader):
+                os.closerange(0, 3)
+                told[1], told[0] = status, 1
+                os.kill(leader, signal.SIGUSR1)
+
         channel.send(b"B" + struct.pack("=ii", leader, os.getpid()))
         message, descriptors = receive(channel, 3)
+        while message == b"P":
+            own_memory()
+            message, descriptors = receive(channel, 3)
         if message[:1] != b"X" or len(descriptors) != 3:
             os._exit(0)
         try:
@@ -249,13 +273,14 @@ def _podbridge(pristine):
             elif module:
                 module.clearcache()
         accelerate()
+        spare_forks()
         namespace = sys.modules["__main__"].__dict__
         namespace.clear()
         namespace.update(main)
-        return script, path or "<stdin>", "exec", 0, True
+        return Module(compiler(script, path or "<stdin>"), tell)
 
     def fork_leader(channel):
-        """Forks a leader and its child. Returns the module's script in the child, and nothing in the interpreter."""
+        """Forks a leader and its child. Returns the module in the child, and nothing in the interpreter."""
         first = os.fork()
         if first:
             os.waitpid(first, 0)
@@ -266,10 +291,15 @@ def _podbridge(pristine):
             if os.fork():
                 os._exit(0)
             os.setsid()
-            child = 0 if is_leader else os.fork()
+            if is_leader:
+                return become_module(channel, None)
+            told = mmap.mmap(-1, 2)
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
+            child = os.fork()
             if child:
-                lead(child)
-            return become_module(channel)
+                lead(child, told)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            return become_module(channel, told)
         except BaseException:
             os._exit(1)
 
@@ -319,10 +349,10 @@ def _podbridge(pristine):
         if message == b"S" and descriptors:
             channel = socket.socket(fileno=descriptors[0])
             gc.freeze()
-            script = fork_leader(channel)
+            module = fork_leader(channel)
             channel.close()
-            if script is not None:
-                return script
+            if module:
+                return module
         elif message == b"L" and descriptors:
             try:
                 learn(descriptors[0])
@@ -335,7 +365,8 @@ def _podbridge(pristine):
 
 
 try:
-    exec(compile(*_podbridge(dict(globals()))), globals())
+    with _podbridge(dict(globals())) as _podbridge_compile:
+        exec(globals().pop("_podbridge_compile")(), globals())
 except (SystemExit, KeyboardInterrupt):
     raise
 except BaseException as error:

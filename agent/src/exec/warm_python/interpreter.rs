@@ -25,7 +25,11 @@ use crate::sys::fork::Stdio;
 use crate::sys::limits::InheritedLimits;
 use crate::sys::reaper::{Child, Reaper};
 
-const PROGRAM: &str = concat!(include_str!("modules.py"), include_str!("interpreter.py"));
+const PROGRAM: &str = concat!(
+    include_str!("modules.py"),
+    include_str!("process.py"),
+    include_str!("interpreter.py")
+);
 /// Time that the start of Python and the import of its standard library may take.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time that compiling the files of a module may take.
@@ -40,6 +44,7 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) struct Interpreter {
     /// Process of the command, usually a shell.
     pid: Pid,
+    user: Uid,
     reaper: Reaper,
     control: Mutex<Control>,
     waiting: Mutex<Option<Waiting>>,
@@ -59,6 +64,8 @@ struct Control {
 struct Waiting {
     packets: Packets,
     leader: Child,
+    /// The child shares no memory with the interpreter any more.
+    has_copied: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +78,7 @@ impl Interpreter {
         reaper: &Reaper,
         limits: InheritedLimits,
         command: &Command,
+        user: Uid,
         form: &Form,
     ) -> Result<Self, String> {
         let begun = SystemTime::now();
@@ -92,6 +100,7 @@ impl Interpreter {
         }
         let interpreter = Self {
             pid: child.pid,
+            user,
             reaper: reaper.clone(),
             control: Mutex::new(Control {
                 packets,
@@ -100,18 +109,18 @@ impl Interpreter {
             waiting: Mutex::default(),
             dependencies: Mutex::new(add(paths, form, begun)?),
         };
-        interpreter.learn(form, &command.stdin, begun)?;
+        interpreter.learn(form, &command.stdin, begun, true)?;
         Ok(interpreter)
     }
 
-    /// Prepares the next module's process if none waits, and learns the module in `stdin` if it has files that are new. `Err`: the
-    /// interpreter is of no use any more.
-    pub(super) fn learn(&self, form: &Form, stdin: &StdinMode, begun: SystemTime) -> Result<(), String> {
+    /// Prepares the next module's process if none waits, and learns the module in `stdin` if it has files that are new. With `copies`, the
+    /// process copies the memory that it shares now, which makes the module faster. `Err`: the interpreter is of no use any more.
+    pub(super) fn learn(&self, form: &Form, stdin: &StdinMode, begun: SystemTime, copies: bool) -> Result<(), String> {
         let mut control = lock(&self.control);
         let failed = |error: io::Error| format!("it does not answer: {error}");
         // A first module is learned before a process is forked. Later ones must not keep the next module waiting.
         if lock(&self.waiting).is_none() && !control.learned.is_empty() {
-            self.fork(&control).map_err(failed)?;
+            self.fork(&control, copies).map_err(failed)?;
         }
         if let StdinMode::Inline(module) = stdin
             && let payload = payload(module)
@@ -127,19 +136,29 @@ impl Interpreter {
             }
             *lock(&self.dependencies) = dependencies;
             control.learned.insert(payload);
-            self.fork(&control).map_err(failed)?;
+            self.fork(&control, copies).map_err(failed)?;
         } else if lock(&self.waiting).is_none() {
-            self.fork(&control).map_err(failed)?;
+            self.fork(&control, copies).map_err(failed)?;
         }
         Ok(())
     }
 
+    /// Replaces the waiting process by one that shares its memory with the interpreter, when no module comes.
+    pub(super) fn rest(&self) {
+        let control = lock(&self.control);
+        if lock(&self.waiting).as_ref().is_some_and(|waiting| waiting.has_copied) {
+            // The next module finds out that it does not answer.
+            let _ = self.fork(&control, false);
+        }
+    }
+
     /// Has it fork a leader and its child, which replace those that wait.
-    fn fork(&self, control: &Control) -> io::Result<()> {
+    fn fork(&self, control: &Control, copies: bool) -> io::Result<()> {
         let (packets, peer) = Packets::pair()?;
         control.packets.send(b"S", &[peer.as_fd()])?;
         drop(peer);
-        // The leader is the agent's child when its parent has been reaped (R). Its pids come from its child (B).
+        // The leader is the agent's child when its parent has been reaped (R). Its pids come from its child (B), and may be any: a module may
+        // have changed the interpreter.
         let mut leader = None;
         let mut is_adopted = false;
         while leader.is_none() || !is_adopted {
@@ -149,9 +168,16 @@ impl Interpreter {
                 _ => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
-        let leader = leader.and_then(|leader| self.reaper.adopt(leader));
+        let leader = leader.and_then(|leader| self.reaper.adopt(leader, self.user));
         let leader = leader.ok_or(io::ErrorKind::NotFound)?;
-        *lock(&self.waiting) = Some(Waiting { packets, leader });
+        if copies {
+            packets.send(b"P", &[])?;
+        }
+        *lock(&self.waiting) = Some(Waiting {
+            packets,
+            leader,
+            has_copied: copies,
+        });
         Ok(())
     }
 
@@ -169,7 +195,7 @@ impl Interpreter {
         user: Option<&Identity>,
         form: &Form,
     ) -> Result<(Child, AgentStdio), &'static str> {
-        let Some(Waiting { packets, leader }) = lock(&self.waiting).take() else {
+        let Some(Waiting { packets, leader, .. }) = lock(&self.waiting).take() else {
             return Err("the interpreter is busy with the module before");
         };
         let Mark::FileLocks(mark) = Mark::new(command.id) else {

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use podbridge_files::users::Identity;
+use rustix::fs::Uid;
+use rustix::process::geteuid;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -30,6 +32,8 @@ use crate::sys::reaper::{Child, Reaper};
 const MOST: usize = 2;
 /// Time after which an interpreter without a use ends.
 const IDLE: Duration = Duration::from_secs(5 * 60);
+/// Time without a use after which the waiting process needs as little memory as it can.
+const REST: Duration = Duration::from_secs(10);
 /// Pause between two looks at the memory and at the time of the last use.
 const LOOK: Duration = Duration::from_secs(1);
 /// Time after which a start that failed is tried again; each further failure doubles it.
@@ -162,7 +166,8 @@ impl WarmPython {
             return Start::Cold(reason);
         }
         let started = interpreter.run(command, user, &form);
-        self.renew(key, interpreter, command.stdin.clone(), form);
+        let copies = free.is_none_or(|free| free >= FREE_TO_START);
+        self.renew(key, interpreter, command.stdin.clone(), form, copies);
         match started {
             Ok((child, stdio)) => Start::Warm(child, stdio),
             Err(reason) => Start::Cold(reason.into()),
@@ -187,10 +192,10 @@ impl WarmPython {
     }
 
     /// Prepares the process of the next module, in the background.
-    fn renew(&self, key: Key, interpreter: Arc<Interpreter>, stdin: StdinMode, form: Form) {
+    fn renew(&self, key: Key, interpreter: Arc<Interpreter>, stdin: StdinMode, form: Form, copies: bool) {
         let warm = self.clone();
         spawn_blocking(move || {
-            let renewed = interpreter.learn(&form, &stdin, SystemTime::now());
+            let renewed = interpreter.learn(&form, &stdin, SystemTime::now(), copies);
             if let Err(reason) = renewed {
                 tracing::info!(reason, "a warm interpreter ends");
                 warm.end(&key);
@@ -225,7 +230,8 @@ impl WarmPython {
         let (warm, command) = (self.clone(), command.clone());
         spawn_blocking(move || {
             let Shared { reaper, limits, .. } = &*warm.shared;
-            let state = match Interpreter::start(reaper, *limits, &command, &form) {
+            let user = key.user.as_ref().map_or_else(geteuid, |(uid, ..)| Uid::from_raw(*uid));
+            let state = match Interpreter::start(reaper, *limits, &command, user, &form) {
                 Ok(interpreter) => State::Ready(Arc::new(interpreter)),
                 Err(reason) => State::Failed { reason, failures },
             };
@@ -241,14 +247,19 @@ impl WarmPython {
 
     /// Ends the interpreter when it has no use for long, or memory is short.
     async fn watch(self, key: Key) {
+        let mut rested = None;
         loop {
             sleep(LOOK).await;
-            match self.lock().get(&key) {
+            let (interpreter, used) = match self.lock().get(&key) {
                 Some(Slot {
-                    state: State::Ready(_),
+                    state: State::Ready(interpreter),
                     used,
-                }) if used.elapsed() < IDLE => {}
+                }) if used.elapsed() < IDLE => (interpreter.clone(), *used),
                 _ => break,
+            };
+            if used.elapsed() >= REST && rested != Some(used) {
+                rested = Some(used);
+                spawn_blocking(move || interpreter.rest());
             }
             if cgroup::free_memory().is_some_and(|free| free < FREE_TO_KEEP) {
                 break;
