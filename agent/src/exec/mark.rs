@@ -11,7 +11,13 @@ use crate::sys::proc;
 /// Bit that is set in every mark, so that no usual limit is one.
 const MARK_BIT: u64 = 1 << 62;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Tells whether the limit can be the mark: the hard limit is infinite, and /proc shows it.
+static LIMIT_IS_USABLE: LazyLock<bool> = LazyLock::new(|| {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    proc::file_lock_limits(own).is_some_and(|(_, hard)| hard.is_none())
+});
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Mark {
     /// Soft limit on file locks.
     FileLocks(u64),
@@ -21,11 +27,6 @@ pub(crate) enum Mark {
 
 impl Mark {
     pub(crate) fn new(id: ExecId) -> Self {
-        /// The hard limit is infinite, and /proc shows it.
-        static LIMIT_IS_USABLE: LazyLock<bool> = LazyLock::new(|| {
-            let own = rustix::process::getpid().as_raw_nonzero().get();
-            proc::file_lock_limits(own).is_some_and(|(_, hard)| hard.is_none())
-        });
         if *LIMIT_IS_USABLE {
             let [a, b, c, d, e, f, g, h, ..] = id.0;
             Self::FileLocks(u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 2 | MARK_BIT)
@@ -34,11 +35,13 @@ impl Mark {
         }
     }
 
-    /// Tells whether the process has this mark; false if the agent may not see it.
-    pub(crate) fn is_on(&self, pid: i32) -> bool {
-        match self {
-            Self::FileLocks(mark) => proc::file_lock_limits(pid).is_some_and(|(soft, _)| soft == Some(*mark)),
-            Self::Variable(entry) => proc::has_environment(pid, entry),
+    /// Returns the mark of a process; `None` if it has none, or the agent may not see it.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        if *LIMIT_IS_USABLE {
+            let (soft, _) = proc::file_lock_limits(pid)?;
+            soft.filter(|limit| limit & MARK_BIT != 0).map(Self::FileLocks)
+        } else {
+            proc::environment_entry(pid, EXEC_ID).map(Self::Variable)
         }
     }
 }

@@ -10,6 +10,7 @@ mod exit;
 mod mark;
 mod output;
 mod process;
+mod process_table;
 mod process_tree;
 mod registry;
 mod spool;

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 
 use super::attach::Reader;
+use super::process_table::ProcessTable;
 use super::spool::{Offsets, Store};
 use super::start::Resources;
 use super::state::Exec;
@@ -85,7 +86,12 @@ impl Registry {
     pub(crate) fn new(reaper: Reaper, limits: InheritedLimits, warm: WarmPython, store: Store) -> Self {
         Self {
             table: Mutex::default(),
-            resources: Resources { reaper, limits, warm },
+            resources: Resources {
+                reaper,
+                processes: ProcessTable::default(),
+                limits,
+                warm,
+            },
             store: Arc::new(store),
             preparing: tokio::sync::Mutex::default(),
             running: watch::Sender::new(0),
@@ -191,13 +197,14 @@ impl Registry {
     }
 
     /// Signals a running exec. `Err` if it does not run, or the system refused.
-    pub fn signal(&self, id: ExecId, signal: Signal, scope: Scope) -> Result<(), Error> {
+    pub async fn signal(&self, id: ExecId, signal: Signal, scope: Scope) -> Result<(), Error> {
         let leader = self.find(id)?.running_pid().ok_or(Error::NotRunning(id))?;
+        let Resources { reaper, processes, .. } = &self.resources;
         let sent = match scope {
-            Scope::Leader => self.resources.reaper.signal_leader(leader, signal),
-            Scope::Group => self.resources.reaper.signal_group(leader, signal),
+            Scope::Leader => reaper.signal_leader(leader, signal),
+            Scope::Group => reaper.signal_group(leader, signal),
             Scope::Tree => {
-                process_tree::signal(&self.resources.reaper, id, leader, signal);
+                process_tree::signal(reaper, processes, id, leader, signal).await;
                 Ok(())
             }
         };

@@ -2,6 +2,7 @@
 //! start needs. `supervisor` calls it on a thread that may block.
 
 use super::process::{self, AgentStdio};
+use super::process_table::ProcessTable;
 use super::warm_python::{Start, WarmPython};
 use super::{Command, StartFailure};
 use crate::sys::limits::InheritedLimits;
@@ -11,6 +12,7 @@ use crate::sys::reaper::{Child, Reaper};
 #[derive(Debug, Clone)]
 pub(super) struct Resources {
     pub(super) reaper: Reaper,
+    pub(super) processes: ProcessTable,
     /// Limits that commands get.
     pub(super) limits: InheritedLimits,
     pub(super) warm: WarmPython,
@@ -27,7 +29,9 @@ pub(super) struct Started {
 
 /// Starts the command. `Err` names the step that failed.
 pub(super) fn start(resources: &Resources, command: &Command) -> Result<Started, StartFailure> {
-    let Resources { reaper, limits, warm } = resources;
+    let Resources {
+        reaper, limits, warm, ..
+    } = resources;
     let (user, variables) = process::account(command)?;
     let python = match warm.start(command, &variables, user.as_ref()) {
         Start::Warm(child, stdio) => {

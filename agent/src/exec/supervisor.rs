@@ -22,7 +22,7 @@ use super::stdin_writer::StdinWriter;
 use super::{Cause, Command, ExitRecord, OnDisconnect, StartFailure, StdinMode, output, process_tree};
 use crate::sys::cgroup;
 use crate::sys::descriptors::watch;
-use crate::sys::reaper::{Child, ExitStatus, Reaper};
+use crate::sys::reaper::{Child, ExitStatus};
 
 /// Time within which a reader may return: a client that sends one request after another has not disconnected.
 const RECONNECT_WINDOW: Duration = Duration::from_millis(100);
@@ -95,7 +95,7 @@ async fn spawn_and_wait(
         let mut writer = StdinWriter::new(id, exec.clone());
         tokio::spawn(async move { writer.write(Some(0), &data, true).await });
     }
-    let mut record = wait_or_end(&resources.reaper, exec, id, child, rules).await;
+    let mut record = wait_or_end(resources, exec, id, child, rules).await;
     if was_killed(&record.cause) && cgroup::oom_kills() > oom_kills {
         record.cause = Cause::OomKilled(match cgroup::memory_limit() {
             Some(limit) => format!("the container's memory limit of {} MiB was exceeded", limit >> 20),
@@ -163,7 +163,13 @@ struct EndRules {
 }
 
 /// Waits until the command ends, or ends its tree when a rule says so.
-async fn wait_or_end(reaper: &Reaper, exec: &Exec, id: super::ExecId, mut child: Child, rules: EndRules) -> ExitRecord {
+async fn wait_or_end(
+    resources: &Resources,
+    exec: &Exec,
+    id: super::ExecId,
+    mut child: Child,
+    rules: EndRules,
+) -> ExitRecord {
     let mut cancel = exec.cancel.subscribe();
     let deadline = rules.timeout.map(|timeout| Instant::now() + timeout);
     let timeout = async {
@@ -184,7 +190,7 @@ async fn wait_or_end(reaper: &Reaper, exec: &Exec, id: super::ExecId, mut child:
             Cause::Cancelled("no client was connected any more".into())
         }
     };
-    let survivors = process_tree::end(reaper, id, child.pid, rules.grace).await;
+    let survivors = process_tree::end(&resources.reaper, &resources.processes, id, child.pid, rules.grace).await;
     if !survivors.contains(&raw_pid(child.pid)) {
         // The leader was killed, so the reaper reports its exit soon. The cause stays the rule that ended it.
         let _ = child.exit.await;

@@ -253,7 +253,8 @@ impl Exec for ExecService {
         let number = i32::try_from(signal).ok().and_then(Signal::from_named_raw);
         let signal = number.ok_or_else(|| Status::invalid_argument(format!("there is no signal {signal}")))?;
         let (id, scope) = (convert::exec_id(&exec_id)?, convert::scope(scope)?);
-        self.0.signal(id, signal, scope).map_err(convert::exec_status)?;
+        let sent = self.0.signal(id, signal, scope).await;
+        sent.map_err(convert::exec_status)?;
         Ok(Response::new(SignalResponse {}))
     }
 

@@ -57,9 +57,17 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
     })
 }
 
-/// Returns true if the process was started with this `NAME=value` in its environment; false if the agent may not read it.
-pub(crate) fn has_environment(pid: i32, entry: &[u8]) -> bool {
-    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|e| e == entry))
+/// Returns the first `NAME=value` with this name in the environment that a process was started with; `None` if there is none, or the agent
+/// may not read it.
+pub(crate) fn environment_entry(pid: i32, name: &str) -> Option<Vec<u8>> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environ.split(|byte| *byte == 0);
+    let has_name = |entry: &&[u8]| {
+        entry
+            .strip_prefix(name.as_bytes())
+            .is_some_and(|rest| rest.starts_with(b"="))
+    };
+    entries.find(has_name).map(<[u8]>::to_vec)
 }
 
 /// Returns the arguments that a process was started with; none if the agent may not read them.

@@ -12,14 +12,16 @@ use podbridge_proto::v1::exec_client::ExecClient;
 use podbridge_proto::v1::exit_record::Cause;
 use podbridge_proto::v1::files_client::FilesClient;
 use podbridge_proto::v1::put_request::Part;
-use podbridge_proto::v1::{CancelRequest, GetRequest, PutHeader, PutRequest, StartRequest, StdinChunk, StdinMode};
+use podbridge_proto::v1::{
+    CancelRequest, GetRequest, PutHeader, PutRequest, StartRequest, StdinChunk, StdinMode, WaitRequest,
+};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::harness::{AGENT, Agent, argv, eventually, finish, run, soon};
+use crate::harness::{AGENT, Agent, argv, eventually, finish, run, shell, soon};
 use crate::measure::usage;
 
 const OTHER: u32 = 1000;
@@ -106,6 +108,51 @@ async fn input_that_no_command_reads_keeps_nobody_waiting_and_ends_with_its_clie
         soon(exec.clone().cancel(cancel)).await.unwrap();
     }
     run_true(exec).await;
+}
+
+/// Each of these trees has processes that the agent finds in /proc only. All of them are ended at the same time, as when a play is killed,
+/// and none ends at TERM.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_commands_that_are_ended_at_once_keep_nobody_waiting() {
+    const COMMANDS: usize = 200;
+    let agent = Agent::start();
+    let mut exec = agent.exec().await;
+    let mut running = Vec::new();
+    for _ in 0..COMMANDS {
+        let start = StartRequest {
+            kill_grace_ms: 1000,
+            ..shell("trap '' TERM; (trap '' TERM; sleep 300) & while :; do sleep 300; done")
+        };
+        running.push(start.exec_id.clone());
+        soon(exec.start(start)).await.unwrap();
+    }
+    for exec_id in running.clone() {
+        let reason = "its client was killed".into();
+        soon(exec.cancel(CancelRequest { exec_id, reason })).await.unwrap();
+    }
+    let ends = tokio::spawn({
+        let mut exec = exec.clone();
+        async move {
+            for exec_id in running {
+                soon(exec.wait(WaitRequest { exec_id })).await.unwrap();
+            }
+        }
+    });
+    let mut beside = 0;
+    while !ends.is_finished() {
+        run_true(exec.clone()).await;
+        beside += 1;
+    }
+    ends.await.unwrap();
+    // They were ended as late as they may be, and many commands ran meanwhile.
+    assert!(beside >= 10, "{beside} commands beside {COMMANDS} that end");
+    eventually("no process is left", || children_of(agent.pid()) == 0);
+}
+
+fn children_of(parent: u32) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).unwrap().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    children.map(|children| children.split_whitespace().count()).sum()
 }
 
 /// Transfers that stand still at once: more than the agent has threads.
