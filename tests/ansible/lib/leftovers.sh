@@ -30,12 +30,15 @@ bridge_pids() {
 # other_processes POD: prints the processes that neither belong to the pod itself (its idle loop and the agent, with its warm Python) nor to
 # this check.
 other_processes() {
-	# A warm Python has a socket to the agent as its output; the command of a play has a pipe. Its shell, and the process that waits to be the
-	# parent of the next module, have no other children. The command line tells nothing: a module on standard input has the same one.
+	# A warm Python and the process that waits for a module have a pipe as input, no output, and a socket to the agent after these; the command
+	# of a play has pipes. Their shell, and the process that waits to be the parent of the next module, have no other children. The command line
+	# tells nothing: a module on standard input has the same one.
 	# shellcheck disable=SC2016
 	exec_in_pod "$1" sh -c '
 		is_warm() {
-			case $(readlink "/proc/$1/exe" "/proc/$1/fd/1" | tr "\n" " ") in */python*socket:*) return ;; esac
+			case $(cd "/proc/$1" && readlink exe fd/0 fd/1 fd/2 fd/3 fd/4 | tr "\n" " ") in
+			*/python*" pipe:"*" /dev/null /dev/null socket:"*) return ;;
+			esac
 			children=$(pgrep -P "$1") || return
 			for child in $children; do is_warm "$child" || return; done
 		}
