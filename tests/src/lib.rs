@@ -8,6 +8,7 @@ pub mod client_protocol;
 pub mod machine;
 pub mod markdown;
 pub mod module_graph;
+pub mod own_address;
 pub mod pair;
 pub mod proxy;
 pub mod repository;

@@ -3,9 +3,12 @@
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use podbridge_proto::limits::PROXY_MAGIC;
+use podbridge_tests::own_address::own_address;
 use serde_json::json;
 
 use crate::false_pod::websocket::WebSocket;
@@ -25,15 +28,24 @@ pub(super) struct Programs {
 #[derive(Debug)]
 pub(super) struct ApiServer {
     pub(super) port: u16,
-    programs: Arc<Mutex<Programs>>,
+    container: Arc<Mutex<Container>>,
+}
+
+/// What an exec in the container leads to.
+#[derive(Debug, Clone)]
+pub(super) enum Container {
+    /// The programs of a dial.
+    Runs(Programs),
+    /// The agent on this socket.
+    HasAgent(PathBuf),
 }
 
 impl ApiServer {
-    pub(super) fn start(programs: Programs) -> Self {
+    pub(super) fn start(container: Container) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let programs = Arc::new(Mutex::new(programs));
-        let shared = programs.clone();
+        let container = Arc::new(Mutex::new(container));
+        let shared = container.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = shared.clone();
@@ -41,17 +53,17 @@ impl ApiServer {
                 thread::spawn(move || serve(stream, &shared));
             }
         });
-        Self { port, programs }
+        Self { port, container }
     }
 
-    /// Sets the programs of all later execs.
-    pub(super) fn set(&self, programs: Programs) {
-        *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = programs;
+    /// Sets what all later execs lead to.
+    pub(super) fn set(&self, container: Container) {
+        *self.container.lock().unwrap_or_else(PoisonError::into_inner) = container;
     }
 }
 
 /// Answers the requests of one connection.
-fn serve(stream: TcpStream, programs: &Mutex<Programs>) -> io::Result<()> {
+fn serve(stream: TcpStream, container: &Mutex<Container>) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let (mut path, mut key) = (String::new(), String::new());
@@ -74,7 +86,13 @@ fn serve(stream: TcpStream, programs: &Mutex<Programs>) -> io::Result<()> {
             }
         }
         if path.contains("/exec") {
-            let Programs { find, write, start } = *programs.lock().unwrap_or_else(PoisonError::into_inner);
+            let container = container.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let Programs { find, write, start } = match container {
+                Container::Runs(programs) => programs,
+                Container::HasAgent(socket) => {
+                    return WebSocket::relay(stream, &key, PROXY_MAGIC.as_bytes(), &socket);
+                }
+            };
             let program = if path.contains("podbridge-find") {
                 find
             } else if path.contains("podbridge-end") {
@@ -101,7 +119,7 @@ fn pod() -> serde_json::Value {
         "metadata": {"name": "web", "namespace": "ns", "uid": "8f7f7f7f-0000-0000-0000-000000000001", "creationTimestamp": now},
         "spec": {"nodeName": "node", "containers": [{"name": "main", "image": "image"}]},
         "status": {
-            "phase": "Running",
+            "phase": "Running", "podIP": own_address(),
             "conditions": [{"type": "Ready", "status": "True"}],
             "containerStatuses": [{
                 "name": "main", "ready": true, "restartCount": 0, "image": "image", "imageID": "id", "started": true,

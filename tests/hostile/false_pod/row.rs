@@ -9,7 +9,7 @@ use podbridge_tests::client_protocol::{Connection, ask};
 use podbridge_tests::pair::{Pair, binary};
 use serde_json::{Value, json};
 
-use crate::false_pod::api_server::{ApiServer, Programs};
+use crate::false_pod::api_server::{ApiServer, Container, Programs};
 use crate::frame::control::Control;
 use crate::frame::output;
 use crate::frame::scene::{self, BRIDGE_CEILING, Scene, Setting};
@@ -31,7 +31,7 @@ impl scene::Row for Row {
 }
 
 /// Starts a bridge for the pod of a server; returns its socket.
-fn start_bridge(pair: &Pair, server: &ApiServer) -> PathBuf {
+pub(super) fn start_bridge(pair: &Pair, server: &ApiServer) -> PathBuf {
     let kubeconfig = pair.dir().join("kubeconfig");
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "ctx",
@@ -59,7 +59,7 @@ fn start_bridge(pair: &Pair, server: &ApiServer) -> PathBuf {
 pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>) -> Vec<String> {
     let mut scene = Scene::begin(setting);
     let pair = Pair::without_agent();
-    let server = ApiServer::start(rows[0].programs);
+    let server = ApiServer::start(Container::Runs(rows[0].programs));
     let socket = start_bridge(&pair, &server);
     scene.watch_output(socket.with_extension("log"));
     let control = Control::Status(socket.clone());
@@ -71,7 +71,7 @@ pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>) -> Vec<String> {
     scene.guard("bridge", bridge, BRIDGE_CEILING);
     while let Some(row) = rows.pop_front() {
         scene.begin_row(row.name);
-        server.set(row.programs);
+        server.set(Container::Runs(row.programs));
         let begun = Instant::now();
         let mut client = scene.attack_for(Duration::from_millis(300), &control, |_| {
             let mut client = Connection::open(&socket).unwrap();

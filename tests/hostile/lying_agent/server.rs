@@ -33,6 +33,8 @@ use crate::lying_agent::answer::{Answer, AnswerStream};
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Lie {
     Hello(Answer<HelloResponse>),
+    /// The way to a direct link. Each connection leads to another life of the agent, so that the bridge looks for the way again.
+    Enroll(Answer<EnrollResponse>),
     Run(Answer<ExecEvent>),
     /// Acknowledgements of stdin. The command does not end.
     Stdin(Answer<StdinAck>),
@@ -164,12 +166,19 @@ impl Agent for Service {
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
         match self.lie() {
             Some(Lie::Hello(answer)) => answer.message(&mut self.rng()).await,
+            Some(Lie::Enroll(_)) => Ok(Response::new(HelloResponse {
+                instance: format!("{:032x}.boot.1", self.rng().u128(..)),
+                ..honest_hello()
+            })),
             _ => Ok(Response::new(honest_hello())),
         }
     }
 
     async fn enroll(&self, _: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
-        Err(Status::failed_precondition("no address"))
+        match self.lie() {
+            Some(Lie::Enroll(answer)) => answer.message(&mut self.rng()).await,
+            _ => Err(Status::failed_precondition("no address")),
+        }
     }
 }
 
