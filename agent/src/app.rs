@@ -37,6 +37,10 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Largest HTTP/2 frame that the agent accepts, in bytes.
 const FRAME_SIZE: u32 = 256 << 10;
+/// Most calls at once on one connection. All operations of a bridge, with three calls each, are fewer.
+const MAX_STREAMS: u32 = 4096;
+/// Largest headers of a call, in bytes. Those of a bridge have some hundreds.
+const MAX_HEADERS: u32 = 16 << 10;
 /// Time between two HTTP/2 pings.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// Time without an answer to a ping after which a connection is closed.
@@ -76,6 +80,8 @@ pub(crate) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_SIZE)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADERS)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .add_service(health_service)

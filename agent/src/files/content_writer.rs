@@ -4,7 +4,6 @@
 
 use bytes::Bytes;
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
-use podbridge_proto::limits::MAX_HOLE;
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
@@ -87,11 +86,8 @@ impl ContentWriter {
     }
 
     /// Queues a hole, like `data`.
-    pub async fn hole(&self, count: u64) -> Result<bool, Error> {
-        if count > MAX_HOLE {
-            return Err(Error::HoleTooLong(count));
-        }
-        Ok(self.parts.send(ContentPart::Hole(count)).await.is_ok())
+    pub async fn hole(&self, count: u64) -> bool {
+        self.parts.send(ContentPart::Hole(count)).await.is_ok()
     }
 
     /// Returns the verified file, which does not have its name yet.
@@ -155,7 +151,7 @@ fn write_parts(mut put: Put, parts: Vec<ContentPart>) -> Result<Outcome, Error> 
     for part in parts {
         match part {
             ContentPart::Data(data) => put.write(&data)?,
-            ContentPart::Hole(count) => put.hole(count),
+            ContentPart::Hole(count) => put.hole(count)?,
             ContentPart::Trailer(Trailer { length, digest }) => {
                 put.verify(length, digest)?;
                 return Ok(Outcome::Verified(put));

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use podbridge_files::reason;
-use podbridge_proto::limits::MAX_HOLE;
+use podbridge_proto::limits::FalseLength;
 
 /// A system call on a path that failed.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +54,8 @@ pub enum Error {
     Length { path: PathBuf, sent: u64, got: u64 },
     #[error("{}: the content was damaged on the way (its digest differs); nothing was changed", .0.display())]
     Digest(PathBuf),
-    #[error("a hole of {0} bytes is longer than the limit of {MAX_HOLE} bytes")]
-    HoleTooLong(u64),
+    #[error("{0}; nothing was changed")]
+    FalseLength(#[from] FalseLength),
     #[error("the put ended without a trailer; nothing was changed")]
     NoTrailer,
     #[error("a put has exactly one header")]

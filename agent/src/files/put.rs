@@ -11,6 +11,7 @@ use podbridge_files::in_place;
 use podbridge_files::temporary::{self, TemporaryName};
 use podbridge_files::users::{self, Identity};
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
+use podbridge_proto::limits::{check_hole, check_length};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
@@ -94,18 +95,20 @@ impl Put {
 
     /// Appends data.
     pub fn write(&mut self, data: &[u8]) -> Result<(), Error> {
+        let length = check_length(self.length, data.len() as u64, None)?;
         self.file
             .write_all_at(data, self.length)
             .map_err(Error::system("write it", &self.resolved.path))?;
         self.hasher.update(data);
-        self.length += data.len() as u64;
+        self.length = length;
         Ok(())
     }
 
     /// Appends zeros that take no space on the disk.
-    pub fn hole(&mut self, count: u64) {
+    pub fn hole(&mut self, count: u64) -> Result<(), Error> {
+        self.length = check_hole(self.length, count, None)?;
         self.hasher.zeros(count);
-        self.length += count;
+        Ok(())
     }
 
     /// Compares the content with its sender's length and digest, then gives the file everything except its name.

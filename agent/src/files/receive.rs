@@ -78,7 +78,7 @@ pub async fn receive<E>(
                 Some(Part::Data(data)) => if !file.data(data).await {
                     break StreamEnd::WriteFailed;
                 }
-                Some(Part::Hole(count)) => if !file.hole(count).await? {
+                Some(Part::Hole(count)) => if !file.hole(count).await {
                     break StreamEnd::WriteFailed;
                 }
                 Some(Part::Trailer(trailer)) => break StreamEnd::Trailer(trailer),

@@ -350,7 +350,7 @@ pub(super) fn files_status(error: files::Error) -> Status {
         E::System(_) | E::Foreign { .. } => system_status(text, error.errno()),
         E::UnknownUser(_) => Status::failed_precondition(text),
         E::NotBelowRoot(_) => Status::invalid_argument(text),
-        E::HoleTooLong(_) | E::NoTrailer | E::NotOneHeader | E::OtherTarget => Status::invalid_argument(text),
+        E::FalseLength(_) | E::NoTrailer | E::NotOneHeader | E::OtherTarget => Status::invalid_argument(text),
         // The cause is the file, not the request.
         E::NotRegular(_) | E::SymbolicLink(_) | E::Changed(_) => Status::unknown(text),
         E::Length { .. } | E::Digest(_) => Status::data_loss(text),

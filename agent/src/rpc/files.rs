@@ -92,7 +92,7 @@ impl Files for FilesService {
         while let Some(message) = messages.message().await? {
             let is_wanted = match message.part {
                 Some(PutPart::Data(data)) => file.data(data).await,
-                Some(PutPart::Hole(count)) => file.hole(count).await.map_err(convert::files_status)?,
+                Some(PutPart::Hole(count)) => file.hole(count).await,
                 Some(PutPart::Trailer(last)) => {
                     trailer = Some(last);
                     false

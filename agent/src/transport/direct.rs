@@ -16,6 +16,7 @@ use tokio_rustls::{TlsAcceptor, rustls};
 
 use super::connection::{Connection, ConnectionGuard, ConnectionQueue, Transport};
 use super::listener::ACCEPT_RETRY_PAUSE;
+use super::log_limit::LogLimit;
 
 /// Limit of addresses; a pod has one or two.
 const MAX_ADDRESSES: usize = 4;
@@ -148,11 +149,14 @@ impl ListenerState {
 
 /// Accepts connections until the agent ends.
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Semaphore>, queue: ConnectionQueue) {
+    let log_limit = LogLimit::default();
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
-                tracing::warn!(%error, "direct connection not accepted");
+                if let Some(left_out) = log_limit.allow() {
+                    tracing::warn!(%error, left_out, "direct connection not accepted");
+                }
                 sleep(ACCEPT_RETRY_PAUSE).await;
                 continue;
             }

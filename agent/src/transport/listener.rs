@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
 
 use super::connection::{Connection, ConnectionGuard, ConnectionQueue, Transport};
+use super::log_limit::LogLimit;
 use super::peer::{self, Scope};
 use super::socket::{BoundPath, BoundSocket};
 
@@ -46,6 +47,7 @@ impl Listener {
             abstract_listener: socket.abstract_listener.map(UnixListener::from_std).transpose()?,
             file_missed: file_missed.clone(),
             restored,
+            log_limit: Arc::default(),
         };
         let tasks = [
             tokio::spawn(listeners.accept(queue.clone())),
@@ -107,6 +109,7 @@ struct Listeners {
     file_missed: Arc<Notify>,
     /// Replaces `file`.
     restored: mpsc::Receiver<std::os::unix::net::UnixListener>,
+    log_limit: Arc<LogLimit>,
 }
 
 impl Listeners {
@@ -127,9 +130,11 @@ impl Listeners {
                 }
             };
             match accepted {
-                Ok((socket, _)) => serve(socket, scope, &queue),
+                Ok((socket, _)) => serve(socket, scope, &queue, &self.log_limit),
                 Err(error) => {
-                    tracing::warn!(%error, "connection not accepted");
+                    if let Some(left_out) = self.log_limit.allow() {
+                        tracing::warn!(%error, left_out, "connection not accepted");
+                    }
                     sleep(ACCEPT_RETRY_PAUSE).await;
                 }
             }
@@ -145,11 +150,14 @@ async fn accept_abstract(listener: Option<&UnixListener>) -> io::Result<(UnixStr
 }
 
 /// Hands a connection to the server, if its peer may use this agent.
-fn serve(socket: UnixStream, scope: Scope, queue: &ConnectionQueue) {
+fn serve(socket: UnixStream, scope: Scope, queue: &ConnectionQueue, log_limit: &Arc<LogLimit>) {
     if let Err(refusal) = peer::check(&socket, scope) {
-        tracing::warn!(peer = %refusal, "connection refused");
+        if let Some(left_out) = log_limit.allow() {
+            tracing::warn!(peer = %refusal, left_out, "connection refused");
+        }
         return;
     }
+    let log_limit = log_limit.clone();
     let guard = ConnectionGuard::new(queue.count.clone());
     let queue = queue.connections.clone();
     // A task per connection: a client that sends nothing must not delay others.
@@ -163,7 +171,11 @@ fn serve(socket: UnixStream, scope: Scope, queue: &ConnectionQueue) {
                 // Fails if the agent ends.
                 let _ = queue.send(connection).await;
             }
-            Err(error) => tracing::warn!(%error, "connection broken before its first byte was handled"),
+            Err(error) => {
+                if let Some(left_out) = log_limit.allow() {
+                    tracing::warn!(%error, left_out, "connection broken before its first byte was handled");
+                }
+            }
         }
     });
 }

@@ -6,6 +6,7 @@ pub(crate) mod connection;
 pub(crate) mod direct;
 pub(crate) mod handover;
 pub(crate) mod listener;
+mod log_limit;
 pub(crate) mod peer;
 pub(crate) mod socket;
 mod socket_directory;

@@ -1,15 +1,16 @@
 //! Shared by the spools of all execs: the directory of their files, and the limits on memory and disk that they hold together. It
 //! counts and creates; `stream` decides. `commands::serve` makes it.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
+use podbridge_files::temporary;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+
+use crate::sys::safe_path::{Missing, SafeDirectory};
 
 /// Bytes in memory of all streams together; above it, each stream keeps only a little.
 const MEMORY_LIMIT: u64 = 64 << 20;
@@ -69,38 +70,26 @@ impl Store {
     /// Makes a file without a name: nothing is left of it, however the agent ends. `Err` if its file system is in memory.
     pub(super) fn new_file(&self) -> io::Result<File> {
         let directory = self.directory.as_deref().ok_or(io::ErrorKind::Unsupported)?;
+        // Opened each time: a task may have removed it, for example from /tmp, and somebody else may have taken its name.
+        let directory = SafeDirectory::open(directory, Missing::Make).map_err(io::Error::other)?;
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let open = || rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR);
-        let file = match open() {
-            Ok(file) => File::from(file),
-            // A task may have removed the directory, for example from /tmp.
-            Err(Errno::NOENT) => {
-                DirBuilder::new().mode(0o700).create(directory)?;
-                File::from(open()?)
-            }
+        let file = match openat(&directory, ".", flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => file,
             // The file system may not support O_TMPFILE.
-            Err(_) => named_and_unlinked(directory)?,
+            Err(_) => named_and_unlinked(&directory)?,
         };
         match rustix::fs::fstatfs(&file)?.f_type as i64 {
             TMPFS => Err(io::Error::other("the spool directory is on a file system in memory")),
-            _ => Ok(file),
+            _ => Ok(file.into()),
         }
     }
 }
 
 /// Makes a file with a name and removes the name at once.
-fn named_and_unlinked(directory: &Path) -> io::Result<File> {
-    let mut random = [0u8; 8];
-    getrandom(&mut random, GetRandomFlags::empty())?;
-    let path = directory.join(format!(".spool-{:016x}", u64::from_ne_bytes(random)));
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)?;
-    std::fs::remove_file(&path)?;
+fn named_and_unlinked(directory: &SafeDirectory) -> io::Result<OwnedFd> {
+    let name = temporary::name(temporary::random_number());
+    let file = temporary::create(directory, &name, Mode::RUSR | Mode::WUSR)?;
+    unlinkat(directory, &name[..], AtFlags::empty())?;
     Ok(file)
 }
 
