@@ -5,6 +5,7 @@ mod budget;
 mod difficult;
 mod files;
 mod git;
+mod job_console;
 mod lanes;
 mod puts;
 mod sync;

@@ -160,6 +160,18 @@ impl Pair {
         agent.wait().unwrap();
     }
 
+    /// Starts another agent in place of the one that was killed, as a container that is made anew does.
+    pub fn start_agent_again(&mut self) {
+        let mut command = Command::new(binary("podbridge-agent"));
+        command
+            .arg("serve")
+            .arg("--socket")
+            .arg(&self.socket)
+            .stdin(Stdio::null());
+        self.agent = Some(command.spawn().unwrap());
+        eventually("the agent listens", || UnixStream::connect(&self.socket).is_ok());
+    }
+
     /// Returns the process of the agent.
     pub fn agent(&self) -> u32 {
         self.agent.as_ref().unwrap().id()

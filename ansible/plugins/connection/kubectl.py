@@ -28,6 +28,8 @@ options:
   kubectl_pod:
     description:
       - Name of the pod. The default is the host's C(ansible_host), else its name in the inventory.
+      - If the pod is named here and C(ansible_host) is an address of 127.0.0.0/8 other than 127.0.0.1, the bridge
+        serves Zuul's live log of the pod there. A job gives each pod that it made an address of its own.
     default: ''
     type: str
     vars:
@@ -493,6 +495,18 @@ def local_path(path):
     return os.path.abspath(os.path.expanduser(path)) if path else None
 
 
+def console_address(pod, host, environ):
+    """Returns where the bridge serves the live log of a pod that a job made (ADR 23), None for other hosts.
+
+    Zuul's callback looks for it at `ansible_host`. An address of 127.0.0.0/8 there is one of the pod's own if the host
+    names its pod apart from it. Zuul reads no log at 127.0.0.1, and the pods of an object change.
+    """
+    with contextlib.suppress(OSError, TypeError):
+        if socket.inet_pton(socket.AF_INET, host)[0] == 127 and host != "127.0.0.1" and "/" not in pod_name(pod):
+            return f"{host}:{environ.get('ZUUL_CONSOLE_PORT') or 19885}"
+    return None
+
+
 def path_from_root(path):
     """Returns an absolute path. A relative one starts at the root, as in the stock plugin: a user may have no home."""
     return os.path.normpath(path if path.startswith("/") else "/" + path)
@@ -522,6 +536,9 @@ class Exchange:
     The constants are the types of frames, first those to the bridge, then those from it; the bytes of stdin that may be
     unacknowledged, and the bytes in one frame; the seconds from the first death of a bridge after which no further
     bridge is tried, and the seconds that a connection has to last to end that period.
+
+    `_stdin` has the bytes that the agent has not acknowledged, `_acknowledged` the number of those that it has, and
+    `_stdin_complete` whether stdin ends after `_stdin`.
     """
 
     REQUEST, STDIN, STDIN_EOF = 0x01, 0x02, 0x03
@@ -533,7 +550,6 @@ class Exchange:
         self._dial, self._request, self._descriptors, self._timeout = dial, request, list(descriptors), timeout
         self._agent, self.started, self._first_death = None, False, None
         self._received = {self.STDOUT: 0, self.STDERR: 0}
-        # Bytes that the agent has not acknowledged, number of acknowledged bytes, whether stdin ends after `_stdin`.
         self._stdin, self._acknowledged, self._stdin_complete = bytearray(), 0, False
         self._send_request()
 
@@ -716,17 +732,15 @@ class Connection(ConnectionBase):
         for key in ("client_cert", "client_key", "ca_cert"):
             target[key] = local_path(self.get_option(key))
         kubeconfig = self._option("kubeconfig")
-        if isinstance(kubeconfig, dict):
-            target["kubeconfig_data"] = kubeconfig
-        else:
-            target["kubeconfig_file"] = local_path(kubeconfig)
-        verify = self.get_option("validate_certs")
-        if verify not in (None, ""):
+        is_data = isinstance(kubeconfig, dict)
+        target |= {"kubeconfig_data": kubeconfig} if is_data else {"kubeconfig_file": local_path(kubeconfig)}
+        if (verify := self.get_option("validate_certs")) not in (None, ""):
             try:
                 target["verify_ssl"] = boolean(verify)
             except TypeError:
                 raise AnsibleError(f"validate_certs is {verify!r}, and must be true or false") from None
         target["extra_args"] = parse_extra_args(self._option("extra_args") or "")[0]
+        target["console"] = console_address(self._option("pod"), self._play_context.remote_addr, os.environ)
         link = self.get_option("podbridge_link")
         target["link"] = None if link == "auto" else link
         if link == "local":
@@ -777,10 +791,8 @@ class Connection(ConnectionBase):
         except FileNotFoundError:
             return None
         if (status.st_uid, status.st_mode) != (os.geteuid(), stat.S_IFDIR | 0o700):
-            raise AnsibleConnectionFailure(
-                f"{directory} is not a directory that only this user can access (mode 0700); "
-                "remove it, or set PODBRIDGE_DIR"
-            )
+            why = f"{directory} is not a directory that only this user can access (mode 0700); "
+            raise AnsibleConnectionFailure(why + "remove it, or set PODBRIDGE_DIR")
         return os.path.join(directory, target_key(target) + ".sock")
 
     def _start_bridge(self, target):
@@ -952,13 +964,13 @@ class Connection(ConnectionBase):
             self._transfer({"op": "put", "path": byte_string(out_path)}, source.fileno())
 
     def fetch_file(self, in_path, out_path):
+        """Copies a file from the pod. The bridge may read the temporary file back to compare what it wrote."""
         super().fetch_file(in_path, out_path)
         in_path = path_from_root(in_path)
         display.vvv(f"FETCH {in_path} TO {out_path}", host=self.pod)
         destination = to_bytes(out_path, errors="surrogate_or_strict")
         temporary = os.path.join(os.path.dirname(destination), b".podbridge-" + os.urandom(16).hex().encode())
         try:
-            # Open for reading, too: the bridge may read back what it wrote to compare it.
             with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "rb") as sink:
                 self._transfer({"op": "get", "path": byte_string(in_path)}, sink.fileno())
             os.replace(temporary, destination)
@@ -975,8 +987,7 @@ class Connection(ConnectionBase):
         """Makes the bridge connect to the pod again. Raises nothing: an error would end the play for every host."""
         try:
             target = self._target()
-            path = zuul_slot_socket(target) or self._bridge_socket(target)
-            if path:
+            if path := zuul_slot_socket(target) or self._bridge_socket(target):
                 dial = functools.partial(connect, path)
                 with contextlib.closing(Exchange(dial, {"op": "relink"}, timeout=LOCAL_TIMEOUT)) as exchange:
                     exchange.BRIDGE_DEATHS_WITHIN = 0

@@ -25,6 +25,8 @@ options:
   oc_pod:
     description:
       - Name of the pod. The default is the host's C(ansible_host), else its name in the inventory.
+      - If the pod is named here and C(ansible_host) is an address of 127.0.0.0/8 other than 127.0.0.1, the bridge
+        serves Zuul's live log of the pod there. A job gives each pod that it made an address of its own.
     default: ''
     type: str
     vars:

@@ -1,5 +1,5 @@
 //! Accepts TCP connections of Zuul's console stream and limits their number. `daemon` runs it on both ports of a bridge
-//! in Zuul's slot.
+//! in Zuul's slot, and at the address of a pod that a job made.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Makes the server. `socket`: the bridge's own socket, beside those of the bridges of the build's other pods.
-    pub(crate) fn new(session: Arc<Session>, socket: PathBuf) -> Arc<Self> {
+    /// Makes the server. `socket`: the bridge's own socket, if the bridges of the build's other pods are beside it.
+    pub(crate) fn new(session: Arc<Session>, socket: Option<PathBuf>) -> Arc<Self> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let connection_permits = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
         Arc::new(Self {

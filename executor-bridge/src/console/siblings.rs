@@ -21,8 +21,8 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Siblings {
     session: Arc<Session>,
-    /// Socket of this bridge.
-    own: PathBuf,
+    /// Socket of this bridge, beside those of the others; `None`: there are no others.
+    own: Option<PathBuf>,
     known: Arc<Mutex<KnownSiblings>>,
 }
 
@@ -41,7 +41,7 @@ fn request(operation: Operation) -> Request {
 }
 
 impl Siblings {
-    pub(super) fn new(session: Arc<Session>, own: PathBuf) -> Self {
+    pub(super) fn new(session: Arc<Session>, own: Option<PathBuf>) -> Self {
         Self {
             session,
             own,
@@ -52,6 +52,7 @@ impl Siblings {
     /// Scans for other bridges and starts to listen to the new ones. Called while a client waits for a log that this
     /// pod does not have.
     pub(super) fn scan(&self) {
+        let Some(own) = &self.own else { return };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known
             .last_scan
@@ -60,7 +61,7 @@ impl Siblings {
             return;
         }
         known.last_scan = Some(Instant::now());
-        for socket in sibling_sockets(&self.own) {
+        for socket in sibling_sockets(own) {
             if known.listening.insert(socket.clone()) {
                 let (session, known_siblings) = (self.session.clone(), self.known.clone());
                 tokio::spawn(async move {

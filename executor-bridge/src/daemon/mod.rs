@@ -5,6 +5,7 @@
 mod build_end;
 mod dispatch;
 mod hangup;
+mod job_console;
 mod peer;
 mod run;
 mod serve;

@@ -4,17 +4,19 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::BridgeSettings;
-use crate::daemon::serve;
+use crate::daemon::{job_console, serve};
 use crate::error::{Failure, Kind};
 use crate::launch::tell_launcher;
 use crate::protocol::target::KeyedTarget;
 use crate::session::Session;
-use crate::sockets::{self, Directory};
+use crate::shutdown::Shutdown;
+use crate::sockets::{self, BoundSocket, Directory};
 use crate::{pod, sys, telemetry};
 
 /// Runs the detached daemon. Standard input carries the target, standard output is the launcher's pipe.
@@ -38,7 +40,7 @@ pub(crate) fn run_detached(options: BridgeSettings) -> Result<(), Failure> {
     };
     tell_launcher(&answer);
     detach_from_caller().map_err(|error| Failure::new(Kind::Bridge, format!("cannot detach: {error}")))?;
-    serve::run(target, bound, options, Session::new, |_, _| Ok(())).map(drop)
+    serve(target, bound, options)
 }
 
 /// Runs in the foreground, for a service manager or a test. Calls `listening` with the socket's path once the bridge
@@ -63,10 +65,21 @@ pub(crate) fn run_foreground(
         sockets::bind(&files, &lock)?
     };
     listening(&files.socket);
-    serve::run(target, bound, options, Session::new, |_, _| Ok(())).map(drop)
+    serve(target, bound, options)
 }
 
-/// Reads the target from standard input.
+/// Serves until the bridge must end or was unused for long enough.
+fn serve(target: KeyedTarget, bound: BoundSocket, options: BridgeSettings) -> Result<(), Failure> {
+    let Some(address) = target.target.console else {
+        return serve::run(target, bound, options, Session::new, |_, _| Ok(())).map(drop);
+    };
+    let start = |session: &Arc<Session>, _: &Shutdown| {
+        job_console::start(address, session);
+        Ok(())
+    };
+    serve::run(target, bound, options, Session::with_live_log, start).map(drop)
+}
+
 /// Sets what a process inherits beside its environment to what every caller would give: files that a credential plugin makes, and the
 /// number of descriptors, must not depend on the first caller.
 fn keep_no_limits_of_caller() {

@@ -59,7 +59,7 @@ pub(super) struct SlotServices {
 impl SlotServices {
     /// Starts the services.
     pub(super) fn start(self, session: &Arc<Session>, shutdown: &Shutdown) -> io::Result<()> {
-        let console = Console::new(session.clone(), self.socket);
+        let console = Console::new(session.clone(), Some(self.socket));
         for listener in self.listeners {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -62,6 +63,9 @@ pub(crate) struct Target {
     pub link: Option<LinkChoice>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_socket: Option<PathBuf>,
+    /// Where the bridge serves the live log of a pod that a job made (ADR 23).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<SocketAddrV4>,
 }
 
 /// Link to the agent that the user wants; an absent choice leaves it to the bridge.
@@ -160,6 +164,7 @@ fn subject(token: &str) -> Option<(String, String)> {
 impl Target {
     /// Refuses a target that could never work.
     pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.check_console()?;
         if self.link() == LinkChoice::Local {
             return match &self.agent_socket {
                 Some(path) if path.is_absolute() => Ok(()),
@@ -204,6 +209,24 @@ impl Target {
         if let Some(path) = paths.find(|path| !path.starts_with('/')) {
             // The bridge has another working directory than the user.
             return Err(Failure::usage(format!("{path} is not an absolute path")));
+        }
+        Ok(())
+    }
+
+    /// Refuses to open a port for others than this host, and Zuul's own address. The logs of an object whose pods change are in no one pod.
+    fn check_console(&self) -> Result<(), Failure> {
+        let Some(console) = self.console else { return Ok(()) };
+        let (address, port) = (*console.ip(), console.port());
+        if !address.is_loopback() || address == Ipv4Addr::LOCALHOST || port == 0 {
+            return Err(Failure::usage(format!(
+                "the live log cannot be served at {console}: the address must be in 127.0.0.0/8 and not 127.0.0.1, the port 1 to 65535"
+            )));
+        }
+        if self.names_object() {
+            return Err(Failure::usage(format!(
+                "the live log at {console} needs the name of a pod, not {}",
+                self.pod_name()
+            )));
         }
         Ok(())
     }
@@ -329,6 +352,40 @@ mod tests {
         assert!(refused(r#"{"pod":"web","link":"local"}"#).contains("--agent-socket"));
         assert!(refused(r#"{"pod":"web","link":"warp"}"#).contains("warp"));
         assert!(refused("not json").contains("no JSON"));
+    }
+
+    #[test]
+    fn a_live_log_is_served_on_loopback_alone() {
+        let parse = |pod: &str, console: &str| {
+            let json = serde_json::json!({"pod": pod, "console": console}).to_string();
+            KeyedTarget::parse(json.as_bytes()).map(|keyed| keyed.target.console.unwrap().to_string())
+        };
+        for console in ["127.0.0.2:19885", "127.255.255.254:1", "127.1.2.3:65535"] {
+            assert_eq!(parse("pod/web", console).unwrap(), console);
+        }
+        for console in [
+            "127.0.0.1:19885",
+            "0.0.0.0:19885",
+            "10.0.0.1:19885",
+            "128.0.0.1:19885",
+            "127.0.0.2:0",
+            "127.0.0.2",
+            "127.0.0.2:70000",
+            "localhost:19885",
+            "[::1]:19885",
+            "",
+        ] {
+            let failure = parse("web", console).unwrap_err();
+            assert_eq!(failure.kind, crate::error::Kind::Usage, "{console}");
+        }
+        assert!(
+            parse("deploy/web", "127.0.0.2:1")
+                .unwrap_err()
+                .message
+                .contains("deploy/web")
+        );
+        let local = r#"{"link":"local","agent_socket":"/a","console":"127.0.0.1:1"}"#;
+        assert!(KeyedTarget::parse(local.as_bytes()).is_err());
     }
 
     #[test]

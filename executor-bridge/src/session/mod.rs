@@ -1,17 +1,17 @@
 //! The operations of one bridge: execs, files, console logs and links in the containers of one pod. Owns the
-//! containers, the limit on bulk commands, the calls that no client waits for, and the state of a Zuul build's pod.
+//! containers, the limit on bulk commands, the calls that no client waits for, and the state of a pod whose live logs Zuul reads.
 //! Calls the agent's exec, file and log services on connections that `connections` provides. `daemon` calls `Session`
 //! for each request, `console` for logs.
 
 mod background;
 mod budget;
-mod build_pod;
 mod client;
 mod exec;
 mod files;
 mod logs;
 mod refusals;
 mod unacknowledged;
+mod watched_pod;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,10 +33,10 @@ use crate::protocol::request;
 use crate::protocol::result::{Done, LinkStatus, Outcome};
 use crate::protocol::target::Target;
 use background::BackgroundCalls;
-use build_pod::BuildPod;
 use client::wait_for_cancel;
 use exec::BulkLimiter;
 use refusals::Refusals;
+use watched_pod::WatchedPod;
 
 /// Most containers that clients may name. A pod has fewer.
 pub(crate) const MAX_CONTAINERS: usize = 64;
@@ -64,8 +64,10 @@ pub(crate) struct Session {
     budget: Budget,
     /// What was refused or delayed by a limit, for the log.
     refusals: Refusals,
-    /// State of a Zuul build's pod; `None` if the bridge is not in Zuul's slot.
-    build_pod: Option<BuildPod>,
+    /// The logs of the pod; `None` if no console stream serves them.
+    watched_pod: Option<WatchedPod>,
+    /// The bridge is in Zuul's slot: the pod is one machine for as long as the build lasts, and clients cannot stop the bridge.
+    in_slot: bool,
 }
 
 impl Session {
@@ -79,25 +81,35 @@ impl Session {
             bulk_limiter: Arc::new(BulkLimiter::for_this_machine()),
             budget: Budget::default(),
             refusals: Refusals::default(),
-            build_pod: None,
+            watched_pod: None,
+            in_slot: false,
         }
     }
 
     /// Makes the session of a bridge in Zuul's slot. The session keeps the pod connected, and refuses another pod of
     /// the same name.
     pub(crate) fn for_build(target: Arc<Target>, connect_timeout: Duration, lease: Duration) -> Self {
-        let build_pod = Some(BuildPod::default());
         let linker = Linker::new(target.clone(), connect_timeout, lease).confined();
         Self {
-            build_pod,
+            watched_pod: Some(WatchedPod::default()),
+            in_slot: true,
             linker: Arc::new(linker),
             ..Self::new(target, connect_timeout, lease)
         }
     }
 
-    /// Returns whether the pod belongs to a Zuul build. The clients of a build cannot stop the bridge.
+    /// Makes the session of a bridge that was started on demand and serves the live log of a pod that a job made. The job may make the pod
+    /// anew under the same name.
+    pub(crate) fn with_live_log(target: Arc<Target>, connect_timeout: Duration, lease: Duration) -> Self {
+        Self {
+            watched_pod: Some(WatchedPod::default()),
+            ..Self::new(target, connect_timeout, lease)
+        }
+    }
+
+    /// Returns whether the bridge is in Zuul's slot. The clients of a build cannot stop it.
     pub(crate) fn serves_build(&self) -> bool {
-        self.build_pod.is_some()
+        self.in_slot
     }
 
     pub(crate) fn budget(&self) -> &Budget {
@@ -154,11 +166,11 @@ impl Session {
             container: name.map(str::to_owned),
         };
         let new_container = || {
-            let pin_container = self.build_pod.is_some();
+            let pin_container = self.in_slot;
             let (pod, name) = (key.pod.clone(), key.container.clone());
             let container = Container::new(self.linker.clone(), self.bulk_runtime.clone(), pod, name, pin_container);
             let container = Arc::new(container);
-            if let Some(pod) = &self.build_pod {
+            if let Some(pod) = &self.watched_pod {
                 pod.keep_connected(container.clone());
             }
             container
@@ -172,7 +184,7 @@ impl Session {
             Ok(container) => container,
             Err(failure) => return Outcome::Unreachable(failure),
         };
-        let logs = self.build_pod.as_ref().map(|pod| &pod.logs);
+        let logs = self.watched_pod.as_ref().map(|pod| &pod.logs);
         exec::run(
             &container,
             &self.background_calls,
@@ -190,7 +202,7 @@ impl Session {
             Ok(container) => container,
             Err(failure) => return Outcome::Unreachable(failure),
         };
-        let logs = self.build_pod.as_ref().map(|pod| &*pod.logs);
+        let logs = self.watched_pod.as_ref().map(|pod| &*pod.logs);
         files::put(&container, &self.background_calls, logs, request, client).await
     }
 
@@ -244,15 +256,15 @@ impl Session {
         links
     }
 
-    /// Returns the logs of the build's pod; `None` if the bridge is not in Zuul's slot.
+    /// Returns the logs of the pod; `None` if no console stream serves them.
     pub(crate) fn logs(&self) -> Option<&Arc<LogIndex>> {
-        self.build_pod.as_ref().map(|pod| &pod.logs)
+        self.watched_pod.as_ref().map(|pod| &pod.logs)
     }
 
     /// Returns whether the container can be reached, as a value that changes. Starts to keep the container connected.
     pub(crate) fn reachability(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
         self.container_of_pod(None, container);
-        let reachability = self.build_pod.as_ref().map(|pod| pod.reachability(container));
+        let reachability = self.watched_pod.as_ref().map(|pod| pod.reachability(container));
         reachability.unwrap_or_else(|| watch::channel(Reachability::Connecting).1)
     }
 
@@ -296,7 +308,7 @@ impl Session {
 
     /// Deletes the log for a client.
     pub(crate) async fn delete_log(&self, id: &LogId) -> Outcome {
-        if !self.serves_build() {
+        if self.watched_pod.is_none() {
             return logs::unsupported();
         }
         self.remove_log(id).await;

@@ -1,4 +1,4 @@
-//! Console logs of a Zuul build's pod: which logs exist, which exec writes each, and their content over as many links
+//! Console logs of a pod of a Zuul build: which logs exist, which exec writes each, and their content over as many links
 //! as it takes. `session` owns the index; `console` and the bridges of the build's other pods ask for logs.
 
 mod follower;

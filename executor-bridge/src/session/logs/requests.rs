@@ -39,7 +39,7 @@ const RESTART_WAIT: Duration = Duration::from_secs(20);
 pub(crate) fn unsupported() -> Outcome {
     Outcome::failed(
         FailedKind::Unsupported,
-        "this bridge does not belong to a Zuul build, so it has no logs",
+        "this bridge serves no live log of Zuul, so it has no logs",
     )
 }
 

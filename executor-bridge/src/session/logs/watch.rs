@@ -1,4 +1,4 @@
-//! Watches which logs the agents of a build's containers have, and asks an agent about one log. `build_pod` starts a
+//! Watches which logs the agents of a build's containers have, and asks an agent about one log. `watched_pod` starts a
 //! watch for each container; `requests` asks.
 
 use std::sync::Arc;

@@ -42,6 +42,36 @@ def test_the_environment_completes_a_target_as_the_vectors_say(vector, tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("pod", "host", "port", "expected"),
+    [
+        ("web", "127.0.0.2", None, "127.0.0.2:19885"),
+        ("pod/web", "127.255.3.4", None, "127.255.3.4:19885"),
+        ("web", "127.0.0.2", "", "127.0.0.2:19885"),
+        ("web", "127.0.0.2", "20001", "127.0.0.2:20001"),
+        # Zuul reads no log there.
+        ("web", "127.0.0.1", None, None),
+        ("web", "localhost", None, None),
+        # Not an address, or one that others than this host reach.
+        ("web", "10.0.0.2", None, None),
+        ("web", "128.0.0.1", None, None),
+        ("web", "127.1", None, None),
+        ("web", "127.0.0.2:22", None, None),
+        ("web", "127.0.0.256", None, None),
+        ("web", "::1", None, None),
+        ("web", "web", None, None),
+        ("web", "", None, None),
+        ("web", None, None, None),
+        # The address is the name of the pod, or the pods change.
+        (None, "127.0.0.2", None, None),
+        ("deploy/web", "127.0.0.2", None, None),
+    ],
+)
+def test_a_loopback_address_beside_the_name_of_a_pod_is_that_of_its_live_log(pod, host, port, expected):
+    environ = {} if port is None else {"ZUUL_CONSOLE_PORT": port}
+    assert plugin.console_address(pod, host, environ) == expected
+
+
+@pytest.mark.parametrize(
     ("given", "words", "container"),
     [
         ("", [], None),

@@ -1,5 +1,5 @@
-//! The pod of a Zuul build: its containers stay connected and their logs are known for as long as the build lasts.
-//! `session` owns one if the bridge is in Zuul's slot.
+//! A pod whose live logs Zuul reads: its containers stay connected and their logs are known for as long as the bridge runs. `session` owns
+//! one if the bridge is in Zuul's slot, or serves a pod that a job made.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +11,12 @@ use crate::session::logs::{LogIndex, LogSource, watch_logs};
 
 /// Keep-alives of the pod's containers, and the index of their logs.
 #[derive(Debug, Default)]
-pub(crate) struct BuildPod {
+pub(crate) struct WatchedPod {
     pub(crate) logs: Arc<LogIndex>,
     keep_alives: Mutex<HashMap<Option<String>, Arc<KeepAlive>>>,
 }
 
-impl BuildPod {
+impl WatchedPod {
     /// Returns whether the container can be reached, as a value that changes.
     pub(crate) fn reachability(&self, container: Option<&str>) -> watch::Receiver<Reachability> {
         let keep_alives = self.keep_alives.lock().unwrap_or_else(PoisonError::into_inner);
