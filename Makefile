@@ -75,6 +75,7 @@ test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
 .PHONY: test-more
 test-more: test-warm-python test-parity-versions ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
 	$(MAKE) test-whole-path
+	$(MAKE) test-native-job
 	$(MAKE) test-identity STEPS=2000
 	$(MAKE) soak CUTS=10000
 	$(MAKE) hostile MINUTES=5
@@ -213,6 +214,10 @@ test-cluster: images $(STOCK_KUBECTL) $(ANSIBLE)/.ready ## the command line, Ans
 .PHONY: test-whole-path
 test-whole-path: build $(STOCK_KUBECTL) ## all of Zuul and nodepool as services, from a push to the end of the builds, on a new cluster
 	$(on-a-cluster) tests/zuul/run whole_path
+
+.PHONY: test-native-job
+test-native-job: images ## examples/native-job under Zuul: registry, image, pods and a build set, on a new cluster
+	$(on-a-cluster) tests/zuul/run native_job native_build_set
 
 .PHONY: cluster-up cluster-down
 cluster-up: ## start the test cluster and print its settings

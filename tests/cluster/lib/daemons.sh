@@ -88,6 +88,12 @@ start_containerd() {
 		   "ipam": {"type": "host-local", "dataDir": "$D/cni-state",
 		            "ranges": [[{"subnet": "10.244.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
 	Y
+	# A registry in a pod, at port 5000 and without TLS: a job makes it, and the node pulls from it.
+	mkdir -p registries/10.244.0.{2..254}:5000
+	local i
+	for i in {2..254}; do
+		printf '[host."http://10.244.0.%d:5000"]\n  capabilities = ["pull", "resolve"]\n' "$i" >"registries/10.244.0.$i:5000/hosts.toml"
+	done
 	# restrict_oom_score_adj: without the capability to lower oom_score_adj, runc would fail to start a pod.
 	cat >containerd.toml <<-Y
 		version = 2
@@ -101,6 +107,8 @@ start_containerd() {
 		  sandbox_image = "localhost/podbridge-test/pause:1"
 		  restrict_oom_score_adj = true
 		  netns_mounts_under_state_dir = true
+		  [plugins."io.containerd.grpc.v1.cri".registry]
+		    config_path = "$D/registries"
 		  [plugins."io.containerd.grpc.v1.cri".cni]
 		    bin_dir = "/usr/lib/cni"
 		    conf_dir = "$D/cni"
@@ -111,7 +119,7 @@ start_containerd() {
 		      runtime_type = "io.containerd.runc.v2"
 	Y
 	start containerd containerd --config containerd.toml
-	local ctr="ctr -a containerd.sock -n k8s.io" i
+	local ctr="ctr -a containerd.sock -n k8s.io"
 	wait_for 30 $ctr version
 	for i in pause busybox debian; do $ctr images import "$IMAGES/$i.tar" >>logs/import.log 2>&1; done
 }

@@ -74,3 +74,17 @@ fetch_fixtures() {
 		"zuul-$ZUUL_VERSION/tests/fixtures/config/remote-zuul-stream"
 	touch "$ZUUL_FIXTURES/.ready"
 }
+
+# Builds the image with buildah and a registry, if it is missing, and exports TIER_BUILDER.
+ensure_builder() {
+	local sources=("$ROOT"/tests/cluster/{builder_image,images}.py "$ROOT/packaging/images/debian.py")
+	export TIER_BUILDER=$CACHE/images/builder-$({ cat "${sources[@]}" /etc/os-release; } | sha256sum | cut -c1-16).tar
+	with_lock make_builder "${sources[0]}"
+}
+
+make_builder() {
+	[ ! -f "$TIER_BUILDER" ] || return 0
+	say "building the image builder (a minute, once)"
+	mkdir -p "$CACHE/images"
+	nice -n 10 python3 "$1" "$TIER_BUILDER" >&2 || die "the image builder failed"
+}

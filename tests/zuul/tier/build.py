@@ -28,7 +28,7 @@ from tier.meter import Meter
 def frozen_job(nodeset, options):
     """Returns the job with the fields that a scheduler freezes into ZooKeeper; removes its own keys from `options`."""
     fields = dict(
-        name="tier",
+        name=options.pop("job", "tier"),
         voting=True,
         tags=(),
         pre_timeout=None,
@@ -80,7 +80,7 @@ def playbook(path, name, trusted=False):
 
 
 def node(name, namespace, pod):
-    """Returns a node as Zuul's pod drivers hand it to the executor."""
+    """Returns a node as Zuul's pod drivers hand it to the executor; without a pod, a namespace for the job's own."""
     made = Node([name], "pod-label")
     made.updateFromDict(copy.deepcopy(namespace.node_of(pod)))
     return made
@@ -104,6 +104,8 @@ class Build(server.AnsibleJob):
         name, repositories = next(iter(self.projects)), options.pop("repositories", ())
         request = SimpleNamespace(uuid=uuid.uuid4().hex, tenant_name="tenant", pipeline_name="check")
         arguments = self.scheduler_arguments(request.uuid, executors.project(name))
+        arguments["zuul"].update(options.pop("zuul", {}))
+        arguments["secret_parent_data"] = options.pop("secret_parent_data", {})
         with mock.patch.object(server, "FrozenJob", SimpleNamespace(fromZK=lambda _context, _ref: job)):
             super().__init__(executor, request, arguments)
         self.nodeset = nodeset

@@ -21,6 +21,8 @@ SECOND_CLUSTER = tuple(os.environ.get(f"TIER_SECOND_CLUSTER_{name}", "") for nam
 STOCK_KUBECTL = os.environ.get("TIER_STOCK_KUBECTL") or KUBECTL
 KEEP = bool(os.environ.get("KEEP"))
 SKIPPED = int(os.environ.get("SKIPPED") or 200)
+# Archive of the image that builds images, for the scenario native_job.
+BUILDER = os.environ.get("TIER_BUILDER", "")
 # Environment for the command tests/cluster/cluster, which is not a part of an executor.
 CLUSTER_ENVIRON = {name: os.environ[name] for name in ("PATH", "HOME")}
 CLUSTER_ENVIRON |= {

@@ -4,7 +4,9 @@ from tier.scenarios.bytes import exec_bytes, ext_git
 from tier.scenarios.compare import compare
 from tier.scenarios.examples import base_job
 from tier.scenarios.executor import garbage, optout, stop
+from tier.scenarios.job_pods import job_pods
 from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod, replaced_binaries, restarted_container
+from tier.scenarios.native_job import native_build_set, native_job
 from tier.scenarios.roles import roles, roles_without_rsync
 from tier.scenarios.same_name_pods import same_name_pods
 from tier.scenarios.sandbox import isolation, loading
@@ -19,6 +21,7 @@ SCENARIOS = {
         stream_pod,
         stream,
         same_name_pods,
+        job_pods,
         lost_pod,
         restarted_container,
         replaced_binaries,
@@ -38,5 +41,7 @@ SCENARIOS = {
         compare,
         skipped_tasks,
         whole_path,
+        native_job,
+        native_build_set,
     )
 }

@@ -1,0 +1,127 @@
+"""Scenario of examples/native-job: a job that makes its registry, its image and its pods, alone and as a build set."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+from tier import kube, settings
+from tier.build import playbook
+from tier.scenarios.job_pods import collection
+from tier.session import require_podbridge
+
+IMAGES = settings.ROOT / "dist" / "images"
+EXAMPLE = settings.ROOT / "examples" / "native-job"
+PROJECT = "review.example.com/org/project"
+BUILDER = "localhost/podbridge-test/builder:1"
+
+
+def variables():
+    """Returns the variables of the jobs: the images, and how the node reaches the registry."""
+    with open(IMAGES / "digests") as file:
+        version = re.search(r"podbridge-agent:(\S+)", file.read())[1]
+    return {
+        "registry_image": BUILDER,
+        "builder_image": BUILDER,
+        "base_image": "docker-archive:/opt/images/base.tar",
+        "sidecar_image": f"localhost/podbridge-agent-git:{version}",
+        # The test cluster has no kube-proxy, and so no ports of services on its node.
+        "podbridge_registry_reach": "pod",
+    }
+
+
+def native_job(session):
+    """Job of examples/native-job, whole: registry, image, pods, repositories, tests, results."""
+    require_podbridge()
+    import_images()
+    with collection():
+        node = session.namespace_node("cluster")
+        started = time.monotonic()
+        build = prepare(session, [node], "native", "fetch")
+        build.play()
+        assert build.result == "SUCCESS", f"the result is {build.result} ({build.detail})"
+        print(f"zuul: the native job took {time.monotonic() - started:.0f} s", file=sys.stderr)
+        expect_native(build, node)
+
+
+def import_images():
+    command = [settings.ROOT / "tests/cluster/cluster", "import", settings.BUILDER, IMAGES / "podbridge-agent-git.tar"]
+    subprocess.run(command, env=settings.CLUSTER_ENVIRON, check=True)
+
+
+def prepare(session, nodes, run, post=None, job="native", **options):
+    """Returns a prepared build of playbooks of the example, with the project under test as its speculative checkout."""
+    source = {"canonical_name": PROJECT, "src_dir": f"src/{PROJECT}", "checkout": "master"}
+    build = session.build(
+        nodes,
+        run=[playbook(f"playbooks/{run}.yaml", "org/native")],
+        post=[playbook(f"playbooks/{post}.yaml", "org/native")] if post else [],
+        projects={"org/project": settings.PROJECT, "org/native": EXAMPLE},
+        repositories=[PROJECT],
+        variables=variables(),
+        zuul={"projects": {PROJECT: source}},
+        job=job,
+        **options,
+    )
+    checkout = os.path.join(build.jobdir.src_root, PROJECT)
+    shutil.copytree(EXAMPLE / "project", checkout, dirs_exist_ok=True)
+    commit = "git add . && git -c user.name=Zuul -c user.email=zuul@example.com commit --quiet -m change"
+    subprocess.run(["sh", "-c", commit], cwd=checkout, check=True)
+    return build
+
+
+def expect_native(build, node):
+    build.joblog().expect_once("tests | the program answers 1")
+    with open(f"{build.jobdir.log_root}/pods/tests/result-native") as file:
+        assert file.read() == "1"
+    assert os.path.exists(f"{build.jobdir.log_root}/pods/app/pod.yaml")
+    left = kube.kubectl("get", "pods,services", "-o", "name", namespace=node[1].name).decode().split()
+    assert not [name for name in left if name.startswith("service/")], left
+    kube.wait_for("the end of the pods", lambda: not kube.kubectl("get", "pods", "-o", "name", namespace=node[1].name))
+
+
+def native_build_set(session):
+    """Build set of examples/native-job: in the pause of the parent, the children use its image, pods and token."""
+    require_podbridge()
+    import_images()
+    with collection():
+        run_build_set(session, session.namespace_node("cluster"))
+
+
+def run_build_set(session, node):
+    parent = prepare(session, [node], "build-and-share", "end-of-share", job="native-build")
+    children = []
+
+    def pause():
+        with open(parent.jobdir.result_data_file) as file:
+            shared = json.load(file)["secret_data"]
+        for job in ("native-unit", "native-api"):
+            child = prepare(session, [], "use-shared", job=job, secret_parent_data=shared)
+            child.play()
+            assert child.result == "SUCCESS", f"the result of {job} is {child.result} ({child.detail})"
+            children.append(child)
+        children.append(shared["podbridge_shared"]["token"])
+
+    parent.pause = pause
+    parent.play()
+    assert parent.result == "SUCCESS", f"the result is {parent.result} ({parent.detail})"
+    token = children.pop()
+    for child in children:
+        child.joblog().expect_once("tests | the program answers 1")
+    expect_secret(token, [parent, *children])
+    who = ["auth", "whoami", f"--token={token}", f"--server={node[1].server}", "--insecure-skip-tls-verify"]
+    refused = subprocess.run([settings.KUBECTL, "--kubeconfig=/dev/null", *who], capture_output=True, env=kube.ADMIN)
+    assert refused.returncode != 0, "the token of the build set is valid after its end"
+
+
+def expect_secret(token, builds):
+    """Asserts that the token is in no log of these builds and in none of the executor."""
+    logs = [settings.WORK / "executor.log"]
+    for build in builds:
+        logs += [build.jobdir.job_output_file, build.jobdir.job_output_file.replace(".txt", ".json")]
+    for path in logs:
+        with open(path, errors="replace") as file:
+            assert token not in file.read(), f"the token of the build set is in {path}"
