@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use super::harness::{Agent, finish, run, shell, soon};
+use super::harness::{Agent, finish, run, shell, soon, until_an_idle_agent_has_ended};
 
 /// Name for TLS, which nobody checks: the keys are what counts.
 const NAME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -243,8 +243,8 @@ async fn an_agent_with_a_direct_link_is_not_idle() {
     let mut agent = Agent::start_with(&["--idle", "1"]);
     let bridge = Bridge::enrolled(&agent).await;
     let (channel, _) = bridge.connect().await.unwrap();
-    // Nothing must happen in twice the idle time.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // It was started after this agent, and has the same idle time.
+    until_an_idle_agent_has_ended().await;
     assert!(!agent.ended());
     drop(channel);
     // Waits without blocking the thread, because the connection is closed by tasks of this runtime.

@@ -1,7 +1,5 @@
 //! Tests of execs: start once, complete output, exit records, stdin, signals, process trees, terminals, users.
 
-use std::time::Duration;
-
 use podbridge_proto::v1::exec_event::Event;
 use podbridge_proto::v1::exit_record::Cause;
 use podbridge_proto::v1::{
@@ -12,7 +10,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::harness::{Agent, Finished, alive, argv, eventually, finish, run, shell, soon, with_stdin, zombies_of};
+use crate::harness::{
+    Agent, Finished, alive, argv, eventually, finish, run, shell, soon, until_an_idle_agent_has_ended, with_stdin,
+    zombies_of,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn output_and_exit_code_arrive_complete() {
@@ -364,8 +365,8 @@ async fn a_lost_client_ends_the_tree_if_asked_to() {
         ..start
     })
     .await;
-    // Nothing must happen in three times the lease.
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    // This takes longer than the lease.
+    until_an_idle_agent_has_ended().await;
     assert!(
         pids.iter().all(|pid| alive(*pid)),
         "the lease does not run while a reader is attached"

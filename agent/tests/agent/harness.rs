@@ -233,6 +233,18 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until an agent that nobody uses has ended after its idle time of one second. In this time nothing must happen to the tested agent.
+pub(crate) async fn until_an_idle_agent_has_ended() {
+    let mut idle = Agent::start_with(&["--idle", "1"]);
+    soon(async {
+        while !idle.ended() {
+            // A process has no asynchronous wait here.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
 /// Waits for `future`; fails after `TEST_TIMEOUT`, so that no test hangs.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(TEST_TIMEOUT, future)

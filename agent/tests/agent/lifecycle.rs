@@ -5,7 +5,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
 use podbridge_proto::limits::{PROTOCOL_MAJOR, PROXY_MAGIC};
 use podbridge_proto::v1::HelloRequest;
@@ -13,7 +12,7 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::{AGENT, Agent, alive, connect, eventually, run, shell, soon};
+use crate::harness::{AGENT, Agent, alive, connect, eventually, run, shell, soon, until_an_idle_agent_has_ended};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn hello_identifies_the_agent_and_refuses_other_versions() {
@@ -212,11 +211,14 @@ async fn a_detached_agent_starts_once_and_ends_when_idle() {
         let mut agent = podbridge_proto::v1::agent_client::AgentClient::new(connect(socket.clone()).await);
         agent.hello(hello).await.unwrap().into_inner().pid
     };
-    exec.start(shell("sleep 3").clone()).await.unwrap();
+    let end = dir.path().join("end");
+    let command = format!("mkfifo {0} && cat {0}", end.display());
+    exec.start(shell(&command)).await.unwrap();
     drop(exec);
-    // Nothing must happen in this time, which is longer than the idle time.
-    std::thread::sleep(Duration::from_millis(1500));
+    until_an_idle_agent_has_ended().await;
     assert!(alive(pid), "a running command keeps the agent alive");
+    eventually("the command waits for its end", || end.exists());
+    std::fs::write(end, "").unwrap();
     eventually("the agent ends when idle", || !alive(pid));
     assert!(!socket.exists());
 }
