@@ -11,7 +11,7 @@ import traceback
 from datetime import datetime, timezone
 
 from suite import many_pods, operations, peers, repositories, settings, single, tasks, testbed, trees, zuul
-from suite.rows import Rows, merge, say
+from suite.rows import Rows, merge, read, say
 from suite.workloads import AREA_OF, AREAS
 
 ON_ONE_POD = ("operation", "rate", "files", "trees", "push", *tasks.AREAS)
@@ -19,39 +19,80 @@ ON_ONE_POD = ("operation", "rate", "files", "trees", "push", *tasks.AREAS)
 
 def main():
     areas = settings.areas()
-    rows = Rows()
-    began = datetime.now(timezone.utc)
-    machine = about_machine()
     os.environ["PODBRIDGE_DIR"] = str(settings.WORK / "bridges")
+    run = Run(areas)
     peers.prepare()
     say(f"areas: {' '.join(areas)}")
-    # A run that is ended keeps what it has, and leaves nothing behind.
+    # A run that is ended leaves nothing behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        measure(rows, areas)
+        run.measure()
     finally:
-        write(rows, areas, began, machine)
         step(testbed.stop_bridges)
         step(peers.stop)
-    missing = missing_figures(rows.rows(), areas)
+    missing = missing_figures(run.rows.rows(), areas)
     for text in missing:
         print(f"bench: no figure of podbridge: {text}", file=sys.stderr)
     return 1 if missing else 0
 
 
-def write(rows, areas, began, machine):
-    """Writes the rows; the areas of the run are those that have some."""
-    made = rows.rows()
-    measured = {AREA_OF[row["workload"]] for row in made}
-    run = {
-        "date": began.strftime("%Y-%m-%d %H:%M UTC"),
-        "minutes": round((time.time() - began.timestamp()) / 60, 1),
-        "quick": settings.QUICK,
-        "areas": [area for area in areas if area in measured],
-        **machine,
-    }
-    if made:
-        merge(settings.OUTPUT, run, made)
+class Run:
+    """One run: its areas, its rows, and the document that they go into."""
+
+    def __init__(self, areas):
+        self.areas = areas
+        self.rows = Rows()
+        self.began = datetime.now(timezone.utc)
+        self.machine = about_machine()
+        self.before = read(settings.OUTPUT)
+
+    def measure(self):
+        # What needs the slow peers most comes first, because they are left out when it is late. What takes longest
+        # comes last.
+        long = [area for area in self.areas if area in ("pods100", "zuul100")]
+        short = [area for area in self.areas if area not in long]
+        self.step(lambda: many_pods.measure(self.rows, short))
+        self.step(lambda: zuul.measure(self.rows, short))
+        if set(short) & set(ON_ONE_POD):
+            self.step(self.measure_one_pod)
+        if "memory" in short:
+            self.step(lambda: operations.memory(self.rows))
+        self.step(lambda: many_pods.measure(self.rows, long))
+        self.step(lambda: zuul.measure(self.rows, long))
+
+    def measure_one_pod(self):
+        with testbed.pods([testbed.POD]) as pods:
+            (address,) = pods.values()
+            testbed.wait_for_sshd(address)
+            self.step(lambda: tasks.measure(self.rows, self.areas, pods))
+            if "operation" in self.areas:
+                self.step(lambda: operations.measure(self.rows, address))
+            if "rate" in self.areas:
+                self.step(lambda: single.measure(self.rows, address))
+            self.step(lambda: trees.measure(self.rows, self.areas, address))
+            if "push" in self.areas:
+                self.step(lambda: repositories.measure(self.rows, address))
+            testbed.stop_bridges()
+
+    def step(self, action):
+        """Runs a part of the suite, and writes the rows: a run that is ended later keeps them."""
+        try:
+            step(action)
+        finally:
+            self.write()
+
+    def write(self):
+        made = self.rows.rows()
+        measured = {AREA_OF[row["workload"]] for row in made}
+        run = {
+            "date": self.began.strftime("%Y-%m-%d %H:%M UTC"),
+            "minutes": round((time.time() - self.began.timestamp()) / 60, 1),
+            "quick": settings.QUICK,
+            "areas": [area for area in self.areas if area in measured],
+            **self.machine,
+        }
+        if made:
+            merge(settings.OUTPUT, self.before, run, made)
 
 
 def missing_figures(rows, areas):
@@ -61,32 +102,6 @@ def missing_figures(rows, areas):
     ran = {row["workload"] for row in ours}
     workloads = [workload for area in areas for workload, _label, _unit in AREAS[area]]
     return failed + [f"{workload}: it did not run" for workload in workloads if workload not in ran]
-
-
-def measure(rows, areas):
-    # What needs the slow peers most comes first, because they are left out when it is late. What takes longest comes
-    # last.
-    long = [area for area in areas if area in ("pods100", "zuul100")]
-    short = [area for area in areas if area not in long]
-    step(lambda: many_pods.measure(rows, short))
-    step(lambda: zuul.measure(rows, short))
-    if set(areas) & set(ON_ONE_POD):
-        with testbed.pods([testbed.POD]) as pods:
-            (address,) = pods.values()
-            testbed.wait_for_sshd(address)
-            step(lambda: tasks.measure(rows, areas, pods))
-            if "operation" in areas:
-                step(lambda: operations.measure(rows, address))
-            if "rate" in areas:
-                step(lambda: single.measure(rows, address))
-            step(lambda: trees.measure(rows, areas, address))
-            if "push" in areas:
-                step(lambda: repositories.measure(rows, address))
-            testbed.stop_bridges()
-    if "memory" in areas:
-        step(lambda: operations.memory(rows))
-    step(lambda: many_pods.measure(rows, long))
-    step(lambda: zuul.measure(rows, long))
 
 
 def step(action):

@@ -77,13 +77,17 @@ def rounded(number):
     return float(f"{number:.4g}")
 
 
-def merge(path, run, rows):
-    """Writes the rows into the file at `path`. Rows of workloads that this run did not measure stay, with their run."""
+def read(path):
+    """Returns the document at `path`; an empty one if there is none."""
     try:
         with open(path) as file:
-            before = json.load(file)
+            return json.load(file)
     except FileNotFoundError:
-        before = {"runs": [], "rows": []}
+        return {"runs": [], "rows": []}
+
+
+def merge(path, before, run, rows):
+    """Writes the rows to `path`, with those of `before` whose workloads this run did not measure, and their runs."""
     measured = {row["workload"] for row in rows}
     kept = [row for row in before["rows"] if row["workload"] not in measured and row["workload"] in UNITS]
     runs = [entry for entry in before["runs"] if any(row["run"] == entry["run"] for row in kept)]

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from results import pages, tables  # noqa: E402
 from results.goals import Goal, Goals  # noqa: E402
 from results.rows import Results, number  # noqa: E402
-from suite.rows import Failed, Rows, merge  # noqa: E402
+from suite.rows import Failed, Rows, merge, read  # noqa: E402
 from suite.workloads import AREA_OF, LABELS, UNITS  # noqa: E402
 
 
@@ -110,14 +110,14 @@ class RowsTest(unittest.TestCase):
     def test_a_run_of_some_workloads_keeps_the_other_rows(self):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "made" / "latest.json"
-            merge(path, {"date": "a"}, [row("raw", "ssh", "ssh", 1), row("loop", "ssh", "ssh", 1)])
-            merge(path, {"date": "b"}, [row("raw", "ssh", "ssh", 2)])
+            merge(path, read(path), {"date": "a"}, [row("raw", "ssh", "ssh", 1), row("loop", "ssh", "ssh", 1)])
+            merge(path, read(path), {"date": "b"}, [row("raw", "ssh", "ssh", 2)])
             document = json.loads(path.read_text())
             self.assertEqual([(each["workload"], each["median"], each["run"]) for each in document["rows"]], [
                 ("loop", 1, 1),
                 ("raw", 2, 2),
             ])  # fmt: skip
-            merge(path, {"date": "c"}, [row("raw", "ssh", "ssh", 2), row("loop", "ssh", "ssh", 1)])
+            merge(path, read(path), {"date": "c"}, [row("raw", "ssh", "ssh", 2), row("loop", "ssh", "ssh", 1)])
             self.assertEqual([run["date"] for run in json.loads(path.read_text())["runs"]], ["c"])
 
 
@@ -143,6 +143,7 @@ class TextsTest(unittest.TestCase):
             (root / "README.md").write_text(f"a\n{pages.BEGIN}\n{pages.END}\nb\n")
             merge(
                 root / "docs/bench/latest.json",
+                read(root / "none"),
                 RUN,
                 [row("command-20", "podbridge", "direct", 30, 31), row("command-20", "kubectl-zuul", "api", 700)],
             )
