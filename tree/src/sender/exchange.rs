@@ -18,6 +18,8 @@ enum Event {
     Answer(Result<Bytes, Error>),
     /// The message was written.
     Written(Result<(), Error>),
+    /// The last answer was taken.
+    LastWord,
 }
 
 /// The two streams.
@@ -27,6 +29,8 @@ pub(super) struct Exchange {
     messages: SyncSender<TreeSent>,
     /// Whether a message is being written.
     is_writing: bool,
+    /// Whether further answers can come.
+    answers_ended: bool,
 }
 
 impl Exchange {
@@ -44,7 +48,12 @@ impl Exchange {
             loop {
                 let answer = input.receive_bytes();
                 let is_last = answer.as_ref().map_or(true, is_last);
-                if answer_events.send(Event::Answer(answer)).is_err() || is_last {
+                if answer_events.send(Event::Answer(answer)).is_err() {
+                    return;
+                }
+                if is_last {
+                    // Nobody may take it any more.
+                    let _ = answer_events.send(Event::LastWord);
                     return;
                 }
             }
@@ -60,6 +69,7 @@ impl Exchange {
             events,
             messages,
             is_writing: false,
+            answers_ended: false,
         }
     }
 
@@ -73,8 +83,11 @@ impl Exchange {
         Ok(None)
     }
 
-    /// Waits until an answer has come or a message was written; returns the answer.
+    /// Waits until an answer has come or a message was written; returns the answer. `Err` if neither can come.
     pub(super) fn wait(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.answers_ended && !self.is_writing {
+            return Err(Error::Protocol("its last answer came before the end of the copy"));
+        }
         let event = self.events.recv().map_err(|_| Error::Truncated)?;
         self.take(event)
     }
@@ -99,6 +112,10 @@ impl Exchange {
             Event::Written(written) => {
                 self.is_writing = false;
                 written.map(|()| None)
+            }
+            Event::LastWord => {
+                self.answers_ended = true;
+                Ok(None)
             }
         }
     }
@@ -139,5 +156,29 @@ impl Exchange {
                 Ok(_) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Whatever is taken for the last answer: nobody waits for another one.
+    #[test]
+    fn nothing_is_waited_for_after_the_last_answer() {
+        let (own, other) = UnixStream::pair().unwrap();
+        let mut answers = MessageWriter::new(other);
+        answers.send(&TreeSent::default()).unwrap();
+        let mut exchange = Exchange::new(MessageReader::new(own), MessageWriter::new(io::sink()), |_| true);
+        assert!(exchange.wait().unwrap().is_some());
+        assert!(exchange.wait().unwrap().is_none());
+        assert!(matches!(exchange.wait(), Err(Error::Protocol(_))));
+        // A message can still be written.
+        assert!(exchange.try_send(TreeSent::default()).unwrap().is_none());
+        assert!(exchange.wait().unwrap().is_none());
+        assert!(matches!(exchange.wait(), Err(Error::Protocol(_))));
     }
 }

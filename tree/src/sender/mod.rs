@@ -78,7 +78,7 @@ pub(crate) fn send(
 }
 
 fn is_last_answer(answer: &Bytes) -> bool {
-    Fields::new(answer.clone()).any(|field| matches!(field, Ok((FINISHED, _))))
+    Fields::new(answer.clone()).any(|field| matches!(field, Ok((FINISHED, Value::Bytes(_)))))
 }
 
 /// Returns the reason in an answer why the receiver stopped; `None` if it tells none.
