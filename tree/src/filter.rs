@@ -18,6 +18,8 @@ struct Filter {
     starts_with_stars: bool,
     /// `***` at the end: `x/***` also matches the directory `x` itself.
     ends_with_three_stars: bool,
+    /// Slashes in the pattern, those of a class too: it matches this many components and one. `None` for a pattern with `**`.
+    slashes: Option<usize>,
     tokens: Vec<Token>,
 }
 
@@ -77,6 +79,7 @@ impl Filter {
                 directories_only,
                 starts_with_stars: pattern.starts_with(b"**"),
                 ends_with_three_stars: rest.ends_with(b"***"),
+                slashes: (!rest.windows(2).any(|pair| pair == b"**")).then(|| slashes_in(rest)),
                 tokens: if rest.iter().any(|byte| b"*?[".contains(byte)) {
                     parse_tokens(rest)
                 } else {
@@ -104,8 +107,13 @@ impl Filter {
         let later = (0..path.len()).filter(|at| path[*at] == b'/').map(|at| &path[at + 1..]);
         std::iter::once(path)
             .chain(later)
+            .filter(|from| self.slashes.is_none_or(|count| count == slashes_in(from)))
             .any(|from| matches(&self.tokens, from))
     }
+}
+
+fn slashes_in(text: &[u8]) -> usize {
+    text.iter().filter(|byte| **byte == b'/').count()
 }
 
 fn parse_tokens(mut pattern: &[u8]) -> Vec<Token> {
@@ -125,71 +133,87 @@ fn parse_tokens(mut pattern: &[u8]) -> Vec<Token> {
                     pattern = after;
                     class
                 }
-                // As in rsync, a class without an end matches nothing.
-                None => Token::Class {
-                    negated: false,
-                    ranges: Vec::new(),
-                },
+                None => Token::NOTHING,
             },
-            b'\\' if !rest.is_empty() => {
-                pattern = &rest[1..];
-                Token::Byte(rest[0])
-            }
+            b'\\' => match rest {
+                [byte, after @ ..] => {
+                    pattern = after;
+                    Token::Byte(*byte)
+                }
+                [] => Token::NOTHING,
+            },
             byte => Token::Byte(*byte),
         });
     }
     tokens
 }
 
-/// Parses the text after `[`. Returns the class and the text after its `]`; `None` without a `]`.
+/// Parses the text after `[`. Returns the class and the text after its `]`; `None` if it has no end or names an unknown class.
 fn parse_class(text: &[u8]) -> Option<(Token, &[u8])> {
-    let (negated, text) = match text {
+    let (negated, mut rest) = match text {
         [b'!' | b'^', rest @ ..] => (true, rest),
         _ => (false, text),
     };
     let mut ranges = Vec::new();
-    let mut at = 0;
+    // The byte before, with which a range can begin.
+    let mut low = None;
     loop {
-        match &text[at..] {
+        match rest {
             // A `]` at the beginning is a member of the class.
-            [b']', rest @ ..] if at > 0 => return Some((Token::Class { negated, ranges }, rest)),
-            [b'[', b':', rest @ ..] if let Some((name, length)) = named_class(rest) => {
-                ranges.extend((0..128).filter(name).map(|byte| (byte, byte)));
-                at += 2 + length;
+            [b']', after @ ..] if !ranges.is_empty() => return Some((Token::Class { negated, ranges }, after)),
+            [b'-', high @ ..]
+                if let Some(start) = low
+                    && high.first().is_some_and(|byte| *byte != b']') =>
+            {
+                let (end, after) = unescape(high)?;
+                ranges.push((start, end));
+                (low, rest) = (None, after);
             }
-            [low, b'-', high, ..] if *high != b']' => {
-                ranges.push((*low, *high));
-                at += 3;
+            [b'[', b':', after @ ..]
+                if let Some(end) = after.iter().position(|byte| *byte == b']')
+                    && let [name @ .., b':'] = &after[..end] =>
+            {
+                let matches_byte = named_class(name)?;
+                ranges.extend((0..128).filter(matches_byte).map(|byte| (byte, byte)));
+                (low, rest) = (None, &after[end + 1..]);
             }
-            [b'\\', byte, ..] | [byte, ..] => {
-                ranges.push((*byte, *byte));
-                at += if text[at] == b'\\' && text.len() > at + 1 { 2 } else { 1 };
+            _ => {
+                let (byte, after) = unescape(rest)?;
+                ranges.push((byte, byte));
+                (low, rest) = (Some(byte), after);
             }
-            [] => return None,
         }
+    }
+}
+
+/// Returns the first byte of a class, or the one after its backslash, and the text after it.
+fn unescape(text: &[u8]) -> Option<(u8, &[u8])> {
+    match text {
+        [b'\\', byte, after @ ..] => Some((*byte, after)),
+        [b'\\'] | [] => None,
+        [byte, after @ ..] => Some((*byte, after)),
     }
 }
 
 type ByteTest = fn(&u8) -> bool;
 
-/// Parses the text after `[:`. Returns the test of the class and the length of its name with `:]`; `None` for an unknown name.
-fn named_class(text: &[u8]) -> Option<(ByteTest, usize)> {
-    let classes: [(&[u8], ByteTest); 12] = [
-        (b"alnum:]", u8::is_ascii_alphanumeric),
-        (b"alpha:]", u8::is_ascii_alphabetic),
-        (b"blank:]", |byte| matches!(byte, b' ' | b'\t')),
-        (b"cntrl:]", u8::is_ascii_control),
-        (b"digit:]", u8::is_ascii_digit),
-        (b"graph:]", u8::is_ascii_graphic),
-        (b"lower:]", u8::is_ascii_lowercase),
-        (b"print:]", |byte| matches!(byte, b' '..=b'~')),
-        (b"punct:]", u8::is_ascii_punctuation),
-        (b"space:]", |byte| matches!(byte, b' ' | b'\t'..=b'\r')),
-        (b"upper:]", u8::is_ascii_uppercase),
-        (b"xdigit:]", u8::is_ascii_hexdigit),
-    ];
-    let found = classes.into_iter().find(|(name, _)| text.starts_with(name));
-    found.map(|(name, matches_byte)| (matches_byte, name.len()))
+/// Returns the test of the class with this name, such as `alpha`.
+fn named_class(name: &[u8]) -> Option<ByteTest> {
+    Some(match name {
+        b"alnum" => u8::is_ascii_alphanumeric,
+        b"alpha" => u8::is_ascii_alphabetic,
+        b"blank" => |byte| matches!(byte, b' ' | b'\t'),
+        b"cntrl" => u8::is_ascii_control,
+        b"digit" => u8::is_ascii_digit,
+        b"graph" => u8::is_ascii_graphic,
+        b"lower" => u8::is_ascii_lowercase,
+        b"print" => |byte| matches!(byte, b' '..=b'~'),
+        b"punct" => u8::is_ascii_punctuation,
+        b"space" => |byte| matches!(byte, b' ' | b'\t'..=b'\r'),
+        b"upper" => u8::is_ascii_uppercase,
+        b"xdigit" => u8::is_ascii_hexdigit,
+        _ => return None,
+    })
 }
 
 /// Returns whether the tokens match the whole text. All positions that are reachable advance together, so that no pattern takes
@@ -223,6 +247,12 @@ fn skip_stars(tokens: &[Token], reached: &mut [bool]) {
 }
 
 impl Token {
+    /// As in rsync, a class without an end and a backslash at the end match nothing.
+    const NOTHING: Self = Self::Class {
+        negated: false,
+        ranges: Vec::new(),
+    };
+
     fn matches_byte(&self, byte: u8) -> bool {
         match self {
             Token::Byte(own) => *own == byte,
@@ -278,6 +308,24 @@ mod tests {
             ("-\\*", "*", true),
             ("-\\*", "a", false),
             ("-[", "[", false),
+            ("-[a", "a", false),
+            ("-[\\a-c]", "b", true),
+            ("-[a-\\c]", "b", true),
+            ("-[a-\\c]", "Z", false),
+            ("-[a-c-e]", "d", false),
+            ("-[a-c-e]", "-", true),
+            ("-[[:digit:]-z]", "a", false),
+            ("-[[:digit:]-z]", "-", true),
+            ("-[[:foo:]a]", "a", false),
+            ("-[[:foo:]a]", ":]", false),
+            ("-[[:a]", ":", true),
+            ("-[[::]a]", "a", false),
+            ("-[a\\", "a", false),
+            ("-?\\", "a\\", false),
+            ("-[/a]b", "ab", false),
+            ("-[/a]b", "d/ab", false),
+            ("-/[/a]b", "ab", true),
+            ("-*[**]", "d/a*", true),
             // A slash at the end of the path marks a directory.
             ("-d/***", "d/", true),
             ("-d/***", "x/d/", true),

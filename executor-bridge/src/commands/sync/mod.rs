@@ -3,11 +3,10 @@
 
 mod report;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -92,12 +91,26 @@ pub(super) fn run(mut target: TargetOptions, options: BridgeSettings, command: S
     local_side.conclude(end)
 }
 
+/// Returns the rules that rsync makes of the same options. A pattern may begin with `- ` or `+ `, which then decides instead of the name of
+/// the option, and `!` alone drops all rules before it.
 fn filters(filters: Filters) -> Vec<TreeFilter> {
-    let filter = |(include, pattern): (bool, OsString)| TreeFilter {
-        include,
-        pattern: pattern.into_vec().into(),
-    };
-    filters.0.into_iter().map(filter).collect()
+    let mut rules = Vec::new();
+    for (include, pattern) in filters.0 {
+        let (include, pattern) = match pattern.as_bytes() {
+            b"!" => {
+                rules.clear();
+                continue;
+            }
+            [b'-', b' ', pattern @ ..] => (false, pattern),
+            [b'+', b' ', pattern @ ..] => (true, pattern),
+            pattern => (include, pattern),
+        };
+        rules.push(TreeFilter {
+            include,
+            pattern: pattern.to_vec().into(),
+        });
+    }
+    rules
 }
 
 fn compression(when: Compress) -> TreeCompression {
@@ -224,4 +237,35 @@ fn stderr_tail(agent_stderr: OwnedFd) -> Vec<u8> {
         tail.drain(..tail.len().saturating_sub(STDERR_TAIL_MAX));
     }
     tail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_those_of_rsync() {
+        for (options, expected) in [
+            (&["exclude *.o", "include a.o"][..], "-*.o +a.o"),
+            (&["exclude + keep", "exclude *"], "+keep -*"),
+            (&["include - a", "include b"], "-a +b"),
+            (&["exclude a", "include !", "exclude b"], "-b"),
+            (
+                &["exclude !a", "exclude -a", "exclude +a", "exclude _ a"],
+                "-!a --a -+a -_ a",
+            ),
+            (&["exclude - - a", "exclude + !"], "-- a +!"),
+        ] {
+            let options = options.iter().map(|option| option.split_once(' ').unwrap());
+            let given = options
+                .map(|(name, pattern)| (name == "include", pattern.into()))
+                .collect();
+            let shown = |rule: &TreeFilter| {
+                let sign = if rule.include { '+' } else { '-' };
+                format!("{sign}{}", String::from_utf8_lossy(&rule.pattern))
+            };
+            let rules: Vec<_> = filters(Filters(given)).iter().map(shown).collect();
+            assert_eq!(rules.join(" "), expected);
+        }
+    }
 }
