@@ -12,6 +12,8 @@ use super::{Error, Put, Target, run_blocking};
 
 /// Capacity of the queue between the connection and the disk.
 const MAX_QUEUED_PARTS: usize = 8;
+/// Most parts that one step on a thread writes.
+const STEP_PARTS: usize = 16;
 /// Bytes between two reports of progress. A sender of a stream waits for a report after eight times as much.
 const PROGRESS_STEP: u64 = 512 * 1024;
 
@@ -120,35 +122,35 @@ impl ContentWriter {
     }
 }
 
-/// Opens the file and writes the queued parts, as many at once as there are.
+/// Opens the file and writes the queued parts. No thread waits for the queue.
 async fn write_all(
     open: impl FnOnce() -> Result<Put, Error> + Send + 'static,
     mut queue: mpsc::Receiver<ContentPart>,
-    reported: watch::Sender<u64>,
+    mut reported: watch::Sender<u64>,
 ) -> Result<Outcome, Error> {
     let mut put = run_blocking(open).await?;
-    loop {
-        let mut parts = Vec::new();
-        if queue.recv_many(&mut parts, MAX_QUEUED_PARTS).await == 0 {
-            return Ok(Outcome::HalfDone(put));
+    while let Some(first) = queue.recv().await {
+        let step = move || {
+            let outcome = write_step(put, first, &mut queue, &reported)?;
+            Ok((outcome, queue, reported))
+        };
+        match run_blocking(step).await? {
+            (Outcome::HalfDone(written), rest, sender) => (put, queue, reported) = (written, rest, sender),
+            (verified @ Outcome::Verified(_), ..) => return Ok(verified),
         }
-        match run_blocking(move || write_parts(put, parts)).await? {
-            Outcome::HalfDone(written) => put = written,
-            verified @ Outcome::Verified(_) => return Ok(verified),
-        }
-        reported.send_if_modified(|reported| {
-            let is_due = put.length() - *reported >= PROGRESS_STEP;
-            if is_due {
-                *reported = put.length();
-            }
-            is_due
-        });
     }
+    Ok(Outcome::HalfDone(put))
 }
 
-/// Blocks.
-fn write_parts(mut put: Put, parts: Vec<ContentPart>) -> Result<Outcome, Error> {
-    for part in parts {
+/// Writes a part and those that have come meanwhile, up to `STEP_PARTS`. Blocks.
+fn write_step(
+    mut put: Put,
+    first: ContentPart,
+    queue: &mut mpsc::Receiver<ContentPart>,
+    reported: &watch::Sender<u64>,
+) -> Result<Outcome, Error> {
+    let parts = std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok()));
+    for part in parts.take(STEP_PARTS) {
         match part {
             ContentPart::Data(data) => put.write(&data)?,
             ContentPart::Hole(count) => put.hole(count)?,
@@ -157,6 +159,13 @@ fn write_parts(mut put: Put, parts: Vec<ContentPart>) -> Result<Outcome, Error> 
                 return Ok(Outcome::Verified(put));
             }
         }
+        reported.send_if_modified(|reported| {
+            let is_due = put.length() - *reported >= PROGRESS_STEP;
+            if is_due {
+                *reported = put.length();
+            }
+            is_due
+        });
     }
     Ok(Outcome::HalfDone(put))
 }

@@ -14,9 +14,9 @@ const CHUNKS_AHEAD: usize = 32;
 /// Bytes of one chunk of each file, of all files together: the connection keeps what a receiver has not room for.
 const CHUNKS_OF_ALL: usize = 4 << 20;
 /// Chunks of one file that wait for its receiver.
-const MAX_QUEUED_CHUNKS: usize = 4;
-/// Chunks that are read at once: a thread costs more than a read.
-const CHUNKS_PER_READ: u32 = 2;
+const MAX_QUEUED_CHUNKS: usize = 8;
+/// Most chunks that are read in one step on a thread, which costs more than a read.
+const STEP_CHUNKS: usize = 16;
 /// Fewest bytes of a chunk that is read ahead.
 const LARGE_CHUNK: usize = 32 << 10;
 /// Bytes of a chunk that is read when the receiver waits for it.
@@ -38,6 +38,10 @@ pub struct QueuedPart {
 }
 
 impl QueuedPart {
+    fn unlimited(part: Result<ReadPart, Error>) -> Self {
+        Self { part, _permit: None }
+    }
+
     /// Takes the part out of the memory for waiting ones.
     pub fn take(self) -> Result<ReadPart, Error> {
         self.part
@@ -62,66 +66,69 @@ impl ReadAhead {
         receiver
     }
 
-    async fn read(self, mut reader: FileReader, parts: mpsc::Sender<QueuedPart>) {
+    async fn read(mut self, mut reader: FileReader, parts: mpsc::Sender<QueuedPart>) {
         loop {
-            let Ok((count, size, mut permits)) = self.next_read(&parts).await else {
+            // Without memory for waiting chunks, the next small one is read when its receiver has taken the last.
+            let room = if self.has_memory() { 1 } else { MAX_QUEUED_CHUNKS };
+            if parts.reserve_many(room).await.is_err() {
                 return;
-            };
-            let read = run_blocking(move || Ok(read_parts(reader, count, size))).await;
-            let (rest, found) = read.unwrap_or_else(|error| (None, vec![Err(error)]));
-            for part in found {
-                let queued = QueuedPart {
-                    part,
-                    _permit: permits.as_mut().and_then(|permits| permits.split(1)),
-                };
-                if parts.send(queued).await.is_err() {
+            }
+            let queue = parts.clone();
+            let step = run_blocking(move || Ok((self.read_step(reader, &queue), self)));
+            match step.await {
+                Ok((Some(rest), ahead)) => (reader, self) = (rest, ahead),
+                Ok((None, _)) => return,
+                Err(error) => {
+                    let _ = parts.send(QueuedPart::unlimited(Err(error))).await;
                     return;
                 }
             }
-            match rest {
-                Some(rest) => reader = rest,
-                None => return,
-            }
         }
     }
 
-    /// Waits until more can be read; returns how many chunks of which size. `Err`: the receiver is gone.
-    async fn next_read(
-        &self,
-        parts: &mpsc::Sender<QueuedPart>,
-    ) -> Result<(u32, usize, Option<OwnedSemaphorePermit>), mpsc::error::SendError<()>> {
-        parts.reserve().await?;
-        // Each file that is read has a handle of the semaphore, as has the service.
-        let size = (CHUNKS_OF_ALL / Arc::strong_count(&self.0)).min(MAX_CHUNK);
-        if size >= LARGE_CHUNK
-            && let Ok(permits) = self.0.clone().try_acquire_many_owned(CHUNKS_PER_READ)
-        {
-            return Ok((CHUNKS_PER_READ, size, Some(permits)));
-        }
-        // There are many files, or their receivers stand still and have all the memory. One small part for each file does not count.
-        parts.reserve_many(MAX_QUEUED_CHUNKS).await?;
-        Ok((1, SMALL_CHUNK, None))
+    fn has_memory(&self) -> bool {
+        self.chunk_size() >= LARGE_CHUNK && self.0.available_permits() > 0
     }
-}
 
-/// Reads some chunks; the reader is `None` after the last part. Blocks.
-fn read_parts(mut reader: FileReader, count: u32, size: usize) -> (Option<FileReader>, Vec<Result<ReadPart, Error>>) {
-    let mut parts = Vec::new();
-    for _ in 0..count {
-        match reader.read(size) {
-            Ok(Chunk::End) => {
-                let (length, digest) = reader.finish();
-                parts.push(Ok(ReadPart::End(length, digest)));
-                return (None, parts);
-            }
-            Ok(chunk) => parts.push(Ok(ReadPart::Chunk(chunk))),
-            Err(error) => {
-                parts.push(Err(error));
-                return (None, parts);
-            }
-        }
+    /// Returns the size of a chunk that may wait. Each file that is read has a handle of the semaphore, as has the service.
+    fn chunk_size(&self) -> usize {
+        (CHUNKS_OF_ALL / Arc::strong_count(&self.0)).min(MAX_CHUNK)
     }
-    (Some(reader), parts)
+
+    /// Reads chunks as long as they have room; returns the reader if the file has more. Blocks for no receiver.
+    fn read_step(&self, mut reader: FileReader, parts: &mpsc::Sender<QueuedPart>) -> Option<FileReader> {
+        for _ in 0..STEP_CHUNKS {
+            let is_empty = parts.capacity() == MAX_QUEUED_CHUNKS;
+            let Ok(slot) = parts.try_reserve() else {
+                break;
+            };
+            let size = self.chunk_size();
+            let permit = self.0.clone().try_acquire_owned().ok().filter(|_| size >= LARGE_CHUNK);
+            // One small part for each file does not count.
+            let size = match permit {
+                Some(_) => size,
+                None if is_empty => SMALL_CHUNK,
+                None => break,
+            };
+            let part = match reader.read(size) {
+                Ok(Chunk::End) => {
+                    let (length, digest) = reader.finish();
+                    slot.send(QueuedPart::unlimited(Ok(ReadPart::End(length, digest))));
+                    return None;
+                }
+                Ok(chunk) => ReadPart::Chunk(chunk),
+                Err(error) => {
+                    slot.send(QueuedPart::unlimited(Err(error)));
+                    return None;
+                }
+            };
+            slot.send(QueuedPart {
+                part: Ok(part),
+                _permit: permit,
+            });
+        }
+        Some(reader)
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! Destination of a get: the client's file descriptor, written and hashed in short steps on threads, or frames to the client. `get` uses
 //! it.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use podbridge_proto::digest::ZEROS;
 use podbridge_proto::v1::Digest;
@@ -20,7 +18,9 @@ use crate::session::files::passed_file::LocalFile;
 use crate::session::files::running_digest::{DigestInput, RunningDigest};
 
 /// Most parts that wait for the disk.
-const QUEUED_PARTS: usize = 4;
+const QUEUED_PARTS: usize = 16;
+/// Most parts that one step on a thread writes. A step ends when no part waits, so that no thread waits for an agent.
+const STEP_PARTS: usize = 16;
 /// Bytes of holes that are hashed in one step: one or two milliseconds.
 const STEP_ZEROS: u64 = 4 << 20;
 
@@ -33,6 +33,9 @@ pub(crate) enum ReceivedPart {
     LinkBreak,
 }
 
+/// A part that waits for the disk, with what it counts in the budget.
+type QueuedPart = (ReceivedPart, Option<Credit>);
+
 /// Whether a part was taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
@@ -44,7 +47,7 @@ pub(crate) enum Taken {
 /// Destination of the content.
 pub(crate) enum GetSink {
     File {
-        parts: mpsc::Sender<(ReceivedPart, Option<Credit>)>,
+        parts: mpsc::Sender<QueuedPart>,
         replies: Replies,
         writer: AbortOnDropHandle<Result<RunningDigest, Outcome>>,
     },
@@ -181,20 +184,19 @@ async fn send_frames(
 /// Writes and hashes the parts as they come, each step on a thread.
 async fn write_file(
     file: LocalFile,
-    mut parts: mpsc::Receiver<(ReceivedPart, Option<Credit>)>,
+    mut parts: mpsc::Receiver<QueuedPart>,
     digest: RunningDigest,
 ) -> Result<RunningDigest, Outcome> {
     // Every range that is not written becomes a hole.
     let emptied = file.clone();
     let mut digest = on_disk(move || emptied.truncate_now(0).map(|()| digest)).await?;
-    let mut received = Vec::with_capacity(QUEUED_PARTS);
-    while parts.recv_many(&mut received, QUEUED_PARTS).await > 0 {
-        let mut waiting = VecDeque::from(std::mem::take(&mut received));
-        while !waiting.is_empty() {
+    while let Some(first) = parts.recv().await {
+        let mut waiting = Some(first);
+        while let Some(next) = waiting {
             let file = file.clone();
-            (digest, waiting) = on_disk(move || {
-                write_step(&file, &mut waiting, &mut digest)?;
-                Ok((digest, waiting))
+            (digest, parts, waiting) = on_disk(move || {
+                let rest = write_step(&file, next, &mut parts, &mut digest)?;
+                Ok((digest, parts, rest))
             })
             .await?;
         }
@@ -202,13 +204,19 @@ async fn write_file(
     on_disk(move || file.truncate_now(digest.length()).map(|()| digest)).await
 }
 
-/// Writes the parts up to the first hole, and as much of that as one step may hash.
+/// Writes a part and those that have come meanwhile, up to `STEP_PARTS` or a hole. Returns the rest of a hole, of which one step hashes
+/// only so much.
 fn write_step(
     file: &LocalFile,
-    parts: &mut VecDeque<(ReceivedPart, Option<Credit>)>,
+    first: QueuedPart,
+    parts: &mut mpsc::Receiver<QueuedPart>,
     digest: &mut RunningDigest,
-) -> Result<(), Outcome> {
-    while let Some((part, _credit)) = parts.pop_front() {
+) -> Result<Option<QueuedPart>, Outcome> {
+    let mut next = Some(first);
+    for _ in 0..STEP_PARTS {
+        let Some((part, _credit)) = next else {
+            break;
+        };
         match part {
             ReceivedPart::Data(data) => {
                 file.write_now(digest.length(), &data)?;
@@ -217,13 +225,12 @@ fn write_step(
             ReceivedPart::Hole(count) => {
                 let now = count.min(STEP_ZEROS);
                 digest.add(&DigestInput::Hole(now));
-                if count > now {
-                    parts.push_front((ReceivedPart::Hole(count - now), None));
-                }
-                return Ok(());
+                let rest = count - now;
+                return Ok((rest > 0).then_some((ReceivedPart::Hole(rest), None)));
             }
             ReceivedPart::LinkBreak => digest.start_part(),
         }
+        next = parts.try_recv().ok();
     }
-    Ok(())
+    Ok(next)
 }

@@ -13,8 +13,10 @@ use crate::session::files::disk_turns::on_disk;
 use crate::session::files::passed_file::{Extent, LocalFile};
 use crate::session::files::running_digest::{DigestInput, RunningDigest};
 
-/// Parts that are read in one step, and parts that are read and not yet taken.
+/// Parts that are read in one step.
 const STEP_PARTS: usize = 4;
+/// Parts that are read and not yet taken: while the parts of one step are sent, the next step reads.
+const QUEUED_PARTS: usize = 2 * STEP_PARTS;
 /// Longest hole that is hashed in one step, bytes: a few milliseconds.
 const LONGEST_HOLE: u64 = 16 << 20;
 
@@ -37,7 +39,7 @@ pub(crate) fn read(
     holes: bool,
     share: InputShare,
 ) -> mpsc::Receiver<ReadPart> {
-    let (parts, receiver) = mpsc::channel(STEP_PARTS);
+    let (parts, receiver) = mpsc::channel(QUEUED_PARTS);
     let mut reader = ContentReader {
         file: file.clone(),
         offset: from,
