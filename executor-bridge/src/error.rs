@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use podbridge_proto::words::visible;
+use podbridge_proto::words::{MAX_WORDS, clean_within};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Defines an enum of kinds from one table: variant, name on the wire, exit code (for kinds that have one). A peer of a newer release
@@ -102,6 +102,9 @@ kinds! {
     }
 }
 
+/// Longest sentence of a failure, bytes: podbridge's own words around those of a peer.
+const MAX_SENTENCE: usize = 2 * MAX_WORDS;
+
 /// A failure of one operation or one dial: the kind, and one sentence with the cause and the next step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
@@ -151,16 +154,11 @@ impl Retry {
 }
 
 impl Failure {
-    /// Makes a failure. Its sentence is one line for terminals and logs, also where it quotes a pod or an API server.
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        let message: String = message.into();
+    /// Makes a failure. Its sentence is one line for terminals and logs, also where it quotes a pod, a client or an API server.
+    pub(crate) fn new(kind: Kind, message: impl AsRef<str>) -> Self {
         Self {
             kind,
-            message: if message.chars().any(|letter| visible(letter) != letter) {
-                message.chars().map(visible).collect()
-            } else {
-                message
-            },
+            message: clean_within(message.as_ref(), MAX_SENTENCE),
             retry: Retry::Never,
         }
     }
@@ -177,7 +175,7 @@ impl Failure {
         )
     }
 
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl AsRef<str>) -> Self {
         Self::new(Kind::Usage, message)
     }
 }
@@ -228,6 +226,7 @@ mod tests {
     fn a_sentence_is_one_line_without_control_characters() {
         let failure = Failure::new(Kind::Agent, "it says \x1b]0;x\x07\npodbridge: done");
         assert_eq!(failure.message, "it says \u{fffd}]0;x\u{fffd} podbridge: done");
+        assert_eq!(Failure::usage("x".repeat(1 << 20)).message.len(), MAX_SENTENCE);
     }
 
     #[test]

@@ -3,16 +3,28 @@
 
 /// Longest text that is kept of a peer's words, bytes.
 pub const MAX_WORDS: usize = 1024;
+/// Longest name that a message repeats of a peer's words, bytes.
+pub const MAX_NAME: usize = 64;
 /// Mark at the end of a text that was cut.
 const CUT: char = '…';
 
 /// Returns the text as one line without control characters, of at most [`MAX_WORDS`] bytes. White space that moves the cursor becomes a
 /// space; other control characters, and characters that change the direction or the visibility of others, become U+FFFD.
 pub fn clean(text: &str) -> String {
-    let mut cleaned = String::with_capacity(text.len().min(MAX_WORDS));
+    clean_within(text, MAX_WORDS)
+}
+
+/// Returns a name that a peer has told, made fit as [`clean`] does, of at most [`MAX_NAME`] bytes.
+pub fn name(text: &str) -> String {
+    clean_within(text, MAX_NAME)
+}
+
+/// Does what [`clean`] does, with another limit on the length.
+pub fn clean_within(text: &str, longest: usize) -> String {
+    let mut cleaned = String::with_capacity(text.len().min(longest));
     for letter in text.trim_end().chars().map(visible) {
-        if cleaned.len() + letter.len_utf8() > MAX_WORDS {
-            while cleaned.len() + CUT.len_utf8() > MAX_WORDS {
+        if cleaned.len() + letter.len_utf8() > longest {
+            while cleaned.len() + CUT.len_utf8() > longest {
                 cleaned.pop();
             }
             cleaned.push(CUT);
@@ -83,6 +95,7 @@ mod tests {
         }
         let just = "x".repeat(MAX_WORDS);
         assert_eq!(clean(&just), just);
+        assert_eq!(name(&just).len(), MAX_NAME);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! podbridge-tests --test hostile -- lying_agent`.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)] // a test fails by panicking, and reads its environment
 
+mod agent_peers;
+mod credentials;
 mod false_pod;
 mod frame;
 mod hostile_client;
@@ -35,9 +37,11 @@ fn cases() -> Vec<Case> {
         self_test::cases(),
         lying_agent::cases(),
         hostile_client::cases(),
+        agent_peers::cases(variable("MINUTES").is_some()),
         false_pod::cases(),
         strangers::cases(),
         secrets::cases(),
+        credentials::cases(),
     ]
     .into_iter()
     .flatten()

@@ -19,21 +19,28 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// Values that must not be seen, and what they were.
-struct Canaries {
+pub(crate) struct Canaries {
     rng: fastrand::Rng,
     values: Vec<(&'static str, String)>,
 }
 
 impl Canaries {
+    pub(crate) fn new(rng: fastrand::Rng) -> Self {
+        Self {
+            rng,
+            values: Vec::new(),
+        }
+    }
+
     /// Returns a new value for this use.
-    fn make(&mut self, what: &'static str) -> String {
+    pub(crate) fn make(&mut self, what: &'static str) -> String {
         let value = format!("canary{:032x}", self.rng.u128(..));
         self.values.push((what, value.clone()));
         value
     }
 
     /// Returns which values a text has.
-    fn found_in(&self, text: &[u8]) -> Vec<&'static str> {
+    pub(crate) fn found_in(&self, text: &[u8]) -> Vec<&'static str> {
         let is_in = |value: &str| text.windows(value.len()).any(|window| window == value.as_bytes());
         let found = self.values.iter().filter(|(_, value)| is_in(value));
         found.map(|(what, _)| *what).collect()
@@ -64,10 +71,7 @@ fn run(setting: &Setting) {
     let pair = Pair::with_log("trace", log.reopen().unwrap());
     let socket = start_bridge_with_log(&mut scene, &pair, "trace");
     scene.guard("agent", pair.agent(), AGENT_CEILING);
-    let mut canaries = Canaries {
-        rng: scene.rng.fork(),
-        values: Vec::new(),
-    };
+    let mut canaries = Canaries::new(scene.rng.fork());
     let control = Control::Exec(socket.clone());
     let results = scene.attack(&control, |_| send_secrets(&socket, pair.dir(), &mut canaries));
     for (what, result) in &results {
@@ -156,5 +160,31 @@ fn send_secrets(socket: &Path, dir: &Path, canaries: &mut Canaries) -> Vec<(&'st
         None,
         None,
     );
+    for (what, request) in [
+        (
+            "a request with a wrong type",
+            json!({"op": "exec", "argv": ["true"], "env": "SECRET"}),
+        ),
+        (
+            "a request with a wrong number",
+            json!({"op": "exec", "argv": ["true"], "pty": {"rows": "SECRET", "cols": 1}}),
+        ),
+        (
+            "a request with a wrong word",
+            json!({"op": "exec", "argv": ["true"], "stdin": "SECRET"}),
+        ),
+        (
+            "a request with two keys of bytes",
+            json!({"op": "exec", "argv": [{"b64": "AA==", "SECRET": 1}]}),
+        ),
+        ("a request that is a text", json!("SECRET")),
+        ("a request with a wrong version", json!({"v": "SECRET", "op": "status"})),
+    ] {
+        let mut text = request.to_string().replace("SECRET", &canaries.make(what));
+        if !text.contains("\"v\"") {
+            text = text.replacen('{', "{\"v\":1,", 1);
+        }
+        run(what, serde_json::from_str(&text).unwrap(), None, None);
+    }
     results
 }

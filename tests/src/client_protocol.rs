@@ -18,6 +18,7 @@ pub const STDIN_EOF: u8 = 0x03;
 pub const SIGNAL: u8 = 0x04;
 pub const RESIZE: u8 = 0x05;
 pub const STARTED: u8 = 0x10;
+pub const STDOUT: u8 = 0x11;
 pub const RESULT: u8 = 0x1f;
 
 /// Most descriptors that one test passes.

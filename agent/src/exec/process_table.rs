@@ -139,3 +139,66 @@ impl ProcessTable {
         snapshots
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEADER: i32 = 10;
+
+    fn process(pid: i32, parent: i32, session: i32) -> Process {
+        Process {
+            pid,
+            parent,
+            group: session,
+            session,
+            zombie: false,
+            start: u64::from(pid.unsigned_abs()),
+        }
+    }
+
+    #[test]
+    fn a_tree_has_its_session_its_descendants_its_mark_and_what_was_seen() {
+        let mark = Mark::FileLocks(7);
+        let snapshot = Snapshot::new(
+            [
+                (process(LEADER, 2, LEADER), None),
+                (process(11, LEADER, LEADER), None),
+                // In a session of its own, and a child of that one.
+                (process(12, 11, 12), None),
+                (process(13, 12, 13), None),
+                // Adopted: by session, by mark, and one that was seen before.
+                (process(14, 1, LEADER), None),
+                (process(15, 2, 15), Some(mark.clone())),
+                (process(16, 15, 16), None),
+                (process(17, 1, 17), None),
+                // The pid of one that was seen before belongs to another process now.
+                (process(18, 1, 18), None),
+                // Others.
+                (process(19, 2, 19), Some(Mark::FileLocks(8))),
+                (process(20, 19, 20), None),
+            ]
+            .into_iter(),
+        );
+        let seen = HashMap::from([(17, 17), (18, 3)]);
+        let mut pids: Vec<i32> = snapshot.tree(LEADER, &mark, &seen).into_keys().collect();
+        pids.sort_unstable();
+        assert_eq!(pids, [LEADER, 11, 12, 13, 14, 15, 16, 17]);
+    }
+
+    #[tokio::test]
+    async fn those_who_ask_at_the_same_time_share_a_snapshot_that_is_younger_than_their_question() {
+        let table = ProcessTable::default();
+        let (first, second) = (table.snapshots(), table.snapshots());
+        let asked = Instant::now();
+        let old = first.since(asked).await;
+        assert!(Arc::ptr_eq(&old, &second.since(asked).await));
+        assert!(!Arc::ptr_eq(&old, &second.since(Instant::now()).await));
+        // The last tree takes the snapshot along.
+        drop((first, second));
+        let forgotten = Arc::downgrade(&old);
+        drop(old);
+        assert!(forgotten.upgrade().is_none());
+        assert!(!table.snapshots().since(Instant::now()).await.processes.is_empty());
+    }
+}

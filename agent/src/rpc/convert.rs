@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use podbridge_proto::digest::ContentHasher;
 use podbridge_proto::limits::{CAPABILITIES, ERRNO_METADATA, KIND_METADATA, MAX_INLINE_STDIN};
-use podbridge_proto::v1 as wire;
+use podbridge_proto::{v1 as wire, words};
 use rustix::io::Errno;
 use tonic::Status;
 
@@ -216,7 +216,8 @@ pub(super) fn exit_record(record: ExitRecord) -> wire::ExitRecord {
         Cause::StartFailed(failure) => Wire::StartFailed(wire::StartFailed {
             step: failure.step.into(),
             errno: failure.errno,
-            message: failure.message,
+            // It repeats the name of the program, which may be longer than a message.
+            message: words::clean(&failure.message),
             exit_code: failure.exit_code.into(),
         }),
     };

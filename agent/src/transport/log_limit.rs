@@ -28,3 +28,20 @@ impl LogLimit {
         Some(std::mem::take(&mut state.left_out))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_at_once_become_one_and_are_counted() {
+        let limit = LogLimit::default();
+        assert_eq!(limit.allow(), Some(0));
+        for _ in 0..5 {
+            assert_eq!(limit.allow(), None);
+        }
+        // The interval has passed.
+        limit.0.lock().unwrap().last = None;
+        assert_eq!(limit.allow(), Some(5));
+    }
+}

@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::error::{Failure, Kind};
 use crate::protocol::STDIN_WINDOW;
 use crate::protocol::frame::{Frame, MAX_LENGTH};
+use crate::protocol::json_fault::json_fault;
 use crate::protocol::request::Resume;
 use crate::protocol::result::Outcome;
 use crate::report;
@@ -139,7 +140,7 @@ impl Incoming {
                     self.progress.instance = instance;
                     None
                 }
-                Err(error) => Some(self.lost(&format!("its agent frame cannot be read: {error}"))),
+                Err(error) => Some(self.lost(&format!("its agent frame cannot be read: {}", json_fault(&error)))),
             },
             Frame::Started(_) => {
                 self.progress.started = true;
@@ -167,7 +168,7 @@ impl Incoming {
             }
             Frame::Result(json) => Some(match serde_json::from_slice(&json) {
                 Ok(outcome) => Message::Result(outcome),
-                Err(error) => self.lost(&format!("its result cannot be read: {error}")),
+                Err(error) => self.lost(&format!("its result cannot be read: {}", json_fault(&error))),
             }),
             Frame::Request(_) | Frame::Stdin(_) | Frame::StdinEof | Frame::Signal(_) | Frame::Resize { .. } => {
                 Some(self.lost("it broke the protocol"))

@@ -19,8 +19,9 @@ use crate::shutdown::{Shutdown, ShutdownReason};
 use crate::sockets::BoundSocket;
 use crate::sys;
 
-/// Time limit for the operations that run when the bridge must end, and after them for the background calls.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time limit for everything that is under way when the bridge must end: operations, and the calls after them. Whoever sent the signal
+/// waits for about three seconds.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most threads that may block on a disk or on a credential plugin. Transfers use a few of them (`session/files/disk_turns.rs`).
 const BLOCKING_THREADS: usize = 8;
 /// Most clients that are connected. Others wait in the listener's queue.
@@ -98,14 +99,19 @@ async fn serve(
         drop(listener);
         file.remove();
     }
-    let served = async { while clients.join_next().await.is_some() {} };
-    if shutdown.is_requested() {
-        // Operations that are not done by then end with the process.
-        let _ = tokio::time::timeout(DRAIN_TIMEOUT, served).await;
-    } else {
-        served.await;
+    let settled = async {
+        while clients.join_next().await.is_some() {}
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, bridge.session.settle()).await;
+    };
+    let must_end = async {
+        shutdown.wait().await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    // What is not done by then ends with the process.
+    tokio::select! {
+        () = settled => {}
+        () = must_end => {}
     }
-    bridge.session.settle(DRAIN_TIMEOUT).await;
     let operations = bridge.ended.load(Ordering::Relaxed);
     tracing::info!(%reason, operations, "bridge ends");
     Ok(reason)

@@ -19,6 +19,7 @@ use crate::error::{Failure, Kind, Retry};
 use crate::pod::failure::{ApiCall, answered};
 use crate::pod::overrides::SelectedContext;
 use crate::pod::passing_faults::is_passing_fault;
+use crate::protocol::target::without_logins;
 use crate::{program, sys};
 
 /// Name of the only cluster, user and context of the kubeconfig that is written here.
@@ -212,7 +213,7 @@ pub(super) fn failure(stderr: &str, call: ApiCall<'_>) -> Failure {
                 "kubectl cannot {} {} on {}: {message}",
                 call.verb, call.resource, call.server
             );
-            Failure::new(Kind::ApiUnreachable, why).with_retry(retry)
+            Failure::new(Kind::ApiUnreachable, without_logins(&why)).with_retry(retry)
         }
     }
 }

@@ -59,6 +59,7 @@ pub(crate) use crate::pod::passing_faults::is_passing_fault;
 pub(crate) use crate::pod::resolution::Resolution;
 pub(crate) use crate::pod::storage::Storage;
 use crate::pod::view::View;
+use crate::protocol::json_fault::json_fault;
 use crate::protocol::object_name::{ObjectKind, ObjectName};
 use crate::protocol::target::Target;
 
@@ -224,7 +225,8 @@ impl Access {
                     .ok_or_else(|| self.late())?;
                 if output.status.success() {
                     return serde_json::from_slice(&output.stdout).map_err(|error| {
-                        let why = format!("kubectl printed something else than an object of the API: {error}");
+                        let fault = json_fault(&error);
+                        let why = format!("kubectl printed something else than an object of the API: {fault}");
                         Failure::new(Kind::ApiUnreachable, why)
                     });
                 }

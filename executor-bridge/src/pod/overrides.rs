@@ -159,12 +159,15 @@ impl<'a> Overrides<'a> {
 
     /// Files that the user named beside the kubeconfig must be there.
     pub(super) fn check_files(&self) -> Result<(), Failure> {
-        for path in [&self.ca_cert, &self.client_cert, &self.client_key]
-            .into_iter()
-            .flatten()
-        {
+        for (name, path) in [
+            ("--certificate-authority", &self.ca_cert),
+            ("--client-certificate", &self.client_cert),
+            ("--client-key", &self.client_key),
+        ] {
+            let Some(path) = path else { continue };
             if !Path::new(path).is_absolute() {
-                return Err(Failure::usage(format!("{path} is not an absolute path")));
+                // The message does not show the value: it may be the key itself.
+                return Err(Failure::usage(format!("{name} is not an absolute path")));
             }
             std::fs::File::open(path).map_err(|error| {
                 Failure::new(

@@ -13,7 +13,7 @@ use crate::pod::proxy::{Proxy, Variables};
 use crate::pod::resolution::Resolution;
 use crate::pod::server_url::ServerUrl;
 use crate::pod::tls::{PemSource, TlsSettings};
-use crate::protocol::target::Target;
+use crate::protocol::target::{Target, without_login};
 
 /// Name of the cluster's extension that is passed to credential plugins.
 const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";
@@ -101,12 +101,12 @@ fn settings(
         Failure::new(Kind::Kubeconfig, message)
     };
     let server = ServerUrl::parse(&cluster.server)
-        .map_err(|why| invalid(&format!("the server {:?}", shown_url(&cluster.server)), &why))?;
+        .map_err(|why| invalid(&format!("the server {:?}", without_login(&cluster.server)), &why))?;
     let proxy = if cluster.proxy_url.is_empty() {
         Proxy::from_environment(&server, variables)
     } else {
         let proxy = Proxy::from_kubeconfig(&cluster.proxy_url);
-        Some(proxy.map_err(|why| invalid(&format!("the proxy-url {:?}", shown_url(&cluster.proxy_url)), &why))?)
+        Some(proxy.map_err(|why| invalid(&format!("the proxy-url {:?}", without_login(&cluster.proxy_url)), &why))?)
     };
     let impersonation = if user.r#as.is_empty() {
         Impersonation::default()
@@ -141,15 +141,6 @@ fn settings(
         namespace,
         request_timeout,
     })
-}
-
-/// Returns a URL without its credentials.
-fn shown_url(text: &str) -> String {
-    match (text.split_once("://"), text.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
-        (None, Some((_, rest))) => format!("…@{rest}"),
-        _ => text.to_owned(),
-    }
 }
 
 fn tls_settings(cluster: &Cluster, user: &User) -> TlsSettings {

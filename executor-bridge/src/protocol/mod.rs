@@ -3,6 +3,7 @@
 
 pub(crate) mod byte_string;
 pub(crate) mod frame;
+pub(crate) mod json_fault;
 pub(crate) mod object_name;
 pub(crate) mod request;
 pub(crate) mod result;

@@ -8,9 +8,11 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use podbridge_proto::limits::MAX_PUTS;
+use podbridge_proto::words;
 
 use crate::protocol::VERSION;
 use crate::protocol::byte_string::ByteString;
+use crate::protocol::json_fault::json_fault;
 use crate::random;
 
 /// Longest name of a container, bytes: the bridge keeps the names. Those of Kubernetes are shorter.
@@ -20,15 +22,21 @@ const MAX_CONTAINER_NAME: usize = 253;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
     #[error("the request is no JSON object that this bridge understands: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(String),
     #[error("the request speaks client protocol {0}, this bridge speaks {VERSION}; use the same release on both sides")]
     Version(u32),
-    #[error("this bridge does not know {0:?}, which the request requires; use a newer podbridge")]
+    #[error("this bridge does not know \"{0}\", which the request requires; use a newer podbridge")]
     Requires(String),
-    #[error("operation {0:?} is unknown to this bridge")]
+    #[error("operation \"{0}\" is unknown to this bridge; use a newer podbridge")]
     Operation(String),
     #[error("{0}")]
     Invalid(&'static str),
+}
+
+impl From<serde_json::Error> for RequestError {
+    fn from(error: serde_json::Error) -> Self {
+        RequestError::Json(json_fault(&error))
+    }
 }
 
 /// A request of any operation.
@@ -76,7 +84,7 @@ macro_rules! operations {
                 match name {
                     $($name => Ok(Operation::$variant(serde_json::from_slice(json)?)),)+
                     $($bare_name => Ok(Operation::$bare),)+
-                    _ => Err(RequestError::Operation(name.to_owned())),
+                    _ => Err(RequestError::Operation(words::name(name))),
                 }
             }
 
@@ -312,7 +320,7 @@ impl Request {
         }
         let is_known = |name: &str| KEYS.contains(&name) || Operation::NAMES.contains(&name);
         if let Some(name) = envelope.requires.iter().find(|name| !is_known(name)) {
-            return Err(RequestError::Requires(name.clone()));
+            return Err(RequestError::Requires(words::name(name)));
         }
         let operation = Operation::parse(&envelope.op, json)?;
         if let Operation::Exec(exec) = &operation {

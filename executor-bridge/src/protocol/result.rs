@@ -147,12 +147,12 @@ impl Outcome {
         Outcome::Ok(Done::default())
     }
 
-    pub(crate) fn failed(kind: FailedKind, message: impl Into<String>) -> Self {
+    pub(crate) fn failed(kind: FailedKind, message: impl AsRef<str>) -> Self {
         let Failure { message, .. } = Failure::new(Kind::Internal, message);
         Outcome::Failed { kind, message }
     }
 
-    pub(crate) fn lost(kind: Kind, message: impl Into<String>) -> Self {
+    pub(crate) fn lost(kind: Kind, message: impl AsRef<str>) -> Self {
         Outcome::Lost(Failure::new(kind, message))
     }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Failure;
+use crate::protocol::json_fault::json_fault;
 use crate::protocol::object_name::{ObjectKind, ObjectName, is_kubernetes_name, normalised};
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -104,12 +105,13 @@ pub(crate) struct KeyedTarget {
 impl KeyedTarget {
     /// Reads a client's JSON; an error if it is no object or holds a field that this release does not know.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, Failure> {
-        let value: Value = serde_json::from_slice(json)
-            .map_err(|error| Failure::usage(format!("the target on standard input is no JSON: {error}")))?;
+        let unusable = |error: serde_json::Error| {
+            let why = json_fault(&error);
+            Failure::usage(format!("the target on standard input cannot be used: {why}"))
+        };
+        let value: Value = serde_json::from_slice(json).map_err(unusable)?;
         let key = key(&value);
-        // serde's message names the key that is wrong and never a value of it: those are strings and paths.
-        let target: Target = serde_json::from_value(value)
-            .map_err(|error| Failure::usage(format!("the target on standard input cannot be used: {error}")))?;
+        let target: Target = serde_json::from_value(value).map_err(unusable)?;
         target.check()?;
         Ok(Self { target, key })
     }
@@ -193,21 +195,22 @@ impl Target {
                 "give one of kubeconfig, kubeconfig_file and kubeconfig_data",
             ));
         }
-        let single = [
-            &self.client_cert,
-            &self.client_key,
-            &self.ca_cert,
-            &self.kubeconfig_file,
-            &self.default_kubeconfig,
-        ];
+        // The bridge has another working directory than the user.
+        for (name, path) in [
+            ("client_cert", &self.client_cert),
+            ("client_key", &self.client_key),
+            ("ca_cert", &self.ca_cert),
+        ] {
+            if path.as_deref().is_some_and(|path| !path.starts_with('/')) {
+                // The message does not show the value: it may be the key itself.
+                return Err(Failure::usage(format!("{name} is not an absolute path")));
+            }
+        }
+        let single = [&self.kubeconfig_file, &self.default_kubeconfig];
         let listed = self.kubeconfig.as_deref().unwrap_or_default().split(':');
-        let mut paths = single
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .chain(listed.filter(|path| !path.is_empty()));
+        let listed = listed.filter(|path| !path.is_empty());
+        let mut paths = single.into_iter().filter_map(|path| path.as_deref()).chain(listed);
         if let Some(path) = paths.find(|path| !path.starts_with('/')) {
-            // The bridge has another working directory than the user.
             return Err(Failure::usage(format!("{path} is not an absolute path")));
         }
         Ok(())
@@ -279,9 +282,33 @@ impl Target {
             password: None,
             extra_args: Vec::new(),
             env: BTreeMap::new(),
+            server: self.server.as_deref().map(without_login),
             ..self.clone()
         };
         serde_json::to_value(shown).unwrap_or_default()
+    }
+}
+
+/// Returns words of another program as messages may show them: no URL in them has its name and its password.
+pub(crate) fn without_logins(text: &str) -> String {
+    let pieces = text.split_inclusive(|letter: char| letter.is_whitespace() || letter == '"' || letter == '\'');
+    pieces
+        .map(|piece| {
+            if piece.contains("://") {
+                without_login(piece)
+            } else {
+                piece.to_owned()
+            }
+        })
+        .collect()
+}
+
+/// Returns a URL as messages may show it: without the name and the password that it may hold.
+pub(crate) fn without_login(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
+        (None, Some((_, rest))) => format!("…@{rest}"),
+        _ => url.to_owned(),
     }
 }
 
@@ -350,8 +377,27 @@ mod tests {
         assert!(refused(r#"{"pod":"web","kubeconfig":"kube/config"}"#).contains("absolute"));
         assert!(refused(r#"{"pod":"web","kubeconfig":"/a:b"}"#).contains("b is not"));
         assert!(refused(r#"{"pod":"web","link":"local"}"#).contains("--agent-socket"));
-        assert!(refused(r#"{"pod":"web","link":"warp"}"#).contains("warp"));
+        assert!(refused(r#"{"pod":"web","link":"warp"}"#).contains("link"));
         assert!(refused("not json").contains("no JSON"));
+    }
+
+    #[test]
+    fn the_logins_of_urls_are_not_shown() {
+        for (said, shown) in [
+            (
+                "cannot get pods on https://u:p@h:1: refused",
+                "cannot get pods on https://…@h:1: refused",
+            ),
+            (
+                r#"host must be a URL: "https://u:p@h:none""#,
+                r#"host must be a URL: "https://…@h:none""#,
+            ),
+            ("http://a:b@proxy/ and https://c@d", "http://…@proxy/ and https://…@d"),
+            ("a user@host and https://h/path", "a user@host and https://h/path"),
+            ("", ""),
+        ] {
+            assert_eq!(without_logins(said), shown, "{said}");
+        }
     }
 
     #[test]

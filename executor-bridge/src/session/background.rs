@@ -1,8 +1,6 @@
 //! Calls to an agent that no client waits for. The operations of `session` start them. `daemon` waits for them when the
 //! bridge ends.
 
-use std::time::Duration;
-
 use tokio_util::task::TaskTracker;
 
 /// Tasks that run on their own until the bridge ends.
@@ -15,10 +13,9 @@ impl BackgroundCalls {
         self.0.spawn(call);
     }
 
-    /// Waits until all calls are done, at most for `limit`.
-    pub(crate) async fn settle(&self, limit: Duration) {
+    /// Waits until all calls are done.
+    pub(crate) async fn settle(&self) {
         self.0.close();
-        // A call that is not done by then ends with the process.
-        let _ = tokio::time::timeout(limit, self.0.wait()).await;
+        self.0.wait().await;
     }
 }

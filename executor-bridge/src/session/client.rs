@@ -101,6 +101,6 @@ pub(crate) async fn wait_for_cancel(inputs: &mut mpsc::UnboundedReceiver<ClientI
 }
 
 /// Makes the outcome of a request that the bridge cannot accept.
-pub(crate) fn bad_request(why: impl Into<String>) -> Outcome {
+pub(crate) fn bad_request(why: impl AsRef<str>) -> Outcome {
     Outcome::failed(FailedKind::BadRequest, why)
 }

@@ -9,6 +9,7 @@ mod client;
 mod exec;
 mod files;
 mod logs;
+mod news;
 mod refusals;
 mod unacknowledged;
 mod watched_pod;
@@ -316,7 +317,7 @@ impl Session {
     }
 
     /// Waits until the calls of `background_calls` are done, at most for `limit`.
-    pub(crate) async fn settle(&self, limit: Duration) {
-        self.background_calls.settle(limit).await;
+    pub(crate) async fn settle(&self) {
+        self.background_calls.settle().await;
     }
 }

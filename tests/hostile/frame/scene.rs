@@ -263,13 +263,24 @@ impl Scene {
         assert!(faults.is_empty(), "\n  {}\n", faults.join("\n  "));
     }
 
+    /// Tells the processes to end while the attack is still in work, and checks only that they do, and what they have said.
+    pub(crate) fn conclude_at_once(mut self) {
+        self.end_row();
+        let faults = self.check_end_and_outputs();
+        assert!(faults.is_empty(), "\n  {}\n", faults.join("\n  "));
+    }
+
     /// Checks everything that has to hold after the attack; returns what did not hold.
     pub(crate) fn verdict(mut self) -> Vec<String> {
-        self.concluded = true;
         drop(self.turn.take());
         self.end_row();
         self.check_footprints();
         self.check_idle();
+        self.check_end_and_outputs()
+    }
+
+    fn check_end_and_outputs(&mut self) -> Vec<String> {
+        self.concluded = true;
         self.check_end();
         for path in std::mem::take(&mut self.outputs) {
             let text = std::fs::read(&path).unwrap_or_default();

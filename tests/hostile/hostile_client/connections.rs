@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use podbridge_tests::client_protocol::{Connection, REQUEST, frame};
+use podbridge_tests::client_protocol::{Connection, REQUEST, STDOUT, frame};
 use serde_json::json;
 
 use crate::hostile_client::row::Row;
@@ -50,6 +50,20 @@ pub(super) const ROWS: &[Row] = &[
             for _ in 0..50 {
                 drop(target.request(&sleep));
             }
+            Box::new(())
+        },
+    },
+    Row {
+        name: "clients_that_are_killed_at_once",
+        start: |_, target| {
+            // Each command has a tree of its own, which ends late.
+            let line = "trap 'sleep 0.3; exit' TERM; echo; sleep 300 & wait";
+            let command = json!({"v": 1, "op": "exec", "argv": ["sh", "-c", line]});
+            let mut running: Vec<Connection> = (0..200).map(|_| target.request(&command)).collect();
+            for connection in &mut running {
+                while connection.read_frame().is_ok_and(|(kind, _)| kind != STDOUT) {}
+            }
+            drop(running);
             Box::new(())
         },
     },

@@ -47,6 +47,28 @@ fn random_value(rng: &mut fastrand::Rng, depth: u32) -> Value {
 
 pub(super) const ROWS: &[Row] = &[
     Row {
+        name: "text_that_is_no_request",
+        start: |_, target| {
+            let long = format!("{{\"v\":1,\"op\":\"{}\"}}", "x".repeat((1 << 20) - 100));
+            for text in [
+                "",
+                "{",
+                "[]",
+                "null",
+                "1",
+                "\"\"",
+                "\u{0}",
+                "{\"v\":1}",
+                "{\"v\":1,\"op\":1}",
+                &long,
+            ] {
+                expect_failure(target, text.as_bytes());
+            }
+            expect_failure(target, b"\xff\xfe");
+            Box::new(())
+        },
+    },
+    Row {
         name: "deep_nesting",
         start: |_, target| {
             for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
@@ -58,6 +80,28 @@ pub(super) const ROWS: &[Row] = &[
                 );
                 expect_failure(target, open.repeat(200_000).as_bytes());
             }
+            Box::new(())
+        },
+    },
+    Row {
+        name: "operations_that_do_not_exist",
+        start: |_, target| {
+            let escapes = "\u{1b}]0;owned\u{7}\r\n";
+            expect_failures(
+                target,
+                &[
+                    json!({"v": 1, "op": escapes}),
+                    json!({"v": 1, "op": escapes.repeat(10_000)}),
+                    json!({"v": 2, "op": "exec", "argv": ["true"]}),
+                    json!({"v": u32::MAX, "op": "status"}),
+                    json!({"v": 1, "op": "status", "requires": [escapes]}),
+                    json!({"v": 1, "op": "status", "requires": ["x".repeat(100_000)]}),
+                    json!({"v": 1, "op": "status", "requires": vec!["resume"; 10_000], "container": 1}),
+                    json!({"v": 1, "op": "logs"}),
+                    json!({"v": 1, "op": "log", "id": "../../etc/shadow"}),
+                    json!({"v": 1, "op": "log", "id": "x".repeat(100_000)}),
+                ],
+            );
             Box::new(())
         },
     },

@@ -44,4 +44,14 @@ pub(super) const ROWS: &[Row] = &[
             Box::new(many.collect::<Vec<_>>())
         },
     },
+    Row {
+        name: "downloads_that_no_client_reads",
+        start: |attack, target| {
+            let path = target.dir.join("large");
+            std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+            let request = json!({"v": 1, "op": "get", "path": path});
+            let many = (0..60 * attack.scale).map(|_| target.request(&request));
+            Box::new(many.collect::<Vec<_>>())
+        },
+    },
 ];

@@ -85,6 +85,18 @@ pub(super) const ROWS: &[Row] = &[
         Ending::Waits,
     ),
     run(
+        "starts_and_ends_again_and_again",
+        Answer::Closes(|_| all([started()])),
+        Ending::Waits,
+    )
+    .lasting(),
+    run(
+        "events_without_content",
+        Answer::Closes(|_| Box::new(std::iter::repeat_with(ExecEvent::default))),
+        Ending::Waits,
+    )
+    .lasting(),
+    run(
         "events_drip",
         Answer::Drips(|_| Box::new(std::iter::repeat_with(started))),
         Ending::Waits,
@@ -232,9 +244,27 @@ pub(super) const ROWS: &[Row] = &[
         Ending::Waits,
     ),
     input(
+        "acks_without_end",
+        Answer::Closes(|_| acks(std::iter::repeat(0))),
+        Ending::Waits,
+    )
+    .lasting(),
+    input(
+        "acks_of_all_input",
+        Answer::Closes(|_| acks((0..).map(|ack| ack << 16))),
+        Ending::Waits,
+    )
+    .lasting(),
+    input(
         "input_that_ends_at_once",
         Answer::Closes(|_| acks(std::iter::empty())),
         Ending::Waits,
     ),
     input("input_never_acknowledged", Answer::Never, Ending::Waits),
+];
+
+/// Calls for whose answer the bridge waits when it has to end.
+pub(super) const AT_THE_END: &[Row] = &[
+    Row::new("release_never_answers", Lie::Release, Act::Exec, Ending::Soon),
+    Row::new("cancel_never_answers", Lie::Cancel, Act::Exec, Ending::Waits),
 ];

@@ -1,6 +1,6 @@
 //! Lies about files: holes, lengths, digests, attributes, progress.
 
-use podbridge_proto::limits::MAX_HOLE;
+use podbridge_proto::limits::{MAX_CHUNK, MAX_HOLE};
 use podbridge_proto::v1::get_response::Part;
 use podbridge_proto::v1::{FileStat, GetResponse, GetTrailer, PutResponse, StatResponse, WriteProgress};
 use tonic::Code;
@@ -118,6 +118,12 @@ pub(super) const ROWS: &[Row] = &[
     .lasting(),
     get("holes_of_nothing", Answer::Closes(|_| holes(0)), Ending::Waits),
     get(
+        "more_than_the_size",
+        Answer::Closes(|_| Box::new([stat(5)].into_iter().chain(std::iter::repeat_with(|| data(MAX_CHUNK))))),
+        Ending::Fails,
+    )
+    .lasting(),
+    get(
         "data_of_eight_mebibytes",
         Answer::Stays(|_| all([stat(9 << 20), data((8 << 20) - 64), data(8 << 20)])),
         Ending::Fails,
@@ -180,6 +186,12 @@ pub(super) const ROWS: &[Row] = &[
         Answer::Stays(|_| written([0, 9, 0, 9].into_iter())),
         Ending::Waits,
     ),
+    put(
+        "progress_without_end",
+        Answer::Closes(|_| written(std::iter::repeat(0))),
+        Ending::Waits,
+    )
+    .lasting(),
     put(
         "write_continues_beyond_the_file",
         Answer::Stays(|_| written([u64::MAX].into_iter())),

@@ -106,6 +106,16 @@ pub(super) const ROWS: &[Row] = &[
         Answer::Closes(|_| Box::new(std::iter::repeat_with(absent))),
     )
     .lasting(),
+    follow(
+        "begins_and_ends_again_and_again",
+        Answer::Closes(|_| Box::new([begins(0)].into_iter())),
+    )
+    .lasting(),
+    follow(
+        "absent_again_and_again",
+        Answer::Closes(|_| Box::new([absent()].into_iter())),
+    )
+    .lasting(),
     follow("begins_without_end", Answer::Closes(|_| Box::new((0..).map(begins)))).lasting(),
     follow(
         "data_without_beginning",

@@ -32,6 +32,13 @@ pub(crate) fn cases() -> Vec<Case> {
             Box::new(|setting| run_table(setting, logs::ROWS, Row::run_in_slot)),
         ),
     ];
+    cases.extend(commands::AT_THE_END.iter().map(|row| {
+        let case: Case = (
+            format!("lying_agent::{}", row.name),
+            Box::new(|setting| row.run_until_term(setting)),
+        );
+        case
+    }));
     cases.extend(hello::ROWS.iter().map(|row| {
         let case: Case = (
             format!("lying_agent::{}", row.name),

@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podbridge_tests::build::Build;
 use podbridge_tests::client_protocol::ask;
@@ -22,6 +22,9 @@ use crate::lying_agent::server::{Lie, LyingAgent};
 
 /// How long a client that has to give up may take.
 const CLIENT_END: Duration = Duration::from_secs(10);
+/// Most calls for one log: at first, and then per second.
+const FOLLOWS_AT_ONCE: f64 = 4.0;
+const FOLLOWS_PER_SECOND: f64 = 4.0;
 /// Id of the log that readers of the console ask for.
 const LOG: &str = "podbridge-hostile-1-node";
 
@@ -128,7 +131,15 @@ impl Row {
             agent.lie(Some(row.lie));
             let relinked = ask(&build.socket(), &json!({"v": 1, "op": "relink"})).unwrap();
             scene.expect(relinked["outcome"] == "ok", || format!("no new link: {relinked}"));
+            agent.take_follows();
+            let begun = Instant::now();
             drop(scene.attack_for(row.time, &control, |_| Reader::open(bridge.ports[0].port)));
+            // Whatever comes of a stream, the next one is opened after a pause.
+            let follows = f64::from(agent.take_follows());
+            let most = FOLLOWS_AT_ONCE + FOLLOWS_PER_SECOND * begun.elapsed().as_secs_f64();
+            scene.expect(follows <= most, || {
+                format!("the bridge asked for the log {follows} times in {:?}", begun.elapsed())
+            });
             if scene.is_spoilt() {
                 break;
             }
@@ -157,6 +168,19 @@ impl Row {
         self.check_client(&mut scene, &mut client);
         drop(client);
         scene.conclude();
+    }
+
+    /// Runs a row whose bridge is told to end while it waits for the agent.
+    pub(super) fn run_until_term(self, setting: &Setting) {
+        let mut scene = Scene::begin(setting);
+        let pair = Pair::without_agent();
+        let agent = LyingAgent::start(pair.agent_socket(), setting.seed);
+        let socket = start_bridge(&mut scene, &pair);
+        agent.lie(Some(self.lie));
+        let mut client = scene.attack_for(self.time, &Control::Exec(socket), |attack| self.start(attack, &pair));
+        self.check_client(&mut scene, &mut client);
+        drop(client);
+        scene.conclude_at_once();
     }
 
     /// Starts the client that meets the lie.

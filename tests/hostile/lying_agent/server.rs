@@ -1,6 +1,7 @@
 //! A gRPC server that answers as an agent does, except for one call, to which it lies. It runs in the process of the test. `cases` start it.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fastrand::Rng;
@@ -38,6 +39,9 @@ pub(crate) enum Lie {
     Run(Answer<ExecEvent>),
     /// Acknowledgements of stdin. The command does not end.
     Stdin(Answer<StdinAck>),
+    /// The calls after a command are never answered.
+    Release,
+    Cancel,
     Get(Answer<GetResponse>),
     Stat(Answer<StatResponse>),
     Write(Answer<WriteProgress>),
@@ -63,6 +67,7 @@ impl LyingAgent {
         let state = Arc::new(State {
             lie: Mutex::new(None),
             rng: Mutex::new(Rng::with_seed(seed)),
+            follows: AtomicU32::new(0),
         });
         let service = Service(state.clone());
         let listener = {
@@ -80,6 +85,11 @@ impl LyingAgent {
             runtime: Some(runtime),
             state,
         }
+    }
+
+    /// Returns how many calls have asked for a log since the last time.
+    pub(crate) fn take_follows(&self) -> u32 {
+        self.state.follows.swap(0, Ordering::Relaxed)
     }
 
     /// Sets the lie of all later calls.
@@ -100,6 +110,8 @@ impl Drop for LyingAgent {
 struct State {
     lie: Mutex<Option<Lie>>,
     rng: Mutex<Rng>,
+    /// Calls that asked for a log.
+    follows: AtomicU32,
 }
 
 #[derive(Debug, Clone)]
@@ -195,6 +207,7 @@ impl Exec for Service {
         let answer = match self.lie() {
             _ if [&b"true"[..], b"tar"].contains(&program) => HAS_ENDED,
             Some(Lie::Run(answer)) => answer,
+            Some(Lie::Release) => HAS_ENDED,
             _ => RUNS_ON,
         };
         answer.stream(&mut self.rng()).await
@@ -259,11 +272,17 @@ impl Exec for Service {
     }
 
     async fn release(&self, _: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
-        Ok(Response::new(ReleaseResponse {}))
+        match self.lie() {
+            Some(Lie::Release) => std::future::pending().await,
+            _ => Ok(Response::new(ReleaseResponse {})),
+        }
     }
 
     async fn cancel(&self, _: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
-        Ok(Response::new(CancelResponse {}))
+        match self.lie() {
+            Some(Lie::Cancel) => std::future::pending().await,
+            _ => Ok(Response::new(CancelResponse {})),
+        }
     }
 }
 
@@ -311,6 +330,7 @@ impl Logs for Service {
     type WatchStream = AnswerStream<WatchEvent>;
 
     async fn follow(&self, _: Request<FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
+        self.0.follows.fetch_add(1, Ordering::Relaxed);
         match self.lie() {
             Some(Lie::Follow(answer)) => answer.stream(&mut self.rng()).await,
             _ => Answer::Never.stream(&mut self.rng()).await,

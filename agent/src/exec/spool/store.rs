@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use podbridge_files::temporary;
@@ -71,7 +71,9 @@ impl Store {
     pub(super) fn new_file(&self) -> io::Result<File> {
         let directory = self.directory.as_deref().ok_or(io::ErrorKind::Unsupported)?;
         // Opened each time: a task may have removed it, for example from /tmp, and somebody else may have taken its name.
-        let directory = SafeDirectory::open(directory, Missing::Make).map_err(io::Error::other)?;
+        let has_parent = directory.parent().is_some_and(Path::exists);
+        let missing = if has_parent { Missing::Make } else { Missing::Refuse };
+        let directory = SafeDirectory::open(directory, missing).map_err(io::Error::other)?;
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = match openat(&directory, ".", flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => file,
@@ -96,6 +98,32 @@ fn named_and_unlinked(directory: &SafeDirectory) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Needs root, because the attack needs another user.
+    #[test]
+    fn a_directory_that_another_user_has_put_there_is_not_used() {
+        use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+        let (theirs, link, target) = ["theirs", "link", "target"]
+            .map(|name| directory.path().join(name))
+            .into();
+        std::fs::create_dir(&theirs).unwrap();
+        chown(&theirs, Some(1000), Some(1000)).unwrap();
+        std::fs::create_dir(&target).unwrap();
+        symlink(&target, &link).unwrap();
+        lchown(&link, Some(1000), Some(1000)).unwrap();
+        for path in [theirs, link] {
+            let refused = Store::new(Some(path.clone()), 1).new_file().unwrap_err().to_string();
+            assert!(
+                refused.contains("uid 1000") || refused.contains("symbolic link"),
+                "{refused}"
+            );
+        }
+    }
 
     #[test]
     fn a_removed_directory_is_made_again() {

@@ -15,7 +15,7 @@ use crate::connections::{Connection, Container, is_broken_link, status};
 
 /// Time limit of the Cancel call, and then of the wait for the command's end.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time limit of one Cancel call. A link on which an agent does not answer for so long is ended, and the next one is tried.
+/// Time limit of one call. A link on which an agent does not answer a cancel for so long is ended, and the next one is tried.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two Release calls for a command that still runs.
 const RELEASE_RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -24,7 +24,7 @@ const RELEASE_RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) async fn release(connection: Arc<Connection>, id: [u8; 16]) {
     let exec_id = Bytes::copy_from_slice(&id);
     // Best effort: the agent also releases the exec when its lease ends.
-    let _ = connection.exec().release(ReleaseRequest { exec_id }).await;
+    let _ = timeout(ANSWER_TIMEOUT, connection.exec().release(ReleaseRequest { exec_id })).await;
 }
 
 /// Releases a cancelled exec as soon as it has ended. No client will ask for its output, so the agent need not keep it
@@ -33,8 +33,8 @@ async fn release_when_ended(connection: Arc<Connection>, id: [u8; 16]) {
     let started = Instant::now();
     while started.elapsed() < CANCEL_TIMEOUT {
         let exec_id = Bytes::copy_from_slice(&id);
-        match connection.exec().release(ReleaseRequest { exec_id }).await {
-            Err(status) if status.code() == Code::FailedPrecondition => sleep(RELEASE_RETRY_PAUSE).await,
+        match timeout(ANSWER_TIMEOUT, connection.exec().release(ReleaseRequest { exec_id })).await {
+            Ok(Err(status)) if status.code() == Code::FailedPrecondition => sleep(RELEASE_RETRY_PAUSE).await,
             _ => return,
         }
     }

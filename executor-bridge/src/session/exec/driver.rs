@@ -2,9 +2,11 @@
 //! break. `run` uses it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use podbridge_proto::v1::{AttachRequest, ExecEvent, PutHeader, RunRequest, StartRequest};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
@@ -16,6 +18,8 @@ use crate::session::exec::puts;
 use crate::session::exec::running_exec::{LinkEnd, RunningExec};
 use crate::session::files::passed_file::LocalFile;
 
+/// A link that lasts this long was good, also if its command told nothing new.
+const GOOD_LINK_TIME: Duration = Duration::from_secs(2);
 /// How often within a lease the stream of a client that stands still is opened, so that the agent keeps the command.
 const READS_PER_LEASE: u32 = 3;
 
@@ -61,6 +65,7 @@ impl ExecDriver<'_> {
                 return ExecEnd::Cancel(Outcome::Cancelled(EndedExec::default()));
             }
             let mut received = false;
+            let opened = Instant::now();
             let window = connection.lane.stream_window() as usize;
             let status = loop {
                 let events = match self.open_stream(&connection).await {
@@ -93,7 +98,8 @@ impl ExecDriver<'_> {
                 reason = hint,
                 "the link of an exec broke"
             );
-            if received {
+            if received || opened.elapsed() >= GOOD_LINK_TIME {
+                // The link was good.
                 backoff = Backoff::new(lease);
             }
             if !received && provably_not_sent(&status) {

@@ -24,6 +24,7 @@ use crate::session::exec::control::ControlMessage;
 use crate::session::exec::outcome::from_exit_record;
 use crate::session::exec::stdin;
 use crate::session::files::passed_file::LocalFile;
+use crate::session::news::News;
 use crate::session::unacknowledged::InputPart;
 
 /// Queues of the client's input. They are filled even before the command runs.
@@ -127,7 +128,7 @@ impl RunningExec {
         }
     }
 
-    /// Forwards events to the client until the link or the exec ends. Sets `received` if an event came. `window`: the flow-control
+    /// Forwards events to the client until the link or the exec ends. Sets `received` if an event told something new. `window`: the flow-control
     /// window of the stream.
     pub(crate) async fn forward_events(
         &mut self,
@@ -138,6 +139,7 @@ impl RunningExec {
         let replies = self.client.replies.clone();
         // Runs while the client takes nothing.
         let mut stall_timeout = None;
+        let mut news = News::default();
         loop {
             // Most often the client is ready, and there is nothing to wait for.
             if self.outbox.is_some()
@@ -179,13 +181,19 @@ impl RunningExec {
                         Ok(None) => return LinkEnd::Broken(ended_early()),
                         Err(status) => return LinkEnd::Broken(status),
                     };
-                    *received = true;
-                    // An event of a newer agent. This bridge has not required it.
-                    let Some(event) = event else { continue };
-                    match self.handle_event(event).await {
-                        Ok(None) => {}
-                        Ok(Some(outcome)) => return LinkEnd::Closed(outcome),
-                        Err(outcome) => return LinkEnd::Cancel(outcome),
+                    let before = self.progress();
+                    // An event of a newer agent is empty. This bridge has not required it.
+                    if let Some(event) = event {
+                        match self.handle_event(event).await {
+                            Ok(None) => {}
+                            Ok(Some(outcome)) => return LinkEnd::Closed(outcome),
+                            Err(outcome) => return LinkEnd::Cancel(outcome),
+                        }
+                    }
+                    let is_new = self.progress() != before;
+                    *received |= is_new;
+                    if let Err(repetition) = news.note(is_new) {
+                        return LinkEnd::Cancel(Outcome::lost(Kind::AgentLost, repetition.to_string()));
                     }
                 },
                 () = standing => {
@@ -194,6 +202,16 @@ impl RunningExec {
                 }
             }
         }
+    }
+
+    /// Returns what the agent has told so far. It changes with each event that tells something new.
+    fn progress(&self) -> (bool, u64, u64, bool) {
+        (
+            self.started,
+            self.stdout.offset,
+            self.stderr.offset,
+            self.exit.is_some(),
+        )
     }
 
     /// Makes the next frame of what waits; the rest of it goes on waiting.

@@ -15,6 +15,7 @@ use crate::connections::{Connection, is_broken_link};
 use crate::protocol::result::Outcome;
 use crate::session::budget::InputShare;
 use crate::session::files::passed_file::LocalFile;
+use crate::session::news::News;
 use crate::session::unacknowledged::{InputPart, UnacknowledgedInput};
 
 /// Chunks handed to HTTP/2 and not yet sent.
@@ -86,6 +87,7 @@ async fn write_over_link(
     let mut answers = None;
     let mut exec_id = Bytes::copy_from_slice(&id);
     let mut offset = input.start();
+    let mut news = News::default();
     // No more parts will come.
     let mut input_closed = false;
     loop {
@@ -110,7 +112,12 @@ async fn write_over_link(
             },
             answer = next_ack(&mut answers, &mut call) => match answer {
                 Ok(Some(StdinAck { offset, closed })) => {
+                    // The agent may have more than this bridge has sent, from an earlier bridge. More of it does not come.
+                    let is_new = offset > input.acknowledged && offset <= input.end;
                     input.acknowledge(offset);
+                    if news.note(is_new).is_err() {
+                        return WriteEnd::Closed;
+                    }
                     if closed {
                         return WriteEnd::Closed;
                     }

@@ -19,6 +19,7 @@ use crate::session::files::get_sink::{GetSink, ReceivedPart, Taken};
 use crate::session::files::passed_file::{self, Access, LocalFile};
 use crate::session::files::running_digest;
 use crate::session::files::stat::{call_until_answered, to_file_stat};
+use crate::session::news::News;
 
 /// Gets the file until its end or until the client disconnects.
 pub(crate) async fn get(container: &Container, request: request::Get, mut client: Client) -> Outcome {
@@ -164,7 +165,19 @@ async fn receive(
 impl PartialFile {
     /// Receives the parts of one stream. An error is the status of the call.
     async fn run(&mut self, mut parts: Streaming<GetResponse>, window: usize) -> Result<StreamEnd, Status> {
+        let mut news = News::default();
         while let Some(GetResponse { part }) = parts.message().await? {
+            let brings_bytes = match &part {
+                Some(Part::Data(data)) => !data.is_empty(),
+                Some(Part::Hole(count)) => *count > 0,
+                Some(Part::Stat(_) | Part::Trailer(_)) | None => false,
+            };
+            if let Err(repetition) = news.note(brings_bytes) {
+                return Ok(StreamEnd::Failed(Outcome::lost(
+                    Kind::AgentLost,
+                    repetition.to_string(),
+                )));
+            }
             let (received, checked) = match part {
                 Some(Part::Stat(found)) => {
                     if self.length > 0 && found.version != self.version {

@@ -31,6 +31,7 @@ use crate::session::files::put_source::{PutAnswer, PutCall, PutSource};
 use crate::session::files::read_ahead::ContentPart;
 use crate::session::files::running_digest::{self, RunningDigest};
 use crate::session::logs::LogIndex;
+use crate::session::news::News;
 
 /// Part of the path of an Ansible module that is sent as a file and not as standard input.
 const MODULE_PATH_PART: &[u8] = b"/AnsiballZ_";
@@ -234,10 +235,14 @@ impl Transfer {
         self.started = true;
         let mut next = None;
         let mut all_queued = false;
+        let mut news = News::default();
         let stopped = loop {
             tokio::select! {
                 answer = call.next() => match answer? {
                     PutAnswer::Written(length) => {
+                        if let Err(repetition) = news.note(length > self.written) {
+                            break Outcome::lost(Kind::AgentLost, repetition.to_string());
+                        }
                         if !positioned {
                             positioned = self.source.seek(length, &digest, resumable);
                             if !positioned {

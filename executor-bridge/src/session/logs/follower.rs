@@ -14,6 +14,7 @@ use tonic::{Status, Streaming};
 
 use crate::connections::{Connection, Reachability, is_broken_link, status};
 use crate::session::logs::log_id::LogId;
+use crate::session::news::News;
 
 /// Pause after an error that would come again at once.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
@@ -49,9 +50,8 @@ pub(crate) struct LogFollower {
     /// Position of the next byte; `None` before the first.
     position: Option<Position>,
     open: Option<(Arc<Connection>, Streaming<FollowEvent>)>,
-    /// The open stream has sent something.
-    received: bool,
-    /// Time before which no stream is opened, after one that ended without a word.
+    news: News,
+    /// Time before which no stream is opened, after one that the agent ended.
     not_before: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl LogFollower {
             reachability,
             position,
             open: None,
-            received: false,
+            news: News::default(),
             not_before: None,
         }
     }
@@ -100,18 +100,22 @@ impl LogFollower {
                 },
             };
             let event = match message {
-                Ok(Some(FollowEvent { event: Some(event) })) => {
-                    self.received = true;
+                Ok(Some(FollowEvent { event })) => {
+                    let is_new = matches!(&event, Some(WireEvent::Data(data)) if !data.is_empty());
+                    if let Err(repetition) = self.news.note(is_new) {
+                        self.open = None;
+                        self.news = News::default();
+                        return self.report_refusal(&repetition.to_string()).await;
+                    }
+                    // An event of a newer agent is empty. This bridge has not asked for it.
+                    let Some(event) = event else { continue };
                     event
                 }
-                // An event of a newer agent. This bridge has not asked for it.
-                Ok(Some(FollowEvent { event: None })) => continue,
+                // An agent does so only when it ends.
                 Ok(None) => {
                     self.open = None;
-                    if !self.received {
-                        tracing::debug!(path = self.path, "the agent ended a log's stream without a word");
-                        self.not_before = Some(Instant::now() + REFUSED_PAUSE);
-                    }
+                    tracing::debug!(path = self.path, "the agent ended a log's stream");
+                    self.not_before = Some(Instant::now() + REFUSED_PAUSE);
                     continue;
                 }
                 Err(status) => match self.handle_error(&status).await {
@@ -151,7 +155,6 @@ impl LogFollower {
             sleep_until(not_before).await;
             self.not_before = None;
         }
-        self.received = false;
         let connection = loop {
             match &*self.reachability.borrow_and_update() {
                 Reachability::Up(connection) if connection.is_alive() && !connection.superseded.is_cancelled() => {
