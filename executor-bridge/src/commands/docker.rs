@@ -71,7 +71,7 @@ pub(super) fn run(target: TargetOptions, options: BridgeSettings, command: Docke
 }
 
 /// Returns the arguments as the program must get them; `None` if only a shell can expand them.
-fn without_shell(words: &[OsString]) -> Option<Vec<ByteString>> {
+pub(crate) fn without_shell(words: &[OsString]) -> Option<Vec<ByteString>> {
     words
         .iter()
         .map(|word| unescape(word.as_bytes()).map(ByteString))
@@ -80,11 +80,16 @@ fn without_shell(words: &[OsString]) -> Option<Vec<ByteString>> {
 
 /// Removes the backslashes of one argument; `None` if the argument needs a shell.
 fn unescape(word: &[u8]) -> Option<Vec<u8>> {
+    // A shell drops an empty word.
+    if word.is_empty() {
+        return None;
+    }
     let mut unescaped = Vec::with_capacity(word.len());
     let mut bytes = word.iter();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'\\' => unescaped.push(*bytes.next()?),
+            // A shell drops a backslash with a line feed after it.
+            b'\\' => unescaped.push(*bytes.next().filter(|byte| **byte != b'\n')?),
             b'~' if unescaped.is_empty() => return None,
             byte if SHELL_CHARACTERS.contains(byte) => return None,
             byte => unescaped.push(*byte),
@@ -156,7 +161,7 @@ mod tests {
         let argv = without_shell(&words(&["rsync", ".", r"/tmp/a\ b/ü\'x\*\$y\\"])).unwrap();
         assert_eq!(argv[2].0, r"/tmp/a b/ü'x*$y\".as_bytes());
         assert!(without_shell(&words(&["rsync", "/a~", r"\~/b"])).is_some());
-        for word in ["sudo -u x rsync", "~/src", "/tmp/*.log", "$HOME", r"/tmp/end\"] {
+        for word in ["sudo -u x rsync", "~/src", "/tmp/*.log", "$HOME", r"/tmp/end\", ""] {
             assert!(without_shell(&words(&["rsync", word])).is_none(), "{word}");
         }
     }

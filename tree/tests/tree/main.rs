@@ -8,3 +8,4 @@ mod harness;
 mod hostile;
 mod privileges;
 mod random;
+mod rsync;
