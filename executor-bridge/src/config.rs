@@ -126,7 +126,7 @@ pub(crate) fn target_of_file(path: &Path, pod: &str) -> Result<KeyedTarget, Fail
 
 /// Adds to the options of a target what the environment decides: the kubeconfig, and the variables of its bridge. The plugin for Ansible
 /// does the same (`complete_target`); both are tested with tests/vectors/targets.json.
-fn complete(mut target: Target, environment: &impl Environment) -> Result<Target, Failure> {
+pub(crate) fn complete(mut target: Target, environment: &impl Environment) -> Result<Target, Failure> {
     let local = target.link() == LinkChoice::Local;
     if target.kubeconfig_file.is_none() && target.kubeconfig_data.is_none() {
         let listed = environment.variable(KUBECONFIG);
@@ -232,7 +232,8 @@ pub(crate) fn files_for_anywhere(environment: &impl Environment) -> Result<Vec<(
     Ok(files)
 }
 
-/// Returns the absolute path, because the bridge has another working directory. `Err` if the path is not UTF-8.
+/// Returns the absolute path, because the bridge has another working directory. One file has one spelling, except that `..` stays: after
+/// a symbolic link it leads elsewhere. The plugin for Ansible does the same (`absolute_path`). `Err` if the path is not UTF-8.
 pub(crate) fn absolute(path: &Path, environment: &impl Environment) -> Result<String, Failure> {
     let joined = if path.is_absolute() {
         path.to_owned()
@@ -242,7 +243,8 @@ pub(crate) fn absolute(path: &Path, environment: &impl Environment) -> Result<St
             .map_err(|error| Failure::usage(format!("the working directory cannot be found: {error}")))?
             .join(path)
     };
-    utf8(joined.as_os_str(), "the path")
+    let parts: PathBuf = joined.components().collect();
+    utf8(parts.as_os_str(), "the path")
 }
 
 fn each_absolute(list: &OsStr, environment: &impl Environment) -> Result<String, Failure> {
@@ -347,6 +349,24 @@ mod tests {
         let anywhere = files_for_anywhere(&fake).unwrap();
         let expected = [("KUBECONFIG", "/here/a:/b"), ("PODBRIDGE_AGENT_SOCKET", "/here/s:1")];
         assert_eq!(anywhere, expected.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    /// The plugin's tests have the same table.
+    #[test]
+    fn a_file_has_one_spelling() {
+        for (path, expected) in [
+            ("kc", "/here/kc"),
+            ("./kc", "/here/kc"),
+            ("a//./b/", "/here/a/b"),
+            ("../kc", "/here/../kc"),
+            ("link/../kc", "/here/link/../kc"),
+            ("/a/./b//c", "/a/b/c"),
+            ("//a/..", "/a/.."),
+            ("/", "/"),
+        ] {
+            let found = absolute(Path::new(path), &Fake(HashMap::new())).unwrap();
+            assert_eq!(found, expected, "{path}");
+        }
     }
 
     #[test]

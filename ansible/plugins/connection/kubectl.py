@@ -360,17 +360,25 @@ def target_key(target):
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+def absolute_path(path):
+    """Returns the absolute path as podbridge writes it, None for an empty one or an option that is not set.
+
+    `..` stays, because after a symbolic link it leads elsewhere.
+    """
+    return (re.sub(r"(/\.?)+(?=/|$)", "", os.path.join(os.getcwd(), path)) or "/") if path else None
+
+
 def may_run_plugin(target):
     """Returns whether the kubeconfig of a target may name a credential plugin.
 
     Files are not parsed, so that podbridge decides the same without a YAML parser that agrees with this one in
     everything: a key `exec` needs these letters, an escape or another encoding.
     """
-    flags = parse_extra_args(shlex.join(target.get("extra_args", [])))[0]
+    flags = [] if "kubeconfig_data" in target else parse_extra_args(shlex.join(target.get("extra_args", [])))[0]
     named = [flag.partition("=")[2] for flag in flags if flag.startswith("--kubeconfig=")]
     paths = [target[key] for key in ("kubeconfig_file", "default_kubeconfig") if key in target]
     contents = [json.dumps(target.get("kubeconfig_data"), ensure_ascii=False).encode()]
-    for path in named[-1:] or paths or filter(None, target.get("kubeconfig", "").split(":")):
+    for path in [*filter(None, named[-1:])] or paths or filter(None, target.get("kubeconfig", "").split(":")):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             contents.append(file.read())
     return any(sign in content for content in contents for sign in (b"exec", b"\\", b"\0"))
@@ -384,12 +392,12 @@ def complete_target(target, environ):
     """
     target, local = dict(target), target.get("link") == "local"
     if "kubeconfig_file" not in target and "kubeconfig_data" not in target:
-        paths = [os.path.abspath(path) for path in environ.get("KUBECONFIG", "").split(":") if path]
+        paths = [absolute_path(path) for path in environ.get("KUBECONFIG", "").split(":") if path]
         home = environ.get("HOME", "")
-        if paths:
+        if environ.get("KUBECONFIG"):
             target["kubeconfig"] = ":".join(paths)
         elif os.path.isabs(home) and not local:
-            target["default_kubeconfig"] = os.path.join(home, ".kube/config")
+            target["default_kubeconfig"] = absolute_path(os.path.join(home, ".kube/config"))
     names, env = {"PODBRIDGE_LEASE"} if local else CONNECTION_VARIABLES, {}
     plugin = not local and may_run_plugin(target)
     for name in environ if plugin else names:
@@ -426,7 +434,7 @@ def parse_extra_args(text):
         elif name == "container":
             container = value
         else:
-            flags.append(f"--{name}={os.path.abspath(value) if value and name in FILE_FLAGS else value}")
+            flags.append(f"--{name}={absolute_path(value) if value and name in FILE_FLAGS else value}")
     return flags, container
 
 
@@ -453,26 +461,26 @@ def pod_name(word):
 def zuul_slot_socket(target):
     """Returns the path of the socket beside the kubeconfig on which Zuul's bridge for this pod listens, else None.
 
-    A slot's bridge has the credentials of the kubeconfig, which may also say that no certificate is verified.
+    A slot's bridge has the credentials of the kubeconfig, which may also say that no certificate is verified. The
+    kubeconfig may be half written, or be none at all, and `"" +` refuses a namespace that is no string.
     """
     path = target.get("kubeconfig_file") or target.get("kubeconfig", "")
     directory = os.path.dirname(path)
-    others = ("extra_args", "token", "username", "client_cert", "client_key", "ca_cert", "kubeconfig_data")
+    others = "extra_args token username client_cert client_key ca_cert kubeconfig_data server".split()
     if not path or any(key in target for key in others) or target.get("verify_ssl"):
         return None
     server, namespace = "", target.get("namespace")
-    with contextlib.suppress(OSError, yaml.YAMLError, LookupError, TypeError, StopIteration):
+    with contextlib.suppress(Exception):
         with os.scandir(directory) as entries:
             if not any(stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode) for entry in entries):
                 return None
-        with open(path, encoding="utf-8") as file:
-            config = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        with open(path, encoding="utf-8-sig") as file:
+            config = [*yaml.load_all(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))][0]
         name = target.get("context") or config["current-context"]
         context = next(item["context"] for item in config["contexts"] if item["name"] == name)
-        server = next(item["cluster"] for item in config["clusters"] if item["name"] == context["cluster"])["server"]
-        namespace = namespace or context.get("namespace")
-    server = target.get("server") or server
-    identity = {"namespace": namespace or "default", "pod": pod_name(target["pod"]), "server": server.rstrip("/")}
+        found = next(item["cluster"] for item in config["clusters"] if item["name"] == context["cluster"])["server"]
+        server, namespace = found.rstrip("/"), "" + (namespace or context.get("namespace") or "default")
+    identity = {"namespace": namespace or "default", "pod": pod_name(target["pod"]), "server": server}
     path = os.path.join(directory, target_key(identity))
     return path if os.path.exists(path) else None
 
@@ -488,11 +496,6 @@ def slot_may_return(path):
             fields = file.read().rpartition(")")[2].split()
         return fields[0] != "Z" and record == f"{pid} {fields[19]} {os.readlink('/proc/self/ns/pid')}"
     return False
-
-
-def local_path(path):
-    """Returns the absolute path of a file on the controller, None for an option that is not set."""
-    return os.path.abspath(os.path.expanduser(path)) if path else None
 
 
 def console_address(pod, host, environ):
@@ -730,10 +733,11 @@ class Connection(ConnectionBase):
         target = {"pod": self.pod, "env": env, "server": self._option("host")}
         target.update({name: self._option(name) for name in ("namespace", "context", "token", "username", "password")})
         for key in ("client_cert", "client_key", "ca_cert"):
-            target[key] = local_path(self.get_option(key))
+            target[key] = absolute_path(os.path.expanduser(self.get_option(key) or ""))
         kubeconfig = self._option("kubeconfig")
         is_data = isinstance(kubeconfig, dict)
-        target |= {"kubeconfig_data": kubeconfig} if is_data else {"kubeconfig_file": local_path(kubeconfig)}
+        path = None if is_data else absolute_path(os.path.expanduser(kubeconfig or ""))
+        target |= {"kubeconfig_data": kubeconfig} if is_data else {"kubeconfig_file": path}
         if (verify := self.get_option("validate_certs")) not in (None, ""):
             try:
                 target["verify_ssl"] = boolean(verify)
@@ -744,7 +748,7 @@ class Connection(ConnectionBase):
         link = self.get_option("podbridge_link")
         target["link"] = None if link == "auto" else link
         if link == "local":
-            target["agent_socket"] = local_path(self.get_option("podbridge_agent_socket"))
+            target["agent_socket"] = absolute_path(os.path.expanduser(self.get_option("podbridge_agent_socket") or ""))
         target = json.loads(json.dumps({key: value for key, value in target.items() if value not in (None, {}, [])}))
         return complete_target(target, {**os.environ, **env} if env else os.environ)
 

@@ -24,6 +24,24 @@ def test_the_key_of_a_known_target():
     assert plugin.target_key({"pod": "web", "namespace": "ci", "env": environment}) == "d9b806a18f419811"
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("kc", "@kc"),
+        ("./kc", "@kc"),
+        ("a//./b/", "@a/b"),
+        ("../kc", "@../kc"),
+        ("link/../kc", "@link/../kc"),
+        ("/a/./b//c", "/a/b/c"),
+        ("//a/..", "/a/.."),
+        ("/", "/"),
+    ],
+)
+def test_a_file_has_one_spelling(path, expected):
+    """podbridge's tests have the same table. "@" stands for the working directory."""
+    assert plugin.absolute_path(path) == expected.replace("@", f"{os.getcwd()}/")
+
+
 VECTORS = Path(__file__).parents[5] / "tests/vectors/targets.json"
 
 
@@ -107,7 +125,7 @@ def test_extra_args_are_read_as_kubectl_reads_them(given, words, container):
     expected = []
     for word in words:
         name, at, path = word.partition("@")
-        expected.append(name + os.path.abspath(path) if at else word)
+        expected.append(f"{name}{os.getcwd()}/{path}" if at else word)
     assert plugin.parse_extra_args(given) == (expected, container)
 
 
