@@ -71,7 +71,7 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 
 .PHONY: test test-quick
 test: test-quick test-images test-identity test-parity test-cluster ## everything
-test-quick: lint test-rust test-plugin demo ## everything that needs no cluster
+test-quick: lint test-rust test-plugin test-differential demo ## everything that needs no cluster
 .PHONY: test-more
 test-more: test-warm-python test-parity-versions ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
 	$(MAKE) test-whole-path
@@ -144,6 +144,21 @@ fuzz: $(FUZZ)/.ready ## new inputs for every parser, MINUTES=10 each, one after 
 			$(CARGO_TARGET_DIR)/fuzz/corpus/$$target corpus/$$target -- -max_total_time=$$(($(or $(MINUTES),10) * 60)) \
 			-timeout=20 -rss_limit_mb=1024 -max_len=65536 -print_final_stats=1; \
 	done
+
+# What kubectl makes of command lines, for the differential test of the shim.
+KUBECTL_ARGUMENTS := $(PODBRIDGE_CACHE_DIR)/k8s/kubectl-arguments
+.PHONY: $(KUBECTL_ARGUMENTS)
+$(KUBECTL_ARGUMENTS):
+	cd tests/cluster/k8s; CGO_ENABLED=0 go build -trimpath -buildvcs=false -mod=readonly -o $@ ./kubectl-arguments
+
+.PHONY: test-differential
+CASES ?=
+test-differential: $(KUBECTL_ARGUMENTS) $(ANSIBLE)/.ready ## random inputs, compared with kubectl, rsync, sh and the plugin; CASES=100000 for more, SEED= repeats a run
+	$(call ensure-debian,rsync)
+	export $(if $(SEED),SEED=$(SEED)) $(if $(CASES),CASES=$(CASES)) \
+		KUBECTL_ARGUMENTS=$(KUBECTL_ARGUMENTS) ANSIBLE_PYTHON=$(ANSIBLE)/bin/python; \
+	cargo test --locked -p podbridge --lib -- --include-ignored differential && \
+	cargo test --locked -p podbridge-tree --test tree -- --ignored rsync
 
 .PHONY: soak
 CUTS ?= 10000

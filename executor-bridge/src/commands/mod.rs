@@ -21,6 +21,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
+#[cfg(test)]
+pub(crate) use docker::without_shell as words_without_shell;
 #[cfg(any(test, fuzzing))]
 pub(crate) use ssh::check_git_line;
 

@@ -275,6 +275,20 @@ fn check_texts(answer: &HelloResponse) -> Result<(), Failure> {
     ))
 }
 
+/// Checks any bytes for `fuzzing`: what is kept of a greeting is short.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_greeting(answer: &[u8]) {
+    use prost::Message as _;
+    let Ok(answer) = HelloResponse::decode(answer) else {
+        return;
+    };
+    if check_texts(&answer).is_ok() {
+        let texts = [&answer.version, &answer.instance, &answer.pod_uid, &answer.container];
+        let kept: usize = texts.into_iter().chain(&answer.capabilities).map(String::len).sum();
+        assert!(kept <= (4 + MAX_CAPABILITIES) * MAX_HELLO_TEXT, "{kept}");
+    }
+}
+
 /// Container that the agent serves, as Hello names it; each name is empty if the agent does not know it.
 #[derive(Debug)]
 struct ServedContainer {

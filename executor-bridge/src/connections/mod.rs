@@ -14,6 +14,8 @@ pub(crate) mod status;
 mod upgrade;
 
 pub(crate) use bulk_runtime::BulkRuntime;
+#[cfg(any(test, fuzzing))]
+pub(crate) use connection::check_greeting;
 pub(crate) use connection::{Connection, Lane, is_broken_link, provably_not_sent};
 pub(crate) use container::Container;
 pub(crate) use keep_alive::{KeepAlive, Reachability};

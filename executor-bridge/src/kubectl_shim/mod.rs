@@ -11,12 +11,14 @@ use std::process::ExitCode;
 
 use crate::env::{self, Environment as _, PODBRIDGE_DISABLE, Process};
 use crate::exit::KUBECTL_FAILED;
-use crate::kubectl_shim::arguments::ParsedCommand;
+pub(crate) use crate::kubectl_shim::arguments::ParsedCommand;
 use crate::kubectl_shim::invocation::Invocation;
 use crate::report::say;
 use crate::sockets::ZuulSlot;
 #[cfg(any(test, fuzzing))]
 pub(crate) use arguments::check as check_arguments;
+#[cfg(test)]
+pub(crate) use arguments::parse as parse_arguments;
 
 /// Runs the shim and returns its exit code; `None` if this process was not called as kubectl or oc.
 pub(crate) fn intercept() -> Option<ExitCode> {

@@ -22,6 +22,8 @@ use tokio::sync::watch;
 
 pub(crate) use budget::{Budget, Credit, InputShare};
 pub(crate) use client::{Client, ClientInput, Replies, Reply};
+#[cfg(any(test, fuzzing))]
+pub(crate) use exec::check_exit_record;
 pub(crate) use logs::{
     Interest, LogEvent, LogFollower, LogId, LogIndex, LogListDecoder, LogSource, Position, READER_STALL,
 };

@@ -156,7 +156,7 @@ fn patterns_leave_the_names_that_rsync_leaves() {
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!("SEED={seed}");
     let mut rng = Rng::with_seed(seed);
-    let cases = number("CASES").unwrap_or(150);
+    let cases = number("CASES").unwrap_or(120);
     let mut decided = 0;
     // In memory: the directories of all cases take a minute on a busy disk.
     let place = ["/dev/shm", "/tmp"].into_iter().find(|place| Path::new(place).is_dir());

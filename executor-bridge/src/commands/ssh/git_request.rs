@@ -6,10 +6,10 @@ const SERVICES: [&str; 3] = ["receive-pack", "upload-pack", "upload-archive"];
 
 /// A service that git asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct GitService {
-    pub(super) name: &'static str,
+pub(crate) struct GitService {
+    pub(crate) name: &'static str,
     /// Path of the repository, without quotes.
-    pub(super) path: Vec<u8>,
+    pub(crate) path: Vec<u8>,
 }
 
 /// Returns the service that the command line asks for; `None` if the line is another command, which a shell must run.
@@ -42,12 +42,12 @@ fn unquote(text: &[u8]) -> Option<Vec<u8>> {
     (!quoted).then_some(word)
 }
 
-/// Checks any bytes for `fuzzing`: what is recognised is one word for a POSIX shell, too. Returns the word.
+/// Checks any bytes for `fuzzing`; returns the service that they ask for.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn check(line: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn check(line: &[u8]) -> Option<GitService> {
     let service = parse(line)?;
     assert!(!service.path.is_empty() && SERVICES.contains(&service.name));
-    Some(service.path)
+    Some(service)
 }
 
 #[cfg(test)]

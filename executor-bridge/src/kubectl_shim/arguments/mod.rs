@@ -11,7 +11,7 @@ use crate::sockets::PodReference;
 
 /// A command line of kubectl.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum ParsedCommand {
+pub(crate) enum ParsedCommand {
     /// The call that Zuul keeps running for a pod.
     PortForward {
         pod: PodReference,
@@ -27,25 +27,25 @@ pub(super) enum ParsedCommand {
 
 /// Local ports that Zuul has reserved, on 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ports {
+pub(crate) struct Ports {
     /// Port for the console stream, 19885 in the pod.
-    pub(super) console: u16,
+    pub(crate) console: u16,
     /// Port for the console stream of Windows actions, 19886 in the pod.
-    pub(super) windows: u16,
+    pub(crate) windows: u16,
 }
 
 /// Flags and command of `kubectl exec`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct ExecArguments {
-    pub(super) container: Option<String>,
-    pub(super) stdin: bool,
-    pub(super) tty: bool,
-    pub(super) quiet: bool,
-    pub(super) command: Vec<OsString>,
+pub(crate) struct ExecArguments {
+    pub(crate) container: Option<String>,
+    pub(crate) stdin: bool,
+    pub(crate) tty: bool,
+    pub(crate) quiet: bool,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Parses the arguments after kubectl's name.
-pub(super) fn parse(arguments: &[OsString]) -> ParsedCommand {
+pub(crate) fn parse(arguments: &[OsString]) -> ParsedCommand {
     try_parse(arguments).unwrap_or(ParsedCommand::Other)
 }
 
@@ -226,11 +226,14 @@ fn set_value(field: &mut Option<String>, value: Option<&str>, rest: &mut Iter<'_
     Some(())
 }
 
-/// Checks any words for `fuzzing`: the command is the end of the words, unchanged, and no word of it is lost.
+/// Checks any words for `fuzzing`: the command has words of the line, unchanged and in their order. Without `--` flags may stand between
+/// them, as in kubectl.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check(words: &[OsString]) {
     if let ParsedCommand::Exec { exec, .. } = parse(words) {
-        assert!(!exec.command.is_empty() && words.ends_with(&exec.command), "{words:?}");
+        let mut rest = words.iter();
+        let in_order = exec.command.iter().all(|word| rest.any(|other| other == word));
+        assert!(!exec.command.is_empty() && in_order, "{words:?}");
     }
 }
 

@@ -15,4 +15,6 @@ mod running_exec;
 mod stdin;
 
 pub(crate) use bulk_limit::BulkLimiter;
+#[cfg(any(test, fuzzing))]
+pub(crate) use outcome::check as check_exit_record;
 pub(crate) use run::run;

@@ -3,6 +3,8 @@
 use podbridge_proto::limits::MAX_SURVIVORS;
 use podbridge_proto::v1::ExitRecord;
 use podbridge_proto::v1::exit_record::Cause;
+#[cfg(any(test, fuzzing))]
+use podbridge_proto::words::MAX_WORDS;
 use podbridge_proto::words::clean;
 
 use crate::protocol::result::{EndedExec, Outcome};
@@ -52,4 +54,24 @@ pub(crate) fn from_exit_record(record: ExitRecord, held_open: bool) -> Option<Ou
             message: clean(&failed.message),
         },
     })
+}
+
+/// Checks any bytes for `fuzzing`: what an agent says becomes short, and nothing that a terminal obeys.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check(record: &[u8]) {
+    use prost::Message as _;
+    let Ok(record) = ExitRecord::decode(record) else {
+        return;
+    };
+    let Some(outcome) = from_exit_record(record, false) else {
+        return;
+    };
+    let shown = serde_json::to_value(&outcome).expect("an outcome is JSON");
+    let mut words = shown
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, value)| value.as_str());
+    let plain = |text: &str| text.len() <= 2 * MAX_WORDS && !text.chars().any(char::is_control);
+    assert!(words.all(plain), "{shown}");
 }
