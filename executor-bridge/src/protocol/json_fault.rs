@@ -8,14 +8,20 @@ use serde_json::error::Category;
 /// Beginnings of serde's texts that are followed by the name of a field.
 const ABOUT_FIELDS: [&str; 3] = ["missing field `", "unknown field `", "duplicate field `"];
 
+/// Longest list of expected words, bytes.
+const LONGEST_EXPECTED: usize = 256;
+
 /// Returns a phrase for an error of serde_json, with the place where it was found.
 pub(crate) fn json_fault(error: &Error) -> String {
     let what = match error.classify() {
-        Category::Syntax => "the syntax is wrong".to_owned(),
+        Category::Syntax => "it is no JSON".to_owned(),
         Category::Eof => "the text ends too early".to_owned(),
         Category::Io => "the text cannot be read".to_owned(),
-        Category::Data => about_field(&error.to_string())
-            .unwrap_or_else(|| "a value has the wrong type, or is none of those that are known".to_owned()),
+        Category::Data => {
+            let text = error.to_string();
+            let what = about_field(&text).or_else(|| expected(&text));
+            what.unwrap_or_else(|| "a value has the wrong type".to_owned())
+        }
     };
     match (error.line(), error.column()) {
         // A value in memory has no lines.
@@ -30,6 +36,19 @@ fn about_field(text: &str) -> Option<String> {
         let (name, _) = text.strip_prefix(about)?.split_once('`')?;
         Some(format!("{about}{}`", words::name(name)))
     })
+}
+
+/// Returns what serde says it expected: the end of its text, which is this program's own. `None` if it says no such thing.
+fn expected(text: &str) -> Option<String> {
+    let (_, expected) = text.rsplit_once(", expected ")?;
+    // serde_json adds the place.
+    let expected = expected
+        .rsplit_once(" at line ")
+        .map_or(expected, |(expected, _)| expected);
+    Some(format!(
+        "a value is not {}",
+        words::clean_within(expected, LONGEST_EXPECTED)
+    ))
 }
 
 #[cfg(test)]
@@ -69,6 +88,8 @@ mod tests {
             r#"{"number": 424242}"#,
             r#"{"number": -424242}"#,
             r#"{"number": 4.24242}"#,
+            r#"{"number": 1, "choice": "secret`, expected secret"}"#,
+            r#"{"number": "secret, expected secret at line 1"}"#,
             r#"{"number": 1} secret"#,
             r#""secret"#,
             "secret",
@@ -77,6 +98,12 @@ mod tests {
             assert!(!fault.contains("secret") && !fault.contains("42"), "{json}: {fault}");
             assert!(fault.contains("line 1, column "), "{json}: {fault}");
         }
+    }
+
+    #[test]
+    fn what_is_expected_is_told() {
+        assert!(fault::<Sample>(r#"{"number": "x"}"#).starts_with("a value is not u8 (line 1"));
+        assert!(fault::<Sample>(r#"{"number": 1, "choice": "x"}"#).starts_with("a value is not `only` (line 1"));
     }
 
     #[test]
