@@ -142,7 +142,7 @@ async fn write_all(
     Ok(Outcome::HalfDone(put))
 }
 
-/// Writes a part and those that have come meanwhile, up to `STEP_PARTS`. Blocks.
+/// Writes a part and those that have come meanwhile, up to `STEP_PARTS` or a hole, whose zeros may take long to hash. Blocks.
 fn write_step(
     mut put: Put,
     first: ContentPart,
@@ -151,6 +151,7 @@ fn write_step(
 ) -> Result<Outcome, Error> {
     let parts = std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok()));
     for part in parts.take(STEP_PARTS) {
+        let is_hole = matches!(part, ContentPart::Hole(_));
         match part {
             ContentPart::Data(data) => put.write(&data)?,
             ContentPart::Hole(count) => put.hole(count)?,
@@ -166,6 +167,9 @@ fn write_step(
             }
             is_due
         });
+        if is_hole {
+            break;
+        }
     }
     Ok(Outcome::HalfDone(put))
 }
