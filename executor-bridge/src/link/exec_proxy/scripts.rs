@@ -17,6 +17,8 @@
 ///
 /// `guarded DIRECTORY PATTERN`: nobody but root and this user can change the directory or the way to it, and its mode has the pattern.
 /// `enter DIRECTORY` sets `at` to a path of this user's private directory that stays the same directory.
+///
+/// `command exec`, because a shell ends at once if it cannot open a file for `exec` alone, and directories and processes come and go.
 macro_rules! directories {
     () => {
         r#"
@@ -52,7 +54,7 @@ enter() {
   guarded "$1" "$private" && { at=$1; return 0; }
   # In an image without `ls`: nobody can rename a directory of another user in one with the sticky bit.
   command -v ls >/dev/null 2>&1 || { [ -k "${1%/*}/" ] && at=$1 && return 0; return 1; }
-  (exec 6<"$1") 2>/dev/null && exec 6<"$1" || return 1
+  { command exec 6<"$1"; } 2>/dev/null || return 1
   at=/proc/self/fd/6
   [ "$(cd -P "$at/" 2>/dev/null && pwd -P)" = "$1" ] && [ -O "$at/" ] || return 1
   case $(LC_ALL=C ls -ldn "$at/." 2>/dev/null) in drwx--[-S]---[\ .]*) return 0;; esac
@@ -178,7 +180,7 @@ for process in /proc/[0-9]*; do
   name=
   { read -r name <"$process/comm"; } 2>/dev/null
   [ "$name" = podbridge-agent ] && [ "$process/root/" -ef / ] 2>/dev/null || continue
-  (exec 6<"$process") 2>/dev/null && exec 6<"$process" || continue
+  { command exec 6<"$process"; } 2>/dev/null || continue
   ids=
   { while read -r key ids; do case $key in Uid:) break;; esac; done </proc/self/fd/6/status; } 2>/dev/null
   has_own_ids $ids || continue

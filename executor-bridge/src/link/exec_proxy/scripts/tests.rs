@@ -48,9 +48,19 @@ fn write_program(home: &Path, answer: &str, mode: u32) -> PathBuf {
     fs::create_dir_all(&own).unwrap();
     fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
     let file = own.join("podbridge-agent-0.1.0-abcd.x");
-    fs::write(&file, PROGRAM.replace("ANSWER", answer)).unwrap();
+    write_with_a_process(&file, PROGRAM.replace("ANSWER", answer).as_bytes());
     fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
     file
+}
+
+/// Writes a file that is run soon. A descriptor of this process would go to the children that other tests start at the same moment, and
+/// the kernel runs no file that somebody has open for writing.
+fn write_with_a_process(file: &Path, content: &[u8]) {
+    assert!(
+        run(Path::new("/"), "cat >\"$1\"", &[file.to_str().unwrap()], content)
+            .status
+            .success()
+    );
 }
 
 fn home() -> tempfile::TempDir {
@@ -155,7 +165,7 @@ fn a_damaged_program_is_removed_and_another_one_is_asked_for() {
         whole.as_bytes(),
     ] {
         let file = write_program(home.path(), "", 0o700);
-        fs::write(&file, damaged).unwrap();
+        write_with_a_process(&file, damaged);
         let mount = own_mount(home.path());
         let settings = [HOST_DIRECTORIES, "1", &mount, ""];
         let output = find(home.path(), "--start", settings, &["0.1.0-abcd:00"]);
@@ -425,7 +435,7 @@ fn in_a_volume_for_all_a_program_is_believed_for_its_digest() {
         let volume = Volume::new(0o777);
         volume.plant("another directory of root under this name");
         let file = volume.own().join("podbridge-agent-0.1.0-abcd.x");
-        fs::write(&file, PROGRAM.replace("ANSWER", "running")).unwrap();
+        write_with_a_process(&file, PROGRAM.replace("ANSWER", "running").as_bytes());
         let digest = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(fs::read(&file).unwrap()));
         let path = volume.directory.path().to_str().unwrap();
         let run = |shared: &str, known: &str| {
@@ -451,7 +461,8 @@ fn only_an_agent_of_this_user_is_run_from_its_process() {
         let volume = Volume::new(0o755);
         let program = volume.directory.path().join("podbridge-agent");
         // A copy of a real program: the kernel shows an interpreter as the program of a script.
-        fs::copy("/bin/sleep", &program).unwrap();
+        write_with_a_process(&program, &fs::read("/bin/sleep").unwrap());
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let mut process = std::os::unix::process::CommandExt::uid(&mut Command::new(&program), uid)
             .arg("60")
             .spawn()
@@ -468,4 +479,35 @@ fn only_an_agent_of_this_user_is_run_from_its_process() {
         let _ = process.wait();
         assert_eq!(trace.exists(), is_run, "{uid}");
     }
+}
+
+/// An agent may end between the moment at which the script sees its process and the one at which the script looks into it.
+#[test]
+fn the_find_script_survives_processes_that_end_while_it_looks() {
+    let directory = tempfile::tempdir().unwrap();
+    write_with_a_process(&directory.path().join("podbridge-agent"), b"#!/bin/sh\n");
+    let stop = directory.path().join("stop");
+    let loops: Vec<_> = (0..4)
+        .map(|_| {
+            Command::new("sh")
+                .args([
+                    "-c",
+                    "chmod 700 podbridge-agent; until [ -e stop ]; do ./podbridge-agent; done",
+                ])
+                .current_dir(directory.path())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let outputs: Vec<_> = (0..20)
+        .map(|_| find(directory.path(), "", [":", "1", ":", ""], &[]))
+        .collect();
+    fs::write(stop, "").unwrap();
+    for mut process in loops {
+        assert!(process.wait().unwrap().success());
+    }
+    assert!(
+        outputs.iter().all(|output| output == "podbridge-find/1\n"),
+        "{outputs:?}"
+    );
 }
