@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::mem;
 use std::net::Shutdown;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::UnixStream;
@@ -202,6 +203,8 @@ fn copy(stream: UnixStream) -> io::Result<()> {
         // The other direction sees a failed write as the end of the stream.
         let _ = copy_one_way(&mut io::stdin().lock(), &mut &upward);
         let _ = upward.shutdown(Shutdown::Write);
+        // `reap` may have closed its descriptor already: closing it here again could close another file.
+        mem::forget(upward);
     });
     copy_one_way(&mut &stream, &mut stdout)
 }

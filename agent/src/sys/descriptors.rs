@@ -8,9 +8,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Closes every descriptor above stderr. A daemon that keeps a descriptor of the shell that started it would keep that shell's
-/// `kubectl exec` open for ever. The caller has opened nothing yet.
+/// `kubectl exec` open for ever. The caller uses none of them afterwards and closes none of them again.
 pub(crate) fn close_inherited() {
-    // SAFETY: nothing in this process owns a descriptor above 2 yet.
+    // SAFETY: nothing in this process uses or closes a descriptor above 2 afterwards.
     if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) } == 0 {
         return;
     }

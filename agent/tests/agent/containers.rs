@@ -246,6 +246,32 @@ async fn commands_have_the_environment_that_the_runtime_gave_to_the_last_name() 
     assert!(started.wait().unwrap().success(), "the proxy ends with its agent");
 }
 
+/// Its standard output is no pipe, so it copies. Its link ends first, and the input that nobody needs any more ends later.
+#[test]
+fn a_proxy_survives_an_input_that_ends_after_its_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut proxy = Command::new(AGENT);
+    proxy
+        .args(["proxy", "--start", "--idle", "0", "--container-socket"])
+        .arg(dir.path().join("agent.sock"));
+    let mut proxy = proxy.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut input = proxy.stdin.take().unwrap();
+    // No agent takes this for HTTP/2.
+    input.write_all(&[b'x'; 64]).unwrap();
+    let stdin = format!("/proc/{}/fd/0", proxy.id());
+    eventually("the link has ended", || {
+        std::fs::read_link(&stdin).is_ok_and(|path| path == Path::new("/dev/null"))
+    });
+    drop(input);
+    let [socket] = &sockets(dir.path())[..] else {
+        panic!("an agent has one socket");
+    };
+    let agent = rustix::net::sockopt::socket_peercred(UnixStream::connect(socket).unwrap()).unwrap();
+    rustix::process::kill_process(agent.pid, rustix::process::Signal::TERM).unwrap();
+    let status = proxy.wait().unwrap();
+    assert_eq!(status.code(), Some(1), "the link was cut: {status}");
+}
+
 #[test]
 fn a_damaged_program_starts_no_agent() {
     let dir = tempfile::tempdir().unwrap();
