@@ -519,8 +519,10 @@ def connect(path, timeout=None):
     """Returns a socket connected to the bridge at `path`; `timeout` is in seconds. Raises BridgeLost."""
     bridge = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        bridge.settimeout(timeout)
+        # The kernel's limit, 0 for none: with one of Python's, connect fails where it should wait in a full queue.
+        bridge.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(timeout or -1) + 1, 0))
         bridge.connect(path)
+        bridge.settimeout(timeout)
         if struct.unpack("3i", bridge.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1] != os.geteuid():
             raise PermissionError(errno.EPERM, "the socket belongs to another user")
     except OSError as error:
@@ -608,8 +610,7 @@ class Exchange:
             if not data:
                 raise BridgeLost("the bridge ended")
             self._buffer += data
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
+        data, self._buffer[:count] = bytes(self._buffer[:count]), b""
         return data
 
     def receive(self):
@@ -638,8 +639,7 @@ class Exchange:
         elif kind == self.STDIN_ACK:
             offset, closed = struct.unpack(">QB", payload)
             newly = max(offset - self._acknowledged, 0)
-            self._acknowledged += newly
-            self._sent -= newly
+            self._acknowledged, self._sent = self._acknowledged + newly, self._sent - newly
             del self._stdin[: None if closed else newly]
         else:
             payload = json.loads(payload)

@@ -3,14 +3,22 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_blocking, socket_with};
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
 
 use crate::client::connection::{self, Incoming, Outgoing};
 use crate::error::{Failure, Kind};
 use crate::protocol::request::Request;
+
+/// Time limit for a place in the queue of a bridge that has thousands of connections.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The two directions of a connection whose request was sent.
 #[derive(Debug)]
@@ -30,7 +38,14 @@ pub(crate) async fn begin_existing(socket: &Path, request: &Request) -> Result<O
 /// Connects to a bridge; `None` if no bridge listens on the socket. `Err` if the bridge belongs to another user.
 pub(super) async fn connect(socket: &Path) -> Result<Option<UnixStream>, Failure> {
     let failure = |why: String| Failure::new(Kind::Bridge, format!("the bridge on {} {why}", socket.display()));
-    let stream = match UnixStream::connect(socket).await {
+    let mut connected = UnixStream::connect(socket).await;
+    if connected
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    {
+        connected = connect_in_turn(socket.to_owned()).await;
+    }
+    let stream = match connected {
         Ok(stream) => stream,
         // ConnectionReset: the bridge died before it accepted the connection.
         Err(error)
@@ -49,6 +64,24 @@ pub(super) async fn connect(socket: &Path) -> Result<Option<UnixStream>, Failure
     }
 }
 
+/// Connects to a bridge whose queue is full. Only a blocking connect waits there, and the kernel serves those that wait in their order.
+async fn connect_in_turn(socket: PathBuf) -> io::Result<UnixStream> {
+    let connecting = spawn_blocking(move || {
+        let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // It limits a connect too.
+        set_socket_timeout(&stream, Timeout::Send, Some(QUEUE_TIMEOUT))?;
+        connect_blocking(&stream, &SocketAddrUnix::new(&socket)?)?;
+        let stream = net::UnixStream::from(stream);
+        stream.set_nonblocking(true)?;
+        io::Result::Ok(stream)
+    });
+    let stream = match connecting.await {
+        Ok(connected) => connected?,
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    UnixStream::from_std(stream)
+}
+
 /// Sends the request, with the file descriptors that the bridge reads or writes itself.
 pub(super) async fn send(
     stream: UnixStream,
@@ -61,4 +94,31 @@ pub(super) async fn send(
     let (incoming, mut outgoing) = connection::split(stream);
     outgoing.request(json, descriptors).await?;
     Ok(Conversation { incoming, outgoing })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_waits_for_a_place_in_the_queue() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = net::UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let first = net::UnixStream::connect(&path).unwrap();
+        let error = UnixStream::connect(&path).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "the queue has room");
+        let waiting = tokio::spawn(async move { connect(&path).await });
+        let accepting = spawn_blocking(move || {
+            drop(listener.accept().unwrap());
+            listener.accept().unwrap().0
+        });
+        let connected = waiting.await.unwrap().unwrap().unwrap();
+        let mut accepted = accepting.await.unwrap();
+        drop((first, connected));
+        assert_eq!(accepted.read(&mut [0]).unwrap(), 0);
+    }
 }

@@ -2,6 +2,7 @@
 //! it was unused for long enough. Owns the listener, the clients' connections and the process's lifetime. The
 //! operations themselves belong to `session`. `commands::bridge` and the kubectl shim start it.
 
+mod arrivals;
 mod build_end;
 mod dispatch;
 mod hangup;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::config::BridgeSettings;
+use crate::daemon::arrivals::Arrivals;
 use crate::daemon::dispatch::{self, BridgeState};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::{KeyedTarget, Target};
@@ -64,7 +64,7 @@ async fn serve(
     on_start: impl FnOnce(&Arc<Session>, &Shutdown) -> io::Result<()>,
 ) -> io::Result<ShutdownReason> {
     let BoundSocket { listener, file } = bound;
-    let listener = UnixListener::from_std(listener)?;
+    let arrivals = Arrivals::new(listener)?;
     let shutdown = Shutdown::default();
     watch_signals(shutdown.clone())?;
     let shared_target = Arc::new(target.target);
@@ -85,18 +85,18 @@ async fn serve(
     });
     tracing::info!(key = %target.key, pid = std::process::id(), target = ?bridge.target, "bridge begins");
     let mut clients = JoinSet::new();
-    let reason = accept(&listener, &mut clients, &bridge).await;
+    let reason = accept(&arrivals, &mut clients, &bridge).await;
     if reason == ShutdownReason::Idle {
         file.remove();
         // Clients that connected before the socket's file was removed are served.
-        while let Some(stream) = accept_queued(&listener).await {
+        while let Some(stream) = arrivals.next_waiting() {
             spawn_client(stream, &mut clients, &bridge);
         }
-        drop(listener);
+        drop(arrivals);
     } else {
         // Clients in the queue get a reset and start the next bridge. If that bridge is first, it has replaced the file, and
         // `remove` leaves its file alone.
-        drop(listener);
+        drop(arrivals);
         file.remove();
     }
     let settled = async {
@@ -118,7 +118,7 @@ async fn serve(
 }
 
 /// Accepts clients until the bridge must end; returns the reason.
-async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc<BridgeState>) -> ShutdownReason {
+async fn accept(arrivals: &Arrivals, clients: &mut JoinSet<()>, bridge: &Arc<BridgeState>) -> ShutdownReason {
     loop {
         let unused = clients.is_empty();
         if clients.len() >= MAX_CLIENTS {
@@ -137,8 +137,8 @@ async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc
             reason = bridge.shutdown.wait() => return reason,
             () = idle => return ShutdownReason::Idle,
             Some(_) = clients.join_next(), if !unused => {}
-            accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
-                Ok((stream, _)) if bridge.session.is_current() => spawn_client(stream, clients, bridge),
+            accepted = arrivals.next(), if clients.len() < MAX_CLIENTS => match accepted {
+                Ok(stream) if bridge.session.is_current() => spawn_client(stream, clients, bridge),
                 // A connection that closes with its request unread makes the client start another bridge. Running operations continue.
                 Ok(_) => return ShutdownReason::Outdated,
                 Err(error) => {
@@ -154,13 +154,6 @@ async fn accept(listener: &UnixListener, clients: &mut JoinSet<()>, bridge: &Arc
 fn spawn_client(stream: tokio::net::UnixStream, clients: &mut JoinSet<()>, bridge: &Arc<BridgeState>) {
     let bridge = bridge.clone();
     clients.spawn(async move { dispatch::serve_client(stream, &bridge).await });
-}
-
-/// Returns the next client in the listener's queue; `None` if the queue is empty.
-async fn accept_queued(listener: &UnixListener) -> Option<tokio::net::UnixStream> {
-    // A queued client is ready at once.
-    let accepted = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
-    accepted.ok().and_then(Result::ok).map(|(stream, _)| stream)
 }
 
 /// Requests the shutdown when a signal comes.

@@ -1,14 +1,28 @@
 //! Many connections: silent ones, half requests, and ones that come and go.
 
 use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 
 use podbridge_tests::client_protocol::{Connection, REQUEST, STDOUT, frame};
 use serde_json::json;
 
-use crate::hostile_client::row::Row;
+use crate::frame::flood::Flood;
+use crate::hostile_client::row::{Row, Target};
 
 /// Connections at once, below the limit of descriptors of an ordinary process.
 const MANY: usize = 400;
+
+/// Connects, sends a request and goes, again and again.
+fn come_and_go(target: &Target<'_>, request: &serde_json::Value) -> Flood {
+    let socket = target.socket.to_owned();
+    let request = frame(REQUEST, request.to_string().as_bytes());
+    Flood::start(move || {
+        if let Ok(mut connection) = UnixStream::connect(&socket) {
+            // The bridge may close it at once.
+            let _ = connection.write_all(&request);
+        }
+    })
+}
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -41,6 +55,24 @@ pub(super) const ROWS: &[Row] = &[
                 connection
             });
             Box::new(connections.collect::<Vec<Connection>>())
+        },
+    },
+    Row {
+        name: "connections_that_come_and_go",
+        start: |_, target| {
+            let socket = target.socket.to_owned();
+            Box::new(Flood::start(move || drop(UnixStream::connect(&socket))))
+        },
+    },
+    Row {
+        name: "requests_that_nobody_waits_for",
+        start: |_, target| Box::new(come_and_go(target, &json!({"v": 1, "op": "status"}))),
+    },
+    Row {
+        name: "commands_that_nobody_waits_for",
+        start: |_, target| {
+            let sleep = json!({"v": 1, "op": "exec", "argv": ["sleep", "300"]});
+            Box::new(come_and_go(target, &sleep))
         },
     },
     Row {
