@@ -5,14 +5,18 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::unix::pipe;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::entrance::{Admission, Newcomer};
 use super::handover::{self, ProxyStreams};
+
+/// First bytes of every client of HTTP/2 (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Sender of accepted connections to the server. When the agent ends, the receiver is gone.
 #[derive(Debug, Clone)]
@@ -20,6 +24,23 @@ pub(crate) struct ConnectionQueue {
     pub(super) connections: mpsc::Sender<Connection>,
     /// Number of open connections.
     pub(super) count: watch::Sender<usize>,
+}
+
+impl ConnectionQueue {
+    /// Hands the connection of a newcomer that has begun HTTP/2 to the server.
+    pub(super) async fn send(&self, transport: Transport, guard: ConnectionGuard, newcomer: Newcomer) {
+        let (admission, room) = newcomer.settle();
+        let connection = Connection {
+            transport,
+            preface: PREFACE,
+            _guard: guard,
+            _admission: admission,
+        };
+        // Fails if the agent ends.
+        let _ = self.connections.send(connection).await;
+        // Not before: newcomers come no faster than the server takes them.
+        drop(room);
+    }
 }
 
 /// Counts one connection while it exists.
@@ -39,10 +60,14 @@ impl Drop for ConnectionGuard {
     }
 }
 
+/// A connection whose client has begun HTTP/2.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(super) transport: Transport,
-    pub(super) _guard: ConnectionGuard,
+    transport: Transport,
+    /// What the server has not read yet of the preface, which the transport has delivered already.
+    preface: &'static [u8],
+    _guard: ConnectionGuard,
+    _admission: Admission,
 }
 
 #[derive(Debug)]
@@ -78,6 +103,27 @@ impl Transport {
             proxy: socket,
         })
     }
+
+    /// Waits for the preface of HTTP/2: the server holds buffers for a connection from then on. `None` if the client closes without a
+    /// byte.
+    pub(super) async fn begin_http2(mut self) -> io::Result<Option<Self>> {
+        let mut preface = [0; PREFACE.len()];
+        let mut length = 0;
+        while length < PREFACE.len() {
+            match self.read(&mut preface[length..]).await? {
+                0 if length == 0 => return Ok(None),
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                more => length += more,
+            }
+            if preface[..length] != PREFACE[..length] {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the client speaks no HTTP/2",
+                ));
+            }
+        }
+        Ok(Some(self))
+    }
 }
 
 /// Is ready when the proxy is gone. The connection must end then, because nothing else would ever close the streams.
@@ -99,12 +145,12 @@ impl Connected for Connection {
     fn connect_info(&self) {}
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Socket(socket) => Pin::new(socket).poll_read(cx, buf),
-            Transport::Direct(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::ProxyStreams { input, proxy, .. } => match poll_gone(proxy, cx) {
+        match &mut *self {
+            Self::Socket(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Direct(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::ProxyStreams { input, proxy, .. } => match poll_gone(proxy, cx) {
                 Poll::Ready(()) => Poll::Ready(Ok(())),
                 Poll::Pending => Pin::new(input).poll_read(cx, buf),
             },
@@ -112,12 +158,12 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for Transport {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
-            Transport::Direct(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::ProxyStreams { output, .. } => Pin::new(output).poll_write(cx, buf),
+        match &mut *self {
+            Self::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Direct(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::ProxyStreams { output, .. } => Pin::new(output).poll_write(cx, buf),
         }
     }
     fn poll_write_vectored(
@@ -125,28 +171,62 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Socket(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            Transport::Direct(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Transport::ProxyStreams { output, .. } => Pin::new(output).poll_write_vectored(cx, bufs),
+        match &mut *self {
+            Self::Socket(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Direct(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::ProxyStreams { output, .. } => Pin::new(output).poll_write_vectored(cx, bufs),
         }
     }
     fn is_write_vectored(&self) -> bool {
         true
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Direct(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut *self {
+            Self::Direct(stream) => Pin::new(stream).poll_flush(cx),
             // Sockets and pipes have no buffer of their own.
-            Transport::Socket(_) | Transport::ProxyStreams { .. } => Poll::Ready(Ok(())),
+            Self::Socket(_) | Self::ProxyStreams { .. } => Poll::Ready(Ok(())),
         }
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
-            Transport::Direct(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut *self {
+            Self::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Direct(stream) => Pin::new(stream).poll_shutdown(cx),
             // A pipe is closed when it is dropped, and the proxy's socket after it.
-            Transport::ProxyStreams { .. } => Poll::Ready(Ok(())),
+            Self::ProxyStreams { .. } => Poll::Ready(Ok(())),
         }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.preface.is_empty() {
+            return Pin::new(&mut self.transport).poll_read(cx, buf);
+        }
+        let (head, rest) = self.preface.split_at(buf.remaining().min(self.preface.len()));
+        buf.put_slice(head);
+        self.preface = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }

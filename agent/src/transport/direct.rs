@@ -10,11 +10,12 @@ use std::time::Duration;
 use podbridge_tls::{AllowedKeys, Identity, KeyGenerationError, PublicKey};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::sync::Mutex;
+use tokio::time::sleep;
 use tokio_rustls::{TlsAcceptor, rustls};
 
-use super::connection::{Connection, ConnectionGuard, ConnectionQueue, Transport};
+use super::connection::{ConnectionGuard, ConnectionQueue, Transport};
+use super::entrance::Entrance;
 use super::listener::ACCEPT_RETRY_PAUSE;
 use super::log_limit::LogLimit;
 
@@ -22,9 +23,7 @@ use super::log_limit::LogLimit;
 const MAX_ADDRESSES: usize = 4;
 /// Limit of handshakes at once. Any process that reaches the pod can start one.
 const MAX_HANDSHAKES: usize = 16;
-/// Limit of the duration of one handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time that a failed handshake keeps its permit: it limits the CPU time that clients without an enrolled key can use.
+/// Time that a failed handshake keeps its place: it limits the CPU time that clients without an enrolled key can use.
 const FAILED_HANDSHAKE_PAUSE: Duration = Duration::from_millis(100);
 /// Limit of the time that sent data stays unacknowledged, or unsent because the receiver has no space. After it the kernel ends the
 /// connection (TCP_USER_TIMEOUT).
@@ -64,7 +63,7 @@ struct ListenerState {
     identity: Identity,
     allowed_keys: Arc<AllowedKeys>,
     acceptor: TlsAcceptor,
-    handshakes: Arc<Semaphore>,
+    entrance: Arc<Entrance>,
     /// Port of each address that the agent listens on.
     ports: HashMap<IpAddr, u16>,
 }
@@ -126,7 +125,7 @@ impl ListenerState {
             identity,
             allowed_keys,
             acceptor: TlsAcceptor::from(Arc::new(config)),
-            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            entrance: Arc::new(Entrance::new(MAX_HANDSHAKES)),
             ports: HashMap::new(),
         })
     }
@@ -141,14 +140,14 @@ impl ListenerState {
         let port = listener.local_addr().map_err(failed)?.port();
         self.ports.insert(address, port);
         tracing::info!(%address, port, "agent listens for direct links");
-        let (acceptor, handshakes) = (self.acceptor.clone(), self.handshakes.clone());
-        tokio::spawn(accept(listener, acceptor, handshakes, queue.clone()));
+        let (acceptor, entrance) = (self.acceptor.clone(), self.entrance.clone());
+        tokio::spawn(accept(listener, acceptor, entrance, queue.clone()));
         Ok(port)
     }
 }
 
 /// Accepts connections until the agent ends.
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Semaphore>, queue: ConnectionQueue) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, entrance: Arc<Entrance>, queue: ConnectionQueue) {
     let log_limit = LogLimit::default();
     loop {
         let socket = match listener.accept().await {
@@ -161,25 +160,23 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, handshakes: Arc<Se
                 continue;
             }
         };
-        // Without a permit the connection is closed: its bridge keeps its other link.
-        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+        // Without a place the connection is closed: its bridge keeps its other link.
+        let Some(mut newcomer) = entrance.try_enter() else {
             continue;
         };
         let (acceptor, queue) = (acceptor.clone(), queue.clone());
         tokio::spawn(async move {
-            let handshake = timeout(HANDSHAKE_TIMEOUT, shake_hands(socket, &acceptor)).await;
-            let Ok(Ok(stream)) = handshake else {
+            let introduction = async {
+                let stream = shake_hands(socket, &acceptor).await?;
+                Transport::Direct(Box::new(stream)).begin_http2().await
+            };
+            let Some(Ok(Some(transport))) = newcomer.wait_for(introduction).await else {
                 // Debug level: a port scan must not fill the log.
                 tracing::debug!("direct connection refused");
                 return sleep(FAILED_HANDSHAKE_PAUSE).await;
             };
-            drop(permit);
-            let connection = Connection {
-                transport: Transport::Direct(Box::new(stream)),
-                _guard: ConnectionGuard::new(queue.count.clone()),
-            };
-            // Fails if the agent ends.
-            let _ = queue.connections.send(connection).await;
+            let guard = ConnectionGuard::new(queue.count.clone());
+            queue.send(transport, guard, newcomer).await;
         });
     }
 }

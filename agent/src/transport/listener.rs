@@ -14,10 +14,13 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::Stream;
 
 use super::connection::{Connection, ConnectionGuard, ConnectionQueue, Transport};
+use super::entrance::{Entrance, Newcomer};
 use super::log_limit::LogLimit;
 use super::peer::{self, Scope};
 use super::socket::{BoundPath, BoundSocket};
 
+/// Connections on the Unix sockets whose peers have not begun HTTP/2. A process of this user may open any number.
+const MAX_NEWCOMERS: usize = 128;
 /// Pause after an accept that failed, for example because no file descriptor was free.
 pub(super) const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// Time between two checks whether the socket's file is still there.
@@ -114,7 +117,10 @@ struct Listeners {
 
 impl Listeners {
     async fn accept(mut self, queue: ConnectionQueue) {
+        let entrance = Entrance::new(MAX_NEWCOMERS);
         loop {
+            // Before the accept: who finds no place waits in the kernel's queue.
+            let newcomer = entrance.enter().await;
             let (accepted, scope) = tokio::select! {
                 accepted = self.file.accept() => (accepted, self.scope),
                 accepted = accept_abstract(self.abstract_listener.as_ref()) => {
@@ -130,7 +136,7 @@ impl Listeners {
                 }
             };
             match accepted {
-                Ok((socket, _)) => serve(socket, scope, &queue, &self.log_limit),
+                Ok((socket, _)) => serve(socket, scope, newcomer, &queue, &self.log_limit),
                 Err(error) => {
                     if let Some(left_out) = self.log_limit.allow() {
                         tracing::warn!(%error, left_out, "connection not accepted");
@@ -149,31 +155,33 @@ async fn accept_abstract(listener: Option<&UnixListener>) -> io::Result<(UnixStr
     }
 }
 
-/// Hands a connection to the server, if its peer may use this agent.
-fn serve(socket: UnixStream, scope: Scope, queue: &ConnectionQueue, log_limit: &Arc<LogLimit>) {
+/// Hands a connection to the server, if its peer may use this agent and begins HTTP/2.
+fn serve(socket: UnixStream, scope: Scope, mut newcomer: Newcomer, queue: &ConnectionQueue, log_limit: &Arc<LogLimit>) {
     if let Err(refusal) = peer::check(&socket, scope) {
         if let Some(left_out) = log_limit.allow() {
             tracing::warn!(peer = %refusal, left_out, "connection refused");
         }
         return;
     }
+    newcomer.arrive();
     let log_limit = log_limit.clone();
     let guard = ConnectionGuard::new(queue.count.clone());
-    let queue = queue.connections.clone();
+    let queue = queue.clone();
     // A task per connection: a client that sends nothing must not delay others.
     tokio::spawn(async move {
-        match Transport::negotiate(socket).await {
-            Ok(transport) => {
-                let connection = Connection {
-                    transport,
-                    _guard: guard,
-                };
-                // Fails if the agent ends.
-                let _ = queue.send(connection).await;
-            }
-            Err(error) => {
+        let introduction = async { Transport::negotiate(socket).await?.begin_http2().await };
+        match newcomer.wait_for(introduction).await {
+            Some(Ok(Some(transport))) => queue.send(transport, guard, newcomer).await,
+            // It looked whether an agent listens.
+            Some(Ok(None)) => {}
+            Some(Err(error)) => {
                 if let Some(left_out) = log_limit.allow() {
-                    tracing::warn!(%error, left_out, "connection broken before its first byte was handled");
+                    tracing::warn!(%error, left_out, "connection broken before its client began HTTP/2");
+                }
+            }
+            None => {
+                if let Some(left_out) = log_limit.allow() {
+                    tracing::warn!(left_out, "connection closed: its client did not begin HTTP/2 in time");
                 }
             }
         }

@@ -4,6 +4,7 @@
 pub(crate) mod choice;
 pub(crate) mod connection;
 pub(crate) mod direct;
+mod entrance;
 pub(crate) mod handover;
 pub(crate) mod listener;
 mod log_limit;
