@@ -19,20 +19,45 @@ pub fn name(text: &str) -> String {
     clean_within(text, MAX_NAME)
 }
 
+/// Returns a sentence made fit as [`clean`] does. Of a longer one the middle is left out: a sentence about a file begins with the path and
+/// ends with the reason.
+pub fn sentence(text: &str) -> String {
+    let text = text.trim_end();
+    let (whole, is_whole) = take_within(text.chars(), MAX_WORDS);
+    if is_whole {
+        return whole;
+    }
+    let half = (MAX_WORDS - CUT.len_utf8()) / 2;
+    let (beginning, _) = take_within(text.chars(), half);
+    let (end, _) = take_within(text.chars().rev(), half);
+    let mut cut = beginning;
+    cut.push(CUT);
+    cut.extend(end.chars().rev());
+    cut
+}
+
 /// Does what [`clean`] does, with another limit on the length.
 pub fn clean_within(text: &str, longest: usize) -> String {
-    let mut cleaned = String::with_capacity(text.len().min(longest));
-    for letter in text.trim_end().chars().map(visible) {
-        if cleaned.len() + letter.len_utf8() > longest {
-            while cleaned.len() + CUT.len_utf8() > longest {
-                cleaned.pop();
-            }
-            cleaned.push(CUT);
-            break;
+    let (mut cleaned, is_whole) = take_within(text.trim_end().chars(), longest);
+    if !is_whole {
+        while cleaned.len() + CUT.len_utf8() > longest {
+            cleaned.pop();
         }
-        cleaned.push(letter);
+        cleaned.push(CUT);
     }
     cleaned
+}
+
+/// Returns as many letters, made visible, as fit, and whether these are all.
+fn take_within(letters: impl Iterator<Item = char>, longest: usize) -> (String, bool) {
+    let mut taken = String::new();
+    for letter in letters.map(visible) {
+        if taken.len() + letter.len_utf8() > longest {
+            return (taken, false);
+        }
+        taken.push(letter);
+    }
+    (taken, true)
 }
 
 /// Returns the character, or what stands for it.
@@ -96,6 +121,20 @@ mod tests {
         let just = "x".repeat(MAX_WORDS);
         assert_eq!(clean(&just), just);
         assert_eq!(name(&just).len(), MAX_NAME);
+    }
+
+    #[test]
+    fn a_long_sentence_keeps_its_beginning_and_its_end() {
+        for unit in ["x", "ü", "\u{1f600}", "\x1b"] {
+            let cut = sentence(&format!(
+                "/{}: cannot open it: File name too long\n",
+                unit.repeat(1 << 18)
+            ));
+            assert!(cut.len() <= MAX_WORDS && cut.len() > MAX_WORDS - 16, "{}", cut.len());
+            assert!(cut.starts_with('/') && cut.contains(CUT), "{cut}");
+            assert!(cut.ends_with(": cannot open it: File name too long"), "{cut}");
+        }
+        assert_eq!(sentence("/x: cannot open it\n"), "/x: cannot open it");
     }
 
     #[test]

@@ -4,9 +4,9 @@ use podbridge_proto::limits::{CAPABILITIES, MAX_CHUNK, PROTOCOL_MAJOR};
 use podbridge_proto::v1::agent_server::Agent;
 use podbridge_proto::v1::{EnrollRequest, EnrollResponse, HelloRequest, HelloResponse, Limits};
 use podbridge_tls::PublicKey;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
-use super::convert::require;
+use super::convert::{refusal, require};
 use crate::exec;
 use crate::sys::container::ContainerName;
 use crate::transport::direct::{DirectListener, Error};
@@ -42,10 +42,11 @@ impl Agent for AgentService {
         let request = request.into_inner();
         let version = env!("CARGO_PKG_VERSION");
         if request.protocol_major != PROTOCOL_MAJOR {
-            return Err(Status::failed_precondition(format!(
+            let text = format!(
                 "agent {version} speaks protocol {PROTOCOL_MAJOR}, bridge {} speaks protocol {}; install the same release on both sides",
                 request.version, request.protocol_major
-            )));
+            );
+            return Err(refusal(Code::FailedPrecondition, &text));
         }
         require(&request.requires)?;
         let Greeting {
@@ -76,16 +77,17 @@ impl Agent for AgentService {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
         let EnrollRequest { bridge_key, address } = request.into_inner();
         let key = PublicKey::try_from(bridge_key.to_vec());
-        let key = key.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let key = key.map_err(|error| refusal(Code::InvalidArgument, &error.to_string()))?;
         let address = address
             .parse()
-            .map_err(|_| Status::invalid_argument(format!("{address:?} is not an IP address")))?;
-        let enrolment = self.listener.enroll(key, address).await.map_err(|error| match error {
-            Error::NoPodAddress(_) => Status::invalid_argument(error.to_string()),
-            Error::TooManyAddresses => Status::resource_exhausted(error.to_string()),
-            Error::KeyGeneration(_) | Error::Tls(_) | Error::Listen { .. } => {
-                Status::failed_precondition(error.to_string())
-            }
+            .map_err(|_| refusal(Code::InvalidArgument, &format!("{address:?} is not an IP address")))?;
+        let enrolment = self.listener.enroll(key, address).await.map_err(|error| {
+            let code = match error {
+                Error::NoPodAddress(_) => Code::InvalidArgument,
+                Error::TooManyAddresses => Code::ResourceExhausted,
+                Error::KeyGeneration(_) | Error::Tls(_) | Error::Listen { .. } => Code::FailedPrecondition,
+            };
+            refusal(code, &error.to_string())
         })?;
         Ok(Response::new(EnrollResponse {
             agent_key: enrolment.key.as_der().to_vec().into(),

@@ -11,7 +11,7 @@ use podbridge_proto::digest::ContentHasher;
 use podbridge_proto::limits::{CAPABILITIES, ERRNO_METADATA, KIND_METADATA, MAX_INLINE_STDIN};
 use podbridge_proto::{v1 as wire, words};
 use rustix::io::Errno;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::exec::{
     self, Cause, Channel, Command, Digest, Event, ExecId, ExitRecord, Lengths, Offsets, OnDisconnect, Overflow, Scope,
@@ -50,14 +50,23 @@ pub(crate) fn check_messages(data: &[u8]) {
     }
 }
 
+/// Returns a status with this text, which may repeat names of the request: a status is a header of HTTP/2, and a peer that gets too long a
+/// header ends the connection.
+pub(super) fn refusal(code: Code, text: &str) -> Status {
+    Status::new(code, words::sentence(text))
+}
+
 /// Refuses a request that requires a capability that this agent does not have.
 pub(super) fn require(names: &[String]) -> Result<(), Status> {
     match names.iter().find(|name| !CAPABILITIES.contains(&name.as_str())) {
         None => Ok(()),
-        Some(name) => Err(Status::failed_precondition(format!(
-            "agent {} has no capability {name:?}; install a newer agent",
-            env!("CARGO_PKG_VERSION")
-        ))),
+        Some(name) => Err(refusal(
+            Code::FailedPrecondition,
+            &format!(
+                "agent {} has no capability {name:?}; install a newer agent",
+                env!("CARGO_PKG_VERSION")
+            ),
+        )),
     }
 }
 
@@ -191,7 +200,7 @@ pub(super) fn event(event: Event) -> wire::ExecEvent {
             stdout_length: stdout,
             stderr_length: stderr,
             held_open,
-            spool_error: file_error.unwrap_or_default(),
+            spool_error: words::sentence(&file_error.unwrap_or_default()),
         }),
     };
     wire::ExecEvent { event: Some(event) }
@@ -206,7 +215,9 @@ fn stream(channel: Channel) -> i32 {
 
 pub(super) fn exit_record(record: ExitRecord) -> wire::ExitRecord {
     use wire::exit_record::Cause as Wire;
-    let ended = |reason| wire::Ended { reason };
+    let ended = |reason: String| wire::Ended {
+        reason: words::sentence(&reason),
+    };
     let cause = match record.cause {
         Cause::Exited(code) => Wire::Exited(code.into()),
         Cause::Signaled(signal) => Wire::Signaled(signal.into()),
@@ -217,7 +228,7 @@ pub(super) fn exit_record(record: ExitRecord) -> wire::ExitRecord {
             step: failure.step.into(),
             errno: failure.errno,
             // It repeats the name of the program, which may be longer than a message.
-            message: words::clean(&failure.message),
+            message: words::sentence(&failure.message),
             exit_code: failure.exit_code.into(),
         }),
     };
@@ -331,31 +342,33 @@ pub(super) fn exec_status(error: exec::Error) -> Status {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     };
-    match error {
-        E::Conflict(_) => Status::already_exists(text),
-        E::Unknown(_) => Status::not_found(text),
+    let code = match error {
+        E::Conflict(_) => Code::AlreadyExists,
+        E::Unknown(_) => Code::NotFound,
         E::Fenced { .. } | E::NotRunning(_) | E::StillRunning(_) | E::NoTerminal(_) | E::NoStdin(_) => {
-            Status::failed_precondition(text)
+            Code::FailedPrecondition
         }
-        E::StdinGap { .. } => Status::out_of_range(text),
-        E::Evicted(_) => Status::aborted(text),
-        E::Full(_) => Status::resource_exhausted(text),
-        E::Signal { .. } | E::Resize { .. } => Status::permission_denied(text),
-    }
+        E::StdinGap { .. } => Code::OutOfRange,
+        E::Evicted(_) => Code::Aborted,
+        E::Full(_) => Code::ResourceExhausted,
+        E::Signal { .. } | E::Resize { .. } => Code::PermissionDenied,
+    };
+    refusal(code, &text)
 }
 
 pub(super) fn files_status(error: files::Error) -> Status {
     use files::Error as E;
     let text = error.to_string();
     let mut status = match &error {
-        E::System(_) | E::Foreign { .. } => system_status(text, error.errno()),
-        E::UnknownUser(_) => Status::failed_precondition(text),
-        E::NotBelowRoot(_) => Status::invalid_argument(text),
-        E::FalseLength(_) | E::NoTrailer | E::NotOneHeader | E::OtherTarget => Status::invalid_argument(text),
+        E::System(_) | E::Foreign { .. } => system_status(&text, error.errno()),
+        E::UnknownUser(_) => refusal(Code::FailedPrecondition, &text),
+        E::NotBelowRoot(_) | E::FalseLength(_) | E::NoTrailer | E::NotOneHeader | E::OtherTarget => {
+            refusal(Code::InvalidArgument, &text)
+        }
         // The cause is the file, not the request.
-        E::NotRegular(_) | E::SymbolicLink(_) | E::Changed(_) => Status::unknown(text),
-        E::Length { .. } | E::Digest(_) => Status::data_loss(text),
-        E::Panicked => Status::internal(text),
+        E::NotRegular(_) | E::SymbolicLink(_) | E::Changed(_) => refusal(Code::Unknown, &text),
+        E::Length { .. } | E::Digest(_) => refusal(Code::DataLoss, &text),
+        E::Panicked => refusal(Code::Internal, &text),
     };
     if matches!(error, E::Length { .. } | E::Digest(_)) {
         status
@@ -366,13 +379,14 @@ pub(super) fn files_status(error: files::Error) -> Status {
 }
 
 /// Returns the status for a failed system call; its metadata has the errno.
-fn system_status(text: String, errno: Option<i32>) -> Status {
-    let mut status = match errno {
-        Some(libc::ENOENT) => Status::not_found(text),
-        Some(libc::EACCES | libc::EPERM) => Status::permission_denied(text),
-        Some(libc::ENOSPC | libc::EDQUOT) => Status::resource_exhausted(text),
-        _ => Status::failed_precondition(text),
+fn system_status(text: &str, errno: Option<i32>) -> Status {
+    let code = match errno {
+        Some(libc::ENOENT) => Code::NotFound,
+        Some(libc::EACCES | libc::EPERM) => Code::PermissionDenied,
+        Some(libc::ENOSPC | libc::EDQUOT) => Code::ResourceExhausted,
+        _ => Code::FailedPrecondition,
     };
+    let mut status = refusal(code, text);
     if let Some(errno) = errno {
         status.metadata_mut().insert(ERRNO_METADATA, errno.into());
     }
@@ -402,8 +416,8 @@ pub(super) fn follow_event(event: logs::Event) -> wire::FollowEvent {
 pub(super) fn logs_status(error: logs::Error) -> Status {
     let text = error.to_string();
     match error {
-        logs::Error::System(_) => system_status(text, error.errno()),
-        logs::Error::TooMany { .. } => Status::resource_exhausted(text),
-        logs::Error::Panicked => Status::internal(text),
+        logs::Error::System(_) => system_status(&text, error.errno()),
+        logs::Error::TooMany { .. } => refusal(Code::ResourceExhausted, &text),
+        logs::Error::Panicked => refusal(Code::Internal, &text),
     }
 }

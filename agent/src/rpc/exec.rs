@@ -13,6 +13,7 @@ use podbridge_proto::v1::{
     PutRequest, PutTrailer, ReleaseRequest, ReleaseResponse, ResizeRequest, ResizeResponse, RunRequest, SignalRequest,
     SignalResponse, StartRequest, StartResponse, StdinAck, StdinChunk, WaitRequest, WaitResponse,
 };
+use podbridge_proto::words;
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -296,7 +297,8 @@ impl Exec for ExecService {
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
         let CancelRequest { exec_id, reason } = request.into_inner();
-        self.0.cancel(convert::exec_id(&exec_id)?, &reason);
+        // The exec keeps the reason, and its record repeats it.
+        self.0.cancel(convert::exec_id(&exec_id)?, &words::sentence(&reason));
         Ok(Response::new(CancelResponse {}))
     }
 }

@@ -14,6 +14,7 @@ mod logs;
 mod measure;
 mod memory;
 mod puts;
+mod refusals;
 mod transfers;
 mod tree_peers;
 mod warm_python;

@@ -1,6 +1,6 @@
 //! Requests that are no valid JSON, or valid JSON that no client would send.
 
-use podbridge_tests::client_protocol::{Connection, REQUEST};
+use podbridge_tests::client_protocol::{Connection, REQUEST, STDIN_EOF};
 use serde_json::{Value, json};
 
 use crate::hostile_client::row::{Row, Target};
@@ -10,6 +10,8 @@ fn expect_failure(target: &Target<'_>, request: &[u8]) {
     let mut connection = target.connect();
     // The bridge may answer before it has read all.
     let _ = connection.send(REQUEST, request);
+    // A put is answered when its content has come.
+    let _ = connection.send(STDIN_EOF, &[]);
     let answer = connection.read_result();
     let shown = String::from_utf8_lossy(&request[..request.len().min(200)]).into_owned();
     let answer = answer.unwrap_or_else(|error| panic!("no answer to {shown}: {error}"));
@@ -102,6 +104,34 @@ pub(super) const ROWS: &[Row] = &[
                     json!({"v": 1, "op": "log", "id": "x".repeat(100_000)}),
                 ],
             );
+            Box::new(())
+        },
+    },
+    Row {
+        name: "names_of_a_quarter_mebibyte",
+        start: |_, target| {
+            for long in ["x", "/x", "\u{1b}[31m", "\u{20ac}"].map(|part| part.repeat((1 << 18) / part.len())) {
+                let slash = format!("/{long}");
+                expect_failures(
+                    target,
+                    &[
+                        json!({"v": 1, "op": "exec", "argv": [long]}),
+                        json!({"v": 1, "op": "exec", "argv": [slash]}),
+                        json!({"v": 1, "op": "exec", "argv": ["true"], "cwd": slash}),
+                        json!({"v": 1, "op": "exec", "argv": ["true"], "user": long}),
+                        json!({"v": 1, "op": "exec", "argv": ["true"], "exec_id": long}),
+                        json!({"v": 1, "op": "exec", "argv": ["true"], "container": long}),
+                        json!({"v": 1, "op": "exec", "argv": ["true"], "stdin": long}),
+                        json!({"v": 1, "op": "get", "path": slash}),
+                        json!({"v": 1, "op": "get", "path": slash, "root": "/tmp", "requires": ["root"]}),
+                        json!({"v": 1, "op": "get", "path": "x", "root": slash, "requires": ["root"]}),
+                        json!({"v": 1, "op": "stat", "path": slash}),
+                        json!({"v": 1, "op": "put", "path": slash}),
+                        json!({"v": 1, "op": "put", "path": "/tmp/x", "user": long}),
+                        json!({"v": 1, "op": "delete_log", "id": long, "container": 1}),
+                    ],
+                );
+            }
             Box::new(())
         },
     },
