@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use podbridge_tests::client_protocol::exec_with_payload;
+use podbridge_tests::client_protocol::{Connection, RESULT, STARTED, STDOUT, exec_with_payload};
 use podbridge_tests::pair::{Pair, eventually};
+use serde_json::json;
 
 /// Most memory of a bridge under attack, bytes.
 const CEILING: u64 = 96 << 20;
@@ -43,6 +44,13 @@ fn memory(pair: &Pair) -> u64 {
         Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
     };
     pair.bridges().into_iter().filter_map(memory_of).max().unwrap_or(0)
+}
+
+/// Returns the most memory that a process has had, bytes.
+fn peak(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 fn kill_all(clients: Vec<Child>) {
@@ -118,6 +126,42 @@ fn readers_that_stand_still_delay_nobody_and_lose_nothing() {
         assert!(received == content, "{} bytes", received.len());
         assert!(client.wait().unwrap().success());
     }
+}
+
+#[test]
+fn readers_without_number_cost_the_bridge_little_and_get_all_their_output() {
+    // As many as a bridge serves at once, less some for others. Each gets more than its socket holds.
+    const READERS: usize = 600;
+    const LENGTH: usize = 400_000;
+    let pair = Pair::start();
+    assert_responsive(&pair);
+    let socket = socket(&pair);
+    let request = json!({"v": 1, "op": "exec", "argv": ["head", "-c", LENGTH.to_string(), "/dev/zero"]});
+    let start = |_| {
+        let mut reader = Connection::open(&socket).unwrap();
+        reader.send_request(&request, &[]).unwrap();
+        reader
+    };
+    let mut readers: Vec<_> = (0..READERS).map(start).collect();
+    for reader in &mut readers {
+        while reader.read_frame().unwrap().0 != STARTED {}
+    }
+    assert_responsive(&pair);
+    let [bridge] = pair.bridges()[..] else {
+        panic!("not one bridge")
+    };
+    for (number, mut reader) in readers.into_iter().enumerate() {
+        let mut length = 0;
+        let result = loop {
+            match reader.read_frame().unwrap() {
+                (RESULT, result) => break String::from_utf8(result).unwrap(),
+                (STDOUT, output) => length += output.len(),
+                _ => {}
+            }
+        };
+        assert_eq!(length, LENGTH, "reader {number}: {result}");
+    }
+    assert!(peak(bridge) < CEILING, "{} MiB", peak(bridge) >> 20);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use podbridge_proto::limits::MAX_CHUNK;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::sys;
 
@@ -36,6 +36,12 @@ const REQUEST_COST: usize = 2;
 const REPLY_FLOOR: usize = 8 << 10;
 /// Longer answers for all clients, bytes.
 const REPLY_POOL: usize = 6 << 20;
+/// Commands whose stream keeps a whole message of output. tonic's decoder keeps the memory of a stream's largest message, also while the
+/// command says nothing, so it counts until the stream ends. Who finds no place keeps the floor, and the stream ends.
+const MESSAGE_PLACES: usize = 64;
+/// Time for which a stream may keep its place although others wait for one, and how soon after its last output it loses the place.
+const PLACE_TIME: Duration = Duration::from_secs(1);
+const QUIET_TIME: Duration = Duration::from_millis(50);
 /// Downloads that receive at once. Each holds a part of a message that has not come whole; others wait for their turn.
 const MAX_RECEIVING: usize = 32;
 /// Time after which freed memory is given back to the system, when streams were let go.
@@ -56,6 +62,9 @@ struct Pools {
     input: Arc<Semaphore>,
     requests: Arc<Semaphore>,
     replies: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    /// How many wait for a place.
+    places_wanted: watch::Sender<usize>,
     standing: Arc<Semaphore>,
     receiving: Arc<Semaphore>,
     /// A task will give memory back.
@@ -74,6 +83,8 @@ impl Default for Budget {
             input: pool(INPUT_POOL),
             requests: pool(REQUEST_POOL),
             replies: pool(REPLY_POOL),
+            places: pool(MESSAGE_PLACES),
+            places_wanted: watch::Sender::new(0),
             standing: pool(STANDING_WINDOWS),
             receiving: pool(MAX_RECEIVING),
             trims: AtomicBool::new(false),
@@ -128,14 +139,49 @@ impl Budget {
 
     /// Takes the next piece of an answer from its front, as large as the client's budget allows now.
     pub(crate) fn reply(&self, answer: &mut Bytes) -> (Bytes, Option<Credit>) {
+        // A copy of a short piece, and a long one counts as a whole message: a piece keeps the memory of all that its stream has decoded with it.
+        let copy = |answer: &mut Bytes| Bytes::copy_from_slice(&answer.split_to(answer.len().min(REPLY_FLOOR)));
         if answer.len() <= REPLY_FLOOR {
-            return (std::mem::take(answer), None);
+            return (copy(answer), None);
         }
-        match try_take(&self.0.replies, answer.len()) {
+        match try_take(&self.0.replies, answer.len().max(MAX_CHUNK)) {
             Ok(credit) => (std::mem::take(answer), Some(credit)),
-            // A copy: the piece must not keep the whole answer in memory.
-            Err(Exhausted) => (Bytes::copy_from_slice(&answer.split_to(REPLY_FLOOR)), None),
+            Err(Exhausted) => (copy(answer), None),
         }
+    }
+
+    /// Cuts output that has come from an agent to what the bridge may hold of it, and returns how much was cut off, which has to come again.
+    /// `place`: the place of its stream, taken if there is one.
+    pub(crate) fn cut_output(&self, output: &mut Bytes, place: &mut Option<Credit>) -> usize {
+        let length = output.len();
+        if length <= REPLY_FLOOR || place.is_some() {
+            return 0;
+        }
+        *place = try_take(&self.0.places, 1).ok();
+        if place.is_some() {
+            return 0;
+        }
+        // A copy: the piece must not keep the whole output in memory.
+        *output = Bytes::copy_from_slice(&output[..REPLY_FLOOR]);
+        self.trim_soon();
+        length - REPLY_FLOOR
+    }
+
+    /// Waits for the place of a stream.
+    pub(crate) async fn message_place(&self) -> Credit {
+        let wanted = &self.0.places_wanted;
+        wanted.send_modify(|count| *count += 1);
+        let _wants = Wants(wanted);
+        take(&self.0.places, 1).await
+    }
+
+    /// Waits until a stream has to give its place up: others wait for one, and the stream was opened at `since` and had its last output at
+    /// `last`.
+    pub(crate) async fn place_wanted(&self, since: Instant, last: Option<Instant>) {
+        let turn_ends = since + PLACE_TIME;
+        sleep_until(last.map_or(turn_ends, |last| turn_ends.min(last + QUIET_TIME))).await;
+        // The sender is not dropped before `self`.
+        let _ = self.0.places_wanted.subscribe().wait_for(|count| *count > 0).await;
     }
 
     /// Returns the credit for an answer that waits for a disk.
@@ -163,6 +209,15 @@ impl Budget {
             pools.trims.store(false, Ordering::Relaxed);
             sys::give_memory_back();
         });
+    }
+}
+
+/// Counts one that waits for a place.
+struct Wants<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Wants<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -359,6 +414,43 @@ mod tests {
         assert_eq!((piece.0.len(), piece.1.len()), (REPLY_FLOOR, MAX_CHUNK - REPLY_FLOOR));
         held.clear();
         assert!(budget.reply(&mut answer.clone()).1.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_is_cut_to_the_floor_when_other_streams_have_all_places() {
+        let budget = Budget::default();
+        let message = Bytes::from(vec![b'x'; MAX_CHUNK]);
+        let cut = |place: &mut Option<Credit>| {
+            let mut output = message.clone();
+            let cut = budget.cut_output(&mut output, place);
+            assert_eq!(output.len() + cut, MAX_CHUNK);
+            cut
+        };
+        let mut places: Vec<_> = (0..MESSAGE_PLACES).map(|_| None).collect();
+        for place in &mut places {
+            assert_eq!((cut(place), cut(place)), (0, 0));
+        }
+        let mut late = None;
+        assert_eq!(cut(&mut late), MAX_CHUNK - REPLY_FLOOR);
+        let mut short = message.slice(..REPLY_FLOOR);
+        assert_eq!(budget.cut_output(&mut short, &mut late), 0);
+        // Nobody gives a place up that nobody wants.
+        let hour = Duration::from_secs(3600);
+        let begun = Instant::now();
+        assert!(timeout(hour, budget.place_wanted(begun, Some(begun))).await.is_err());
+        {
+            let mut waiting = Box::pin(budget.message_place());
+            assert!(timeout(QUIET_TIME, &mut waiting).await.is_err());
+            let begun = Instant::now();
+            budget.place_wanted(begun, Some(begun)).await;
+            assert_eq!(begun.elapsed(), QUIET_TIME);
+            budget.place_wanted(begun, None).await;
+            assert_eq!(begun.elapsed(), PLACE_TIME);
+            places.pop();
+            late = Some(waiting.await);
+        }
+        assert!(timeout(hour, budget.place_wanted(begun, None)).await.is_err());
+        assert_eq!(cut(&mut late), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -78,10 +78,18 @@ impl ExecDriver<'_> {
                     *link = Some(connection.clone());
                     is_new
                 });
-                match self.running.forward_events(events, window, &mut received).await {
+                let end = self.running.forward_events(events, window, &mut received).await;
+                self.running.place = None;
+                match end {
+                    LinkEnd::GavePlaceUp => {}
                     LinkEnd::Closed(outcome) => return ExecEnd::Closed(connection, outcome),
                     LinkEnd::Cancel(outcome) => return ExecEnd::Cancel(outcome),
                     LinkEnd::Broken(status) => break status,
+                    LinkEnd::NoPlace => {
+                        if let Err(outcome) = self.running.wait_for_place(lease / READS_PER_LEASE).await {
+                            return ExecEnd::Cancel(outcome);
+                        }
+                    }
                     LinkEnd::LetGo => {
                         if let Err(outcome) = self.running.wait_for_client(lease / READS_PER_LEASE).await {
                             return ExecEnd::Cancel(outcome);
@@ -89,6 +97,7 @@ impl ExecDriver<'_> {
                     }
                 }
             };
+            self.running.place = None;
             if !is_broken_link(&status, &connection) {
                 return ExecEnd::Lost(self.refusal_outcome(&status, previous_agent.is_some()));
             }

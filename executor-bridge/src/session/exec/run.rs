@@ -68,6 +68,7 @@ pub(crate) async fn run(
         stderr: OutputSink::new(stderr, progress.stderr),
         started: progress.started,
         outbox: None,
+        place: None,
         exit: None,
     };
     let lane = choose_lane::lane_of(&start);

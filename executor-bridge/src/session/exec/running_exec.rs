@@ -11,14 +11,14 @@ use podbridge_proto::v1::exec_event::Event;
 use podbridge_proto::v1::{Closed, ExecEvent, ExitRecord, Output, Stream};
 use podbridge_proto::words::clean;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
 use crate::error::{Failure, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request::Size;
 use crate::protocol::result::{EndedExec, Outcome};
-use crate::session::budget::InputCredit;
+use crate::session::budget::{Credit, InputCredit};
 use crate::session::client::{Client, ClientInput, Reply, bad_request};
 use crate::session::exec::control::ControlMessage;
 use crate::session::exec::outcome::from_exit_record;
@@ -78,6 +78,18 @@ pub(crate) enum LinkEnd {
     Broken(Status),
     /// The client stands still, and so do too many others. The stream was closed; the rest follows when the client takes more.
     LetGo,
+    /// The bridge has no place for a message of output. The stream was closed; the rest follows when there is one.
+    NoPlace,
+    /// Others wait for the place of this stream, which was closed.
+    GavePlaceUp,
+}
+
+/// What follows from an event.
+enum Handled {
+    Whole,
+    /// The bridge has no place for the rest of the output.
+    Cut,
+    Closed(Outcome),
 }
 
 /// What waits for space in the client's queue.
@@ -102,6 +114,8 @@ pub(crate) struct RunningExec {
     /// What waits for space in the client's queue. While it waits, no event is read, so HTTP/2 flow control holds the agent
     /// back.
     pub(crate) outbox: Option<Unsent>,
+    /// Lets the stream keep a whole message of output; given up with the stream.
+    pub(crate) place: Option<Credit>,
     /// The exit record. The outcome follows from it when the output is complete.
     pub(crate) exit: Option<ExitRecord>,
 }
@@ -139,6 +153,7 @@ impl RunningExec {
         let replies = self.client.replies.clone();
         // Runs while the client takes nothing.
         let mut stall_timeout = None;
+        let (opened, mut last_output) = (Instant::now(), None);
         let mut news = News::default();
         loop {
             // Most often the client is ready, and there is nothing to wait for.
@@ -158,6 +173,13 @@ impl RunningExec {
                 stall_timeout
                     .get_or_insert_with(|| Box::pin(replies.budget.stall_timeout(window)))
                     .await;
+            };
+            let has_place = self.place.is_some();
+            let place_wanted = async {
+                if !has_place {
+                    std::future::pending::<()>().await;
+                }
+                replies.budget.place_wanted(opened, last_output).await;
             };
             tokio::select! {
                 permit = replies.reserve(), if !outbox_free => match (permit, self.outbox.take()) {
@@ -182,20 +204,27 @@ impl RunningExec {
                         Err(status) => return LinkEnd::Broken(status),
                     };
                     let before = self.progress();
+                    let mut is_cut = false;
                     // An event of a newer agent is empty. This bridge has not required it.
                     if let Some(event) = event {
                         match self.handle_event(event).await {
-                            Ok(None) => {}
-                            Ok(Some(outcome)) => return LinkEnd::Closed(outcome),
+                            Ok(Handled::Whole) => {}
+                            Ok(Handled::Cut) => is_cut = true,
+                            Ok(Handled::Closed(outcome)) => return LinkEnd::Closed(outcome),
                             Err(outcome) => return LinkEnd::Cancel(outcome),
                         }
                     }
                     let is_new = self.progress() != before;
                     *received |= is_new;
+                    last_output = Some(Instant::now());
+                    if is_cut {
+                        return LinkEnd::NoPlace;
+                    }
                     if let Err(repetition) = news.note(is_new) {
                         return LinkEnd::Cancel(Outcome::lost(Kind::AgentLost, repetition.to_string()));
                     }
                 },
+                () = place_wanted, if outbox_free => return LinkEnd::GavePlaceUp,
                 () = standing => {
                     self.give_output_back();
                     return LinkEnd::LetGo;
@@ -255,8 +284,28 @@ impl RunningExec {
         }
     }
 
-    /// Handles one event. Returns the outcome if it is the last; an error cancels the exec.
-    async fn handle_event(&mut self, event: Event) -> Result<Option<Outcome>, Outcome> {
+    /// Gives the client what waits for it, and waits for a place for the next stream. As `wait_for_client`.
+    pub(crate) async fn wait_for_place(&mut self, limit: Duration) -> Result<(), Outcome> {
+        let replies = self.client.replies.clone();
+        let ends = Instant::now() + limit;
+        while self.outbox.is_some() {
+            let permit = match self.while_listening(timeout_at(ends, replies.reserve())).await? {
+                Ok(Ok(permit)) => permit,
+                Ok(Err(_)) => return Err(Outcome::Cancelled(EndedExec::default())),
+                Err(_) => return Ok(()),
+            };
+            if let Some(unsent) = self.outbox.take() {
+                permit.send(self.next_reply(unsent));
+            }
+        }
+        self.wait_for_client(ends - Instant::now()).await?;
+        let place = self.while_listening(timeout_at(ends, replies.budget.message_place()));
+        self.place = place.await?.ok();
+        Ok(())
+    }
+
+    /// Handles one event. An error cancels the exec.
+    async fn handle_event(&mut self, event: Event) -> Result<Handled, Outcome> {
         match event {
             // The agent sends it at the start of every link. The client gets it once.
             Event::Started(_) if self.started => {}
@@ -268,7 +317,7 @@ impl RunningExec {
                 }
                 self.outbox = Some(Unsent::Frame(Frame::Started(json.to_string().into())));
             }
-            Event::Output(output) => self.handle_output(output).await?,
+            Event::Output(output) => return self.handle_output(output).await,
             Event::Gap(gap) => {
                 return Err(Outcome::Lost(Failure::bug(&format!(
                     "the agent dropped {} bytes of output",
@@ -276,13 +325,13 @@ impl RunningExec {
                 ))));
             }
             Event::Exited(record) => self.exit = Some(record),
-            Event::Closed(closed) => return self.handle_closed(&closed).map(Some),
+            Event::Closed(closed) => return self.handle_closed(&closed).map(Handled::Closed),
         }
-        Ok(None)
+        Ok(Handled::Whole)
     }
 
-    /// Sends output to its destination. An error cancels the exec.
-    async fn handle_output(&mut self, output: Output) -> Result<(), Outcome> {
+    /// Sends output to its destination, as much as the bridge has place for. An error cancels the exec.
+    async fn handle_output(&mut self, output: Output) -> Result<Handled, Outcome> {
         let stream = output.stream();
         let sink = match stream {
             Stream::Stdout => &mut self.stdout,
@@ -298,11 +347,14 @@ impl RunningExec {
         }
         sink.offset = check_length(sink.offset, output.data.len() as u64, None)
             .map_err(|error| Outcome::lost(Kind::AgentLost, format!("the agent's output cannot be: {error}")))?;
+        let mut data = output.data;
+        let cut = self.client.replies.budget.cut_output(&mut data, &mut self.place);
+        sink.offset -= cut as u64;
         match &sink.file {
-            Some(file) => file.write_at(output.offset, output.data).await?,
-            None => self.outbox = Some(Unsent::Output(stream, output.data)),
+            Some(file) => file.write_at(output.offset, data).await?,
+            None => self.outbox = Some(Unsent::Output(stream, data)),
         }
-        Ok(())
+        Ok(if cut == 0 { Handled::Whole } else { Handled::Cut })
     }
 
     /// Returns the outcome of an exec whose output is complete.
