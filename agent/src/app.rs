@@ -73,7 +73,9 @@ pub(crate) async fn serve(
 
     let logs = Logs::default();
     let transfers = Transfers::default();
+    let files = FilesService::new(transfers.clone());
     tokio::spawn(trim_heap_after(registry.released()));
+    tokio::spawn(trim_heap_after(files.ended_transfers()));
     tokio::spawn(trim_heap_after(logs.ended_followers()));
     let (stop, mut stopping) = watch::channel(false);
     let server = Server::builder()
@@ -90,7 +92,7 @@ pub(crate) async fn serve(
             DirectListener::new(queue),
         )))
         .add_service(ExecServer::new(ExecService(registry.clone())).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(FilesServer::new(FilesService::new(transfers.clone())).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(FilesServer::new(files).max_decoding_message_size(MAX_MESSAGE))
         .add_service(LogsServer::new(LogsService(logs)))
         .serve_with_incoming_shutdown(incoming, async move {
             // An error means that the sender is gone, which is a stop as well.
@@ -144,7 +146,7 @@ fn end_signal() -> io::Result<impl Future<Output = &'static str>> {
     })
 }
 
-/// Returns freed memory to the system a little after each change of `ended`, which counts execs or followers that have ended.
+/// Returns freed memory to the system a little after each change of `ended`, which counts execs, transfers or followers that have ended.
 async fn trim_heap_after(mut ended: watch::Receiver<u64>) {
     while ended.changed().await.is_ok() {
         sleep(TRIM_DELAY).await;

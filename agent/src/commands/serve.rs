@@ -35,7 +35,7 @@ pub(super) fn run(options: Serve) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     heap::restart_without_thread_caches();
-    heap::use_one_arena();
+    heap::set_up();
     if options.detached {
         // setsid fails only for a process that already leads its process group. A group leader serves as well.
         let _ = setsid();

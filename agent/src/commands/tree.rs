@@ -10,7 +10,7 @@ use rustix::pipe::fcntl_setpipe_size;
 use crate::sys::{exit_signal, heap};
 
 pub(super) fn run() -> Result<ExitCode, String> {
-    heap::use_one_arena();
+    heap::set_up();
     let temporaries = Temporaries::default();
     let leftovers = temporaries.clone();
     exit_signal::run_before_exit(move || leftovers.remove_all())

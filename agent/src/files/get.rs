@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -11,8 +10,9 @@ use podbridge_files::mounts::is_kernel_file_system;
 use podbridge_files::sparse::{is_sparse, next_data};
 use podbridge_proto::digest::{ContentDigest, ContentHasher};
 use podbridge_proto::limits::MAX_HOLE;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 
 use super::resolve::ResolvedPath;
 use super::{Attributes, Error, Location};
@@ -118,17 +118,17 @@ impl FileReader {
 
     /// Reads `wanted` bytes at the offset, fewer only at the end of the file.
     fn data(&self, wanted: usize) -> Result<Vec<u8>, Error> {
-        let mut buffer = vec![0; wanted];
-        let mut filled = 0;
-        while filled < wanted {
-            match self.file.read_at(&mut buffer[filled..], self.offset + filled as u64) {
+        let mut buffer = Vec::with_capacity(wanted);
+        while buffer.len() < wanted {
+            let offset = self.offset + buffer.len() as u64;
+            match pread(&self.file, spare_capacity(&mut buffer), offset) {
                 Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::system("read it", &self.path)(error)),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::system("read it", &self.path)(errno.into())),
             }
         }
-        buffer.truncate(filled);
+        // The capacity may be a little more than what was asked for.
+        buffer.truncate(wanted);
         Ok(buffer)
     }
 

@@ -11,7 +11,7 @@ use podbridge_proto::v1::{
     GetRequest, GetResponse, GetTrailer, PutHeader, PutRequest, PutResponse, PutTrailer, StatRequest, StatResponse,
     WriteProgress,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
@@ -29,6 +29,7 @@ const MAX_QUEUED_ANSWERS: usize = 8;
 pub(crate) struct FilesService {
     transfers: Transfers,
     read_ahead: ReadAhead,
+    ended: watch::Sender<u64>,
 }
 
 impl FilesService {
@@ -36,7 +37,26 @@ impl FilesService {
         Self {
             transfers,
             read_ahead: ReadAhead::default(),
+            ended: watch::Sender::new(0),
         }
+    }
+
+    /// Returns the number of transfers that have ended; its receiver wakes whenever one ends.
+    pub(crate) fn ended_transfers(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
+    }
+
+    fn counted(&self) -> CountedTransfer {
+        CountedTransfer(self.ended.clone())
+    }
+}
+
+/// Counts a transfer as ended when it is dropped.
+struct CountedTransfer(watch::Sender<u64>);
+
+impl Drop for CountedTransfer {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count += 1);
     }
 }
 
@@ -85,6 +105,7 @@ impl Files for FilesService {
     type WriteStream = Answers<WriteProgress>;
 
     async fn put(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<PutResponse>, Status> {
+        let _counted = self.counted();
         let mut messages = request.into_inner();
         let (target, hasher) = convert::new_file(header(&mut messages).await?)?;
         let file = ContentWriter::create(target, hasher);
@@ -117,10 +138,11 @@ impl Files for FilesService {
     }
 
     async fn write(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Self::WriteStream>, Status> {
-        let transfers = self.transfers.clone();
+        let (transfers, counted) = (self.transfers.clone(), self.counted());
         let (answers, receiver) = mpsc::channel(MAX_QUEUED_ANSWERS);
         // A task of its own: a complete file gets its name even if the sender is gone.
         tokio::spawn(async move {
+            let _counted = counted;
             if let Err(status) = write(request.into_inner(), &answers, &transfers).await {
                 let _ = answers.send(Err(status)).await;
             }
@@ -139,7 +161,11 @@ impl Files for FilesService {
         let stat = GetResponse {
             part: Some(GetPart::Stat(convert::attributes(reader.attributes()))),
         };
-        let content = ReceiverStream::new(self.read_ahead.start(reader)).map(get_response);
+        let counted = self.counted();
+        let content = ReceiverStream::new(self.read_ahead.start(reader)).map(move |part| {
+            let _until_the_stream_is_dropped = &counted;
+            get_response(part)
+        });
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(stat)).chain(content))))
     }
 

@@ -16,7 +16,7 @@ pub(crate) fn bytes(path: &Path) -> bytes::Bytes {
     path.to_str().unwrap().to_owned().into()
 }
 
-async fn put(agent: &Agent, path: &Path, chunks: &[&[u8]], sha256: Option<&[u8]>) -> Result<u64, Status> {
+pub(crate) async fn put(agent: &Agent, path: &Path, chunks: &[&[u8]], sha256: Option<&[u8]>) -> Result<u64, Status> {
     let content = chunks.concat();
     let sha256 = sha256.map_or_else(|| Sha256::digest(&content).to_vec(), <[u8]>::to_vec);
     let header = PutHeader {
@@ -38,7 +38,7 @@ async fn put(agent: &Agent, path: &Path, chunks: &[&[u8]], sha256: Option<&[u8]>
     Ok(response.into_inner().length)
 }
 
-async fn get(agent: &Agent, path: &Path, offset: u64) -> Result<Vec<u8>, Status> {
+pub(crate) async fn get(agent: &Agent, path: &Path, offset: u64) -> Result<Vec<u8>, Status> {
     let mut parts = agent
         .files()
         .await

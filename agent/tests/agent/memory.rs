@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use podbridge_proto::v1::ReleaseRequest;
 
+use crate::files::{get, put};
 use crate::harness::{Agent, eventually, finish, run, shell, soon, zombies_of};
 use crate::measure::{in_flight, settled_usage, unread_gibibyte, usage};
 
@@ -42,6 +43,19 @@ async fn a_thousand_execs_in_flight_use_little_memory() {
     assert!(seen.idle.memory + RELOCATED <= 1024, "{seen:?}");
     assert!(seen.unattached <= 16.0 && seen.attached <= 24.0, "{seen:?}");
     assert!(seen.after.memory <= MEMORY_AFTER, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn transfers_leave_no_memory() {
+    let agent = Agent::start();
+    let path = agent.dir.path().join("file");
+    let content = vec![7; 32 << 20];
+    let chunks: Vec<&[u8]> = content.chunks(100_000).collect();
+    put(&agent, &path, &chunks, None).await.unwrap();
+    get(&agent, &path, 0).await.unwrap();
+    eventually("the memory of both is returned", || {
+        usage(agent.pid()).memory + RELOCATED <= 1536
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
