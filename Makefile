@@ -231,8 +231,8 @@ test-whole-path: build $(STOCK_KUBECTL) ## all of Zuul and nodepool as services,
 	$(on-a-cluster) tests/zuul/run whole_path
 
 .PHONY: test-native-job
-test-native-job: images ## examples/native-job under Zuul: registry, image, pods and a build set, on a new cluster
-	$(on-a-cluster) tests/zuul/run native_job native_build_set
+test-native-job: images ## examples/native-job under Zuul: registry, image, pods and a build set, and the failures of roles, on a new cluster
+	$(on-a-cluster) tests/zuul/run native_job native_build_set job_roles_fail
 
 .PHONY: cluster-up cluster-down
 cluster-up: ## start the test cluster and print its settings

@@ -5,6 +5,7 @@ from tier.scenarios.compare import compare
 from tier.scenarios.examples import base_job
 from tier.scenarios.executor import garbage, optout, stop
 from tier.scenarios.job_pods import job_pods
+from tier.scenarios.job_roles import job_roles, job_roles_fail
 from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod, replaced_binaries, restarted_container
 from tier.scenarios.native_job import native_build_set, native_job
 from tier.scenarios.roles import roles, roles_without_rsync
@@ -22,6 +23,8 @@ SCENARIOS = {
         stream,
         same_name_pods,
         job_pods,
+        job_roles,
+        job_roles_fail,
         lost_pod,
         restarted_container,
         replaced_binaries,

@@ -28,6 +28,7 @@ def variables():
         "builder_image": BUILDER,
         "base_image": "docker-archive:/opt/images/base.tar",
         "sidecar_image": f"localhost/podbridge-agent-git:{version}",
+        "agent_image": f"localhost/podbridge-agent:{version}",
         # The test cluster has no kube-proxy, and so no ports of services on its node.
         "podbridge_registry_reach": "pod",
     }
@@ -48,7 +49,8 @@ def native_job(session):
 
 
 def import_images():
-    command = [settings.ROOT / "tests/cluster/cluster", "import", settings.BUILDER, IMAGES / "podbridge-agent-git.tar"]
+    of_podbridge = [IMAGES / f"{name}.tar" for name in ("podbridge-agent", "podbridge-agent-git")]
+    command = [settings.ROOT / "tests/cluster/cluster", "import", settings.BUILDER, *of_podbridge]
     subprocess.run(command, env=settings.CLUSTER_ENVIRON, check=True)
 
 
@@ -66,11 +68,19 @@ def prepare(session, nodes, run, post=None, job="native", **options):
         job=job,
         **options,
     )
+    check_out(build)
+    return build
+
+
+def check_out(build, **files):
+    """Commits the project under test and these files to its repository, as Zuul's merger leaves them."""
     checkout = os.path.join(build.jobdir.src_root, PROJECT)
     shutil.copytree(EXAMPLE / "project", checkout, dirs_exist_ok=True)
+    for name, text in files.items():
+        with open(os.path.join(checkout, name), "w") as file:
+            file.write(text)
     commit = "git add . && git -c user.name=Zuul -c user.email=zuul@example.com commit --quiet -m change"
     subprocess.run(["sh", "-c", commit], cwd=checkout, check=True)
-    return build
 
 
 def expect_native(build, node):
@@ -117,11 +127,11 @@ def run_build_set(session, node):
     assert refused.returncode != 0, "the token of the build set is valid after its end"
 
 
-def expect_secret(token, builds):
-    """Asserts that the token is in no log of these builds and in none of the executor."""
+def expect_secret(secret, builds):
+    """Asserts that the secret is in no log of these builds and in none of the executor."""
     logs = [settings.WORK / "executor.log"]
     for build in builds:
         logs += [build.jobdir.job_output_file, build.jobdir.job_output_file.replace(".txt", ".json")]
     for path in logs:
         with open(path, errors="replace") as file:
-            assert token not in file.read(), f"the token of the build set is in {path}"
+            assert secret not in file.read(), f"a secret of the build set is in {path}"

@@ -1,7 +1,7 @@
 # Copyright: podbridge contributors
 # GNU General Public License v3.0 or later (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tables of the filters of the role `pod`: manifests, hosts and reasons."""
+"""Tables of the filters of the roles: manifests, hosts, states and reasons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def load(name):
     return getattr(module, name)
 
 
-pod_manifests, pod_hosts, pod_faults = map(load, ("pod_manifests", "pod_hosts", "pod_faults"))
+NAMES = ("pod_manifests", "pod_hosts", "pod_faults", "pod_state", "api_reason")
+pod_manifests, pod_hosts, pod_faults, pod_state, api_reason = map(load, NAMES)
 IMAGES = {"agent_image": "agent", "sidecar_image": "git"}
 
 
@@ -117,28 +118,63 @@ def test_addresses_of_live_logs_differ_by_build_namespace_pod_and_container():
         assert int(address) & 255 not in (0, 255)
 
 
-def resource(ready="False", phase="Pending", conditions=(), **status):
+def resource(ready="False", phase="Pending", conditions=(), deleted=False, **status):
+    metadata = {"name": "web", **({"deletionTimestamp": "now"} if deleted else {})}
     all_conditions = [{"type": "Ready", "status": ready}, *conditions]
-    return {"metadata": {"name": "web"}, "status": {"phase": phase, "conditions": all_conditions, **status}}
+    return {"metadata": metadata, "status": {"phase": phase, "conditions": all_conditions, **status}}
 
 
-WAITING = {"name": "main", "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
-ENDED = {"name": "main", "state": {"terminated": {"exitCode": 3, "reason": "Error"}}}
-WAITS_FOR_INIT = {"name": "main", "state": {"waiting": {"reason": "PodInitializing"}}}
-INIT = {"name": "init", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}
+def waiting(reason, message=None, name="main"):
+    return {"name": name, "state": {"waiting": {"reason": reason, **({"message": message} if message else {})}}}
+
+
+def ended(code, reason="Error", name="main"):
+    return {"name": name, "state": {"terminated": {"exitCode": code, "reason": reason}}}
+
+
+def of_main(status):
+    return [resource(containerStatuses=[status])]
+
+
+def with_init(status):
+    return [resource(containerStatuses=[waiting("PodInitializing")], initContainerStatuses=[status])]
+
+
 UNSCHEDULED = {"type": "PodScheduled", "status": "False", "message": "Insufficient cpu"}
+RUNS = {"name": "main", "ready": False, "state": {"running": {}}}
+LAST_OUTPUT = "; its last output is in the log, above"
 
 
 @pytest.mark.parametrize(
     ("resources", "expected"),
     [
-        ([resource(containerStatuses=[WAITING])], "pod web: container main ErrImagePull: not found"),
-        ([resource(containerStatuses=[ENDED])], "pod web: container main ended with exit code 3 (Error)"),
         (
-            [resource(containerStatuses=[WAITS_FOR_INIT], initContainerStatuses=[INIT])],
-            "pod web: container init ended with exit code 1 (Error)",
+            of_main(waiting("ErrImagePull", "not found")),
+            "pod web: container main ErrImagePull: not found; "
+            "check the name of the image, and pull_secrets if its registry has a password",
         ),
-        ([resource(conditions=[UNSCHEDULED])], "pod web: not scheduled: Insufficient cpu"),
+        (
+            of_main(waiting("InvalidImageName", "bad")),
+            "pod web: container main InvalidImageName: bad; check the name of the image",
+        ),
+        (of_main(waiting("Unheard")), "pod web: container main Unheard"),
+        (of_main(ended(3)), "pod web: container main ended with exit code 3 (Error)" + LAST_OUTPUT),
+        (
+            of_main(ended(137, "OOMKilled")),
+            "pod web: container main ended with exit code 137 (OOMKilled); give the container more memory in limits",
+        ),
+        (
+            of_main(ended(0, "Completed")),
+            "pod web: container main ended with exit code 0 (Completed); "
+            "leave command out, so that the container waits for tasks",
+        ),
+        (with_init(ended(1, name="init")), "pod web: container init ended with exit code 1 (Error)" + LAST_OUTPUT),
+        (with_init(ended(0, name="init")), "pod web: its phase is Pending"),
+        (of_main(RUNS), "pod web: container main is not ready; its readinessProbe does not succeed"),
+        (
+            [resource(conditions=[UNSCHEDULED])],
+            "pod web: not scheduled: Insufficient cpu; ask for less in requests, or for a larger node",
+        ),
         ([resource(phase="Failed", message="evicted")], "pod web: evicted"),
         ([resource()], "pod web: its phase is Pending"),
         ([resource(ready="True")], "forbidden"),
@@ -147,3 +183,95 @@ UNSCHEDULED = {"type": "PodScheduled", "status": "False", "message": "Insufficie
 )
 def test_the_reason_of_a_pod_that_is_not_ready(resources, expected):
     assert pod_faults([{"name": "web"}], resources, "forbidden") == expected
+
+
+def test_a_pod_that_exists_with_other_settings_has_to_be_removed_first():
+    message = 'Pod "web" is invalid: spec: Forbidden: pod updates may not change fields other than these'
+    assert pod_faults([{"name": "web"}], [resource(ready="True")], message).endswith(
+        "; remove the pod first, or take another name"
+    )
+
+
+def test_a_pod_that_is_gone_without_a_reason_was_deleted():
+    assert pod_faults([{"name": "web"}], []) == "pod web: it was deleted while the role waited for it"
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ([], "Pod web is invalid: spec.volumes[0]: Required value: must specify a volume type"),
+        (of_main(waiting("CreateContainerError", "failed to generate container spec")), ""),
+        (of_main(waiting("ContainerCreating")), ""),
+    ],
+)
+def test_a_cluster_without_image_volumes_is_named(resources, message):
+    pods = [{"name": "web", "agent": "image_volume"}]
+    assert pod_faults(pods, resources, message).endswith("mounts no image volumes; take agent: init_container")
+    assert "image volumes" not in pod_faults([{"name": "web"}], resources, message)
+
+
+READY, PENDING = resource(ready="True"), resource()
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ([READY], "ready"),
+        ([PENDING], "waiting"),
+        ([], "gone"),
+        ([resource(ready="True", deleted=True)], "gone"),
+        ([resource(phase="Failed")], "failed"),
+        ([resource(phase="Succeeded")], "failed"),
+        (of_main(waiting("ContainerCreating")), "waiting"),
+        (of_main(waiting("InvalidImageName")), "failed"),
+        (of_main(waiting("ErrImageNeverPull")), "failed"),
+        # The registry may only be out of order, but it knows which images it has.
+        (of_main(waiting("ErrImagePull", "connection refused")), "waiting"),
+        (of_main(waiting("ErrImagePull", "registry.example.com/x:1: not found")), "failed"),
+        (of_main(waiting("ImagePullBackOff", "rpc error: code = NotFound")), "failed"),
+        (of_main(RUNS), "waiting"),
+        (with_init(waiting("InvalidImageName", name="init")), "failed"),
+    ],
+)
+def test_the_state_of_a_pod(resources, expected):
+    assert pod_state([{"name": "web"}], resources) == expected
+
+
+def test_the_state_of_pods_is_that_of_the_worst_one():
+    other = {**READY, "metadata": {"name": "other"}}
+    pods = [{"name": "web"}, {"name": "other"}]
+    assert pod_state(pods, [READY, other]) == "ready"
+    assert pod_state(pods, [PENDING, other]) == "waiting"
+    assert pod_state(pods, [other]) == "gone"
+    assert pod_state(pods, [resource(phase="Failed")]) == "failed"
+
+
+STATUS = '{"kind":"Status","message":"pods \\"x\\" is forbidden","code":403}'
+HEADERS = "Exception '403\nReason: Forbidden\nHTTP response headers: HTTPHeaderDict({'a': 'b'})\nHTTP response body: "
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"msg": f"Failed to create object: {STATUS}"}, 'pods "x" is forbidden'),
+        ({"msg": f"{HEADERS}{STATUS}\n' raised while trying"}, 'pods "x" is forbidden'),
+        ({"msg": f"{HEADERS}{STATUS.encode() + b'x'!r}\nOriginal traceback:\n"}, 'pods "x" is forbidden'),
+        ({"msg": 'Failed: {"kind":"Status" cut'}, 'Failed: {"kind":"Status" cut'),
+        ({"msg": "one\ntwo"}, "one"),
+        ({"msg": "non-zero return code", "rc": 1, "stderr": "a\nb\n\n", "stdout": "c"}, "b"),
+        # Zuul's commands have one stream for both outputs.
+        ({"msg": "non-zero return code", "rc": 1, "stderr": "", "stdout": "c\nd\n"}, "d"),
+        (
+            {"rc": 128, "stdout": "x\npodbridge: no git\nfatal: no\n\nmake sure\nand the repository exists.\n"},
+            "podbridge: no git",
+        ),
+        ({"rc": 125, "stderr": "STEP 1\nError: stat f: no such file\n"}, "Error: stat f: no such file"),
+        ({"rc": 1, "stderr": "x\nfatal: one\nfatal: two\nlast"}, "fatal: one"),
+        ({"msg": "non-zero return code", "rc": 1}, "non-zero return code"),
+        ({"msg": "x" * 9999}, "x" * 500),
+        ({"msg": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_reason_of_a_failed_task(result, expected):
+    assert api_reason(result) == expected

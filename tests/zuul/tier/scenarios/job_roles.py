@@ -1,0 +1,330 @@
+"""Scenarios of the roles of the collection: a second call changes nothing, and a failure is one sentence.
+
+Each row of a table becomes a play of a generated playbook, so a new case is one more row.
+"""
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+
+from tier import kube, settings
+from tier.build import playbook
+from tier.scenarios.job_pods import collection
+from tier.scenarios.native_job import PROJECT, check_out, import_images, variables
+from tier.session import require_podbridge
+
+ROLES = "podbridge.zuul."
+DEBIAN, BUSYBOX = kube.IMAGES["debian"], kube.IMAGES["busybox"]
+REGISTRY = "registry"
+# What a role leaves alone: names in a namespace of nodepool's, beside what the table makes.
+OF_KUBERNETES = re.compile(r"^(secret/(default|zuul-worker)\S*|service/kubernetes)$")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Call of a role with these variables. `always_changes`: a second call does the work again."""
+
+    role: str
+    variables: dict = field(default_factory=dict)
+    tasks: str = "main"
+    always_changes: bool = False
+
+    def task(self):
+        call = {"name": ROLES + self.role, "tasks_from": self.tasks}
+        return {"name": f"Call {self.role}", "ansible.builtin.include_role": call, "vars": self.variables}
+
+
+def pods(*each, **more):
+    return {"podbridge_pods": list(each), **more}
+
+
+def pod(name="bad", image=DEBIAN, **more):
+    return {"name": name, "image": image, **more}
+
+
+def spec(**container):
+    """Returns a pod with a manifest whose container has these fields."""
+    main = {"name": "main", "image": DEBIAN, "imagePullPolicy": "IfNotPresent", "command": kube.IDLE_COMMAND}
+    return {"name": "bad", "manifest": {"spec": {"terminationGracePeriodSeconds": 1, "containers": [main | container]}}}
+
+
+# Every way in which the role makes pods, as pods that the later calls use.
+ALL_PODS = pods(
+    pod("web", requests={"cpu": "10m"}, limits={"memory": "300Mi"}, env={"GREETING": "hello"}, groups=["served"]),
+    pod("bare", BUSYBOX, agent="init_container"),
+    pod("two", sidecar=True, workspace="/work", cache={"emptyDir": {}}, labels={"tier": "test"}),
+    {"name": "own", "manifest": {"spec": kube.pod_spec([kube.container("first"), kube.container("second")])}},
+    podbridge_pod_agent_image="{{ agent_image }}",
+    podbridge_pod_sidecar_image="{{ sidecar_image }}",
+)
+REGISTRY_OF = {"podbridge_registry_image": "{{ registry_image }}"}
+IMAGE = {
+    "podbridge_image_build_image": "{{ builder_image }}",
+    "podbridge_image_build_name": "app",
+    "podbridge_image_build_args": {"BASE": "{{ base_image }}"},
+}
+PATHS = {"podbridge_artifacts_paths": [{"pod": "web", "path": "/etc/os-release"}]}
+
+SHARED_BY_NONE = {"token": "x", "job": "parent", "namespace": "n", "ca": "", "server": "https://127.9.9.9:1"}
+
+MADE = [
+    Call("pod", ALL_PODS),
+    Call("registry", REGISTRY_OF),
+    Call("image_build", IMAGE, always_changes=True),
+    Call("repos", {"podbridge_repos_hosts": ["web", "two-sidecar"]}),
+    # The default is all pods. Their status may change between two calls; the result of a fetched file does not.
+    Call("artifacts", PATHS | {"podbridge_artifacts_pods": ["web"]}),
+    Call("share"),
+    Call("join"),
+]
+REMOVED = [
+    Call("join", tasks="remove"),
+    Call("share", tasks="remove"),
+    Call("registry", tasks="remove"),
+    Call("pod", ALL_PODS, tasks="remove"),
+]
+# Beginning of a message of Ansible's own, which has two lines.
+OF_ANSIBLE = "Validation of arguments failed:"
+# How the pods of ALL_PODS look from inside.
+LOOKS = [
+    ("web", "echo $GREETING; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"),
+    ("bare", "readlink /proc/1/exe"),
+    ("two-sidecar", "git --version && touch /work/shared"),
+    ("two", "ls /work/shared && touch /opt/git/x 2>&1"),
+    ("own-second", "hostname"),
+]
+LOOK_ANSWERS = [
+    "hello",
+    "314572800",
+    "/opt/podbridge/podbridge-agent",
+    "git version",
+    "/work/shared",
+    "Read-only",
+    "own",
+]
+
+SHORT = {"podbridge_pod_timeout": 4}
+NO_RIGHT = {"podbridge_namespace": "default"}
+NO_IMAGE = "localhost/podbridge-test/none:1"
+NOT_READY = {"exec": {"command": ["false"]}, "periodSeconds": 1}
+PULL = "(ErrImagePull|ImagePullBackOff)"
+FORBIDDEN = r'is forbidden: User "system:serviceaccount:.*in the namespace "default"'
+# Calls of roles that fail, and what their only sentence says: the cause and the next step. One of each role runs in
+# every `make test`.
+FAILURES = [
+    (Call("pod", pods(pod(image="UPPER CASE"))), "^pod bad: container main InvalidImageName.*check the name of the im"),
+    (Call("pod", pods(pod()) | NO_RIGHT), f"^pods {FORBIDDEN}"),
+    (Call("registry", REGISTRY_OF | NO_RIGHT), f"^the registry cannot be made: secrets .*{FORBIDDEN}.*a label of the"),
+    (Call("share", NO_RIGHT), f"^the namespace default cannot be shared: secrets .*{FORBIDDEN}"),
+    (Call("join"), "^no parent job has shared its pods with this one: the job needs `dependencies`"),
+    (Call("repos", {"podbridge_repos_hosts": ["none"]}), "^no host none: .*call the role podbridge.zuul.pod first"),
+    (Call("image_build", IMAGE), "call the role podbridge.zuul.registry first"),
+]
+MORE_FAILURES = [
+    (Call("pod", pods(pod(image=NO_IMAGE)) | SHORT), f"^pod bad: container main {PULL}.*check the name of the image"),
+    (Call("pod", pods(spec(readinessProbe=NOT_READY)) | SHORT), "^pod bad: container main is not ready; its readiness"),
+    (
+        Call("pod", pods(pod(command=["sh", "-c", "echo the last words; exit 3"]))),
+        r"^pod bad: container main ended with exit code 3 \(Error\); its last output is in the log",
+    ),
+    (Call("pod", pods(pod(command=["true"]))), "^pod bad: container main ended with exit code 0.*leave command out"),
+    (Call("pod", pods(spec(name="UPPER"))), r'^Pod "bad" is invalid: spec.containers\[0\].name'),
+    (Call("pod", pods(pod(requests={"cpu": "1000"})) | SHORT), "^pod bad: not scheduled: .*nsufficient cpu.*ask for"),
+    (Call("pod", pods(pod(requests={"cpu": "much"}))), "quantities must match"),
+    (Call("pod", pods(pod("good"), spec(readinessProbe=NOT_READY)) | SHORT), "^pod bad: container main is not ready"),
+    (
+        Call("pod", pods(pod(agent="image_volume"), podbridge_pod_agent_image="{{ agent_image }}") | SHORT),
+        "^pod bad: this cluster mounts no image volumes; take agent: init_container$",
+    ),
+    (Call("pod", pods(pod(comand=["true"]))), "comand"),
+    (Call("pod", pods(pod()) | {"podbridge_context": "nosuch"}), "nosuch"),
+    (
+        Call("registry", {"podbridge_registry_image": NO_IMAGE, "podbridge_registry_timeout": 4}),
+        f"^the registry cannot be made: pod registry: container registry {PULL}",
+    ),
+    (
+        Call("registry", {"podbridge_registry_image": BUSYBOX, "podbridge_registry_timeout": 4}),
+        "^the registry cannot be made: pod registry: container registry .*the program registry or docker-registry",
+    ),
+    (Call("share", {"podbridge_share_account": "nobody"}), "cannot be shared: it has no service account nobody"),
+    (
+        Call("join", {"podbridge_join_shared": SHARED_BY_NONE}),
+        r"^the namespace n that job parent shares at \S+ cannot be used from this job \(\S.*the right to it ends with",
+    ),
+]
+# The same for calls that need the pods and the registry of MADE.
+LATER_FAILURES = [
+    (
+        Call("pod", pods(pod("web", env={"GREETING": "other"}))),
+        '^Pod "web" is invalid: spec: Forbidden: pod updates may not change.*remove the pod first',
+    ),
+    (
+        Call("repos", {"podbridge_repos_hosts": ["web"], "podbridge_repos_source": "/no/such"}),
+        "^repositories were not pushed into web: .*/no/such",
+    ),
+    (Call("image_build", IMAGE | {"podbridge_image_build_file": "Broken"}), "^the image app was not built: .*no-such-"),
+]
+MORE_LATER_FAILURES = [
+    (Call("repos", {"podbridge_repos_hosts": ["bare"]}), "^repositories were not pushed into bare: .*git"),
+    (Call("image_build", IMAGE | {"podbridge_image_build_file": "None"}), "^the image app was not built: .*None"),
+    (
+        Call("image_build", IMAGE | {"podbridge_image_build_security": {"seccompProfile": {"type": "RuntimeDefault"}}}),
+        "^the image app was not built: the node lets no container .*user namespace; give podbridge_image_build_secur",
+    ),
+    (
+        Call("image_build", IMAGE | {"podbridge_image_build_image": NO_IMAGE, "podbridge_image_build_timeout": 4}),
+        f"^the image app was not built: pod image-builder: container builder {PULL}",
+    ),
+]
+
+
+def play(name, *tasks, hosts="localhost"):
+    return {"name": name, "hosts": hosts, "gather_facts": False, "tasks": list(tasks)}
+
+
+def calls(table, times=("FIRST", "AGAIN")):
+    """Returns a play for each call and each time."""
+    return [play(f"{time} {call.role} {call.tasks}", call.task()) for call in table for time in times]
+
+
+def failures(table):
+    """Returns a play for each call, which goes on after the failure and shows its message."""
+    shown = {"name": "Message", "debug": {"msg": "{{ ansible_failed_result.msg }}"}}
+    return [play(f"FAILS {at}", {"block": [call.task()], "rescue": [shown]}) for at, (call, _words) in enumerate(table)]
+
+
+def looks():
+    raw = [
+        play(f"LOOK {host}", {"name": "Look", "raw": command, "failed_when": False}, hosts=host)
+        for host, command in LOOKS
+    ]
+    image = {"name": "Image", "debug": {"msg": "{{ podbridge_image }}"}}
+    return [*raw, play("IMAGE", image)]
+
+
+def job_roles(session):
+    """Roles of the collection, each called twice: a second call changes nothing, and `remove` leaves nothing."""
+    require_podbridge()
+    import_images()
+    with collection():
+        node = session.namespace_node("cluster")
+        before = left_in(node)
+        playbooks = {
+            "FAILS": failures(FAILURES),
+            "MADE": [*calls(MADE), *looks()],
+            # Hosts, and what a role sets, end with their playbook.
+            "LATER": [*calls(MADE[:2], ["AGAIN"]), *failures(LATER_FAILURES)],
+            "REMOVED": calls(REMOVED),
+        }
+        build = run(session, node, playbooks)
+        expect_failures(build, "FAILS", FAILURES)
+        expect_one_change(build, "MADE", MADE)
+        expect_looks(build)
+        expect_failures(build, "LATER", LATER_FAILURES)
+        expect_one_change(build, "REMOVED", REMOVED)
+        assert left_in(node) == before, f"the tasks `remove` left {left_in(node) - before}"
+        assert not os.path.exists(f"{build.jobdir.work_root}/podbridge-shared.kubeconfig"), "the kubeconfig is left"
+
+
+def job_roles_fail(session):
+    """Roles of the collection failed in more ways: one sentence with cause and next step, and nothing is left."""
+    require_podbridge()
+    import_images()
+    with collection():
+        node = session.namespace_node("cluster")
+        before = left_in(node)
+        build = run(session, node, {"FAILS": failures(MORE_FAILURES)})
+        expect_failures(build, "FAILS", MORE_FAILURES)
+        build.joblog().expect_match("the last words")
+        assert left_in(node) == before, f"failed roles left {left_in(node) - before}"
+        plays = [*calls(MADE[:2], ["FIRST"]), *failures(MORE_LATER_FAILURES)]
+        expect_failures(run(session, node, {"LATER": plays}), "LATER", MORE_LATER_FAILURES)
+        pods = {f"pod/{each['name']}" for each in ALL_PODS["podbridge_pods"]} | {"pod/registry"}
+        left = {name for name in left_in(node) - before if name.startswith("pod/")}
+        assert left == pods, f"the pods are {left}, expected {pods}"
+
+
+def left_in(node):
+    """Returns the names of all pods, services and secrets in the namespace."""
+    names = kube.kubectl("get", "pods,services,secrets", "-o", "name", namespace=node[1].name).decode().split()
+    return {name for name in names if not OF_KUBERNETES.match(name)}
+
+
+def run(session, node, playbooks):
+    """Runs a build of generated playbooks to its end and returns it; `playbooks` maps a name to its plays."""
+    project = settings.WORK / f"job-roles-{'-'.join(playbooks)}"
+    for name, plays in playbooks.items():
+        path = project / "playbooks" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(plays))
+    source = {"canonical_name": PROJECT, "src_dir": f"src/{PROJECT}", "checkout": "master"}
+    build = session.build(
+        [node],
+        run=[playbook(f"playbooks/{name}.yaml", "org/roles") for name in playbooks],
+        projects={"org/project": settings.PROJECT, "org/roles": project},
+        repositories=[PROJECT],
+        variables=variables(),
+        zuul={"projects": {PROJECT: source}},
+    )
+    check_out(build, Broken="ARG BASE\nFROM ${BASE}\nCOPY no-such-file /\n")
+    build.play()
+    assert build.result == "SUCCESS", f"the result is {build.result} ({build.detail})"
+    return build
+
+
+def plays_of(build, name):
+    """Returns {name of the play: [(task, result)]} of a playbook, for localhost or the only host."""
+    with open(build.jobdir.job_output_file.replace(".txt", ".json")) as file:
+        playbooks = json.load(file)
+    (plays,) = [each["plays"] for each in playbooks if each["playbook"].endswith(f"/{name}.yaml")]
+    return {
+        each["play"]["name"]: [
+            (task["task"]["name"], result) for task in each["tasks"] for result in task["hosts"].values()
+        ]
+        for each in plays
+    }
+
+
+def expect_one_change(build, name, table):
+    """Asserts that the first call of each role changed something, and the second nothing."""
+    plays = plays_of(build, name)
+    for call in table:
+        first, again = (
+            [task for task, result in plays[f"{at} {call.role} {call.tasks}"] if result.get("changed")]
+            for at in ("FIRST", "AGAIN")
+        )
+        assert first, f"the first call of {call.role} {call.tasks} changed nothing"
+        assert call.always_changes or not again, f"the second call of {call.role} {call.tasks} changed: {again}"
+
+
+def expect_failures(build, name, table):
+    plays = plays_of(build, name)
+    wrong = []
+    for at, (call, words) in enumerate(table):
+        said = [result["msg"] for task, result in plays[f"FAILS {at}"] if task == "Message"]
+        print(f"zuul: {call.role}: {' '.join(said)}", file=sys.stderr)
+        if (
+            len(said) != 1
+            or not re.search(words, said[0])
+            or len(said[0].splitlines()) > 1 + said[0].startswith(OF_ANSIBLE)
+        ):
+            wrong.append(f"{call.role} says {said}, expected /{words}/")
+    assert not wrong, "\n".join(wrong)
+
+
+def expect_looks(build):
+    plays = plays_of(build, "MADE")
+    said = "\n".join(result.get("stdout", "") for host, _command in LOOKS for _task, result in plays[f"LOOK {host}"])
+    missing = [words for words in LOOK_ANSWERS if words not in said]
+    assert not missing, f"{missing} not in {said}"
+    images = {result["msg"] for _task, result in plays["IMAGE"]}
+    assert len(images) == 1 and "@sha256:" in images.pop()
+    digests = {
+        result["content"]
+        for at in ("FIRST", "AGAIN")
+        for task, result in plays[f"{at} image_build main"]
+        if task == "Read the digest"
+    }
+    assert len(digests) == 1, f"the same commit gave two images: {digests}"
