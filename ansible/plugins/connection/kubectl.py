@@ -426,7 +426,7 @@ def parse_extra_args(text):
             if name in SWITCHES and value and not value.startswith("="):
                 rest.append(f"-{value}")  # further letters
                 equals = ""
-            value = value.removeprefix("=")
+            value = value.removeprefix("=") or value  # the value of `-n=` is `=`
         if name and not equals:
             value = "true" if name in SWITCHES else rest.pop() if rest else None
         if not name or value is None:

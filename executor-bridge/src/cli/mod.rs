@@ -366,6 +366,24 @@ pub(crate) struct DaemonOptions {
     pub detached: bool,
 }
 
+/// Subcommands whose words are those of another program.
+const WITH_WORDS_OF_OTHERS: [&str; 4] = ["ssh", "git", "docker", "kubectl"];
+
+/// Returns a command line as clap has to get it, so that it means what it means to kubectl: the value of `-n=` is `=`, as a letter takes the
+/// rest of its word, and an equals sign is left out only before something else. To clap it would be empty, and no namespace at all.
+pub(crate) fn as_kubectl_reads(mut words: Vec<OsString>) -> Vec<OsString> {
+    let is_own = |word: &&mut OsString| *word != "--" && !WITH_WORDS_OF_OTHERS.iter().any(|name| *word == name);
+    for word in words.iter_mut().skip(1).take_while(is_own) {
+        if let [b'-', letters @ .., b'='] = word.as_encoded_bytes()
+            && !letters.is_empty()
+            && letters.iter().all(u8::is_ascii_alphabetic)
+        {
+            word.push("=");
+        }
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -411,6 +429,33 @@ mod tests {
             let given = target(&[&format!("--{name}="), "web"]);
             assert_eq!(format!("{given:?}"), format!("{:?}", target(&["web"])), "{name}");
         }
+    }
+
+    #[test]
+    fn an_equals_sign_after_a_letter_is_read_as_kubectl_reads_it() {
+        let target = |line: &str| {
+            let words = line.split(' ').map(OsString::from).collect();
+            let target = Cli::try_parse_from(as_kubectl_reads(words))
+                .unwrap()
+                .target
+                .without_empty();
+            [target.namespace, target.container, target.server].map(Option::unwrap_or_default)
+        };
+        for (line, expected) in [
+            ("podbridge exec -n= web -- id", ["=", "", ""]),
+            ("podbridge -n= cp web:/x y", ["=", "", ""]),
+            ("podbridge sync -c= web:/x y", ["", "=", ""]),
+            ("podbridge pods -s=", ["", "", "="]),
+            ("podbridge exec -ic= web -- id", ["", "=", ""]),
+            ("podbridge exec -n== web -- id", ["=", "", ""]),
+            ("podbridge exec -n=ns -cmain web -- id", ["ns", "main", ""]),
+            ("podbridge exec --namespace= web -- id", ["", "", ""]),
+            ("podbridge exec -n  web -- id -n=", ["", "", ""]),
+        ] {
+            assert_eq!(target(line), expected, "{line}");
+        }
+        let words = ["podbridge", "git", "log", "-n="].map(OsString::from).to_vec();
+        assert_eq!(as_kubectl_reads(words.clone()), words);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) use docker::without_shell as words_without_shell;
 #[cfg(any(test, fuzzing))]
 pub(crate) use ssh::check_git_line;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, as_kubectl_reads};
 use crate::env::Process;
 use crate::error::{Failure, Kind};
 use crate::report::{report_failure, say};
@@ -37,7 +37,7 @@ pub fn run() -> ExitCode {
     if let Some(code) = kubectl_shim::intercept() {
         return code;
     }
-    let cli = match Cli::try_parse_from(ssh::arguments()) {
+    let cli = match Cli::try_parse_from(as_kubectl_reads(ssh::arguments())) {
         Ok(cli) => cli,
         Err(error) => return report_parse_error(&error),
     };

@@ -82,7 +82,9 @@ impl Flags {
             if SWITCHES.contains(&name.as_str()) && !letters.starts_with('=') {
                 continue;
             }
-            let value = letters.strip_prefix('=').unwrap_or(letters);
+            // The value of `-n=` is `=`.
+            let value = letters.strip_prefix('=').filter(|value| !value.is_empty());
+            let value = value.unwrap_or(letters);
             let value = (!letters.is_empty()).then_some(value);
             return self.take(&name, value, rest);
         }
@@ -282,6 +284,9 @@ mod tests {
         assert_eq!(flags.impersonate_extra["scope"], ["a=b"]);
         assert_eq!(parse(&["-itnx"]).unwrap().namespace.as_deref(), Some("x"));
         assert_eq!(parse(&["-itn", "x"]).unwrap().namespace.as_deref(), Some("x"));
+        assert_eq!(parse(&["-n="]).unwrap().namespace.as_deref(), Some("="));
+        assert_eq!(parse(&["-itn="]).unwrap().namespace.as_deref(), Some("="));
+        assert_eq!(parse(&["--namespace="]).unwrap().namespace.as_deref(), Some(""));
         assert_eq!(
             parse(&["--insecure-skip-tls-verify=false"]).unwrap().insecure,
             Some(false)

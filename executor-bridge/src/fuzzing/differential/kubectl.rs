@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Chance, Reference, Surroundings};
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, as_kubectl_reads};
 use crate::config;
 use crate::kubectl_shim::{ParsedCommand, parse_arguments};
 use crate::pod;
@@ -235,16 +235,8 @@ fn by_kubectl(answer: &Value) -> Value {
 
 /// Returns what `podbridge exec` would do, in the same words; `None` for what it refuses, other commands, and credentials by options.
 fn executed(words: &[OsString], surroundings: &Surroundings) -> Option<Value> {
-    // `-n=` gives podbridge an empty name. kubectl takes the name "=" there, which no object has.
-    let is_empty_letter = |word: &OsString| {
-        let word = word.as_encoded_bytes();
-        word.starts_with(b"-") && !word.starts_with(b"--") && word.ends_with(b"=")
-    };
-    if words.iter().any(is_empty_letter) {
-        return None;
-    }
     let line = [OsString::from("podbridge")].into_iter().chain(words.iter().cloned());
-    let cli = Cli::try_parse_from(line).ok()?;
+    let cli = Cli::try_parse_from(as_kubectl_reads(line.collect())).ok()?;
     let Command::Exec(options) = cli.command else {
         return None;
     };

@@ -111,6 +111,12 @@ def test_a_loopback_address_beside_the_name_of_a_pod_is_that_of_its_live_log(pod
         ("-v 6 -v=6 -v6 --v=6", ["--v=6"] * 4, None),
         ("-n prod -nprod --namespace prod", ["--namespace=prod"] * 3, None),
         ("-s https://h", ["--server=https://h"], None),
+        (
+            "-n= -itn= --namespace= -n ''",
+            ["--namespace==", "--stdin=true", "--tty=true", "--namespace==", "--namespace=", "--namespace="],
+            None,
+        ),
+        ("-c=", [], "="),
         ("--cache-dir=/c --as=ci --as-group 'a b'", ["--cache-dir=/c", "--as=ci", "--as-group=a b"], None),
         ("--as=o'neil", ["--as=o'neil"], None),
         ("--insecure-skip-tls-verify --as ci", ["--insecure-skip-tls-verify=true", "--as=ci"], None),
