@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::daemon::peer::{self, ClientError, ReceivedRequest, Writer};
 use crate::error::{FailedKind, Failure, Kind};
@@ -24,6 +24,8 @@ use crate::shutdown::{Shutdown, ShutdownReason};
 
 /// Time limit for the request of a new client.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same while more clients wait than can be connected.
+const CROWDED_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time limit to send a result that the client does not read.
 const RESULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Replies that may wait behind the one that is being written.
@@ -42,6 +44,17 @@ pub(super) struct BridgeState {
     pub(super) operations: AtomicUsize,
     /// Number of operations that have ended.
     pub(super) ended: AtomicUsize,
+    /// As many clients are connected as may be.
+    pub(super) crowded: watch::Sender<bool>,
+}
+
+impl BridgeState {
+    /// Waits until a client that came now keeps a place from others if it has not sent its request.
+    async fn request_is_late(&self) {
+        tokio::time::sleep(CROWDED_REQUEST_TIMEOUT).await;
+        // The sender is not dropped before `self`.
+        let _ = self.crowded.subscribe().wait_for(|crowded| *crowded).await;
+    }
 }
 
 /// Serves one client.
@@ -57,7 +70,7 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
     let (mut reader, mut writer) = peer::split(stream);
     let budget = bridge.session.budget();
     let request = tokio::select! {
-        request = tokio::time::timeout(REQUEST_TIMEOUT, reader.request(budget)) => request,
+        request = tokio::time::timeout(REQUEST_TIMEOUT, reader.request(budget, bridge.request_is_late())) => request,
         reason = bridge.shutdown.wait() => {
             // If the request stays unread, closing resets the connection, and the client tries the next bridge.
             if !reader.is_unread() {
@@ -73,6 +86,15 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
     } = match request {
         Ok(Ok(request)) => request,
         Ok(Err(ClientError::Io(_) | ClientError::Gone)) => return,
+        Ok(Err(error @ ClientError::Late)) => {
+            let silent = "clients without a request were closed because too many were connected";
+            bridge.session.refusals().note(silent);
+            // If nothing was read, an honest client that is slow tries again.
+            if !reader.is_unread() {
+                send_result(&mut writer, &Outcome::failed(FailedKind::BadRequest, error.to_string())).await;
+            }
+            return;
+        }
         Ok(Err(error)) => {
             tracing::warn!(%error, "client broke the protocol");
             send_result(&mut writer, &Outcome::failed(FailedKind::BadRequest, error.to_string())).await;

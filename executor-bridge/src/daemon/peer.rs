@@ -36,6 +36,8 @@ pub(super) enum ClientError {
     NoRequest,
     #[error("the client went away")]
     Gone,
+    #[error("no whole request came while too many clients waited; try again")]
+    Late,
 }
 
 /// The sending side. One task owns it.
@@ -96,8 +98,13 @@ impl Reader {
         self.read.is_empty()
     }
 
-    /// Reads the request and the descriptors that came with it.
-    pub(super) async fn request(&mut self, budget: &Budget) -> Result<ReceivedRequest, ClientError> {
+    /// Reads the request and the descriptors that came with it. `late` ends when the client has to have sent it.
+    pub(super) async fn request(
+        &mut self,
+        budget: &Budget,
+        late: impl Future<Output = ()>,
+    ) -> Result<ReceivedRequest, ClientError> {
+        tokio::pin!(late);
         let mut descriptors = VecDeque::new();
         let mut credit = None;
         loop {
@@ -119,9 +126,12 @@ impl Reader {
             }
             let stream = &self.stream;
             let mut buffer = [0u8; FIRST_READ];
-            let count = stream
-                .async_io(Interest::READABLE, || receive(stream, &mut buffer, &mut descriptors))
-                .await?;
+            let received = stream.async_io(Interest::READABLE, || receive(stream, &mut buffer, &mut descriptors));
+            let count = tokio::select! {
+                biased;
+                count = received => count?,
+                () = &mut late => return Err(ClientError::Late),
+            };
             if count == 0 {
                 return Err(ClientError::Gone);
             }
@@ -141,7 +151,7 @@ impl Reader {
                     }
                     Err(ClientError::Frame(error)) => ClientInput::ProtocolError(error.to_string()),
                     Err(error @ ClientError::NoRequest) => ClientInput::ProtocolError(error.to_string()),
-                    Err(ClientError::Io(_) | ClientError::Gone) => ClientInput::Disconnected,
+                    Err(ClientError::Io(_) | ClientError::Gone | ClientError::Late) => ClientInput::Disconnected,
                 },
                 // A client that fills its share and then dies must still be noticed.
                 () = hangup.wait() => ClientInput::Disconnected,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::BridgeSettings;
@@ -82,6 +83,7 @@ async fn serve(
         started: Instant::now(),
         operations: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),
+        crowded: watch::Sender::new(false),
     });
     tracing::info!(key = %target.key, pid = std::process::id(), target = ?bridge.target, "bridge begins");
     let mut clients = JoinSet::new();
@@ -121,7 +123,11 @@ async fn serve(
 async fn accept(arrivals: &Arrivals, clients: &mut JoinSet<()>, bridge: &Arc<BridgeState>) -> ShutdownReason {
     loop {
         let unused = clients.is_empty();
-        if clients.len() >= MAX_CLIENTS {
+        let crowded = clients.len() >= MAX_CLIENTS;
+        bridge
+            .crowded
+            .send_if_modified(|before| std::mem::replace(before, crowded) != crowded);
+        if crowded {
             bridge
                 .session
                 .refusals()
@@ -137,7 +143,7 @@ async fn accept(arrivals: &Arrivals, clients: &mut JoinSet<()>, bridge: &Arc<Bri
             reason = bridge.shutdown.wait() => return reason,
             () = idle => return ShutdownReason::Idle,
             Some(_) = clients.join_next(), if !unused => {}
-            accepted = arrivals.next(), if clients.len() < MAX_CLIENTS => match accepted {
+            accepted = arrivals.next(), if !crowded => match accepted {
                 Ok(stream) if bridge.session.is_current() => spawn_client(stream, clients, bridge),
                 // A connection that closes with its request unread makes the client start another bridge. Running operations continue.
                 Ok(_) => return ShutdownReason::Outdated,

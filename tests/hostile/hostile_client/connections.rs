@@ -76,6 +76,10 @@ pub(super) const ROWS: &[Row] = &[
         },
     },
     Row {
+        name: "more_silent_connections_than_are_served",
+        start: |_, target| Box::new((0..4 * MANY).map(|_| target.connect()).collect::<Vec<_>>()),
+    },
+    Row {
         name: "commands_that_are_cancelled_at_once",
         start: |_, target| {
             let sleep = json!({"v": 1, "op": "exec", "argv": ["sleep", "300"]});

@@ -37,6 +37,13 @@ pub(super) const ROWS: &[Row] = &[
         start: |_, target| Box::new(target.request(&json!({"v": 1, "op": "exec", "argv": ["cat", "/dev/zero"]}))),
     },
     Row {
+        name: "more_output_than_any_window_that_one_client_does_not_read",
+        start: |_, target| {
+            let request = json!({"v": 1, "op": "exec", "argv": ["head", "-c", "80000000", "/dev/zero"]});
+            Box::new(target.request(&request))
+        },
+    },
+    Row {
         name: "input_that_no_command_reads",
         start: |attack, target| {
             let request = json!({"v": 1, "op": "exec", "argv": ["sleep", "300"], "stdin": "stream"});
