@@ -29,9 +29,9 @@ use crate::transport::direct::DirectListener;
 use crate::transport::listener::Listener;
 use crate::transport::socket::BoundSocket;
 
-/// Flow-control window of one stream, in bytes; fixed. Sized for bulk: 1 GB/s at a round trip of 2 ms. It bounds the memory of a stream
-/// that stalls; most data is written to a disk at once, and stdin is acknowledged in steps.
-const STREAM_WINDOW: u32 = 2 << 20;
+/// Flow-control window of one stream, in bytes; fixed. Sized for bulk: 1 GB/s if sender and receiver get their processors 4 ms late, as on
+/// a busy machine. It bounds the memory of a stream that stalls; most data is written to a disk at once, and stdin is acknowledged in steps.
+const STREAM_WINDOW: u32 = 4 << 20;
 /// Flow-control window of one connection, in bytes: the memory that it may hold at most. A bridge leaves more than half of it free: the
 /// unacknowledged input of all its clients together has a budget. So there is always room for a new command, a signal or a cancel.
 const CONNECTION_WINDOW: u32 = 64 << 20;

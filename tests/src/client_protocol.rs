@@ -24,7 +24,7 @@ pub const RESULT: u8 = 0x1f;
 /// Most descriptors that one test passes.
 const MAX_DESCRIPTORS: usize = 64;
 /// How long a read or a write of a connection waits for the bridge.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One connection to a bridge.
 #[derive(Debug)]
