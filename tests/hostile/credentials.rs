@@ -259,7 +259,7 @@ fn ask_to_stop(socket: &Path) -> Vec<u8> {
 
 /// Runs each row with canaries of its own; notes where they were seen.
 fn check(setting: &Setting, rows: Vec<(&'static str, String)>) {
-    let mut scene = Scene::begin(setting);
+    let mut scene = Scene::begin_beside_others(setting);
     let mut canaries = Canaries::new(scene.rng.fork());
     let environment = canaries.make("a secret in the environment of the bridge's caller");
     let pair = Pair::without_agent();

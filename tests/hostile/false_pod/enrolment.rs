@@ -131,7 +131,7 @@ pub(super) const ROWS: &[Row] = &[
 
 /// Runs rows one after the other against one bridge, whose link leads through the API server.
 pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>) -> Vec<String> {
-    let mut scene = Scene::begin(setting);
+    let mut scene = Scene::begin_beside_others(setting);
     let pair = Pair::without_agent();
     let agent = LyingAgent::start(pair.agent_socket(), setting.seed);
     let server = ApiServer::start(Container::HasAgent(pair.agent_socket().to_owned()));

@@ -57,7 +57,7 @@ pub(super) fn start_bridge(pair: &Pair, server: &ApiServer) -> PathBuf {
 
 /// Runs rows one after the other against one bridge.
 pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>) -> Vec<String> {
-    let mut scene = Scene::begin(setting);
+    let mut scene = Scene::begin_beside_others(setting);
     let pair = Pair::without_agent();
     let server = ApiServer::start(Container::Runs(rows[0].programs));
     let socket = start_bridge(&pair, &server);

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,9 +46,17 @@ const END_TIME: Duration = Duration::from_secs(3);
 /// Pause between two looks at a condition that nothing announces.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// One attack at a time, from the start of its innocent processes on, so that no attack disturbs the measurements of another. What comes
-/// after attacks overlaps.
-static TURN: Mutex<()> = Mutex::new(());
+/// One attack at a time, from the start of its innocent processes on, so that no attack disturbs the measurements of another. Cases that
+/// mostly wait for time limits run beside each other. What comes after attacks overlaps.
+static TURN: RwLock<()> = RwLock::new(());
+
+/// Kept while a case attacks.
+#[derive(Debug)]
+#[expect(dead_code, reason = "kept until it is dropped")]
+enum Admission {
+    Alone(RwLockWriteGuard<'static, ()>),
+    Shared(RwLockReadGuard<'static, ()>),
+}
 
 /// A case: its name and what it does.
 pub(crate) type Case = (String, Box<dyn Fn(&Setting) + Send + Sync>);
@@ -111,7 +119,7 @@ pub(crate) struct Scene {
     row: &'static str,
     faults: Vec<String>,
     recovery_time: Duration,
-    turn: Option<MutexGuard<'static, ()>>,
+    turn: Option<Admission>,
     concluded: bool,
 }
 
@@ -119,7 +127,17 @@ impl Scene {
     /// Waits until no other attack runs.
     pub(crate) fn begin(setting: &Setting) -> Self {
         // A case that failed leaves the turn to the next one.
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = TURN.write().unwrap_or_else(PoisonError::into_inner);
+        Self::admitted(setting, Admission::Alone(turn))
+    }
+
+    /// Waits until no attack runs that needs the machine alone. For attacks that mostly wait.
+    pub(crate) fn begin_beside_others(setting: &Setting) -> Self {
+        let turn = TURN.read().unwrap_or_else(PoisonError::into_inner);
+        Self::admitted(setting, Admission::Shared(turn))
+    }
+
+    fn admitted(setting: &Setting, turn: Admission) -> Self {
         Self {
             setting: setting.clone(),
             rng: Rng::with_seed(setting.seed),
