@@ -21,6 +21,7 @@ class Session:
         self.name = name.replace("_", "-")
         self.executor = Executor()
         self.builds = []
+        self.managers = {}
 
     def node(self, name="node", pod=None, driver=NODEPOOL, namespace=None, wait=True, **spec):
         """Makes a pod and returns it as a node for `Build`: (name, namespace, pod).
@@ -47,7 +48,20 @@ class Session:
 
     def namespace_node(self, name):
         """Makes the node of a label of the type `namespace`, for a job that makes its pods itself."""
-        return (name, kube.Namespace(self.pool({"name": name, "type": "namespace"}).launch()), None)
+        pool = self.pool({"name": name, "type": "namespace"})
+        namespace = kube.Namespace(pool.launch())
+        self.managers[namespace.name] = pool.manager
+        return (name, namespace, None)
+
+    def remove(self, node):
+        """Removes the namespace of a label of the type `namespace` with nodepool's code, and waits until it is gone."""
+        name = node[1].name
+        self.managers.pop(name).cleanupNode(name)
+        kube.wait_for(
+            "the end of the namespace",
+            lambda: not kube.kubectl("get", "namespace", name, "--ignore-not-found", "-o", "name"),
+            60,
+        )
 
     def namespace(self, label="node"):
         """Returns the namespace of a node of nodepool whose pod the scenario makes."""

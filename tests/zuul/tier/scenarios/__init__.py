@@ -4,7 +4,7 @@ from tier.scenarios.bytes import exec_bytes, ext_git
 from tier.scenarios.compare import compare
 from tier.scenarios.examples import base_job
 from tier.scenarios.executor import garbage, optout, stop
-from tier.scenarios.job_pods import job_pods
+from tier.scenarios.job_pods import aborted_job, job_pods
 from tier.scenarios.job_roles import job_roles, job_roles_fail
 from tier.scenarios.losses import abort, api_restart, late_pod, lost_pod, replaced_binaries, restarted_container
 from tier.scenarios.native_job import native_build_set, native_job
@@ -23,6 +23,7 @@ SCENARIOS = {
         stream,
         same_name_pods,
         job_pods,
+        aborted_job,
         job_roles,
         job_roles_fail,
         lost_pod,
