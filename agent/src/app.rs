@@ -25,6 +25,7 @@ use crate::rpc::{AgentService, ExecService, FilesService, Greeting, LogsService}
 use crate::sys::limits::InheritedLimits;
 use crate::sys::reaper::Reaper;
 use crate::sys::{container, heap, proc};
+use crate::transport::backlog::BacklogLayer;
 use crate::transport::direct::DirectListener;
 use crate::transport::listener::Listener;
 use crate::transport::socket::BoundSocket;
@@ -86,6 +87,7 @@ pub(crate) async fn serve(
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .layer(BacklogLayer)
         .add_service(health_service)
         .add_service(AgentServer::new(AgentService::new(
             greeting(),

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::unfold;
 use podbridge_proto::limits::{MAX_CHUNK, MAX_PUTS};
 use podbridge_proto::v1::exec_server::Exec;
 use podbridge_proto::v1::put_and_exec_request::Part;
@@ -25,30 +26,21 @@ use super::convert;
 use crate::exec::{self, Reader, Registry, StdinWriter};
 use crate::files::{ContentWriter, Put, commit_all};
 
-/// Capacity of the queue into the connection, in events: enough to keep the connection busy, few enough to bound memory.
-const MAX_QUEUED_EVENTS: usize = 4;
+/// Capacity of the queue of acknowledgements into the connection.
+const MAX_QUEUED_ACKS: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct ExecService(pub(crate) Arc<Registry>);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Returns the stream of a reader's events: until the last event, or until the client is gone.
-fn stream_events(mut reader: Reader) -> Answers<ExecEvent> {
-    let (sender, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
-    tokio::spawn(async move {
-        loop {
-            let event = tokio::select! {
-                () = sender.closed() => return,
-                event = reader.next() => event,
-            };
-            let Some(event) = event else { return };
-            if sender.send(Ok(convert::event(event))).await.is_err() {
-                return;
-            }
-        }
-    });
-    Box::pin(ReceiverStream::new(receiver))
+/// Returns the stream of a reader's events: until the last event, or until the client is gone. Output leaves the spool when the connection
+/// can take it, and waits nowhere else.
+fn stream_events(reader: Reader) -> Answers<ExecEvent> {
+    Box::pin(unfold(reader, |mut reader| async {
+        let event = reader.next().await?;
+        Some((Ok(convert::event(event)), reader))
+    }))
 }
 
 /// Bytes of stdin that are written before an acknowledgement is due. An acknowledgement costs as much as a chunk on the way to the
@@ -244,7 +236,7 @@ impl Exec for ExecService {
             .0
             .stdin(convert::exec_id(&first.exec_id)?)
             .map_err(convert::exec_status)?;
-        let (acks, receiver) = mpsc::channel(MAX_QUEUED_EVENTS);
+        let (acks, receiver) = mpsc::channel(MAX_QUEUED_ACKS);
         tokio::spawn(write_stdin(writer, first, chunks, acks));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::backlog::Backlog;
 use super::entrance::{Admission, Newcomer};
 use super::handover::{self, ProxyStreams};
 
@@ -141,8 +142,10 @@ fn poll_gone(proxy: &UnixStream, cx: &mut Context<'_>) -> Poll<()> {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
+    type ConnectInfo = Backlog;
+    fn connect_info(&self) -> Backlog {
+        Backlog::new()
+    }
 }
 
 impl AsyncRead for Transport {

@@ -217,6 +217,26 @@ pub(super) const ROWS: &[Row] = &[
         },
     },
     Row {
+        name: "output_into_a_window_of_nothing",
+        start: |_, target| {
+            let mut connection = Http2::open_with(target.socket, &[(INITIAL_WINDOW_SIZE, 0)]).unwrap();
+            connection.drain();
+            for number in 0..20 {
+                let start = StartRequest {
+                    // Output that nobody has read is kept so long.
+                    lease_ms: 1000,
+                    ..command(&["cat", "/dev/zero"], number)
+                };
+                let run = RunRequest {
+                    start: Some(start),
+                    ..RunRequest::default()
+                };
+                connection.call(2 * number as u32 + 1, RUN, &run).unwrap();
+            }
+            Box::new(connection)
+        },
+    },
+    Row {
         name: "files_into_a_window_of_nothing",
         start: |_, target| {
             let file = target.socket.with_file_name("large");

@@ -8,23 +8,31 @@ mod frames;
 mod requests;
 mod row;
 mod streams;
+mod unread_output;
 
-use crate::frame::scene::{Case, run_table};
+use crate::frame::scene::{AGENT_CEILING, Case, run_table};
 
 pub(crate) fn cases() -> Vec<Case> {
     let tables = [
-        ("connections", connections::ROWS),
-        ("descriptors", descriptors::ROWS),
-        ("frames", frames::ROWS),
-        ("requests", requests::ROWS),
-        ("streams", streams::ROWS),
+        ("connections", connections::ROWS, AGENT_CEILING),
+        ("descriptors", descriptors::ROWS, AGENT_CEILING),
+        ("frames", frames::ROWS, AGENT_CEILING),
+        ("requests", requests::ROWS, AGENT_CEILING),
+        ("streams", streams::ROWS, AGENT_CEILING),
+        (
+            "unread_output",
+            unread_output::ROWS,
+            AGENT_CEILING + unread_output::SPOOLS,
+        ),
     ];
     tables
         .into_iter()
-        .map(|(name, rows)| {
+        .map(|(name, rows, agent_ceiling)| {
             let case: Case = (
                 format!("hostile_client::{name}"),
-                Box::new(|setting| run_table(setting, rows, row::run)),
+                Box::new(move |setting| {
+                    run_table(setting, rows, |setting, rows| row::run(setting, rows, agent_ceiling))
+                }),
             );
             case
         })

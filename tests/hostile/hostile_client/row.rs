@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::frame::bridge::start_bridge;
 use crate::frame::control::Control;
-use crate::frame::scene::{self, AGENT_CEILING, Attack, Scene, Setting};
+use crate::frame::scene::{self, Attack, Scene, Setting};
 
 /// What holds an attack until it is dropped.
 pub(super) type Held = Box<dyn Any>;
@@ -50,13 +50,13 @@ impl Target<'_> {
     }
 }
 
-/// Runs rows one after the other against one bridge and one agent.
-pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>) -> Vec<String> {
+/// Runs rows one after the other against one bridge and one agent, which has this ceiling.
+pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>, agent_ceiling: u64) -> Vec<String> {
     let mut scene = Scene::begin(setting);
     scene::allow_many_descriptors();
     let pair = Pair::start();
     let socket = start_bridge(&mut scene, &pair);
-    scene.guard("agent", pair.agent(), AGENT_CEILING);
+    scene.guard("agent", pair.agent(), agent_ceiling);
     let control = Control::Exec(socket.clone());
     let target = Target {
         socket: &socket,
