@@ -33,11 +33,12 @@ const CASES_AT_ONCE: usize = 24;
 
 /// Returns the cases of all roles.
 fn cases() -> Vec<Case> {
+    let is_long_run = variable("MINUTES").is_some();
     [
         self_test::cases(),
         lying_agent::cases(),
-        hostile_client::cases(),
-        agent_peers::cases(variable("MINUTES").is_some()),
+        hostile_client::cases(is_long_run),
+        agent_peers::cases(is_long_run),
         false_pod::cases(),
         strangers::cases(),
         secrets::cases(),

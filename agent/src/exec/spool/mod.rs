@@ -131,6 +131,8 @@ impl Spool {
                 return;
             };
             let target = file.clone();
+            // It is never closed.
+            let _writer = self.store.writers.acquire().await;
             let written = spawn_blocking(move || ring::write(&target, offset, &chunk)).await;
             let mut state = self.lock();
             let stream = state.stream(channel);

@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use podbridge_files::temporary;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use tokio::sync::Semaphore;
 
 use crate::sys::safe_path::{Missing, SafeDirectory};
 
 /// Bytes in memory of all streams together; above it, each stream keeps only a little.
 const MEMORY_LIMIT: u64 = 64 << 20;
+/// Most streams whose output is written to a file at the same time.
+const MAX_WRITERS: usize = 2;
 /// Magic number of tmpfs (statfs(2)). A file there is memory, which the container may not have.
 const TMPFS: i64 = 0x0102_1994;
 
@@ -27,6 +30,8 @@ pub(crate) struct Store {
     /// Bytes reserved in files now.
     disk: AtomicU64,
     disk_limit: u64,
+    /// Permits to write to a file. A hundred commands that print at once would take the processor from everybody else.
+    pub(super) writers: Semaphore,
 }
 
 impl Store {
@@ -38,6 +43,7 @@ impl Store {
             memory: AtomicU64::new(0),
             disk: AtomicU64::new(0),
             disk_limit: limit,
+            writers: Semaphore::new(MAX_WRITERS),
         }
     }
 
