@@ -1,5 +1,6 @@
 """Scenario of examples/native-job: a job that makes its registry, its image and its pods, alone and as a build set."""
 
+import base64
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from tier import kube, settings
 from tier.build import playbook
 from tier.scenarios.job_pods import collection
 from tier.session import require_podbridge
+from tier.watch import ProcessWatch
 
 IMAGES = settings.ROOT / "dist" / "images"
 EXAMPLE = settings.ROOT / "examples" / "native-job"
@@ -97,34 +99,52 @@ def native_build_set(session):
     """Build set of examples/native-job: in the pause of the parent, the children use its image, pods and token."""
     require_podbridge()
     import_images()
-    with collection():
-        run_build_set(session, session.namespace_node("cluster"))
+    with collection(), ProcessWatch() as watch:
+        node = session.namespace_node("cluster")
+        secrets = run_build_set(session, node)
+    for secret in secrets:
+        watch.expect_none(secret)
 
 
 def run_build_set(session, node):
+    """Runs the build set and returns its secrets: the token and the password of the registry."""
     parent = prepare(session, [node], "build-and-share", "end-of-share", job="native-build")
-    children = []
+    children, secrets = [], []
 
     def pause():
         with open(parent.jobdir.result_data_file) as file:
             shared = json.load(file)["secret_data"]
+        assert is_valid(shared["podbridge_shared"]["token"]), "the token of the build set is not valid"
         for job in ("native-unit", "native-api"):
             child = prepare(session, [], "use-shared", job=job, secret_parent_data=shared)
             child.play()
             assert child.result == "SUCCESS", f"the result of {job} is {child.result} ({child.detail})"
             children.append(child)
-        children.append(shared["podbridge_shared"]["token"])
+        secrets.extend((shared["podbridge_shared"]["token"], password(node)))
 
     parent.pause = pause
     parent.play()
     assert parent.result == "SUCCESS", f"the result is {parent.result} ({parent.detail})"
-    token = children.pop()
     for child in children:
         child.joblog().expect_once("tests | the program answers 1")
-    expect_secret(token, [parent, *children])
-    who = ["auth", "whoami", f"--token={token}", f"--server={node[1].server}", "--insecure-skip-tls-verify"]
-    refused = subprocess.run([settings.KUBECTL, "--kubeconfig=/dev/null", *who], capture_output=True, env=kube.ADMIN)
-    assert refused.returncode != 0, "the token of the build set is valid after its end"
+    for secret in secrets:
+        expect_secret(secret, [parent, *children])
+    token = secrets[0]
+    assert not is_valid(token), "the token of the build set is valid after its end"
+    return secrets
+
+
+def is_valid(token):
+    """Returns whether the API server takes a token. The watch would find it on a command line."""
+    path, _context = kube.write_kubeconfig("shared", token=token)
+    whoami = [settings.KUBECTL, "--kubeconfig", path, "auth", "whoami"]
+    return subprocess.run(whoami, capture_output=True, env=kube.ADMIN).returncode == 0
+
+
+def password(node):
+    """Returns the password of the registry."""
+    secret = ["get", "secret", "podbridge-registry-server", "-o", "jsonpath={.data.password}"]
+    return base64.b64decode(kube.kubectl(*secret, namespace=node[1].name)).decode()
 
 
 def expect_secret(secret, builds):
