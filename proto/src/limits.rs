@@ -54,11 +54,15 @@ pub const CAPABILITIES: &[&str] = &[
     "exec.drop_oldest",
     "exec.put",
     "exec.v1",
+    EXEC_WINDOW,
     "files.v1",
     FILES_V2,
     LINK_DIRECT,
     "logs.v1",
 ];
+
+/// Capability of Exec: a call tells its flow-control window, and the agent keeps as much output for the next call.
+pub const EXEC_WINDOW: &str = "exec.window";
 
 /// Capability of Files: resumable transfers, holes, BLAKE3, sync, roots.
 pub const FILES_V2: &str = "files.v2";

@@ -48,8 +48,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(exec: Arc<Exec>, offsets: Offsets, max: usize) -> Self {
+    pub(crate) fn new(exec: Arc<Exec>, offsets: Offsets, window: u64, max: usize) -> Self {
         exec.add_reader();
+        exec.spool.widen(window);
         exec.spool.take(Channel::Stdout, offsets.stdout);
         exec.spool.take(Channel::Stderr, offsets.stderr);
         Self {

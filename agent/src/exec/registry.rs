@@ -181,9 +181,10 @@ impl Registry {
         }
     }
 
-    /// Attaches a reader to `exec` at the given offsets. Its output events have at most `max` bytes.
-    pub fn attach(&self, exec: Arc<Exec>, offsets: Offsets, max: usize) -> Reader {
-        Reader::new(exec, offsets, max)
+    /// Attaches a reader to `exec` at the given offsets. `window` bytes may be lost with its connection. Its output events have at most `max`
+    /// bytes.
+    pub fn attach(&self, exec: Arc<Exec>, offsets: Offsets, window: u64, max: usize) -> Reader {
+        Reader::new(exec, offsets, window, max)
     }
 
     /// Makes a writer of the exec's stdin, which replaces the previous writer. `Err` if the exec is unknown, fenced, or takes no stdin.

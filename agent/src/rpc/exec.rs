@@ -23,7 +23,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
-use crate::exec::{self, Reader, Registry, StdinWriter};
+use crate::exec::{self, Offsets, Reader, Registry, StdinWriter};
 use crate::files::{ContentWriter, Put, commit_all};
 
 /// Capacity of the queue of acknowledgements into the connection.
@@ -150,9 +150,8 @@ async fn finish(file: ContentWriter, trailer: Option<PutTrailer>) -> Result<Put,
 
 impl ExecService {
     /// Returns the stream of an exec's events from the given offsets on.
-    fn follow(&self, exec: Arc<exec::Exec>, stdout_offset: u64, stderr_offset: u64) -> Response<Answers<ExecEvent>> {
-        let offsets = convert::offsets(stdout_offset, stderr_offset);
-        Response::new(stream_events(self.0.attach(exec, offsets, MAX_CHUNK)))
+    fn follow(&self, exec: Arc<exec::Exec>, offsets: Offsets, window: u64) -> Response<Answers<ExecEvent>> {
+        Response::new(stream_events(self.0.attach(exec, offsets, window, MAX_CHUNK)))
     }
 }
 
@@ -168,10 +167,11 @@ impl Exec for ExecService {
             start,
             stdout_offset,
             stderr_offset,
+            window,
         } = request.into_inner();
         let start = start.ok_or_else(|| Status::invalid_argument("run needs a start"))?;
         let (exec, _) = self.0.start(convert::command(start)?).map_err(convert::exec_status)?;
-        Ok(self.follow(exec, stdout_offset, stderr_offset))
+        Ok(self.follow(exec, convert::offsets(stdout_offset, stderr_offset), window))
     }
 
     async fn put_and_exec(
@@ -185,6 +185,7 @@ impl Exec for ExecService {
                     start: Some(start),
                     stdout_offset,
                     stderr_offset,
+                    window,
                 })),
         }) = messages.message().await?
         else {
@@ -201,7 +202,7 @@ impl Exec for ExecService {
         let started = self.0.start_after(command, commit).await;
         let started = started.map_err(convert::files_status)?;
         let (exec, _) = started.map_err(convert::exec_status)?;
-        Ok(self.follow(exec, stdout_offset, stderr_offset))
+        Ok(self.follow(exec, convert::offsets(stdout_offset, stderr_offset), window))
     }
 
     async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
@@ -218,9 +219,10 @@ impl Exec for ExecService {
             exec_id,
             stdout_offset,
             stderr_offset,
+            window,
         } = request.into_inner();
         let exec = self.0.find(convert::exec_id(&exec_id)?).map_err(convert::exec_status)?;
-        Ok(self.follow(exec, stdout_offset, stderr_offset))
+        Ok(self.follow(exec, convert::offsets(stdout_offset, stderr_offset), window))
     }
 
     async fn write_stdin(

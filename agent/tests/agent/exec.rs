@@ -160,6 +160,7 @@ async fn readers_attach_at_any_offset_and_a_stalled_reader_blocks_no_other() {
         exec_id: id,
         stdout_offset: 5,
         stderr_offset: 0,
+        window: 0,
     };
     let mut events = exec.attach(attach).await.unwrap().into_inner();
     assert!(matches!(

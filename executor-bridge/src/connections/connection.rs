@@ -45,12 +45,12 @@ impl Lane {
     }
 
     /// Returns the fixed flow-control window of a stream, which is also the memory that one stalled stream can hold. For bulk it covers
-    /// bandwidth times round trip: 2.5 MiB allow 800 MB/s at 3 ms. With the agent's queues it is less than the output that an agent keeps
-    /// for a reader that comes again: a stream may be let go at any time.
+    /// what is under way while sender and receiver wait for their processors: 8 MiB allow 800 MB/s at 10 ms. The agent keeps as much output
+    /// for a reader that comes again, so a stream may be let go at any time.
     pub(crate) const fn stream_window(self) -> u32 {
         match self {
             Lane::Control => 512 << 10,
-            Lane::Bulk => 2560 << 10,
+            Lane::Bulk => 8 << 20,
         }
     }
 }

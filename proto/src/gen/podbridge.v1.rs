@@ -1244,6 +1244,10 @@ pub struct RunRequest {
     pub stdout_offset: u64,
     #[prost(uint64, tag = "3")]
     pub stderr_offset: u64,
+    /// Flow-control window of the call, bytes: so much output may be lost with the connection, and the agent keeps it. 0: at most 2 MiB.
+    /// Windows of more than 8 MiB count as 8 MiB. Needs the capability `exec.window`.
+    #[prost(uint64, tag = "4")]
+    pub window: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PutAndExecRequest {
@@ -1271,6 +1275,9 @@ pub struct AttachRequest {
     pub stdout_offset: u64,
     #[prost(uint64, tag = "3")]
     pub stderr_offset: u64,
+    /// As in RunRequest.
+    #[prost(uint64, tag = "4")]
+    pub window: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecEvent {

@@ -183,6 +183,13 @@ impl Spool {
         }
     }
 
+    /// Records the flow-control window of a reader of both streams.
+    pub(crate) fn widen(&self, window: u64) {
+        let mut state = self.lock();
+        state.stdout.widen(window);
+        state.stderr.widen(window);
+    }
+
     /// Records that a reader has everything of this stream below `offset`.
     pub(crate) fn take(&self, channel: Channel, offset: u64) {
         self.lock().stream(channel).take(offset, &self.store);

@@ -12,8 +12,12 @@ use super::store::Store;
 
 /// Most unread bytes in memory.
 pub(super) const UNREAD_LIMIT: u64 = 2 << 20;
-/// Bytes kept after a reader has read them, so that a cut connection can resume: more than the windows and buffers of a connection.
+/// Fewest bytes kept after a reader has read them, so that a cut connection can resume: more than the windows and buffers of a connection.
 pub(super) const RESUME_WINDOW: u64 = 4 << 20;
+/// Bytes that a connection may have taken beyond the window of a stream.
+const CONNECTION_BUFFERS: u64 = 2 << 20;
+/// Largest window of a stream that counts.
+const MAX_WINDOW: u64 = 8 << 20;
 /// Replaces either of the two limits while the memory of all streams is short.
 const SCARCE_LIMIT: u64 = 64 << 10;
 /// Allowance above both limits: a chunk that is being written, and a chunk that is read only in part.
@@ -75,6 +79,8 @@ pub(super) struct Stream {
     end: u64,
     /// Furthest offset that any reader has reached.
     taken: u64,
+    /// Largest flow-control window that a reader has named.
+    window: u64,
     ring: Ring,
     pub(super) closed: bool,
     /// True if output waits, and no reader has read for `STALL_AFTER`.
@@ -148,6 +154,25 @@ impl Stream {
         gathered.freeze()
     }
 
+    /// Records the flow-control window of a reader.
+    pub(super) fn widen(&mut self, window: u64) {
+        self.window = self.window.max(window.min(MAX_WINDOW));
+    }
+
+    /// Returns how much is kept after a reader has read it.
+    fn resume_window(&self) -> u64 {
+        RESUME_WINDOW.max(self.window + CONNECTION_BUFFERS)
+    }
+
+    /// Returns the most bytes that the stream keeps in memory.
+    fn memory_limit(&self, store: &Store) -> u64 {
+        if store.memory_is_short() {
+            2 * SCARCE_LIMIT
+        } else {
+            UNREAD_LIMIT + self.resume_window() + MEMORY_SLACK
+        }
+    }
+
     /// Records that a reader has everything below `offset`.
     pub(super) fn take(&mut self, offset: u64, store: &Store) {
         let offset = offset.min(self.end);
@@ -158,7 +183,7 @@ impl Stream {
         let kept = if store.memory_is_short() && !store.has_files() {
             SCARCE_LIMIT
         } else {
-            RESUME_WINDOW
+            self.resume_window()
         };
         self.drop_below(self.taken.saturating_sub(kept), store);
     }
@@ -196,7 +221,7 @@ impl Stream {
         overflow == Overflow::DropOldest
             || self.end - self.taken < ahead
             // While a reader reads, the command waits for it; the file is for the time when none does.
-            || (self.stalled && self.file_takes(CHUNK_LIMIT, store) && self.in_memory() <= memory_limit(store))
+            || (self.stalled && self.file_takes(CHUNK_LIMIT, store) && self.in_memory() <= self.memory_limit(store))
     }
 
     /// Returns true if time alone may change the answer of `may_grow`.
@@ -211,7 +236,7 @@ impl Stream {
 
     /// Returns the next step to bring memory back under its limit. With `DropOldest` it also drops what no file takes.
     pub(super) fn next_step(&mut self, overflow: Overflow, store: &Store) -> Step {
-        while self.in_memory() > memory_limit(store) {
+        while self.in_memory() > self.memory_limit(store) {
             let Some((offset, chunk)) = self.chunks.front().cloned() else {
                 return Step::Done;
             };
@@ -257,14 +282,5 @@ impl Stream {
         store.subtract_memory(self.in_memory());
         self.chunks.clear();
         self.ring.clear(store);
-    }
-}
-
-/// Returns the most bytes that one stream keeps in memory.
-fn memory_limit(store: &Store) -> u64 {
-    if store.memory_is_short() {
-        2 * SCARCE_LIMIT
-    } else {
-        UNREAD_LIMIT + RESUME_WINDOW + MEMORY_SLACK
     }
 }

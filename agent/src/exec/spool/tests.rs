@@ -103,6 +103,21 @@ async fn bytes_that_a_reader_read_long_ago_are_an_explicit_gap() {
     assert_eq!(data(&spool, 2 * MIB, 8).await.len(), 8);
 }
 
+/// All that a connection may have taken can be read again.
+#[tokio::test]
+async fn a_reader_with_a_larger_window_has_more_kept() {
+    for (window, kept) in [(0, 4), (MIB, 4), (4 * MIB, 6), (8 * MIB, 10), (u64::MAX, 10)] {
+        let spool = in_memory(Overflow::Block);
+        spool.widen(window);
+        spool.widen(0);
+        for round in 0..16 {
+            spool.write(OUT, pattern(round * MIB, MIB as usize));
+        }
+        spool.take(OUT, 16 * MIB);
+        assert_eq!(spool.read(OUT, 0, 8).await, Read::Gap((16 - kept) * MIB), "{window}");
+    }
+}
+
 #[tokio::test]
 async fn an_offset_beyond_the_end_marks_nothing_as_read() {
     let spool = in_memory(Overflow::Block);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use podbridge_proto::limits::EXEC_WINDOW;
 use podbridge_proto::v1::{AttachRequest, ExecEvent, PutHeader, RunRequest, StartRequest};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -122,8 +123,24 @@ impl ExecDriver<'_> {
         }
     }
 
-    /// Connects to the agent that may have the exec, or to any agent while none may have it.
+    /// Connects to the agent that may have the exec, or to any agent while none may have it. An agent of an older release keeps less output
+    /// than a bulk stream can lose with its link: its commands go over the control connection.
     async fn connect(&mut self, hint: &str, backoff: &mut Backoff) -> Result<Arc<Connection>, ExecEnd> {
+        let connection = self.connect_lane(hint, backoff).await?;
+        if connection.lane == Lane::Control || connection.can(EXEC_WINDOW) {
+            return Ok(connection);
+        }
+        self.lane = Lane::Control;
+        let connecting = self.container.connection(Lane::Control);
+        match self.running.while_listening(connecting).await {
+            Ok(Ok(control)) => Ok(control),
+            Ok(Err(_)) => Ok(connection),
+            Err(outcome) if self.lost_agent.is_none() => Err(ExecEnd::Lost(outcome)),
+            Err(outcome) => Err(ExecEnd::Cancel(outcome)),
+        }
+    }
+
+    async fn connect_lane(&mut self, hint: &str, backoff: &mut Backoff) -> Result<Arc<Connection>, ExecEnd> {
         let Some(lost_agent) = &self.lost_agent else {
             let connecting = async {
                 backoff.pause().await;
@@ -151,16 +168,19 @@ impl ExecDriver<'_> {
     /// knows the exec's id. The outer error is an outcome that ends the exec.
     async fn open_stream(&mut self, connection: &Connection) -> Result<Result<Streaming<ExecEvent>, Status>, Outcome> {
         let mut exec = connection.exec();
+        let window = u64::from(connection.lane.stream_window());
         let (stdout_offset, stderr_offset) = (self.running.stdout.offset, self.running.stderr.offset);
         let attach = self.running.started.then(|| AttachRequest {
             exec_id: self.start.exec_id.clone(),
             stdout_offset,
             stderr_offset,
+            window,
         });
         let run = RunRequest {
             start: Some(self.start.clone()),
             stdout_offset,
             stderr_offset,
+            window,
         };
         let puts = &self.puts;
         let opening = async {
