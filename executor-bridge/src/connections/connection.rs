@@ -53,11 +53,20 @@ impl Lane {
             Lane::Bulk => 8 << 20,
         }
     }
+
+    /// Returns the flow-control window of the connection: the most that an agent can make the bridge hold on it. Streams of clients that
+    /// stand still are let go before they fill it (`session/budget.rs`).
+    const fn connection_window(self) -> u32 {
+        match self {
+            Lane::Control => 16 << 20,
+            Lane::Bulk => 32 << 20,
+        }
+    }
 }
 
-/// Flow-control window of the connection: the most that an agent can make the bridge hold on it. Streams of clients that stand still are
-/// let go before they fill it (`session/budget.rs`).
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Streams that the bridge has reset and h2 remembers for a second. Output that is still on its way for a forgotten one counts as an error
+/// of the agent, and too many of them end the connection. The bridge resets a stream that stands still, or has no place for a message.
+const REMEMBERED_STREAMS: usize = 2048;
 /// Largest HTTP/2 frame that the agent may send.
 const FRAME_SIZE: u32 = 256 << 10;
 /// Time without incoming bytes after which a ping is sent, also while no call is open.
@@ -200,7 +209,8 @@ async fn hello(pipe: Box<dyn Pipe>, lane: Lane) -> Result<(Channel, Agent, Vec<S
     });
     let channel = Endpoint::from_static("http://podbridge-agent")
         .initial_stream_window_size(lane.stream_window())
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(lane.connection_window())
+        .http2_max_concurrent_reset_streams(REMEMBERED_STREAMS)
         .max_frame_size(FRAME_SIZE)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PONG_TIMEOUT)

@@ -26,8 +26,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// end as seldom).
 const HALF_CLOSED_WAIT: Duration = Duration::from_millis(500);
 
-/// Flow-control window of a log's stream, bytes.
-const STREAM_WINDOW: usize = Lane::Control.stream_window() as usize;
 /// Least time between two logs that are deleted. Anybody on this host can ask for it, and each costs a call of every container's agent.
 const DELETE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -94,7 +92,7 @@ async fn write(writing: &mut WriteHalf<'_>, stream: &mut LogStream, bytes: &[u8]
         biased;
         written = &mut writing => return written,
         () = sleep(READER_STALL) => {}
-        () = session.budget().stall_timeout(STREAM_WINDOW) => {}
+        () = session.budget().stall_timeout(Lane::Control) => {}
     }
     stream.pause();
     writing.await

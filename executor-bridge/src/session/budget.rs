@@ -11,6 +11,7 @@ use podbridge_proto::limits::MAX_CHUNK;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::connections::Lane;
 use crate::sys;
 
 /// Most commands and transfers that run at once. Who comes later waits with its request.
@@ -46,9 +47,10 @@ const QUIET_TIME: Duration = Duration::from_millis(50);
 const MAX_RECEIVING: usize = 32;
 /// Time after which freed memory is given back to the system, when streams were let go.
 const TRIM_DELAY: Duration = Duration::from_secs(1);
-/// Flow-control windows that may be full because a client stands still, bytes over all connections. It is less than the window of one
+/// Flow-control windows that may be full because a client stands still, bytes over all connections of a lane. It is half the window of one
 /// connection, so that streams whose clients read always find room.
-const STANDING_WINDOWS: usize = 8 << 20;
+const STANDING_CONTROL: usize = 8 << 20;
+const STANDING_BULK: usize = 16 << 20;
 /// Time for which a client that takes nothing counts as busy and not as standing still.
 const BUSY_TIME: Duration = Duration::from_millis(50);
 
@@ -65,7 +67,8 @@ struct Pools {
     places: Arc<Semaphore>,
     /// How many wait for a place.
     places_wanted: watch::Sender<usize>,
-    standing: Arc<Semaphore>,
+    standing_control: Arc<Semaphore>,
+    standing_bulk: Arc<Semaphore>,
     receiving: Arc<Semaphore>,
     /// A task will give memory back.
     trims: AtomicBool,
@@ -85,7 +88,8 @@ impl Default for Budget {
             replies: pool(REPLY_POOL),
             places: pool(MESSAGE_PLACES),
             places_wanted: watch::Sender::new(0),
-            standing: pool(STANDING_WINDOWS),
+            standing_control: pool(STANDING_CONTROL),
+            standing_bulk: pool(STANDING_BULK),
             receiving: pool(MAX_RECEIVING),
             trims: AtomicBool::new(false),
         }))
@@ -189,10 +193,14 @@ impl Budget {
         try_take(&self.0.replies, length)
     }
 
-    /// Waits until a stream with this flow-control window has to be let go, because its client stands still and too many others do.
-    pub(crate) async fn stall_timeout(&self, window: usize) {
+    /// Waits until a stream of this lane has to be let go, because its client stands still and too many others do.
+    pub(crate) async fn stall_timeout(&self, lane: Lane) {
         sleep(BUSY_TIME).await;
-        if let Ok(_standing) = try_take(&self.0.standing, window) {
+        let standing = match lane {
+            Lane::Control => &self.0.standing_control,
+            Lane::Bulk => &self.0.standing_bulk,
+        };
+        if let Ok(_standing) = try_take(standing, lane.stream_window() as usize) {
             std::future::pending::<()>().await;
         }
         self.trim_soon();
@@ -456,22 +464,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_so_many_streams_may_stand_still() {
         let budget = Budget::default();
-        let let_go = async |window| {
-            timeout(Duration::from_secs(3600), budget.stall_timeout(window))
+        let let_go = async |lane| {
+            timeout(Duration::from_secs(3600), budget.stall_timeout(lane))
                 .await
                 .is_ok()
         };
-        assert!(!let_go(1 << 20).await);
-        let mut standing: Vec<_> = (0..STANDING_WINDOWS >> 20)
-            .map(|_| Box::pin(budget.stall_timeout(1 << 20)))
-            .collect();
-        for stall_timeout in &mut standing {
-            assert!(timeout(BUSY_TIME * 2, stall_timeout).await.is_err());
+        for (lane, other, count) in [(Lane::Control, Lane::Bulk, 16), (Lane::Bulk, Lane::Control, 2)] {
+            assert!(!let_go(lane).await);
+            let mut standing: Vec<_> = (0..count).map(|_| Box::pin(budget.stall_timeout(lane))).collect();
+            for stall_timeout in &mut standing {
+                assert!(timeout(BUSY_TIME * 2, stall_timeout).await.is_err());
+            }
+            assert!(let_go(lane).await);
+            assert!(!let_go(other).await);
+            standing.pop();
+            assert!(!let_go(lane).await);
         }
-        assert!(let_go(1 << 20).await);
-        standing.pop();
-        assert!(!let_go(1 << 20).await);
-        assert!(let_go(8 << 20).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,7 +67,6 @@ impl ExecDriver<'_> {
             }
             let mut received = false;
             let opened = Instant::now();
-            let window = connection.lane.stream_window() as usize;
             let status = loop {
                 let events = match self.open_stream(&connection).await {
                     Ok(Ok(events)) => events,
@@ -79,7 +78,10 @@ impl ExecDriver<'_> {
                     *link = Some(connection.clone());
                     is_new
                 });
-                let end = self.running.forward_events(events, window, &mut received).await;
+                let end = self
+                    .running
+                    .forward_events(events, connection.lane, &mut received)
+                    .await;
                 self.running.place = None;
                 match end {
                     LinkEnd::GavePlaceUp => {}
@@ -127,16 +129,16 @@ impl ExecDriver<'_> {
     /// than a bulk stream can lose with its link: its commands go over the control connection.
     async fn connect(&mut self, hint: &str, backoff: &mut Backoff) -> Result<Arc<Connection>, ExecEnd> {
         let connection = self.connect_lane(hint, backoff).await?;
-        if connection.lane == Lane::Control || connection.can(EXEC_WINDOW) {
+        // A command that may have begun stays with the agent that was recovered: what it dropped is told, and never skipped.
+        if connection.lane == Lane::Control || connection.can(EXEC_WINDOW) || self.lost_agent.is_some() {
             return Ok(connection);
         }
         self.lane = Lane::Control;
         let connecting = self.container.connection(Lane::Control);
         match self.running.while_listening(connecting).await {
             Ok(Ok(control)) => Ok(control),
-            Ok(Err(_)) => Ok(connection),
-            Err(outcome) if self.lost_agent.is_none() => Err(ExecEnd::Lost(outcome)),
-            Err(outcome) => Err(ExecEnd::Cancel(outcome)),
+            Ok(Err(failure)) => Err(ExecEnd::Lost(Outcome::Unreachable(failure))),
+            Err(outcome) => Err(ExecEnd::Lost(outcome)),
         }
     }
 

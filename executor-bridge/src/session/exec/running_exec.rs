@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
+use crate::connections::Lane;
 use crate::error::{Failure, Kind};
 use crate::protocol::frame::Frame;
 use crate::protocol::request::Size;
@@ -142,12 +143,12 @@ impl RunningExec {
         }
     }
 
-    /// Forwards events to the client until the link or the exec ends. Sets `received` if an event told something new. `window`: the flow-control
-    /// window of the stream.
+    /// Forwards events to the client until the link or the exec ends. Sets `received` if an event told something new. `lane`: that of
+    /// the stream.
     pub(crate) async fn forward_events(
         &mut self,
         mut events: Streaming<ExecEvent>,
-        window: usize,
+        lane: Lane,
         received: &mut bool,
     ) -> LinkEnd {
         let replies = self.client.replies.clone();
@@ -171,7 +172,7 @@ impl RunningExec {
                     std::future::pending::<()>().await;
                 }
                 stall_timeout
-                    .get_or_insert_with(|| Box::pin(replies.budget.stall_timeout(window)))
+                    .get_or_insert_with(|| Box::pin(replies.budget.stall_timeout(lane)))
                     .await;
             };
             let has_place = self.place.is_some();

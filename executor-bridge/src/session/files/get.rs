@@ -98,8 +98,7 @@ async fn receive(
             stat: None,
             version: Bytes::new(),
         });
-        let window = connection.lane.stream_window() as usize;
-        let status = match current.run(parts, window).await {
+        let status = match current.run(parts, connection.lane).await {
             Ok(StreamEnd::Failed(outcome)) => return outcome,
             Ok(StreamEnd::Trailer(trailer)) => {
                 let PartialFile { sink, stat, .. } = current;
@@ -164,7 +163,7 @@ async fn receive(
 
 impl PartialFile {
     /// Receives the parts of one stream. An error is the status of the call.
-    async fn run(&mut self, mut parts: Streaming<GetResponse>, window: usize) -> Result<StreamEnd, Status> {
+    async fn run(&mut self, mut parts: Streaming<GetResponse>, lane: Lane) -> Result<StreamEnd, Status> {
         let mut news = News::default();
         while let Some(GetResponse { part }) = parts.message().await? {
             let brings_bytes = match &part {
@@ -206,8 +205,8 @@ impl PartialFile {
                 Err(error) => return Ok(StreamEnd::Failed(untrue(&error.to_string()))),
             };
             // Without a version the file may be another one when the rest is asked for.
-            let window = Some(window).filter(|_| !self.version.is_empty());
-            match self.sink.accept(received, window).await {
+            let lane = Some(lane).filter(|_| !self.version.is_empty());
+            match self.sink.accept(received, lane).await {
                 Ok(Taken::Whole) => self.length = length,
                 Ok(Taken::LetGo) => {
                     self.length = self.sink.sent().unwrap_or(self.length);

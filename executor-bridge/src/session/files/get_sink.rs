@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::connections::Lane;
 use crate::error::Failure;
 use crate::protocol::frame::Frame;
 use crate::protocol::result::{EndedExec, Outcome};
@@ -74,9 +75,9 @@ impl GetSink {
         }
     }
 
-    /// Takes the next part. An error is the outcome of a transfer that cannot continue. `window`: the flow-control window of a stream that
+    /// Takes the next part. An error is the outcome of a transfer that cannot continue. `lane`: the lane of a stream that
     /// may be let go if the client stands still; `None`: it may not.
-    pub(crate) async fn accept(&mut self, part: ReceivedPart, window: Option<usize>) -> Result<Taken, Outcome> {
+    pub(crate) async fn accept(&mut self, part: ReceivedPart, lane: Option<Lane>) -> Result<Taken, Outcome> {
         match self {
             Self::File { parts, replies, writer } => {
                 let credit = match &part {
@@ -96,7 +97,7 @@ impl GetSink {
                     Err(_) => Err(writer_result(writer.await).err().unwrap_or_else(client_gone)),
                 }
             }
-            Self::Frames { replies, digest } => send_frames(replies, digest, part, window).await,
+            Self::Frames { replies, digest } => send_frames(replies, digest, part, lane).await,
         }
     }
 
@@ -144,7 +145,7 @@ async fn send_frames(
     replies: &Replies,
     digest: &mut RunningDigest,
     part: ReceivedPart,
-    window: Option<usize>,
+    lane: Option<Lane>,
 ) -> Result<Taken, Outcome> {
     let (mut data, mut zeros) = match part {
         ReceivedPart::Data(data) => (data, 0),
@@ -164,8 +165,8 @@ async fn send_frames(
             data = Bytes::from_static(&ZEROS[..length as usize]);
         }
         let let_go = async {
-            match window {
-                Some(window) => replies.budget.stall_timeout(window).await,
+            match lane {
+                Some(lane) => replies.budget.stall_timeout(lane).await,
                 None => std::future::pending().await,
             }
         };

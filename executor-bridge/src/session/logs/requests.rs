@@ -149,7 +149,7 @@ async fn send_data(client: &Client, follow: &mut LogFollower, mut data: Bytes) -
     while !data.is_empty() {
         let let_go = async {
             tokio::select! {
-                () = replies.budget.stall_timeout(Lane::Control.stream_window() as usize) => {}
+                () = replies.budget.stall_timeout(Lane::Control) => {}
                 () = sleep(READER_STALL) => {}
             }
         };
