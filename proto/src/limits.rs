@@ -61,6 +61,9 @@ pub const CAPABILITIES: &[&str] = &[
     "logs.v1",
 ];
 
+/// Largest flow-control window of a call, bytes, for which an agent keeps output (`RunRequest.window`). No bridge grants a larger one.
+pub const MAX_EXEC_WINDOW: u32 = 8 << 20;
+
 /// Capability of Exec: a call tells its flow-control window, and the agent keeps as much output for the next call.
 pub const EXEC_WINDOW: &str = "exec.window";
 

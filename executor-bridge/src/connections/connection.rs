@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use podbridge_proto::limits::{
-    BASIC_CAPABILITIES, MAX_ANSWER, MAX_CAPABILITIES, MAX_HELLO, MAX_HELLO_TEXT, MAX_LOG_EVENT, PROTOCOL_MAJOR,
+    BASIC_CAPABILITIES, MAX_ANSWER, MAX_CAPABILITIES, MAX_EXEC_WINDOW, MAX_HELLO, MAX_HELLO_TEXT, MAX_LOG_EVENT,
+    PROTOCOL_MAJOR,
 };
 use podbridge_proto::v1::agent_client::AgentClient;
 use podbridge_proto::v1::exec_client::ExecClient;
@@ -50,7 +51,7 @@ impl Lane {
     pub(crate) const fn stream_window(self) -> u32 {
         match self {
             Lane::Control => 512 << 10,
-            Lane::Bulk => 8 << 20,
+            Lane::Bulk => MAX_EXEC_WINDOW,
         }
     }
 

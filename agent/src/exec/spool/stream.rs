@@ -6,6 +6,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use podbridge_proto::limits::MAX_EXEC_WINDOW;
 
 use super::ring::{FileRefusal, RING_CAPACITY, Ring};
 use super::store::Store;
@@ -16,8 +17,6 @@ pub(super) const UNREAD_LIMIT: u64 = 2 << 20;
 pub(super) const RESUME_WINDOW: u64 = 4 << 20;
 /// Bytes that a connection may have taken beyond the window of a stream.
 const CONNECTION_BUFFERS: u64 = 2 << 20;
-/// Largest window of a stream that counts.
-const MAX_WINDOW: u64 = 8 << 20;
 /// Replaces either of the two limits while the memory of all streams is short.
 const SCARCE_LIMIT: u64 = 64 << 10;
 /// Allowance above both limits: a chunk that is being written, and a chunk that is read only in part.
@@ -156,7 +155,7 @@ impl Stream {
 
     /// Records the flow-control window of a reader.
     pub(super) fn widen(&mut self, window: u64) {
-        self.window = self.window.max(window.min(MAX_WINDOW));
+        self.window = self.window.max(window.min(MAX_EXEC_WINDOW.into()));
     }
 
     /// Returns how much is kept after a reader has read it.

@@ -54,7 +54,7 @@ def spec(**container):
 ALL_PODS = pods(
     pod("web", requests={"cpu": "10m"}, limits={"memory": "300Mi"}, env={"GREETING": "hello"}, groups=["served"]),
     pod("bare", BUSYBOX, agent="init_container"),
-    pod("two", sidecar=True, workspace="/work", cache={"emptyDir": {}}, labels={"tier": "test"}),
+    pod("two", sidecar=True, workspace="/volume", cache={"emptyDir": {}}, labels={"tier": "test"}),
     {"name": "own", "manifest": {"spec": kube.pod_spec([kube.container("first"), kube.container("second")])}},
     podbridge_pod_agent_image="{{ agent_image }}",
     podbridge_pod_sidecar_image="{{ sidecar_image }}",
@@ -91,8 +91,8 @@ OF_ANSIBLE = "Validation of arguments failed:"
 LOOKS = [
     ("web", "echo $GREETING; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"),
     ("bare", "readlink /proc/1/exe"),
-    ("two-sidecar", "git --version && touch /work/shared"),
-    ("two", "ls /work/shared && touch /opt/git/x 2>&1"),
+    ("two-sidecar", "git --version && touch /volume/shared"),
+    ("two", "ls /volume/shared && touch /opt/git/x 2>&1"),
     ("own-second", "hostname"),
 ]
 LOOK_ANSWERS = [
@@ -100,7 +100,7 @@ LOOK_ANSWERS = [
     "314572800",
     "/opt/podbridge/podbridge-agent",
     "git version",
-    "/work/shared",
+    "/volume/shared",
     "Read-only",
     "own",
 ]
