@@ -14,7 +14,7 @@ use podbridge_tests::pair::Pair;
 use crate::agent_peers::http2::Http2;
 use crate::frame::bridge::start_bridge;
 use crate::frame::control::Control;
-use crate::frame::scene::{self, AGENT_CEILING, Attack, Scene, Setting};
+use crate::frame::scene::{self, Attack, Scene, Setting};
 
 /// What holds an attack until it is dropped.
 pub(super) type Held = Box<dyn Any>;
@@ -62,8 +62,8 @@ impl Target<'_> {
     }
 }
 
-/// Runs rows one after the other against one agent. The bridge beside them has a connection of its own.
-pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>) -> Vec<String> {
+/// Runs rows one after the other against one agent, whose memory has this ceiling. The bridge beside them has a connection of its own.
+pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>, ceiling: u64) -> Vec<String> {
     let mut scene = Scene::begin(setting);
     scene::allow_many_descriptors();
     let log = tempfile::NamedTempFile::new().unwrap();
@@ -76,7 +76,7 @@ pub(super) fn run(setting: &Setting, rows: &mut VecDeque<Row>) -> Vec<String> {
     };
     // The port stays open.
     target.direct();
-    scene.guard("agent", pair.agent(), AGENT_CEILING);
+    scene.guard("agent", pair.agent(), ceiling);
     scene.watch_output(log.path());
     let control = Control::Exec(socket);
     while let Some(row) = rows.pop_front() {

@@ -17,7 +17,7 @@ use crate::frame::flood::Flood;
 const BATCH: usize = 100;
 
 const HELLO: &str = "/podbridge.v1.Agent/Hello";
-const RUN: &str = "/podbridge.v1.Exec/Run";
+pub(super) const RUN: &str = "/podbridge.v1.Exec/Run";
 const START: &str = "/podbridge.v1.Exec/Start";
 const WRITE_STDIN: &str = "/podbridge.v1.Exec/WriteStdin";
 const GET: &str = "/podbridge.v1.Files/Get";
@@ -56,7 +56,7 @@ fn begin_hello(connection: &mut Http2) -> io::Result<()> {
 }
 
 /// A command that ends with its connection.
-fn command(argv: &[&'static str], number: usize) -> StartRequest {
+pub(super) fn command(argv: &[&'static str], number: usize) -> StartRequest {
     let mut exec_id = fastrand::u128(..).to_be_bytes().to_vec();
     exec_id[0] = number as u8;
     StartRequest {
@@ -214,26 +214,6 @@ pub(super) const ROWS: &[Row] = &[
                 connection
             });
             Box::new(connections.collect::<Vec<_>>())
-        },
-    },
-    Row {
-        name: "output_into_a_window_of_nothing",
-        start: |_, target| {
-            let mut connection = Http2::open_with(target.socket, &[(INITIAL_WINDOW_SIZE, 0)]).unwrap();
-            connection.drain();
-            for number in 0..20 {
-                let start = StartRequest {
-                    // Output that nobody has read is kept so long.
-                    lease_ms: 1000,
-                    ..command(&["cat", "/dev/zero"], number)
-                };
-                let run = RunRequest {
-                    start: Some(start),
-                    ..RunRequest::default()
-                };
-                connection.call(2 * number as u32 + 1, RUN, &run).unwrap();
-            }
-            Box::new(connection)
         },
     },
     Row {

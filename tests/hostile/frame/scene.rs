@@ -25,6 +25,8 @@ use crate::frame::record;
 pub(crate) const BRIDGE_CEILING: u64 = 96 << 20;
 pub(crate) const AGENT_CEILING: u64 = 64 << 20;
 pub(crate) const CLIENT_CEILING: u64 = 64 << 20;
+/// Most output that an agent keeps in memory beside that, of all commands together, in bytes.
+pub(crate) const SPOOLS: u64 = 64 << 20;
 
 /// Longest median time of a control operation during an attack.
 const CONTROL_LIMIT: Duration = Duration::from_millis(250);

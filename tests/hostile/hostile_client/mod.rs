@@ -10,7 +10,7 @@ mod row;
 mod streams;
 mod unread_output;
 
-use crate::frame::scene::{AGENT_CEILING, Case, run_table};
+use crate::frame::scene::{AGENT_CEILING, Case, SPOOLS, run_table};
 
 /// Returns the cases. Sixty commands that print at once need a machine that does nothing else.
 pub(crate) fn cases(is_long_run: bool) -> Vec<Case> {
@@ -22,11 +22,7 @@ pub(crate) fn cases(is_long_run: bool) -> Vec<Case> {
         ("streams", streams::ROWS, AGENT_CEILING),
     ];
     if is_long_run {
-        tables.push((
-            "unread_output",
-            unread_output::ROWS,
-            AGENT_CEILING + unread_output::SPOOLS,
-        ));
+        tables.push(("unread_output", unread_output::ROWS, AGENT_CEILING + SPOOLS));
     }
     tables
         .into_iter()

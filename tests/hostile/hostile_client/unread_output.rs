@@ -4,9 +4,6 @@ use serde_json::json;
 
 use crate::hostile_client::row::Row;
 
-/// Most output that an agent keeps in memory, of all commands together, in bytes.
-pub(super) const SPOOLS: u64 = 64 << 20;
-
 pub(super) const ROWS: &[Row] = &[
     Row {
         name: "output_that_no_client_reads",
