@@ -78,6 +78,7 @@ pub(crate) async fn serve(
     tokio::spawn(trim_heap_after(registry.released()));
     tokio::spawn(trim_heap_after(files.ended_transfers()));
     tokio::spawn(trim_heap_after(logs.ended_followers()));
+    tokio::spawn(trim_heap_after(connections.subscribe()));
     let (stop, mut stopping) = watch::channel(false);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -148,11 +149,12 @@ fn end_signal() -> io::Result<impl Future<Output = &'static str>> {
     })
 }
 
-/// Returns freed memory to the system a little after each change of `ended`, which counts execs, transfers or followers that have ended.
-async fn trim_heap_after(mut ended: watch::Receiver<u64>) {
-    while ended.changed().await.is_ok() {
+/// Returns freed memory to the system a little after each change of a count: of execs, transfers or followers that have ended, or of open
+/// connections.
+async fn trim_heap_after<T>(mut count: watch::Receiver<T>) {
+    while count.changed().await.is_ok() {
         sleep(TRIM_DELAY).await;
-        ended.borrow_and_update();
+        count.borrow_and_update();
         heap::trim();
     }
 }

@@ -9,7 +9,7 @@
 //! not inherit it, and continues. If the operator has set a `tcache_count`, or the exec fails, the agent runs with thread caches.
 //!
 //! The other two functions set the heap up and return freed memory. All three are about glibc and do nothing with another C library.
-//! `commands` sets the heap up before anything else; `app` trims it when execs, transfers or followers of logs have ended.
+//! `commands` sets the heap up before anything else; `app` trims it when execs, transfers, followers of logs or connections have ended.
 //!
 //! mimalloc and jemalloc need no re-exec, but an idle agent holds more memory with them (ADR 16).
 
