@@ -45,7 +45,7 @@ pub(crate) struct Socket {
     /// /run/podbridge/agent.sock or /tmp/.podbridge-UID/agent.sock]
     #[arg(long = "socket", value_name = "PATH")]
     pub(crate) path: Option<PathBuf>,
-    /// The same, but each container that shares the directory has a socket of its own: the container's id becomes part of the file name
+    /// Path of the agent's Unix socket; the container's id is added to the file name, so that several containers may share the directory
     #[arg(long, value_name = "PATH", conflicts_with = "path")]
     pub(crate) container_socket: Option<PathBuf>,
     /// End after this many seconds without a connection and without a running command; 0: never [default: 60 for a detached
@@ -75,8 +75,8 @@ impl Spool {
 
 #[derive(Debug, Args)]
 pub(crate) struct Python {
-    /// Start a new Python for every Ansible module, as $PODBRIDGE_WARM_PYTHON=0 does; else modules run in processes that are forked from one
-    /// that is ready
+    /// Start a new Python for every Ansible module, as $PODBRIDGE_WARM_PYTHON=0 does; without this option, modules run in processes that
+    /// are forked from a Python that has already started
     #[arg(long = "no-warm-python")]
     pub(crate) is_cold: bool,
 }

@@ -162,7 +162,7 @@ fn socket_of(pid: i32, digests: &[String]) -> Result<Choice, String> {
         digests.is_empty() || digests.iter().any(|digest| name.ends_with(digest.as_str()))
     });
     let socket = socket.filter(|_| is_agent && matches!(container::is_same(pid), Ok(true)));
-    let socket = socket.ok_or_else(|| format!("process {pid} is no agent of this release and container"))?;
+    let socket = socket.ok_or_else(|| format!("process {pid} is not an agent of this release and container"))?;
     Ok(Choice::OfContainer(socket))
 }
 

@@ -119,7 +119,7 @@ impl Transport {
             if preface[..length] != PREFACE[..length] {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    "the client speaks no HTTP/2",
+                    "the client does not speak HTTP/2",
                 ));
             }
         }

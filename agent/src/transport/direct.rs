@@ -39,7 +39,7 @@ pub(crate) enum Error {
     NoPodAddress(IpAddr),
     #[error("the agent cannot listen on {address}: {source}")]
     Listen { address: IpAddr, source: io::Error },
-    #[error("the agent listens on {MAX_ADDRESSES} addresses already, more than a pod has")]
+    #[error("the agent already listens on {MAX_ADDRESSES} addresses, more than a pod has")]
     TooManyAddresses,
 }
 

@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Status(StatusOptions),
     /// Stop the bridge of a pod; commands that run in the pod continue
     Stop(StopOptions),
-    /// Time commands and copies in a pod, with kubectl beside podbridge
+    /// Measure the time of commands and copies in a pod, through podbridge and through kubectl
     Bench(BenchOptions),
     /// Run a command in a pod as ssh does on a host; for GIT_SSH_COMMAND="podbridge ssh" and rsync -e "podbridge ssh"
     Ssh(SshOptions),
@@ -52,7 +52,7 @@ pub(crate) enum Command {
     Docker(DockerOptions),
     /// Find or start a bridge and print the path of its socket; reads the target as JSON from standard input; for programs
     Bridge(DaemonOptions),
-    /// Act as the kubectl of a Zuul executor: pods of a build are reached through their bridge, all else runs the next kubectl in PATH
+    /// Act as the kubectl of a Zuul executor: use the bridge for pods of a build, and run the next kubectl in PATH for all other commands
     #[command(disable_help_flag = true)]
     Kubectl {
         /// Arguments of kubectl
@@ -92,7 +92,7 @@ pub(crate) struct TargetOptions {
     /// File with the bearer token for the API server [default: the token in $PODBRIDGE_TOKEN, else from the kubeconfig]
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Do not verify the certificate of the API server; insecure. =false: verify it, whatever the kubeconfig says
+    /// Do not verify the certificate of the API server; insecure. =false: verify it, even if the kubeconfig disables this
     #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL")]
     pub insecure_skip_tls_verify: Option<bool>,
@@ -215,11 +215,11 @@ pub(crate) struct SyncOptions {
     /// Do not preserve owner and group
     #[arg(long)]
     pub no_owner: bool,
-    /// Copy out of a pod also what gives rights here: set-user-ID and set-group-ID bits of files, devices, file capabilities and other privileged
-    /// attributes; only for pods that you trust. Copies into a pod always have them
+    /// When copying out of a pod, also copy set-user-ID and set-group-ID bits of files, devices, file capabilities and other privileged
+    /// attributes, which grant permissions on this machine; only for pods that you trust. Copies into a pod always contain them
     #[arg(long)]
     pub privileged: bool,
-    /// Give a DST directory that exists mode, owner and time of SRC, as rsync -a does with a slash after SRC [default: it keeps its own]
+    /// Give an existing DST directory the mode, owner and time of SRC, as rsync -a does with a slash after SRC [default: DST keeps its own]
     #[arg(long)]
     pub preserve_root_attributes: bool,
     /// When to compress the data on the connection

@@ -281,7 +281,7 @@ fn check_texts(answer: &HelloResponse) -> Result<(), Failure> {
         Kind::Agent,
         format!(
             "the agent's greeting was refused: it has a text that is longer than {MAX_HELLO_TEXT} printable characters, or more than \
-             {MAX_CAPABILITIES} capabilities; the program that answers in the container is no podbridge-agent of a release"
+             {MAX_CAPABILITIES} capabilities; the program that answers in the container is not a released podbridge-agent"
         ),
     ))
 }

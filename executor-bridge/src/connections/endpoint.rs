@@ -64,7 +64,7 @@ impl Endpoint {
                 let direct = upgrade::find_direct(&self.routes, linker.pod(), &connection).await;
                 direct.map_err(|failure| Failure {
                     message: format!(
-                        "{}; without `--link direct` the API server carries all",
+                        "{}; without `--link direct`, podbridge uses the API server",
                         failure.message
                     ),
                     ..failure

@@ -34,7 +34,7 @@ enum NoDirectRoute {
 /// Returns where the agent could listen, or the reason why it cannot.
 fn direct_endpoint(connection: &Connection) -> Result<(ContainerRef, IpAddr), &'static str> {
     if !connection.can(LINK_DIRECT) {
-        return Err("its agent is older and offers none; install the same release on both sides");
+        return Err("its agent is older and supports no direct links; install the same release on both sides");
     }
     let container = connection.container.clone();
     container

@@ -147,7 +147,7 @@ pub(super) fn impersonation_headers(impersonation: &Impersonation) -> Result<Hea
     if impersonation.user.is_empty() {
         return Ok(headers);
     }
-    let invalid = || Failure::usage("a name to act as (--as, --as-group) has a character that HTTP cannot carry");
+    let invalid = || Failure::usage("a name to impersonate (--as, --as-group) has a character that HTTP cannot carry");
     let mut add = |name: &str, value: &str| {
         let name = HeaderName::try_from(name).map_err(|_| invalid())?;
         let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| invalid())?;

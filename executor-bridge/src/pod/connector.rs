@@ -164,7 +164,7 @@ impl Route {
             return failure.clone().into();
         }
         let message = format!(
-            "the proxy {} ({}) does not lead to the API server {}: {}; correct the proxy, or name the server in NO_PROXY",
+            "the proxy {} ({}) does not connect to the API server {}: {}; correct the proxy, or name the server in NO_PROXY",
             proxy.shown(),
             proxy.setting,
             self.server.address(),

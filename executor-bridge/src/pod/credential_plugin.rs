@@ -295,7 +295,7 @@ impl Plugin {
             client_certificate_data: Option<String>,
             client_key_data: Option<String>,
         }
-        let other = || "printed something else than a credential".to_owned();
+        let other = || "printed something other than a credential".to_owned();
         let text = std::str::from_utf8(output).map_err(|_| other())?;
         let value = serde_json::from_str(text)
             .or_else(|_| kubeconfig::yaml(text))
@@ -327,7 +327,7 @@ impl Plugin {
         let expires = given(status.expiration_timestamp)
             .map(|time| {
                 time.parse()
-                    .map_err(|_| "printed an expirationTimestamp that is no time".to_owned())
+                    .map_err(|_| "printed an expirationTimestamp that is not a time".to_owned())
             })
             .transpose()?;
         Ok(Credential {

@@ -26,7 +26,7 @@ pub(super) fn classify(error: &kube::Error, call: ApiCall<'_>) -> Failure {
         kube::Error::UpgradeConnection(cause) => Failure::new(
             Kind::ApiUnreachable,
             format!(
-                "{server} opens no WebSocket for exec: {}; if a proxy stands between, it must pass upgrades on",
+                "{server} does not open a WebSocket for exec: {}; a proxy on the way must allow connection upgrades",
                 chain(cause)
             ),
         )

@@ -74,7 +74,7 @@ impl Flags {
         let mut letters = word.strip_prefix('-').unwrap_or_default();
         if !letters.starts_with(|letter: char| letter.is_ascii_alphabetic()) {
             // The message does not show the word: it may be the value of a mistyped option, such as a token.
-            return Err(Failure::usage("extra_args holds a word that is no option"));
+            return Err(Failure::usage("extra_args contains a word that is not an option"));
         }
         while let Some(letter) = letters.chars().next() {
             let name = format!("-{letter}");
@@ -146,16 +146,16 @@ impl Flags {
             }
             "--request-timeout" => {
                 let seconds = value.parse().ok().map(Duration::from_secs);
-                let timeout = seconds
-                    .or_else(|| go_duration(value))
-                    .ok_or_else(|| Failure::usage(format!("--request-timeout {value:?} is no duration such as 10s")))?;
+                let timeout = seconds.or_else(|| go_duration(value)).ok_or_else(|| {
+                    Failure::usage(format!("--request-timeout {value:?} is not a duration such as 10s"))
+                })?;
                 self.request_timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
                 return Ok(());
             }
             "--pod-running-timeout" => {
                 let timeout = go_duration(value).filter(|timeout| !timeout.is_zero()).ok_or_else(|| {
                     Failure::usage(format!(
-                        "--pod-running-timeout {value:?} is no duration such as 2m, longer than zero"
+                        "--pod-running-timeout {value:?} is not a duration such as 2m, longer than zero"
                     ))
                 })?;
                 self.pod_running_timeout = Some(timeout);

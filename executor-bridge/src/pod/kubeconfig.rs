@@ -329,9 +329,9 @@ fn from_value(mut value: Value) -> Result<Kubeconfig, String> {
         return Ok(Kubeconfig::default());
     }
     let file: File = serde_json::from_value(value)
-        .map_err(|error| format!("is no kubeconfig: {}", without_values(&error.to_string())))?;
+        .map_err(|error| format!("is not a kubeconfig: {}", without_values(&error.to_string())))?;
     if !matches!(file.api_version.as_str(), "" | "v1") || !matches!(file.kind.as_str(), "" | "Config") {
-        return Err("is no kubeconfig: its kind is not Config, or its apiVersion is not v1".into());
+        return Err("is not a kubeconfig: its kind is not Config, or its apiVersion is not v1".into());
     }
     Ok(Kubeconfig {
         current_context: file.current_context,

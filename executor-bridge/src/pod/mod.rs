@@ -226,7 +226,7 @@ impl Access {
                 if output.status.success() {
                     return serde_json::from_slice(&output.stdout).map_err(|error| {
                         let fault = json_fault(&error);
-                        let why = format!("kubectl printed something else than an object of the API: {fault}");
+                        let why = format!("kubectl printed something other than an object of the API: {fault}");
                         Failure::new(Kind::ApiUnreachable, why)
                     });
                 }

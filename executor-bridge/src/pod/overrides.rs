@@ -280,7 +280,7 @@ impl SelectedContext {
             let known = &self.known_contexts;
             return if known.is_empty() {
                 let message =
-                    "there is no kubeconfig with a server: set KUBECONFIG, give --kubeconfig, or make ~/.kube/config";
+                    "there is no kubeconfig with a server: set KUBECONFIG, give --kubeconfig, or create ~/.kube/config";
                 Failure::new(Kind::Kubeconfig, message)
             } else {
                 let message = format!(

@@ -97,7 +97,7 @@ fn settings(
         ..
     } = selected;
     let invalid = |what: &str, why: &str| {
-        let message = format!("{what} of {named} is no URL that can be used: {why}; correct the file or the options");
+        let message = format!("{what} of {named} is not a usable URL: {why}; correct the file or the options");
         Failure::new(Kind::Kubeconfig, message)
     };
     let server = ServerUrl::parse(&cluster.server)

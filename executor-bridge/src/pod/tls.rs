@@ -110,7 +110,7 @@ impl TlsSettings {
         // A zone belongs to this host's routing and is not in a certificate.
         let name = name.split('%').next().unwrap_or_default();
         ServerName::try_from(name.to_owned())
-            .map_err(|_| unusable(&format!("{name:?} is no name that a certificate can have")))
+            .map_err(|_| unusable(&format!("{name:?} is not a name that a certificate can have")))
     }
 
     fn roots(&self) -> Result<Vec<CertificateDer<'static>>, Failure> {
@@ -135,7 +135,7 @@ impl TlsSettings {
         }
         if !parsed.iter().any(|root| root.is_valid_at(now)) {
             return Err(unusable(&format!(
-                "the certificate-authority {} is not valid now (it ends {}): get the present one",
+                "the certificate-authority {} is not valid now (it ends {}); install the current one",
                 source.shown(),
                 parsed[0].not_after()
             )));

@@ -14,7 +14,7 @@ const LONGEST_EXPECTED: usize = 256;
 /// Returns a phrase for an error of serde_json, with the place where it was found.
 pub(crate) fn json_fault(error: &Error) -> String {
     let what = match error.classify() {
-        Category::Syntax => "it is no JSON".to_owned(),
+        Category::Syntax => "it is not valid JSON".to_owned(),
         Category::Eof => "the text ends too early".to_owned(),
         Category::Io => "the text cannot be read".to_owned(),
         Category::Data => {

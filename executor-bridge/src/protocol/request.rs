@@ -21,7 +21,7 @@ const MAX_CONTAINER_NAME: usize = 253;
 /// Reason why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
-    #[error("the request is no JSON object that this bridge understands: {0}")]
+    #[error("the request is not a JSON object that this bridge understands: {0}")]
     Json(String),
     #[error("the request speaks client protocol {0}, this bridge speaks {VERSION}; use the same release on both sides")]
     Version(u32),

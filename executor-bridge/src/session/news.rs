@@ -14,7 +14,7 @@ pub(crate) struct News {
 /// The agent repeats itself.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the agent's answer was refused: it tells the same again and again; the program that answers is no podbridge-agent of a release"
+    "the agent's answer was refused: it repeats messages without new information; the program that answers is not a released podbridge-agent"
 )]
 pub(crate) struct Repetition;
 

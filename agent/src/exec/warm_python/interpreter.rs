@@ -196,7 +196,7 @@ impl Interpreter {
         form: &Form,
     ) -> Result<(Child, AgentStdio), &'static str> {
         let Some(Waiting { packets, leader, .. }) = lock(&self.waiting).take() else {
-            return Err("the interpreter is busy with the module before");
+            return Err("the interpreter is busy with the previous module");
         };
         let Mark::FileLocks(mark) = Mark::new(command.id) else {
             return Err("the limit on file locks is no mark here");

@@ -46,7 +46,7 @@ const MOST_SEEN: usize = 64;
 const FREE_TO_START: u64 = 128 << 20;
 const FREE_TO_KEEP: u64 = 64 << 20;
 
-const MEMORY_IS_SHORT: &str = "the memory of the container is short";
+const MEMORY_IS_SHORT: &str = "the container has too little free memory";
 
 /// All that the start of an interpreter depends on. The rest is the same for every exec of an agent.
 #[derive(Debug, PartialEq, Eq, Hash, Clone)]

@@ -414,11 +414,11 @@ impl View {
         }
         match ended {
             Some(ended) => Fate::ContainerEnded(format!(
-                "container {} of pod {pod} ended under the operation: {} with exit code {}",
+                "container {} of pod {pod} ended during the operation: {} with exit code {}",
                 container.name, ended.reason, ended.code
             )),
             None if replaced => Fate::ContainerEnded(format!(
-                "container {} of pod {pod} was restarted under the operation",
+                "container {} of pod {pod} was restarted during the operation",
                 container.name
             )),
             None => Fate::Unchanged,

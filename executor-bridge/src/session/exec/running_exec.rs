@@ -347,7 +347,7 @@ impl RunningExec {
             return Err(Outcome::Lost(Failure::bug("the agent left out a part of the output")));
         }
         sink.offset = check_length(sink.offset, output.data.len() as u64, None)
-            .map_err(|error| Outcome::lost(Kind::AgentLost, format!("the agent's output cannot be: {error}")))?;
+            .map_err(|error| Outcome::lost(Kind::AgentLost, format!("the agent sent impossible output: {error}")))?;
         let mut data = output.data;
         let cut = self.client.replies.budget.cut_output(&mut data, &mut self.place);
         sink.offset -= cut as u64;

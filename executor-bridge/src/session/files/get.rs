@@ -231,7 +231,7 @@ impl PartialFile {
 fn untrue(why: &str) -> Outcome {
     Outcome::lost(
         Kind::AgentLost,
-        format!("the agent's answer was refused: {why}; the program that answers is no podbridge-agent of a release"),
+        format!("the agent's answer was refused: {why}; the program that answers is not a released podbridge-agent"),
     )
 }
 
