@@ -54,7 +54,7 @@ STEPS = {
     "Completed": "leave command out, so that the container waits for tasks",
     "Error": "its last output is in the log, above",
     "CrashLoopBackOff": "its last output is in the log, above",
-    "CreateContainerConfigError": "make what the container names, or correct the name",
+    "CreateContainerConfigError": "create the object that the container names, or correct the name",
     "ContainerCreating": "its image is being pulled, or a volume of it does not exist",
 }
 NO_IMAGE_VOLUMES = "this cluster mounts no image volumes; take agent: init_container"
