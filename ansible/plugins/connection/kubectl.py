@@ -29,7 +29,7 @@ options:
     description:
       - Name of the pod. The default is the host's C(ansible_host), else its name in the inventory.
       - If the pod is named here and C(ansible_host) is an address of 127.0.0.0/8 other than 127.0.0.1, the bridge
-        serves Zuul's live log of the pod there. A job gives each pod that it made an address of its own.
+        serves Zuul's live log of the pod at this address. A job gives each of its own pods a different address.
     default: ''
     type: str
     vars:
@@ -57,7 +57,7 @@ options:
       - name: K8S_AUTH_NAMESPACE
   kubectl_extra_args:
     description:
-      - Further options of kubectl, its global ones and those of its command C(exec), for example C(--as=ci) or
+      - Further global options of kubectl and further options of C(kubectl exec), for example C(--as=ci) or
         C(-c side). Relative paths start at the controller's working directory.
     default: ''
     type: str
@@ -168,7 +168,7 @@ options:
   validate_certs:
     description:
       - Whether to verify the certificate of the API server. The default is the setting of the kubeconfig file, else
-        V(true). A value that is given here counts, whatever the kubeconfig says.
+        V(true). This option overrides the setting of the kubeconfig.
     default: ''
     type: raw
     vars:
@@ -182,7 +182,7 @@ options:
       - Name or number of the user in the pod that tasks run as. The default is the user of the container.
       - Only an agent that runs as root can change the user. A user that the container does not have makes the host
         unreachable, as with ssh.
-      - C(ansible_user) has no influence, because many images do not have that user.
+      - C(ansible_user) has no effect, because many images do not have that user.
     type: str
     vars:
       - name: ansible_podbridge_user
@@ -210,7 +210,7 @@ options:
       - name: ansible_podbridge
   podbridge_oom:
     description:
-      - Result of a task whose container exceeds its memory limit, a failed task or an unreachable host.
+      - Result of a task if its container exceeds the memory limit. The result is a failed task or an unreachable host.
       - The default is V(failed), because a retry on an unreachable host would exceed the limit again.
     default: failed
     choices: [ failed, unreachable ]
@@ -219,7 +219,8 @@ options:
       - name: ansible_podbridge_oom
   podbridge_warm_python:
     description:
-      - Whether the agent may run modules in processes forked from a Python that is ready, instead of a new one each.
+      - Whether the agent may run modules in processes that it forks from a prepared Python, instead of starting a new
+        Python for each module.
     default: true
     type: bool
     vars:

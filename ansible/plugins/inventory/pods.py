@@ -12,13 +12,13 @@ DOCUMENTATION = r"""
 name: pods
 short_description: Containers of Kubernetes pods as hosts
 description:
-  - Makes a host of each container of the pods in one or more namespaces, native sidecars included. The hosts use the
-    connection P(podbridge.zuul.kubectl#connection).
+  - Creates a host for each container of the pods in one or more namespaces, including native sidecars. The hosts use
+    the connection P(podbridge.zuul.kubectl#connection).
   - A host has the name C(POD_CONTAINER), as with the inventory plugin C(kubernetes.core.k8s) that
     C(kubernetes.core) removed in its release 4. If pods of two namespaces have the same name, their hosts are named
     C(NAMESPACE_POD_CONTAINER).
-  - Groups are made for the cluster, for each namespace (C(namespace_NAMESPACE) and C(namespace_NAMESPACE_pods)), and
-    for each label (C(label_KEY_VALUE)), as with that plugin.
+  - Creates a group for the cluster, groups for each namespace (C(namespace_NAMESPACE) and
+    C(namespace_NAMESPACE_pods)), and a group for each label (C(label_KEY_VALUE)), as with that plugin.
   - Needs the Kubernetes permission C(pods) C(list) and the program C(podbridge) on the controller, but no Python
     package.
   - The name of the inventory file ends with C(pods.yml) or C(pods.yaml).
@@ -36,7 +36,7 @@ options:
   namespaces:
     description:
       - Namespaces of the pods. The default is the namespace of the context.
-      - Each is one request to the API server.
+      - The plugin sends one request to the API server for each namespace.
     type: list
     elements: str
     default: []
@@ -78,7 +78,8 @@ options:
   token:
     description:
       - Bearer token for the API server.
-      - The hosts have it as a variable. An inventory that is printed or written to a file contains it.
+      - Each host has the token as a variable. If you print the inventory or write it to a file, the output contains the
+        token.
     type: str
     aliases: [ api_key ]
     env:

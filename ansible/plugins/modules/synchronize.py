@@ -10,8 +10,8 @@ module: synchronize
 author: podbridge contributors (!UNKNOWN)
 short_description: Copy trees to and from pods, with rsync or without
 description:
-  - If the pod and the controller have C(rsync), this runs M(ansible.posix.synchronize), unchanged. So it does on hosts
-    with another connection. Otherwise it runs C(podbridge sync) with the same options.
+  - If the pod and the controller have C(rsync), this action runs M(ansible.posix.synchronize), unchanged. On hosts with
+    another connection it does the same. Otherwise it runs C(podbridge sync) with the same options.
   - An option that C(podbridge sync) does not support is an error.
   - C(podbridge sync) always keeps extended attributes and hard links. Each file appears when it is complete. It does
     not read files named C(.rsync-filter).
