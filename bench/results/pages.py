@@ -45,7 +45,7 @@ SECTIONS = {
     "push": ("Repositories", ["push-50", "push-50-true", "push-cached"], ""),
     "memory": (
         "Memory of an idle pod",
-        ["memory-bridge", "memory-agent", "memory-warm", "memory-warm-files"],
+        ["memory-bridge", "memory-agent", "memory-warm", "memory-warm-files", "memory-warm-busy"],
         "Without Zuul: a bridge after one command, and `kubectl port-forward`.",
     ),
     "zuul": (

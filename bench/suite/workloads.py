@@ -55,6 +55,7 @@ AREAS = {
         ("memory-agent", "idle pod: anonymous memory of the agent", "MB"),
         ("memory-warm", "the same with a warm interpreter, shared pages counted once", "MB"),
         ("memory-warm-files", "the same with the pages of programs and libraries", "MB"),
+        ("memory-warm-busy", "anonymous memory with a warm interpreter just after a module", "MB"),
     ],
     "zuul": [
         ("zuul-command", "Zuul: `command` with its live log", "ms per task"),
