@@ -73,7 +73,7 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 test: test-quick test-images test-identity test-parity test-cluster ## everything
 test-quick: lint test-rust test-plugin test-differential demo ## everything that needs no cluster
 .PHONY: test-more
-test-more: test-warm-python test-parity-versions ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
+test-more: test-warm-python test-cold-python test-parity-versions ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
 	$(MAKE) test-whole-path
 	$(MAKE) test-native-job
 	$(MAKE) test-identity STEPS=2000
@@ -233,6 +233,10 @@ test-whole-path: build $(STOCK_KUBECTL) ## all of Zuul and nodepool as services,
 .PHONY: test-native-job
 test-native-job: images ## examples/native-job under Zuul: registry, image, pods and a build set, and the failures of roles, on a new cluster
 	$(on-a-cluster) tests/zuul/run native_job native_build_set job_roles_fail
+
+.PHONY: test-cold-python
+test-cold-python: images $(STOCK_KUBECTL) ## integration targets of Ansible and scenarios of Zuul with warm Python off, on a new cluster
+	$(on-a-cluster) WARM_PYTHON=false tests/cold-python
 
 .PHONY: cluster-up cluster-down
 cluster-up: ## start the test cluster and print its settings

@@ -50,11 +50,13 @@ new_pod() {
 	kube -n "$namespace" wait --for=condition=Ready "pod/$name" --timeout=60s >/dev/null
 }
 
-# host_vars POD [NAMESPACE]: prints the inventory variables of a host that is this pod, as YAML. LINK is the link (default: auto).
+# host_vars POD [NAMESPACE]: prints the inventory variables of a host that is this pod, as YAML. LINK is the link (default: auto);
+# WARM_PYTHON=false switches warm Python off.
 host_vars() {
 	local prefix=ansible_${PREFIX:-kubectl}
 	printf '%s: %s\n' ansible_connection "${PLUGIN:-kubectl}" "${prefix}_pod" "$1" "${prefix}_namespace" "${2:-$NAMESPACE}" \
-		"${prefix}_kubeconfig" "$KUBE_CONFIG" ansible_podbridge_link "${LINK:-auto}" ansible_python_interpreter /usr/bin/python3
+		"${prefix}_kubeconfig" "$KUBE_CONFIG" ansible_podbridge_link "${LINK:-auto}" ansible_python_interpreter /usr/bin/python3 \
+		ansible_podbridge_warm_python "${WARM_PYTHON:-true}"
 }
 
 # kill_container NAME [NAMESPACE]: ends the container's first process; the kubelet starts a new container. Often kubectl fails then.

@@ -47,7 +47,7 @@ def frozen_job(nodeset, options):
         ansible_version=executors.ANSIBLE_VERSION,
         ansible_split_streams=options.pop("split", False),
         include_vars=(),
-        variables=options.pop("variables", {}),
+        variables=settings.JOB_VARIABLES | options.pop("variables", {}),
         host_variables=options.pop("host_variables", {}),
         group_variables={},
         extra_variables={},

@@ -13,6 +13,8 @@ WORK = Path(os.environ["TIER_WORK"])
 PEER = os.environ["TIER_PEER"]
 ANSIBLE = Path(os.environ["TIER_ANSIBLE"])
 FIXTURES = Path(os.environ["TIER_FIXTURES"]) / "tests"
+# Variables of every job.
+JOB_VARIABLES = {} if os.environ["TIER_WARM_PYTHON"] == "true" else {"ansible_podbridge_warm_python": False}
 KUBECTL = os.environ.get("TIER_KUBECTL", "")
 KUBECONFIG = os.environ.get("TIER_KUBECONFIG", "")
 # kubectl, kubeconfig and network namespace of a second cluster, for scenarios that need two.
