@@ -9,6 +9,7 @@ mod error;
 mod exit;
 mod mark;
 mod output;
+mod preparations;
 mod process;
 mod process_table;
 mod process_tree;

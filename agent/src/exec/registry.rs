@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 
 use super::attach::Reader;
+use super::preparations::Preparations;
 use super::process_table::ProcessTable;
 use super::spool::{Offsets, Store};
 use super::start::Resources;
@@ -73,8 +74,7 @@ pub struct Registry {
     table: Mutex<Table>,
     resources: Resources,
     store: Arc<Store>,
-    /// Held by the request that prepares its start; see `start_after`.
-    preparing: tokio::sync::Mutex<()>,
+    preparations: Preparations,
     /// Number of execs that have not ended. At zero, the agent may end when idle.
     running: watch::Sender<usize>,
     /// Number of execs released since the agent started.
@@ -93,7 +93,7 @@ impl Registry {
                 warm,
             },
             store: Arc::new(store),
-            preparing: tokio::sync::Mutex::default(),
+            preparations: Preparations::default(),
             running: watch::Sender::new(0),
             released: watch::Sender::new(0),
         }
@@ -147,7 +147,7 @@ impl Registry {
         command: Command,
         preparation: impl Future<Output = Result<(), E>>,
     ) -> Result<Result<(Arc<Exec>, bool), Error>, E> {
-        let _preparing = self.preparing.lock().await;
+        let _preparation = self.preparations.begin(command.id).await;
         if !self.knows(command.id) {
             preparation.await?;
         }
