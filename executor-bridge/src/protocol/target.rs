@@ -378,7 +378,7 @@ mod tests {
         assert!(refused(r#"{"pod":"web","kubeconfig":"/a:b"}"#).contains("b is not"));
         assert!(refused(r#"{"pod":"web","link":"local"}"#).contains("--agent-socket"));
         assert!(refused(r#"{"pod":"web","link":"warp"}"#).contains("`exec-proxy`"));
-        assert!(refused("not json").contains("no JSON"));
+        assert!(refused("not json").contains("not valid JSON"));
     }
 
     #[test]
