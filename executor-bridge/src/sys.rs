@@ -78,6 +78,15 @@ pub(crate) fn set_up_heap() {
     }
 }
 
+/// Returns how many bytes of the heap are free and not returned to the system.
+pub(crate) fn free_memory() -> usize {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes the allocator's own locks and only reads.
+    return unsafe { libc::mallinfo2() }.fordblks;
+    #[cfg(not(target_env = "gnu"))]
+    0
+}
+
 /// Returns all free memory to the system. For use after work that will not continue at once.
 pub(crate) fn give_memory_back() {
     #[cfg(target_env = "gnu")]

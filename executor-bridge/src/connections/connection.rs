@@ -22,6 +22,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use crate::connections::part_permits::PermitChannel;
 use crate::connections::status;
 use crate::error::{Failure, Kind, Retry, chain};
 use crate::link::{DialedLink, Handle, LinkName, Pipe};
@@ -169,8 +170,8 @@ impl Connection {
         answer.map(tonic::Response::into_inner)
     }
 
-    pub(crate) fn exec(&self) -> ExecClient<Channel> {
-        ExecClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    pub(crate) fn exec(&self) -> ExecClient<PermitChannel> {
+        ExecClient::new(PermitChannel::new(self.channel.clone())).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub(crate) fn logs(&self) -> LogsClient<Channel> {
@@ -196,8 +197,8 @@ impl Connection {
         }
     }
 
-    pub(crate) fn files(&self) -> FilesClient<Channel> {
-        FilesClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    pub(crate) fn files(&self) -> FilesClient<PermitChannel> {
+        FilesClient::new(PermitChannel::new(self.channel.clone())).max_decoding_message_size(MAX_ANSWER)
     }
 }
 

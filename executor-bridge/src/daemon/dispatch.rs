@@ -106,6 +106,13 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
             return;
         }
     };
+    let words = tokio::select! {
+        credit = budget.values(request::count_values(&json)) => credit,
+        reason = bridge.shutdown.wait() => {
+            refuse_request(&mut writer, reason).await;
+            return;
+        }
+    };
     let notices = request::takes_notices(&json).then(pod::plugin_messages);
     let request = match Request::parse(&json) {
         Ok(request) => request,
@@ -140,7 +147,8 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
     bridge.operations.fetch_add(1, Ordering::Relaxed);
     perform(request, descriptors, reader, writer, notices, bridge).await;
     bridge.operations.fetch_sub(1, Ordering::Relaxed);
-    drop((permit, credit));
+    drop((permit, credit, words));
+    budget.trim_soon();
 }
 
 /// Runs the operation, sends its replies and its result.

@@ -52,6 +52,21 @@ pub(crate) fn takes_notices(json: &[u8]) -> bool {
     serde_json::from_slice(json).is_ok_and(|envelope: Envelope| envelope.notices)
 }
 
+/// Returns an upper limit of the values in a request, without parsing it: its commas outside of strings, and one.
+pub(crate) fn count_values(json: &[u8]) -> usize {
+    let (mut count, mut in_string, mut is_escaped) = (1, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b',' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 /// Defines the operations from one table: variant, name on the wire, and for the first group the type of the fields that stand in the
 /// request beside `op`.
 macro_rules! operations {
@@ -442,6 +457,18 @@ opaque_debug!(Put, Get, Stat, Log, AdmitToken);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_counted_without_parsing() {
+        for (json, count) in [
+            (r#"{"v":1,"argv":["a","b,c,d","e\",f"]}"#, 4),
+            (r#"["","",""]"#, 3),
+            ("", 1),
+            (r#"","#, 1),
+        ] {
+            assert_eq!(count_values(json.as_bytes()), count, "{json}");
+        }
+    }
 
     #[test]
     fn an_exec_is_read_with_its_defaults() {

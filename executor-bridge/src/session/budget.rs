@@ -18,7 +18,7 @@ use crate::sys;
 const MAX_OPERATIONS: usize = 640;
 /// Input of a client that the bridge holds in any case, until the agent has it, bytes. All floors and the pool together are half of the
 /// flow-control window that an agent has for a connection: whatever commands leave unread, a cancel or a signal finds room.
-const INPUT_FLOOR: usize = 32 << 10;
+const INPUT_FLOOR: usize = 16 << 10;
 /// Input beyond the floors of all clients, bytes.
 const INPUT_POOL: usize = 12 << 20;
 /// Part of the pool that a client may have at once: twice what an agent takes before it acknowledges.
@@ -33,6 +33,10 @@ const REQUEST_FLOOR: usize = 8 << 10;
 const REQUEST_POOL: usize = 8 << 20;
 /// Bytes that a byte of a request counts as: its words are kept one by one.
 const REQUEST_COST: usize = 2;
+/// Values of a request that are always held, such as the words of its command.
+const VALUES_FLOOR: usize = 64;
+/// Further values of the requests of all operations.
+const VALUES_POOL: usize = 64 << 10;
 /// Length of an answer for a client that is always held, bytes.
 const REPLY_FLOOR: usize = 8 << 10;
 /// Longer answers for all clients, bytes.
@@ -45,8 +49,10 @@ const PLACE_TIME: Duration = Duration::from_secs(1);
 const QUIET_TIME: Duration = Duration::from_millis(50);
 /// Downloads that receive at once. Each holds a part of a message that has not come whole; others wait for their turn.
 const MAX_RECEIVING: usize = 32;
-/// Time after which freed memory is given back to the system, when streams were let go.
+/// Time after which freed memory is given back to the system, when operations have ended or streams were let go.
 const TRIM_DELAY: Duration = Duration::from_secs(1);
+/// Least free memory that is given back, bytes. The next operation uses less than this again.
+const LEAST_TRIM: usize = 4 << 20;
 /// Flow-control windows that may be full because a client stands still, bytes over all connections of a lane. It is half the window of one
 /// connection, so that streams whose clients read always find room.
 const STANDING_CONTROL: usize = 8 << 20;
@@ -63,6 +69,7 @@ struct Pools {
     operations: Arc<Semaphore>,
     input: Arc<Semaphore>,
     requests: Arc<Semaphore>,
+    values: Arc<Semaphore>,
     replies: Arc<Semaphore>,
     places: Arc<Semaphore>,
     /// How many wait for a place.
@@ -85,6 +92,7 @@ impl Default for Budget {
             operations: pool(MAX_OPERATIONS),
             input: pool(INPUT_POOL),
             requests: pool(REQUEST_POOL),
+            values: pool(VALUES_POOL),
             replies: pool(REPLY_POOL),
             places: pool(MESSAGE_PLACES),
             places_wanted: watch::Sender::new(0),
@@ -118,6 +126,15 @@ impl Budget {
             return None;
         }
         Some(take(&self.0.requests, REQUEST_COST * length).await)
+    }
+
+    /// Waits until a request with so many values may be parsed; `None`: they are few, and it always may. An empty word takes three bytes of
+    /// the request, and a hundred of the bridge's memory.
+    pub(crate) async fn values(&self, count: usize) -> Option<Credit> {
+        if count <= VALUES_FLOOR {
+            return None;
+        }
+        Some(take(&self.0.values, count.min(VALUES_POOL)).await)
     }
 
     /// Returns whether input of this length may travel with its request, with the credit for it if it is long.
@@ -206,8 +223,8 @@ impl Budget {
         self.trim_soon();
     }
 
-    /// Gives memory back to the system after a while: what stood still is freed in pieces between others.
-    fn trim_soon(&self) {
+    /// Gives memory back to the system after a while, if much is free: what operations held is freed in pieces between others.
+    pub(crate) fn trim_soon(&self) {
         if self.0.trims.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -215,7 +232,9 @@ impl Budget {
         tokio::spawn(async move {
             sleep(TRIM_DELAY).await;
             pools.trims.store(false, Ordering::Relaxed);
-            sys::give_memory_back();
+            if sys::free_memory() >= LEAST_TRIM {
+                sys::give_memory_back();
+            }
         });
     }
 }
@@ -480,6 +499,21 @@ mod tests {
             standing.pop();
             assert!(!let_go(lane).await);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_of_many_words_wait_for_each_other_and_those_of_few_for_nobody() {
+        let budget = Budget::default();
+        let held = budget.values(usize::MAX).await;
+        assert!(held.is_some());
+        assert!(
+            timeout(Duration::from_secs(1), budget.values(VALUES_FLOOR + 1))
+                .await
+                .is_err()
+        );
+        assert!(budget.values(VALUES_FLOOR).await.is_none());
+        drop(held);
+        assert!(budget.values(VALUES_FLOOR + 1).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ mod descriptors;
 mod frames;
 mod requests;
 mod row;
+mod stopped_agent;
 mod streams;
 mod unread_output;
 
@@ -24,6 +25,10 @@ pub(crate) fn cases(is_long_run: bool) -> Vec<Case> {
     if is_long_run {
         tables.push(("unread_output", unread_output::ROWS, AGENT_CEILING + SPOOLS));
     }
+    let stopped: Case = (
+        "hostile_client::stopped_agent".into(),
+        Box::new(|setting| run_table(setting, stopped_agent::ROWS, stopped_agent::run)),
+    );
     tables
         .into_iter()
         .map(|(name, rows, agent_ceiling)| {
@@ -35,5 +40,6 @@ pub(crate) fn cases(is_long_run: bool) -> Vec<Case> {
             );
             case
         })
+        .chain([stopped])
         .collect()
 }

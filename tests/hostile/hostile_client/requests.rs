@@ -136,6 +136,15 @@ pub(super) const ROWS: &[Row] = &[
         },
     },
     Row {
+        name: "commands_of_thousands_of_words",
+        start: |_, target| {
+            // Just below the length of a request that is always read.
+            let words = [vec!["sleep", "300"], vec![""; 2700]].concat();
+            let request = json!({"v": 1, "op": "exec", "argv": words});
+            Box::new((0..600).map(|_| target.request(&request)).collect::<Vec<_>>())
+        },
+    },
+    Row {
         name: "commands_that_cannot_be",
         start: |_, target| {
             expect_failures(

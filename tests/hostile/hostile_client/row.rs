@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -43,9 +44,14 @@ impl Target<'_> {
 
     /// Sends a request and returns its connection.
     pub(super) fn request(&self, request: &Value) -> Connection {
+        self.send(request, &[])
+    }
+
+    /// Sends a request with these descriptors and returns its connection.
+    pub(super) fn send(&self, request: &Value, descriptors: &[BorrowedFd<'_>]) -> Connection {
         let mut connection = self.connect();
         // The bridge may refuse it before it has come.
-        let _ = connection.send_request(request, &[]);
+        let _ = connection.send_request(request, descriptors);
         connection
     }
 }

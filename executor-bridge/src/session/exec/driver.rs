@@ -15,6 +15,7 @@ use crate::connections::recovery::{self, LostAgent, Recovery};
 use crate::connections::{Connection, Container, Lane, is_broken_link, provably_not_sent, status};
 use crate::error::{Failure, Kind};
 use crate::protocol::result::{EndedExec, Outcome};
+use crate::session::budget::InputShare;
 use crate::session::exec::puts;
 use crate::session::exec::running_exec::{LinkEnd, RunningExec};
 use crate::session::files::passed_file::LocalFile;
@@ -41,6 +42,8 @@ pub(crate) struct ExecDriver<'a> {
     pub(crate) start: StartRequest,
     /// Files that are put before the command starts.
     pub(crate) puts: Vec<(PutHeader, LocalFile)>,
+    /// What the bridge may hold of the input and the files of this client.
+    pub(crate) share: InputShare,
     pub(crate) running: RunningExec,
     /// The current connection, for the tasks of the input.
     pub(crate) links: watch::Sender<Option<Arc<Connection>>>,
@@ -184,11 +187,12 @@ impl ExecDriver<'_> {
             stderr_offset,
             window,
         };
-        let puts = &self.puts;
+        let (puts, share) = (&self.puts, &self.share);
         let opening = async {
             let events = match attach {
                 Some(attach) => exec.attach(attach).await,
-                None if !puts.is_empty() => return puts::run(&mut exec, run, puts).await,
+                // In a box: most commands have no files, and need no room for them.
+                None if !puts.is_empty() => return Box::pin(puts::run(&mut exec, run, puts, share)).await,
                 None => exec.run(run).await,
             };
             Ok(events.map(tonic::Response::into_inner))

@@ -51,13 +51,14 @@ pub(crate) async fn run(
     let progress = resume.unwrap_or_default();
     // A file is read from its first byte. The agent drops the bytes that it has.
     let stdin_offset = if stdin_file.is_some() { 0 } else { progress.stdin };
+    let share = client.share.clone();
     let InputTasks {
         queues,
         links,
         acks,
         broken_stdin,
         tasks: _tasks,
-    } = start_input_tasks(id, stdin_offset, stdin_file, client.share.clone());
+    } = start_input_tasks(id, stdin_offset, stdin_file, share.clone());
     let mut running = RunningExec {
         id,
         client,
@@ -88,6 +89,7 @@ pub(crate) async fn run(
         lane,
         start,
         puts,
+        share,
         running,
         links,
         lost_agent,

@@ -27,7 +27,7 @@ use crate::session::background::BackgroundCalls;
 use crate::session::client::{Client, ClientInput, bad_request};
 use crate::session::files::capability::unsupported_by_agent;
 use crate::session::files::passed_file::{self, Access, LocalFile};
-use crate::session::files::put_source::{PutAnswer, PutCall, PutSource};
+use crate::session::files::put_source::{PutAnswer, PutCall, PutSource, QueuedPart};
 use crate::session::files::read_ahead::ContentPart;
 use crate::session::files::running_digest::{self, RunningDigest};
 use crate::session::logs::LogIndex;
@@ -176,7 +176,7 @@ enum RunEnd {
     Starved,
 }
 
-type Parts = mpsc::Sender<PutRequest>;
+type Parts = mpsc::Sender<QueuedPart>;
 
 fn request(part: Part) -> PutRequest {
     PutRequest { part: Some(part) }
@@ -228,7 +228,7 @@ impl Transfer {
             .clone();
         let (parts, outgoing) = mpsc::channel(QUEUED_PARTS);
         // The channel is empty, so this cannot fail.
-        let _ = parts.try_send(request(Part::Header(self.header.clone())));
+        let _ = parts.try_send((request(Part::Header(self.header.clone())), None));
         let mut call = PutCall::start(connection, resumable, outgoing);
         // The agent has nothing of a new transfer, so the answer need not be waited for.
         let mut positioned = !(resumable && self.started) && self.source.seek(0, &digest, resumable);
@@ -254,25 +254,26 @@ impl Transfer {
                     PutAnswer::Done(answer) => return Ok(RunEnd::Outcome(to_outcome(&answer, &lock(&digest)))),
                 },
                 part = self.source.next(&digest), if positioned && next.is_none() && !all_queued => match part {
-                    Ok(ContentPart::Data(data)) => next = Some(Part::Data(data)),
-                    Ok(ContentPart::Hole(count)) => next = Some(Part::Hole(count)),
-                    Ok(ContentPart::End) => {
+                    Ok((ContentPart::Data(data), credit)) => next = Some((Part::Data(data), credit)),
+                    Ok((ContentPart::Hole(count), credit)) => next = Some((Part::Hole(count), credit)),
+                    Ok((ContentPart::End, _)) => {
                         let digest = lock(&digest);
-                        next = Some(Part::Trailer(PutTrailer {
+                        let trailer = Part::Trailer(PutTrailer {
                             length: digest.length(),
                             digest: digest.value().to_vec().into(),
-                        }));
+                        });
+                        next = Some((trailer, None));
                         all_queued = true;
                     }
                     Err(outcome) => break outcome,
                 },
                 permit = parts.reserve(), if next.is_some() => match (permit, next.take()) {
-                    (Ok(permit), Some(next)) => {
+                    (Ok(permit), Some((next, credit))) => {
                         if let (false, Part::Data(data)) = (resumable, &next) {
                             // An agent without `Files.Write` does not report its progress.
                             self.acknowledge(self.written + data.len() as u64);
                         }
-                        permit.send(request(next));
+                        permit.send((request(next), credit));
                     }
                     // The call has ended; its answer above says why.
                     _ => all_queued = true,
@@ -311,7 +312,7 @@ fn lock(digest: &Mutex<RunningDigest>) -> MutexGuard<'_, RunningDigest> {
 /// Tells the agent to drop the transfer. Otherwise the agent would keep its part of the file for a while.
 async fn abandon(mut call: PutCall, parts: Parts) {
     let tell_agent = async {
-        let sending = parts.send(request(Part::Abandon(Abandon {})));
+        let sending = parts.send((request(Part::Abandon(Abandon {})), None));
         let mut sending = std::pin::pin!(sending.fuse());
         loop {
             tokio::select! {

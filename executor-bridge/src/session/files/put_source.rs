@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use podbridge_proto::v1::{PutRequest, PutResponse, WriteProgress};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-use crate::connections::Connection;
+use crate::connections::{Connection, permitted};
 use crate::protocol::result::Outcome;
 use crate::session::budget::{InputCredit, InputShare};
 use crate::session::files::passed_file::LocalFile;
@@ -94,12 +93,15 @@ impl PutSource {
         }
     }
 
-    /// Returns the next part; waits for it if the source is frames. Cancel-safe.
-    pub(crate) async fn next(&mut self, digest: &Mutex<RunningDigest>) -> Result<ContentPart, Outcome> {
+    /// Returns the next part, and the permission to hold it until it is sent; frames have theirs until they are acknowledged. Waits for
+    /// the part if the source is frames. Cancel-safe.
+    pub(crate) async fn next(
+        &mut self,
+        digest: &Mutex<RunningDigest>,
+    ) -> Result<(ContentPart, Option<InputCredit>), Outcome> {
         match self {
             Self::File { parts, .. } => match parts.recv().await {
-                // From here on HTTP/2 holds the part, within its own limits.
-                Some((part, _credit)) => part,
+                Some((part, credit)) => part.map(|part| (part, Some(credit))),
                 // The reader has sent its last part.
                 None => std::future::pending().await,
             },
@@ -109,16 +111,19 @@ impl PutSource {
                     let mut digest = digest.lock().unwrap_or_else(PoisonError::into_inner);
                     digest.add_unseen(*offset, &DigestInput::Data(&data));
                     *offset += data.len() as u64;
-                    return Ok(ContentPart::Data(data));
+                    return Ok((ContentPart::Data(data), None));
                 }
                 if input.eof {
-                    return Ok(ContentPart::End);
+                    return Ok((ContentPart::End, None));
                 }
                 std::future::pending().await
             }
         }
     }
 }
+
+/// A message of the call, with the permission to hold its content.
+pub(crate) type QueuedPart = (PutRequest, Option<InputCredit>);
 
 /// Message of the agent about a put.
 pub(crate) enum PutAnswer {
@@ -140,9 +145,9 @@ pub(crate) enum PutCall {
 
 impl PutCall {
     /// Starts the call; `parts` are what it sends.
-    pub(crate) fn start(connection: &Connection, resumable: bool, parts: mpsc::Receiver<PutRequest>) -> Self {
+    pub(crate) fn start(connection: &Connection, resumable: bool, parts: mpsc::Receiver<QueuedPart>) -> Self {
         let mut files = connection.files();
-        let parts = ReceiverStream::new(parts);
+        let parts = permitted(parts);
         if resumable {
             Self::Opening(Box::pin(async move { files.write(parts).await }))
         } else {
