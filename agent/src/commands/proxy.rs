@@ -61,9 +61,13 @@ pub(super) fn run(options: Proxy) -> Result<ExitCode, String> {
 }
 
 /// Tells whether to start an agent after this error. A path that the user chose may belong to another container: then an agent cannot
-/// listen there.
+/// listen there. Beside an agent that stands still, no other one serves: the commands of both would run at once.
 fn may_start(choice: &Choice, error: &ConnectError) -> bool {
-    !matches!((choice, error), (Choice::Exact(_), ConnectError::Refused { .. }))
+    match error {
+        ConnectError::NoAgent { .. } => true,
+        ConnectError::Busy(_) => false,
+        ConnectError::Refused { .. } => !matches!(choice, Choice::Exact(_)),
+    }
 }
 
 /// Starts a detached agent, after a check of the program: a node that crashed may have lost parts of the file.
@@ -123,7 +127,8 @@ fn reap(mut agent: Child) {
 #[allow(clippy::print_stdout)] // The word is the output of this option.
 fn probe(connected: Result<UnixStream, ConnectError>, options: &Proxy) -> Result<ExitCode, String> {
     match connected {
-        Ok(_) => println!("running"),
+        // Without this option the error about an agent that stands still is printed.
+        Ok(_) | Err(ConnectError::Busy(_)) => println!("running"),
         Err(error) if options.process.is_some() => return Err(error.to_string()),
         Err(_) => {
             check_own_program(&options.digest)?;

@@ -64,14 +64,16 @@ impl Choice {
         }
     }
 
-    /// Connects to an agent of this user in this container. If none is found, the error is about the last socket, or about an agent of
-    /// another container.
+    /// Connects to an agent of this user in this container. If none is found, the error is about the last socket, or about an agent that
+    /// stands still or is in another container.
     pub(crate) fn connect(&self) -> Result<UnixStream, ConnectError> {
         let mut result = None;
         for socket in self.to_connect() {
             match socket.connect() {
                 Ok(stream) => return Ok(stream),
-                Err(error) if matches!(result, Some(ConnectError::Refused { .. })) => drop(error),
+                Err(error) if matches!(result, Some(ConnectError::Refused { .. } | ConnectError::Busy(_))) => {
+                    drop(error)
+                }
                 Err(error) => result = Some(error),
             }
         }

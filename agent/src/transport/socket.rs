@@ -13,13 +13,21 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, statat};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::geteuid;
 
 use super::peer::{self, Refusal, Scope};
 use super::socket_directory::{self, FileIdentity, MAX_SOCKET_PATH, SocketDirectory, through_descriptor};
 use crate::sys::container;
+use crate::sys::safe_path::{self, Missing, SafeDirectory, is_trusted};
+
+/// Time limit for a place in the queue of an agent that has thousands of new connections. A bridge waits longer for the whole dial.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -36,6 +44,8 @@ pub(crate) enum Error {
 pub(crate) enum ConnectError {
     #[error("no agent answers on {}: {source}; start one with `podbridge-agent serve`, or use --start", path.display())]
     NoAgent { path: PathBuf, source: io::Error },
+    #[error("the agent on {} has not accepted a connection for {} s, so it stands still or is overloaded; look at its process, end it if it does not continue, and try again", .0.display(), QUEUE_TIMEOUT.as_secs())]
+    Busy(PathBuf),
     #[error("the agent on {} was started by {refusal}, so it is not used; choose another path for this container with --socket or PODBRIDGE_AGENT_SOCKET", path.display())]
     Refused { path: PathBuf, refusal: Refusal },
 }
@@ -76,10 +86,7 @@ impl AgentSocket {
     }
 
     fn directory(&self) -> &Path {
-        let parent = self.path.parent();
-        parent
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."))
+        directory_of(&self.path)
     }
 
     /// Returns the option that tells a process to serve on this socket, with its value.
@@ -90,22 +97,24 @@ impl AgentSocket {
         }
     }
 
-    /// Returns the address of the abstract socket that belongs to the path in this container. `None` where /proc is hidden.
-    fn abstract_address(&self) -> Option<SocketAddr> {
-        let name = format!(
+    /// Returns the name of the abstract socket that belongs to the path in this container. `None` where /proc is hidden.
+    fn abstract_name(&self) -> Option<String> {
+        Some(format!(
             "podbridge-agent/{}/{}/{:016x}",
             geteuid().as_raw(),
             container::id()?,
             fnv1a(self.path.as_os_str().as_bytes())
-        );
-        SocketAddr::from_abstract_name(name).ok()
+        ))
     }
 
     /// Connects, and checks the agent before a byte is sent.
     pub(super) fn connect(&self) -> Result<UnixStream, ConnectError> {
-        let connected = connect_path(&self.path).map_err(|source| ConnectError::NoAgent {
-            path: self.path.clone(),
-            source,
+        let connected = connect_path(&self.path).map_err(|source| match source.kind() {
+            io::ErrorKind::TimedOut => ConnectError::Busy(self.path.clone()),
+            _ => ConnectError::NoAgent {
+                path: self.path.clone(),
+                source,
+            },
         });
         let checked = connected.and_then(|stream| match peer::check(&stream, Scope::OwnContainer) {
             Ok(()) => Ok(stream),
@@ -118,9 +127,11 @@ impl AgentSocket {
         checked.or_else(|error| self.connect_abstract().ok_or(error))
     }
 
-    /// Connects to the abstract socket. Any process may have taken its name: then there is no agent.
+    /// Connects to the abstract socket. Any process may have taken its name: then there is no agent. A full queue is not waited for,
+    /// because nothing tells whose queue it is.
     fn connect_abstract(&self) -> Option<UnixStream> {
-        let stream = UnixStream::connect_addr(&self.abstract_address()?).ok()?;
+        let address = SocketAddrUnix::new_abstract_name(self.abstract_name()?.as_bytes()).ok()?;
+        let stream = connect_at_once(&address).ok()?;
         peer::check(&stream, Scope::OwnContainer).ok()?;
         Some(stream)
     }
@@ -144,12 +155,13 @@ impl AgentSocket {
 
     /// Listens on the path and on the abstract socket. The caller holds the lock.
     pub(crate) fn bind(self) -> Result<BoundSocket, Error> {
-        if self.connect().is_ok() {
+        if matches!(self.connect(), Ok(_) | Err(ConnectError::Busy(_))) {
             return Err(Error::InUse(self.path));
         }
         self.remove_stale();
         let (file, identity) = self.bind_path()?;
-        let abstract_listener = self.abstract_address().and_then(|address| {
+        let abstract_listener = self.abstract_name().and_then(|name| {
+            let address = SocketAddr::from_abstract_name(name).ok()?;
             let listener = UnixListener::bind_addr(&address).ok()?;
             listener.set_nonblocking(true).ok()?;
             Some(listener)
@@ -197,7 +209,7 @@ impl AgentSocket {
         for entry in entries.flatten() {
             let is_socket = entry.file_name().to_string_lossy().starts_with(&beginning);
             let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-            if is_socket && connect_path(&entry.path()).is_err_and(|error| refused(&error)) {
+            if is_socket && connect_path_at_once(&entry.path()).is_err_and(|error| refused(&error)) {
                 directory.remove(Path::new(&entry.file_name()));
             }
         }
@@ -277,8 +289,63 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
+/// Connects to a path. `TimedOut`: a process of this user or root listens there, and has not accepted a connection for `QUEUE_TIMEOUT`.
+/// Nothing of another user is waited for.
 fn connect_path(path: &Path) -> io::Result<UnixStream> {
-    with_short_path(path, |path| UnixStream::connect(path))
+    // A directory of another user holds whatever that user wants.
+    let directory = SafeDirectory::open(directory_of(path), Missing::Refuse).map_err(|error| match error {
+        safe_path::Error::System(errno) => errno.into(),
+        error => io::Error::new(io::ErrorKind::PermissionDenied, error),
+    })?;
+    let is_trusted = || {
+        let found = statat(
+            &directory,
+            path.file_name().unwrap_or_default(),
+            AtFlags::SYMLINK_NOFOLLOW,
+        );
+        found.is_ok_and(|found| is_trusted(found.st_uid) && FileType::from_raw_mode(found.st_mode) == FileType::Socket)
+    };
+    match connect_path_at_once(path) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_trusted() => {
+            with_short_path(path, |path| connect_in_turn(&SocketAddrUnix::new(path)?))
+        }
+        connected => connected,
+    }
+}
+
+/// Connects to a path; `WouldBlock` if the queue of its listener is full.
+fn connect_path_at_once(path: &Path) -> io::Result<UnixStream> {
+    with_short_path(path, |path| connect_at_once(&SocketAddrUnix::new(path)?))
+}
+
+/// Connects; `WouldBlock` if the queue of the listener is full.
+fn connect_at_once(address: &SocketAddrUnix) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, address)?;
+    let stream = UnixStream::from(stream);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// Connects to a listener whose queue is full. Only a blocking connect has a place among those that wait. `TimedOut` after `QUEUE_TIMEOUT`.
+fn connect_in_turn(address: &SocketAddrUnix) -> io::Result<UnixStream> {
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // It limits a connect too.
+    set_socket_timeout(&stream, Timeout::Send, Some(QUEUE_TIMEOUT))?;
+    match rustix::io::retry_on_intr(|| rustix::net::connect(&stream, address)) {
+        Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+        connected => connected?,
+    }
+    set_socket_timeout(&stream, Timeout::Send, None)?;
+    Ok(stream.into())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent();
+    parent
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Calls `action` with a path to the same file that is short enough for a Unix socket: a longer one leads through a descriptor of its

@@ -342,6 +342,108 @@ fn an_agent_serves_although_another_user_has_taken_its_names() {
     }
 }
 
+/// As a user, listens on an address with a full queue, accepts nothing, and prints a line when a connect would wait.
+const STANDS_STILL: &str = r#"
+import os, socket, sys, time
+address, uid = sys.argv[1].replace("@", "\0"), int(sys.argv[2])
+os.setgroups([])
+os.setgid(uid)
+os.setuid(uid)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(address)
+if address[0] != "\0":
+    os.chmod(address, 0o777)
+listener.listen(0)
+kept = []
+while True:
+    client = socket.socket(socket.AF_UNIX)
+    client.setblocking(False)
+    try:
+        client.connect(address)
+    except BlockingIOError:
+        break
+    kept.append(client)
+print("full", flush=True)
+time.sleep(300)
+"#;
+
+/// Each row: what is made, the uid that listens with a full queue, and where. The name of the abstract socket is that of the agent that
+/// has served here before.
+#[test]
+fn a_full_queue_of_another_user_keeps_no_proxy_waiting_and_no_agent_from_serving() {
+    if !is_root() {
+        return;
+    }
+    let shared = "mkdir /run/podbridge; chmod 777 /run/podbridge";
+    for (planted, uid, address) in [
+        (
+            "mkdir /tmp/.podbridge-0; chown 1000 /tmp/.podbridge-0",
+            OTHER,
+            "/tmp/.podbridge-0/agent.sock",
+        ),
+        (shared, OTHER, "/run/podbridge/agent.sock"),
+        (shared, OTHER, "$name"),
+        (
+            "ln -s /run/elsewhere /tmp/.podbridge-0; chown -h 1000 /tmp/.podbridge-0; mkdir /run/elsewhere",
+            0,
+            "/run/elsewhere/agent.sock",
+        ),
+    ] {
+        let lines = format!(
+            r#"cd /
+            /proc/self/fd/5 serve & first=$!
+            until name=$(grep -o '@podbridge-agent/0/.*' /proc/net/unix | grep "$(stat -Lc %i /proc/self/ns/mnt | xargs printf %x)/"); do sleep 0.01; done
+            kill $first; wait $first
+            rm -rf /run/podbridge /tmp/.podbridge-0
+            {planted}
+            mkfifo /run/full
+            python3 -c '{STANDS_STILL}' "{address}" {uid} >/run/full & other=$!
+            read full </run/full && echo $full
+            timeout 20 /proc/self/fd/5 proxy --probe
+            timeout 20 /proc/self/fd/5 serve --daemon --idle 1 >&2
+            timeout 20 /proc/self/fd/5 proxy --probe
+            kill $other"#
+        );
+        let output = in_own_directories(&lines);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said, "full\nready\nrunning\n", "{planted}, {address}: {output:?}");
+    }
+}
+
+/// An agent that serves, and that has stood still since more clients came than its queue holds. No other agent is started beside it.
+#[test]
+fn an_agent_of_this_user_that_stands_still_is_waited_for_and_named() {
+    if !is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let mut standing = Command::new("python3");
+    standing.args(["-c", STANDS_STILL]).arg(&socket).arg("0");
+    let mut standing = standing.stdout(Stdio::piped()).spawn().unwrap();
+    let full = std::io::Read::read_exact(standing.stdout.as_mut().unwrap(), &mut [0; 4]);
+    full.unwrap();
+    let proxy = |options: &[&str]| {
+        let mut command = Command::new("timeout");
+        command
+            .args(["20", AGENT, "proxy"])
+            .args(options)
+            .arg("--socket")
+            .arg(&socket);
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let probed = proxy(&["--probe"]);
+    assert_eq!(probed.stdout, b"running\n", "{probed:?}");
+    for options in [&[][..], &["--start"]] {
+        let refused = proxy(options);
+        let message = String::from_utf8_lossy(&refused.stderr);
+        assert!(message.contains("has not accepted a connection for 2 s"), "{refused:?}");
+        assert_eq!((refused.status.code(), message.lines().count()), (Some(1), 1));
+    }
+    standing.kill().unwrap();
+    standing.wait().unwrap();
+}
+
 /// Makes a repository with a hook that writes down whose rights it has.
 fn repository(directory: &TempDir, owner: u32) -> (PathBuf, PathBuf) {
     let (path, trace) = (directory.path().join("repository"), directory.path().join("trace"));
