@@ -7,8 +7,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use podbridge_tests::build::{Build, Console, LogFile};
-use podbridge_tests::client_protocol::exec_with_payload;
+use podbridge_tests::client_protocol::{Connection, STDOUT, exec_with_payload};
 use podbridge_tests::pair::{Pair, eventually, is_alive};
+use serde_json::json;
 
 const NOT_FOUND: &str = "[Zuul] Log not found\n";
 const EXIT: &str = "2026-11-26 10:20:30.123456 | [Zuul] Task exit code: 0\n";
@@ -481,6 +482,30 @@ fn two_port_forwards_of_one_pod_both_serve() {
     build.remove();
     let mut first = first;
     eventually("it ends with the build", || first.child.try_wait().unwrap().is_some());
+}
+
+/// A client that waited would keep its place among the clients of the bridge.
+#[test]
+fn more_listeners_to_the_lists_of_logs_than_may_be_are_refused() {
+    let (pair, build) = (Pair::start(), Build::default());
+    let _bridge = build.start_bridge(&pair, "web");
+    let listen = |_| {
+        let mut connection = Connection::open(&build.socket()).unwrap();
+        connection.send_request(&json!({"v": 1, "op": "logs"}), &[]).unwrap();
+        connection
+    };
+    let mut listeners: Vec<Connection> = (0..64).map(listen).collect();
+    for listener in &mut listeners {
+        assert_eq!(listener.read_frame().unwrap().0, STDOUT);
+    }
+    let refused = listen(64).read_result().unwrap();
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("limit"), "{refused}");
+    assert_eq!(refused["outcome"], "failed");
+    drop(listeners);
+    eventually("another one may listen", || {
+        listen(0).read_frame().is_ok_and(|(kind, _)| kind == STDOUT)
+    });
 }
 
 #[test]

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
 
 use crate::client::connection::{self, Incoming, Outgoing};
 use crate::error::{Failure, Kind};
@@ -19,6 +20,8 @@ use crate::protocol::request::Request;
 
 /// Time limit for a place in the queue of a bridge that has thousands of connections.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause between two tries of a bridge to get a place in that queue.
+const QUEUE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The two directions of a connection whose request was sent.
 #[derive(Debug)]
@@ -28,8 +31,25 @@ pub(crate) struct Conversation {
 }
 
 /// Sends a request to a running bridge; `None` if no bridge listens on the socket.
-pub(crate) async fn begin_existing(socket: &Path, request: &Request) -> Result<Option<Conversation>, Failure> {
+pub(super) async fn begin_existing(socket: &Path, request: &Request) -> Result<Option<Conversation>, Failure> {
     match connect(socket).await? {
+        Some(stream) => send(stream, request, &[]).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Sends a request of one bridge to another one, like `begin_existing`. While the queue of that bridge is full, no thread of this one
+/// waits: it has few.
+pub(crate) async fn begin_between_bridges(socket: &Path, request: &Request) -> Result<Option<Conversation>, Failure> {
+    let begun = Instant::now();
+    let connected = loop {
+        let connected = UnixStream::connect(socket).await;
+        if !is_queue_full(&connected) || begun.elapsed() >= QUEUE_TIMEOUT {
+            break connected;
+        }
+        sleep(QUEUE_PAUSE).await;
+    };
+    match checked(socket, connected)? {
         Some(stream) => send(stream, request, &[]).await.map(Some),
         None => Ok(None),
     }
@@ -37,14 +57,20 @@ pub(crate) async fn begin_existing(socket: &Path, request: &Request) -> Result<O
 
 /// Connects to a bridge; `None` if no bridge listens on the socket. `Err` if the bridge belongs to another user.
 pub(super) async fn connect(socket: &Path) -> Result<Option<UnixStream>, Failure> {
-    let failure = |why: String| Failure::new(Kind::Bridge, format!("the bridge on {} {why}", socket.display()));
     let mut connected = UnixStream::connect(socket).await;
-    if connected
-        .as_ref()
-        .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-    {
+    if is_queue_full(&connected) {
         connected = connect_in_turn(socket.to_owned()).await;
     }
+    checked(socket, connected)
+}
+
+fn is_queue_full(connected: &io::Result<UnixStream>) -> bool {
+    matches!(connected, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Checks what a connect came to, and whose bridge answered.
+fn checked(socket: &Path, connected: io::Result<UnixStream>) -> Result<Option<UnixStream>, Failure> {
+    let failure = |why: String| Failure::new(Kind::Bridge, format!("the bridge on {} {why}", socket.display()));
     let stream = match connected {
         Ok(stream) => stream,
         // ConnectionReset: the bridge died before it accepted the connection.
@@ -101,6 +127,7 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
+    use crate::protocol::request::Operation;
 
     #[tokio::test]
     async fn a_client_waits_for_a_place_in_the_queue() {
@@ -120,5 +147,46 @@ mod tests {
         let mut accepted = accepting.await.unwrap();
         drop((first, connected));
         assert_eq!(accepted.read(&mut [0]).unwrap(), 0);
+    }
+
+    /// A bridge has a few threads, which read and write the files of all operations.
+    #[test]
+    fn a_bridge_that_waits_for_another_ones_queue_holds_no_thread() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = net::UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let first = net::UnixStream::connect(&path).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let request = Request {
+                container: None,
+                operation: Operation::Logs,
+            };
+            let waiting = begin_between_bridges(&path, &request);
+            tokio::pin!(waiting);
+            tokio::select! {
+                biased;
+                _ = &mut waiting => panic!("the queue has room"),
+                () = std::future::ready(()) => {}
+            }
+            // The only thread is free.
+            let accepted = spawn_blocking(move || (listener.accept().unwrap(), listener.accept().unwrap()));
+            let accepted = async {
+                tokio::time::timeout(QUEUE_TIMEOUT / 2, accepted)
+                    .await
+                    .expect("a thread is free")
+            };
+            let (begun, accepted) = tokio::join!(&mut waiting, accepted);
+            let ((_, _), (mut second, _)) = accepted.unwrap();
+            drop((first, begun.unwrap().unwrap()));
+            let mut sent = Vec::new();
+            second.read_to_end(&mut sent).unwrap();
+            assert!(sent.ends_with(b"}"), "the request has come");
+        });
     }
 }

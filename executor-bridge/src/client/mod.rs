@@ -16,7 +16,7 @@ pub(crate) use crate::client::ask::ask;
 pub(crate) use crate::client::attached::{AttachedEnd, run_attached};
 pub(crate) use crate::client::bridge_address::BridgeAddress;
 pub(crate) use crate::client::connection::{Incoming, Message};
-pub(crate) use crate::client::conversation::{Conversation, begin_existing};
+pub(crate) use crate::client::conversation::{Conversation, begin_between_bridges};
 pub(crate) use crate::client::runtime::runtime;
 pub(crate) use crate::client::signals::wait_for_interrupt;
 pub(crate) use crate::client::start::find_or_start;

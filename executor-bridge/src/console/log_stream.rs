@@ -129,7 +129,10 @@ impl SiblingStream {
                 position,
             }),
         };
-        client::begin_existing(&self.socket, &request).await.ok().flatten()
+        client::begin_between_bridges(&self.socket, &request)
+            .await
+            .ok()
+            .flatten()
     }
 }
 

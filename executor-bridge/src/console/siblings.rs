@@ -79,7 +79,7 @@ impl Siblings {
             id: id.as_str().to_owned(),
             position: None,
         });
-        if let Ok(Some(mut conversation)) = client::begin_existing(socket, &request(operation)).await {
+        if let Ok(Some(mut conversation)) = client::begin_between_bridges(socket, &request(operation)).await {
             // The answer does not matter: the log is no longer wanted.
             let _ = conversation.incoming.next().await;
         }
@@ -97,7 +97,7 @@ fn sibling_sockets(own: &Path) -> Vec<PathBuf> {
 /// Adds the logs of one other bridge to the index until that bridge ends.
 async fn listen(session: &Session, socket: &Path) {
     let Some(logs) = session.logs() else { return };
-    let Ok(Some(mut conversation)) = client::begin_existing(socket, &request(Operation::Logs)).await else {
+    let Ok(Some(mut conversation)) = client::begin_between_bridges(socket, &request(Operation::Logs)).await else {
         return;
     };
     let source = LogSource::Sibling(socket.to_owned());

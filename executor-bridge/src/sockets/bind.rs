@@ -11,6 +11,7 @@ use data_encoding::HEXLOWER;
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::geteuid;
 
 use crate::error::{Failure, Kind};
@@ -48,10 +49,20 @@ pub(crate) fn lock(files: &BridgeFiles) -> Result<KeyLock, Failure> {
 
 /// Returns whether a bridge of this user listens. `Err` if a process of another user does.
 pub(crate) fn is_served(files: &BridgeFiles) -> Result<bool, Failure> {
-    match UnixStream::connect(&files.socket) {
+    match connect_at_once(&files.socket) {
         Ok(stream) => check_peer(&stream, &files.socket).map(|()| true),
-        Err(_) => Ok(false),
+        // Nobody else can listen in the private directory.
+        Err(error) => Ok(error.kind() == io::ErrorKind::WouldBlock),
     }
+}
+
+/// Connects; `WouldBlock` if a process listens and its queue is full. That process may stand still, so nobody waits for it here: callers
+/// hold a lock, or run on the main thread of a bridge.
+pub(super) fn connect_at_once(socket: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    Ok(stream.into())
 }
 
 pub(super) fn check_peer(stream: &UnixStream, socket: &Path) -> Result<(), Failure> {

@@ -7,11 +7,10 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Failure, Kind};
-use crate::sockets::bind::{BoundSocket, SocketFile, check_peer, failed_on, listen};
+use crate::sockets::bind::{BoundSocket, SocketFile, check_peer, connect_at_once, failed_on, listen};
 
 /// A bridge's hold on the socket of a slot.
 #[derive(Debug)]
@@ -44,8 +43,9 @@ impl SlotSocket {
             }
         }
         let listener = listen(&socket.own).map_err(&failed)?;
-        match UnixStream::connect(shared) {
+        match connect_at_once(shared) {
             Ok(stream) => check_peer(&stream, shared)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => socket.link().map_err(&failed)?,
         }
         let bound = BoundSocket {
@@ -65,7 +65,7 @@ impl SlotSocket {
         if shared == own {
             return true;
         }
-        match UnixStream::connect(&self.shared) {
+        match connect_at_once(&self.shared) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => self.link().is_ok(),
             _ => false,
         }
@@ -112,7 +112,10 @@ pub(crate) fn abandoned(socket: &Path) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
@@ -147,5 +150,26 @@ mod tests {
         fs::remove_file(&shared).unwrap();
         assert!(!first.keep());
         assert!(!shared.exists());
+    }
+
+    /// The bridge that has the socket serves as many clients as it can, and its queue is full.
+    #[test]
+    fn a_full_queue_of_the_other_bridge_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = directory.path().join("0199756f54f43fe8");
+        let (_first, one) = SlotSocket::bind(&shared, 1).unwrap();
+        rustix::net::listen(&one.listener, 0).unwrap();
+        let _client = UnixStream::connect(&shared).unwrap();
+        assert_eq!(connect_at_once(&shared).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let (sender, receiver) = mpsc::channel();
+        let path = shared.clone();
+        thread::spawn(move || {
+            let (second, two) = SlotSocket::bind(&path, 2).unwrap();
+            sender.send((second.keep(), two)).unwrap();
+        });
+        let (has, two) = receiver.recv_timeout(Duration::from_secs(10)).expect("nobody waits");
+        assert!(!has);
+        assert!(two.listener.accept().is_err());
+        assert_eq!(connect_at_once(&shared).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

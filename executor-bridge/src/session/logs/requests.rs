@@ -29,7 +29,7 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_LIST: usize = 1 << 20;
 /// Least time between two lists.
 const LIST_PAUSE: Duration = Duration::from_millis(10);
-/// Clients that may listen to the lists: the other bridges of a build. Others wait.
+/// Clients that may listen to the lists: the other bridges of a build. Others are refused.
 const MAX_LISTENERS: usize = 64;
 static LISTENERS: Semaphore = Semaphore::const_new(MAX_LISTENERS);
 /// Time that a bridge needs after a restart until it knows its logs.
@@ -76,9 +76,12 @@ pub(crate) async fn remove(containers: Vec<Receiver<Reachability>>, id: &LogId) 
 /// Sends the ids of all logs to the client, as one JSON array per line, first at once and then after every change. Ends
 /// when the client disconnects.
 pub(crate) async fn list(logs: &LogIndex, mut client: Client) -> Outcome {
-    let _listener = tokio::select! {
-        listener = LISTENERS.acquire() => listener,
-        outcome = wait_for_cancel(&mut client.inputs) => return outcome,
+    // One that waited would hold the place of another client.
+    let Ok(_listener) = LISTENERS.try_acquire() else {
+        let sentence = format!(
+            "{MAX_LISTENERS} clients get the lists of logs already (the limit); end one of them, and try again"
+        );
+        return Outcome::failed(FailedKind::BadRequest, sentence);
     };
     let mut changes = logs.changes();
     loop {
