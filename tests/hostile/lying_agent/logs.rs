@@ -8,10 +8,7 @@ use tonic::Code;
 use crate::lying_agent::answer::{Answer, Messages};
 use crate::lying_agent::commands::ESCAPES;
 use crate::lying_agent::row::{Act, Ending, Row};
-use crate::lying_agent::server::Lie;
-
-/// Name of the log that the console's reader asks for.
-const NAME: &str = "console-podbridge-hostile-1-node.log";
+use crate::lying_agent::server::{LOG_NAME, Lie};
 
 fn names(names: impl Iterator<Item = String>) -> WatchEvent {
     WatchEvent {
@@ -24,7 +21,7 @@ fn names(names: impl Iterator<Item = String>) -> WatchEvent {
 fn many_names() -> Messages<WatchEvent> {
     let first = WatchEvent {
         all: true,
-        ..names([NAME.to_owned()].into_iter())
+        ..names([LOG_NAME.to_owned()].into_iter())
     };
     let more =
         (0u64..).map(|message| names((0..1000).map(move |number| format!("console-{message:032x}-{number}-node.log"))));

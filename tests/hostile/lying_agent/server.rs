@@ -170,6 +170,17 @@ const RUNS_ON: Answer<ExecEvent> = Answer::Stays(|_| {
         .into_iter(),
     )
 });
+/// Name of the log that the console's reader asks for.
+pub(crate) const LOG_NAME: &str = "console-podbridge-hostile-1-node.log";
+/// The names of an agent that has this log.
+const HAS_LOG: Answer<WatchEvent> = Answer::Stays(|_| {
+    let names = WatchEvent {
+        all: true,
+        appeared: vec![LOG_NAME.into()],
+        ..WatchEvent::default()
+    };
+    Box::new([names].into_iter())
+});
 /// The answer of a command that has ended.
 const HAS_ENDED: Answer<ExecEvent> = Answer::Closes(|_| Box::new(exits(0).into_iter()));
 
@@ -340,6 +351,7 @@ impl Logs for Service {
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         match self.lie() {
             Some(Lie::Watch(answer)) => answer.stream(&mut self.rng()).await,
+            Some(Lie::Follow(_)) => HAS_LOG.stream(&mut self.rng()).await,
             _ => Answer::Never.stream(&mut self.rng()).await,
         }
     }

@@ -9,7 +9,7 @@ use podbridge_proto::limits::MAX_FILE_IDENTITY;
 use podbridge_proto::v1::follow_event::Event as WireEvent;
 use podbridge_proto::v1::{FollowEvent, FollowRequest, LogPosition};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
 use crate::connections::{Connection, Reachability, is_broken_link, status};
@@ -51,7 +51,7 @@ pub(crate) struct LogFollower {
     position: Option<Position>,
     open: Option<(Arc<Connection>, Streaming<FollowEvent>)>,
     news: News,
-    /// Time before which no stream is opened, after one that the agent ended.
+    /// Time before which no stream is opened, after one that the agent ended, or that was refused.
     not_before: Option<Instant>,
 }
 
@@ -105,7 +105,7 @@ impl LogFollower {
                     if let Err(repetition) = self.news.note(is_new) {
                         self.open = None;
                         self.news = News::default();
-                        return self.report_refusal(&repetition.to_string()).await;
+                        return self.report_refusal(&repetition.to_string());
                     }
                     // An event of a newer agent is empty. This bridge has not asked for it.
                     let Some(event) = event else { continue };
@@ -118,7 +118,7 @@ impl LogFollower {
                     self.not_before = Some(Instant::now() + REFUSED_PAUSE);
                     continue;
                 }
-                Err(status) => match self.handle_error(&status).await {
+                Err(status) => match self.handle_error(&status) {
                     Some(event) => return event,
                     None => continue,
                 },
@@ -130,7 +130,7 @@ impl LogFollower {
                 }
                 WireEvent::Begins(LogPosition { file, .. }) if file.len() > MAX_FILE_IDENTITY => {
                     self.open = None;
-                    return self.report_refusal("the identity of the file is too long").await;
+                    return self.report_refusal("the identity of the file is too long");
                 }
                 WireEvent::Begins(LogPosition { file, offset }) => {
                     let position = Position { file, offset };
@@ -184,12 +184,12 @@ impl LogFollower {
                 let _ = timeout(REFUSED_PAUSE, connection.handle.wait_for_end()).await;
                 Ok(())
             }
-            Err(status) => Err(self.report_refusal(&status::reason(&status)).await),
+            Err(status) => Err(self.report_refusal(&status::reason(&status))),
         }
     }
 
     /// Handles an error of the stream; `None` if the link broke and the next link continues.
-    async fn handle_error(&mut self, status: &Status) -> Option<LogEvent> {
+    fn handle_error(&mut self, status: &Status) -> Option<LogEvent> {
         let (connection, _) = self.open.take()?;
         if is_broken_link(status, &connection) {
             if connection.is_alive() {
@@ -198,14 +198,15 @@ impl LogFollower {
             }
             return None;
         }
-        Some(self.report_refusal(&status::reason(status)).await)
+        Some(self.report_refusal(&status::reason(status)))
     }
 
-    /// Returns the event for an error that the agent reported.
-    async fn report_refusal(&mut self, reason: &str) -> LogEvent {
+    /// Returns the event for an error that the agent reported. The next stream is opened after a pause. The pause is a time and not a sleep,
+    /// because callers drop the wait for an event and begin another one.
+    fn report_refusal(&mut self, reason: &str) -> LogEvent {
         tracing::debug!(path = self.path, reason, "the log cannot be followed");
         self.position = None;
-        sleep(REFUSED_PAUSE).await;
+        self.not_before = Some(Instant::now() + REFUSED_PAUSE);
         LogEvent::Absent
     }
 }
