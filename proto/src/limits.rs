@@ -12,9 +12,6 @@ pub const MAX_HOLE: u64 = 1 << 30;
 /// Largest encoded message of an agent to a bridge, bytes: one chunk and its envelope. Requests may be larger (`MAX_MESSAGE`).
 pub const MAX_ANSWER: usize = MAX_CHUNK + 32 * 1024;
 
-/// Largest encoded message with names of logs, bytes.
-pub const MAX_LOG_EVENT: usize = 1024 * 1024;
-
 /// Largest encoded answer to Hello or Enroll, bytes.
 pub const MAX_HELLO: usize = 64 * 1024;
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use podbridge_proto::limits::{
-    BASIC_CAPABILITIES, MAX_ANSWER, MAX_CAPABILITIES, MAX_EXEC_WINDOW, MAX_HELLO, MAX_HELLO_TEXT, MAX_LOG_EVENT,
-    PROTOCOL_MAJOR,
+    BASIC_CAPABILITIES, MAX_ANSWER, MAX_CAPABILITIES, MAX_EXEC_WINDOW, MAX_HELLO, MAX_HELLO_TEXT, PROTOCOL_MAJOR,
 };
 use podbridge_proto::v1::agent_client::AgentClient;
 use podbridge_proto::v1::exec_client::ExecClient;
@@ -176,11 +175,6 @@ impl Connection {
 
     pub(crate) fn logs(&self) -> LogsClient<Channel> {
         LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
-    }
-
-    /// Returns the client for the names of logs, which are many in one message.
-    pub(crate) fn log_names(&self) -> LogsClient<Channel> {
-        LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_LOG_EVENT)
     }
 
     /// Returns the identity of the container. It changes when the container restarts.

@@ -2723,7 +2723,7 @@ pub struct WatchRequest {
 /// Changes of the set of names, which have no directory.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchEvent {
-    /// The set was read anew: earlier names are void, and this event and the events directly after it list all names. True in the first event.
+    /// This event and the events directly after it list all names. True in the first event of a call, and in no other.
     #[prost(bool, tag = "1")]
     pub all: bool,
     #[prost(bytes = "bytes", repeated, tag = "2")]

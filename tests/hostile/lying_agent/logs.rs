@@ -1,6 +1,8 @@
 //! Lies about logs: names that nobody asked for, and logs that begin and end without pause. The bridge of a Zuul build watches by itself.
 
-use podbridge_proto::limits::MAX_CHUNK;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use podbridge_proto::limits::{MAX_CHUNK, MAX_LOGS};
 use podbridge_proto::v1::follow_event::Event;
 use podbridge_proto::v1::{FollowEvent, LogAbsent, LogPosition, WatchEvent};
 use tonic::Code;
@@ -26,6 +28,22 @@ fn many_names() -> Messages<WatchEvent> {
     let more =
         (0u64..).map(|message| names((0..1000).map(move |number| format!("console-{message:032x}-{number}-node.log"))));
     Box::new([first].into_iter().chain(more))
+}
+
+/// One container's agent has as many names as a bridge keeps. The other one's says again and again that all its names follow, and none does.
+fn all_names_of_one_of_two_containers() -> Messages<WatchEvent> {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    if CALLS.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
+        return Box::new(std::iter::repeat_with(|| WatchEvent {
+            all: true,
+            ..WatchEvent::default()
+        }));
+    }
+    let part = |from: usize| WatchEvent {
+        all: from == 0,
+        ..names((from..from + 1024).map(|number| format!("console-{number:032x}-1-node.log")))
+    };
+    Box::new((0..MAX_LOGS).step_by(1024).map(part))
 }
 
 const fn watch(name: &'static str, answer: Answer<WatchEvent>) -> Row {
@@ -78,6 +96,33 @@ pub(super) const ROWS: &[Row] = &[
                 all: true,
                 ..names((0..1000).map(|number| format!("console-{number:032x}-1-node.log")))
             }))
+        }),
+    )
+    .lasting(),
+    watch(
+        "all_without_names_beside_a_container_with_many_names",
+        Answer::Stays(|_| all_names_of_one_of_two_containers()),
+    )
+    .lasting(),
+    watch(
+        "empty_events_without_end",
+        Answer::Closes(|_| Box::new(std::iter::repeat_with(WatchEvent::default))),
+    )
+    .lasting(),
+    watch(
+        "a_name_that_comes_and_goes",
+        Answer::Closes(|_| {
+            let event = |turn: u64| {
+                let event = names([LOG_NAME.to_owned()].into_iter());
+                match turn % 2 {
+                    0 => event,
+                    _ => WatchEvent {
+                        gone: event.appeared,
+                        ..WatchEvent::default()
+                    },
+                }
+            };
+            Box::new((0..).map(event))
         }),
     )
     .lasting(),

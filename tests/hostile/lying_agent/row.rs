@@ -125,12 +125,12 @@ impl Row {
         scene.watch_output(build.log());
         let control = Control::Exec(build.socket());
         control.run().unwrap();
+        relink(&build, &mut scene);
         scene.guard("bridge", bridge.child.id(), BRIDGE_CEILING);
         while let Some(row) = rows.pop_front() {
             scene.begin_row(row.name);
             agent.lie(Some(row.lie));
-            let relinked = ask(&build.socket(), &json!({"v": 1, "op": "relink"})).unwrap();
-            scene.expect(relinked["outcome"] == "ok", || format!("no new link: {relinked}"));
+            relink(&build, &mut scene);
             agent.take_follows();
             let begun = Instant::now();
             drop(scene.attack_for(row.time, &control, |_| Reader::open(bridge.ports[0].port)));
@@ -146,8 +146,7 @@ impl Row {
         }
         // A stream without end goes on until its link ends.
         agent.lie(None);
-        let relinked = ask(&build.socket(), &json!({"v": 1, "op": "relink"}));
-        scene.expect(relinked.is_ok(), || format!("no new link: {relinked:?}"));
+        relink(&build, &mut scene);
         scene.verdict()
     }
 
@@ -230,6 +229,18 @@ impl Row {
         for fault in output::client_faults(&client.stderr()) {
             scene.fault(format!("the client's stderr: {fault}"));
         }
+    }
+}
+
+/// Makes new links to the containers of a build's pod; the bridge watches the logs of each. The agent is the same one for both.
+fn relink(build: &Build, scene: &mut Scene) {
+    for request in [
+        json!({"v": 1, "op": "relink"}),
+        json!({"v": 1, "op": "relink", "container": "main"}),
+    ] {
+        let relinked = ask(&build.socket(), &request);
+        let is_ok = relinked.as_ref().is_ok_and(|relinked| relinked["outcome"] == "ok");
+        scene.expect(is_ok, || format!("no new link: {relinked:?}"));
     }
 }
 

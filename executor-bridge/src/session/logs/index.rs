@@ -2,7 +2,7 @@
 //! writes one. No I/O: `watch` and `console` fill it, the execs report their start and end, and `console` and
 //! `requests` read it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -31,8 +31,8 @@ pub(crate) struct LogIndex {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Sources of every log that exists.
-    present: HashMap<LogId, HashSet<LogSource>>,
+    /// Logs of every source. A source that lists its logs anew costs only what it has itself.
+    present: BTreeMap<LogSource, HashSet<LogId>>,
     /// Notified at every change to one log.
     interested: HashMap<LogId, Arc<Notify>>,
     writers: LogWriters,
@@ -51,22 +51,28 @@ impl State {
 
     fn add(&mut self, source: &LogSource, id: LogId) {
         self.notify(&id);
-        // A name that somebody waits for is always kept: clients are few.
-        let is_wanted = self.interested.contains_key(&id);
-        if !is_wanted && self.present.len() >= MAX_LOGS && !self.present.contains_key(&id) {
+        let known: usize = self.present.values().map(HashSet::len).sum();
+        // A name that somebody waits for is always kept, from one source: clients are few.
+        let is_wanted = self.interested.contains_key(&id) && self.source(&id).is_none();
+        if known >= MAX_LOGS && !is_wanted && !self.present.get(source).is_some_and(|ids| ids.contains(&id)) {
             self.incomplete.insert(source.clone());
             return;
         }
-        self.present.entry(id).or_default().insert(source.clone());
+        self.present.entry(source.clone()).or_default().insert(id);
     }
 
     fn remove(&mut self, source: &LogSource, id: &LogId) {
-        if let Some(sources) = self.present.get_mut(id) {
-            sources.remove(source);
-            if sources.is_empty() {
-                self.present.remove(id);
+        if let Some(ids) = self.present.get_mut(source) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.present.remove(source);
             }
         }
+    }
+
+    fn source(&self, id: &LogId) -> Option<&LogSource> {
+        let mut sources = self.present.iter();
+        sources.find(|(_, ids)| ids.contains(id)).map(|(source, _)| source)
     }
 }
 
@@ -79,10 +85,7 @@ impl LogIndex {
     pub(crate) fn update(&self, source: &LogSource, all: bool, appeared: Vec<LogId>, gone: &[LogId]) {
         let mut state = self.lock();
         if all {
-            state.present.retain(|_, sources| {
-                sources.remove(source);
-                !sources.is_empty()
-            });
+            state.present.remove(source);
             state.incomplete.remove(source);
         }
         for id in gone {
@@ -127,7 +130,7 @@ impl LogIndex {
     /// Returns whether a log of this id may exist: it is known, a client has read it, a command writes it, or not all names are known.
     pub(crate) fn may_exist(&self, id: &LogId) -> bool {
         let state = self.lock();
-        state.present.contains_key(id)
+        state.source(id).is_some()
             || state.writers.get(id).is_some()
             || state.read.contains(id)
             || !state.incomplete.is_empty()
@@ -140,7 +143,7 @@ impl LogIndex {
 
     /// Returns a source of the log; `None` if the log does not exist.
     pub(crate) fn source(&self, id: &LogId) -> Option<LogSource> {
-        self.lock().present.get(id)?.iter().min().cloned()
+        self.lock().source(id).cloned()
     }
 
     /// Returns the container of this pod that has the log; the inner `None` is the default container.
@@ -171,12 +174,13 @@ impl LogIndex {
     /// Returns the ids of the logs of this pod; of very many logs, those that commands of this bridge write, and as many others as a list
     /// may have.
     pub(crate) fn own_ids(&self) -> Vec<LogId> {
-        let own = |sources: &HashSet<LogSource>| sources.iter().any(|source| matches!(source, LogSource::Container(_)));
         let state = self.lock();
-        let present = state.present.iter().filter(|(_, sources)| own(sources));
-        let (mut listed, others): (Vec<_>, Vec<_>) = present
-            .map(|(id, _)| id)
-            .partition(|id| state.writers.get(id).is_some());
+        let own = state
+            .present
+            .iter()
+            .filter(|(source, _)| matches!(source, LogSource::Container(_)));
+        let own: HashSet<_> = own.flat_map(|(_, ids)| ids).collect();
+        let (mut listed, others): (Vec<_>, Vec<_>) = own.into_iter().partition(|id| state.writers.get(id).is_some());
         listed.extend(others);
         let mut length = 0;
         let fits = listed.into_iter().take_while(|id| {
@@ -307,11 +311,20 @@ mod tests {
         for n in 0..20 {
             logs.update(&source, n == 0, names(n * 10_000..(n + 1) * 10_000), &[]);
         }
-        assert_eq!(logs.lock().present.len(), MAX_LOGS);
+        // The same names in other containers are more to remember.
+        let other = LogSource::Container(Some("other".into()));
+        logs.update(&other, true, names(0..MAX_LOGS), &[]);
+        let pairs = |logs: &LogIndex| logs.lock().present.values().map(HashSet::len).sum::<usize>();
+        assert_eq!(pairs(&logs), MAX_LOGS);
+        assert_eq!(logs.incomplete_containers().len(), 2);
+        logs.update(&other, true, vec![], &[]);
         assert_eq!(logs.incomplete_containers(), [None]);
         // What somebody waits for is still found, and the list for other bridges is short.
         logs.update(&source, false, vec![late.clone()], &[]);
         assert_eq!(logs.source(&late), Some(source.clone()));
+        logs.update(&other, true, vec![late.clone()], &[]);
+        assert_eq!(pairs(&logs), MAX_LOGS + 1);
+        logs.update(&other, true, vec![], &[]);
         assert!(logs.own_ids().len() < 1000);
         logs.update(&source, true, vec![], &[]);
         assert!(logs.incomplete_containers().is_empty() && !logs.may_exist(&late));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use podbridge_proto::v1::{RemoveRequest, StatRequest, WatchRequest};
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use crate::backoff::DoublingPause;
@@ -13,11 +14,15 @@ use crate::connections::{Connection, Reachability, status};
 use crate::session::logs::index::LogIndex;
 use crate::session::logs::log_id::{DIRECTORY, LogId, PREFIX, SUFFIX};
 use crate::session::logs::source::LogSource;
+use crate::session::news::{News, Repetition};
 
 /// Pause after the first failed watch; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause between two watches.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Pause after each event. Events that have arrived already are taken without a wait, and would keep the bridge's only thread from its
+/// clients.
+const EVENT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Watches the logs of one container, over each connection that the container gets.
 pub(crate) async fn watch_logs(
@@ -69,10 +74,19 @@ async fn watch_once(source: &LogSource, logs: &LogIndex, connection: &Connection
         prefix: PREFIX.into(),
         suffix: SUFFIX.into(),
     };
-    let mut events = connection.log_names().watch(request).await?.into_inner();
+    let mut events = connection.logs().watch(request).await?.into_inner();
+    let refuse = |repetition: Repetition| Status::aborted(repetition.to_string());
+    let (mut news, mut is_listed) = (News::default(), false);
     while let Some(event) = events.message().await? {
+        // An agent lists all its names once, at the beginning.
+        if event.all && std::mem::replace(&mut is_listed, true) {
+            return Err(refuse(Repetition));
+        }
+        let has_names = !event.appeared.is_empty() || !event.gone.is_empty();
+        news.note(event.all || has_names).map_err(refuse)?;
         let ids = |names: &[bytes::Bytes]| names.iter().filter_map(|name| LogId::of_file(name)).collect::<Vec<_>>();
         logs.update(source, event.all, ids(&event.appeared), &ids(&event.gone));
+        sleep(EVENT_PAUSE).await;
     }
     Ok(())
 }
