@@ -3,13 +3,13 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use podbridge_tests::build::Build;
+use podbridge_tests::build::{Build, Console, LogFile};
 use podbridge_tests::client_protocol::ask;
-use podbridge_tests::pair::Pair;
+use podbridge_tests::pair::{Pair, eventually};
 use serde_json::json;
 
 use crate::frame::control::Control;
@@ -19,6 +19,8 @@ use crate::frame::scene::{self, AGENT_CEILING, Attack, BRIDGE_CEILING, Case, Sce
 
 /// Connections at once.
 const MANY: usize = 400;
+/// Most connections that have not found a log (console/strangers.rs).
+const MOST_STRANGERS: usize = 1024;
 
 /// An attack on a console port.
 #[derive(Clone)]
@@ -88,6 +90,15 @@ fn connect(port: u16, request: &[u8]) -> TcpStream {
     stream
 }
 
+/// Tells whether the bridge has closed a connection. Reads what has come so far.
+fn has_ended(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    match std::io::copy(&mut &*stream, &mut std::io::sink()) {
+        Ok(_) => true,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
 /// Connects many times, each with a request of its own.
 fn many(port: u16, request: impl FnMut(usize) -> Vec<u8>) -> Box<dyn Any> {
     let requests = (0..MANY).map(request);
@@ -119,6 +130,34 @@ const ROWS: &[Row] = &[
             many(port, |_| {
                 format!("s:{:032x}-1-node\n", attack.rng.u128(..)).into_bytes()
             })
+        },
+    },
+    Row {
+        name: "searches_that_hold_all_places",
+        start: |attack, port| {
+            let mut search = || connect(port, format!("s:{:032x}-1-node\n", attack.rng.u128(..)).as_bytes());
+            let (log, written) = (LogFile::default(), LogFile::default());
+            let mut searches: Vec<_> = (0..MOST_STRANGERS).map(|_| search()).collect();
+            let mut zuul = [&log, &written].map(|log| {
+                let mut console = Console::connect(port);
+                console.send(&format!("s:{}\n", log.id));
+                assert_eq!(console.read_line(), "[Zuul] Log not found\n");
+                console
+            });
+            written.append(b"a line\n");
+            assert_eq!(zuul[1].read_log_line(), "a line\n");
+            searches.extend((0..MOST_STRANGERS / 2).map(|_| search()));
+            // The oldest ones have made place for the newest, and for Zuul, whose log begins later.
+            eventually("the oldest connections are closed", || {
+                searches[..MOST_STRANGERS / 2].iter().all(has_ended)
+            });
+            log.append(b"a line\n");
+            written.append(b"another\n");
+            for (console, line) in zuul.iter_mut().zip(["a line\n", "another\n"]) {
+                assert_eq!(console.read_log_line(), line);
+            }
+            assert!(!searches.last().is_some_and(has_ended));
+            Box::new((searches, zuul, log, written))
         },
     },
     Row {

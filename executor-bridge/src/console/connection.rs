@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -18,6 +19,7 @@ use crate::console::log_stream::LogStream;
 use crate::console::not_found_timer::NotFoundTimer;
 use crate::console::request::{self, ParseResult, Request};
 use crate::console::siblings::Siblings;
+use crate::console::strangers::Strangers;
 use crate::session::{Interest, LogEvent, LogId, LogIndex, LogSource, READER_STALL, Session};
 
 /// Time limit for one request to arrive (zuul_console's REQUEST_TIMEOUT).
@@ -35,17 +37,27 @@ const VERSION: &[u8] = b"1\n";
 const NOT_FOUND: &[u8] = b"[Zuul] Log not found\n";
 
 /// Answers requests until the client closes the connection.
-pub(super) async fn serve(mut stream: TcpStream, session: &Session, siblings: &Siblings) -> io::Result<()> {
+pub(super) async fn serve(
+    mut stream: TcpStream,
+    session: &Session,
+    siblings: &Siblings,
+    strangers: &Arc<Strangers>,
+) -> io::Result<()> {
     let mut received = BytesMut::new();
+    let stranger = strangers.enter(session, None);
     loop {
-        let next = timeout(REQUEST_TIMEOUT, next_request(&mut stream, &mut received)).await;
+        let next = tokio::select! {
+            next = timeout(REQUEST_TIMEOUT, next_request(&mut stream, &mut received)) => next,
+            () = stranger.wait_for_end() => return Ok(()),
+        };
         match next.ok().transpose()?.flatten() {
             Some(Request::Version) => stream.write_all(VERSION).await?,
             Some(Request::Finish(id)) => finish(session, siblings, &id).await,
             Some(Request::Stream(id)) => {
+                drop(stranger);
                 let (reading, writing) = stream.split();
                 return tokio::select! {
-                    sent = stream_log(writing, session, siblings, &id) => sent,
+                    sent = stream_log(writing, session, siblings, strangers, &id) => sent,
                     () = wait_for_close(reading) => Ok(()),
                 };
             }
@@ -127,7 +139,13 @@ async fn delete_log(session: &Session, siblings: &Siblings, id: &LogId) {
 }
 
 /// Sends one log, from whichever source has it.
-async fn stream_log(mut writing: WriteHalf<'_>, session: &Session, siblings: &Siblings, id: &LogId) -> io::Result<()> {
+async fn stream_log(
+    mut writing: WriteHalf<'_>,
+    session: &Session,
+    siblings: &Siblings,
+    strangers: &Arc<Strangers>,
+    id: &LogId,
+) -> io::Result<()> {
     let Some(logs) = session.logs() else {
         return Ok(());
     };
@@ -136,12 +154,19 @@ async fn stream_log(mut writing: WriteHalf<'_>, session: &Session, siblings: &Si
     let mut search = LogSearch {
         session,
         siblings,
+        strangers,
         logs,
         id,
         interest,
     };
     loop {
-        let (source, stream) = match search.wait_for_log(&mut writing).await? {
+        let stranger = strangers.enter(session, Some(id));
+        let found = tokio::select! {
+            found = search.wait_for_log(&mut writing) => found?,
+            () = stranger.wait_for_end() => return Ok(()),
+        };
+        drop(stranger);
+        let (source, stream) = match found {
             SearchResult::At(source, stream) => (source, stream),
             SearchResult::WillNotAppear => return Ok(()),
             SearchResult::Lost(why) => return say_lost(&mut writing, &why, true).await,
@@ -188,6 +213,7 @@ enum StreamEnd {
 struct LogSearch<'a> {
     session: &'a Session,
     siblings: &'a Siblings,
+    strangers: &'a Strangers,
     logs: &'a LogIndex,
     id: &'a LogId,
     interest: Interest,
@@ -224,11 +250,11 @@ impl LogSearch<'_> {
                 () = changed => continue,
                 Ok(()) = reachability.changed() => continue,
                 () = timer.wait_until_due() => {}
-                Ok(()) = ended.changed() => {}
+                Ok(()) = ended.changed(), if self.strangers.are_told_of_ends() => {}
             }
             self.siblings.scan();
             writing.write_all(NOT_FOUND).await?;
-            timer.restart();
+            timer.restart(self.strangers.least_interval());
         }
     }
 
@@ -244,8 +270,14 @@ impl LogSearch<'_> {
         Some((writer.source, exists))
     }
 
-    /// Asks the agents of the containers whose logs are too many to be known by name.
+    /// Asks the agents of the containers whose logs are too many to be known by name. `None` also if another connection asks now: this one
+    /// asks after its next line. A log that a command writes is asked for at once.
     async fn exists_unlisted(&self) -> Option<LogSource> {
+        let is_written = self.logs.writer(self.id).is_some();
+        let turn = self.strangers.try_take_turn();
+        if turn.is_err() && !is_written {
+            return None;
+        }
         for container in self.logs.incomplete_containers() {
             if self.session.log_exists(container.as_deref(), self.id).await == Some(true) {
                 return Some(LogSource::Container(container));
@@ -308,7 +340,7 @@ impl LogSearch<'_> {
                         return Ok(Some(StreamEnd::Deleted));
                     }
                     writing.write_all(NOT_FOUND).await?;
-                    timer.restart();
+                    timer.restart(Duration::ZERO);
                 }
                 (None, None) => {
                     write(writing, &mut stream, &line.flush(), self.session).await?;

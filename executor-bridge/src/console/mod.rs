@@ -10,6 +10,7 @@ mod not_found_timer;
 mod request;
 mod server;
 mod siblings;
+mod strangers;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use request::check as check_request;

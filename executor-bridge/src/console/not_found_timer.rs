@@ -35,11 +35,12 @@ impl NotFoundTimer {
         tokio::time::sleep_until(self.next).await;
     }
 
-    /// Notes that a line was sent now.
-    pub(super) fn restart(&mut self) {
+    /// Notes that a line was sent now. The next one is due after `least` or later.
+    pub(super) fn restart(&mut self, least: Duration) {
         let now = Instant::now();
         let is_first_phase = now.duration_since(self.started) < FIRST_PHASE;
-        self.next = now + if is_first_phase { FIRST_INTERVAL } else { LATER_INTERVAL };
+        let interval = if is_first_phase { FIRST_INTERVAL } else { LATER_INTERVAL };
+        self.next = now + interval.max(least);
     }
 }
 
@@ -55,7 +56,7 @@ mod tests {
         while started.elapsed() < Duration::from_secs(4) {
             timer.wait_until_due().await;
             times.push(started.elapsed().as_millis());
-            timer.restart();
+            timer.restart(Duration::ZERO);
         }
         assert_eq!(times[..3], [0, 50, 100]);
         let early = times.iter().filter(|time| **time < 2000).count();

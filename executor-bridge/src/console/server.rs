@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::console::connection;
 use crate::console::siblings::Siblings;
+use crate::console::strangers::Strangers;
 use crate::session::Session;
 
 /// Pause after a failed accept, most likely for lack of file descriptors.
@@ -24,6 +25,7 @@ const MAX_CONNECTIONS: usize = 16_384;
 pub(crate) struct Console {
     session: Arc<Session>,
     siblings: Siblings,
+    strangers: Arc<Strangers>,
     /// Limit on connections, at most half of the file descriptors: the other half is for the tasks of the build.
     connection_permits: Arc<Semaphore>,
 }
@@ -32,11 +34,14 @@ impl Console {
     /// Makes the server. `socket`: the bridge's own socket, if the bridges of the build's other pods are beside it.
     pub(crate) fn new(session: Arc<Session>, socket: Option<PathBuf>) -> Arc<Self> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let connection_permits = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
+        let most = usize::try_from(descriptors / 2)
+            .unwrap_or(usize::MAX)
+            .min(MAX_CONNECTIONS);
         Arc::new(Self {
             siblings: Siblings::new(session.clone(), socket),
             session,
-            connection_permits: Arc::new(Semaphore::new(connection_permits.min(MAX_CONNECTIONS))),
+            strangers: Arc::new(Strangers::new(most)),
+            connection_permits: Arc::new(Semaphore::new(most)),
         })
     }
 
@@ -61,7 +66,7 @@ impl Console {
             tokio::spawn(async move {
                 // Lines must arrive as they are written. An error concerns only this connection, whose client is gone.
                 let _ = stream.set_nodelay(true);
-                let _ = connection::serve(stream, &console.session, &console.siblings).await;
+                let _ = connection::serve(stream, &console.session, &console.siblings, &console.strangers).await;
                 drop(permit);
             });
         }

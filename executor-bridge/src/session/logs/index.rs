@@ -127,6 +127,12 @@ impl LogIndex {
         state.read.push_back(id.clone());
     }
 
+    /// Returns whether a container or another bridge has a log of this id, or a command writes it.
+    pub(crate) fn knows(&self, id: &LogId) -> bool {
+        let state = self.lock();
+        state.source(id).is_some() || state.writers.get(id).is_some()
+    }
+
     /// Returns whether a log of this id may exist: it is known, a client has read it, a command writes it, or not all names are known.
     pub(crate) fn may_exist(&self, id: &LogId) -> bool {
         let state = self.lock();
