@@ -59,7 +59,13 @@ impl Container {
 
     /// Waits for the next dial that succeeds.
     pub(crate) async fn wait_for_dial(&self) {
-        self.endpoint.dialed.notified().await;
+        // This container keeps the sender.
+        let _ = self.endpoint.dialed.subscribe().changed().await;
+    }
+
+    /// Tells whether a dial has ever succeeded.
+    pub(crate) fn was_reached(&self) -> bool {
+        *self.endpoint.dialed.borrow() > 0
     }
 
     /// Returns a connection that was alive a moment ago. Starts an agent if there is none.

@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 use crate::connections::bulk_runtime::BulkRuntime;
@@ -22,8 +22,8 @@ pub(crate) struct Endpoint {
     pub(crate) pod: Option<String>,
     /// Name of the container; `None`: the pod's default container.
     pub(crate) name: Option<String>,
-    /// Notified of every dial that succeeds.
-    pub(crate) dialed: Notify,
+    /// Number of dials that have succeeded.
+    pub(crate) dialed: watch::Sender<u64>,
     pub(crate) routes: DirectRoutes,
     /// Identity of the container that was reached first: another one is refused. `None`: every container of this name is accepted.
     pub(crate) pinned: Option<OnceLock<String>>,

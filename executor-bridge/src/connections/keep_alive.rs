@@ -37,18 +37,16 @@ pub(crate) struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub(crate) fn start(container: Arc<Container>) -> Arc<Self> {
-        let keep_alive = Arc::new(Self {
+    /// Starts to keep a container connected. Returns whether it can be reached, as a value that changes. No sender is left when the pod does
+    /// not have the container.
+    pub(crate) fn start(container: Arc<Container>) -> watch::Receiver<Reachability> {
+        let (reachability, receiver) = watch::channel(Reachability::Connecting);
+        let task = Self {
             container,
-            reachability: watch::Sender::new(Reachability::Connecting),
-        });
-        let task = keep_alive.clone();
+            reachability,
+        };
         tokio::spawn(async move { task.run().await });
-        keep_alive
-    }
-
-    pub(crate) fn reachability(&self) -> watch::Receiver<Reachability> {
-        self.reachability.subscribe()
+        receiver
     }
 
     async fn run(&self) {

@@ -228,7 +228,7 @@ async fn open(lane: Lane, endpoint: Arc<Endpoint>, state: SharedState, start: Ag
             return Err(failure);
         }
     };
-    endpoint.dialed.notify_waiters();
+    endpoint.dialed.send_modify(|count| *count += 1);
     let (agent, link) = (&connection.agent.version, connection.link.as_str());
     tracing::info!(
         pod,

@@ -145,8 +145,20 @@ impl Session {
     /// Returns whether the bridge accepts this container name. The bridge keeps state for every name, so it accepts at
     /// most `MAX_CONTAINERS` names.
     pub(crate) fn admits(&self, container: Option<&str>) -> bool {
-        let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.forget_unknown(&mut containers);
         containers.len() < MAX_CONTAINERS || containers.keys().any(|key| key.container.as_deref() == container)
+    }
+
+    /// Forgets the names of containers that were never reached and that nobody looks for any more: the pod does not have them. Without a
+    /// watched pod nobody looks for containers, so nothing is known of them.
+    fn forget_unknown(&self, containers: &mut HashMap<ContainerKey, Arc<Container>>) {
+        if self.watched_pod.is_none() {
+            return;
+        }
+        containers.retain(|key, container| {
+            key.container.is_none() || container.was_reached() || Arc::strong_count(container) > 1
+        });
     }
 
     /// Returns the container of that name, in the pod that the target means at this moment. A new operation goes where kubectl would go;
@@ -164,6 +176,7 @@ impl Session {
     /// Returns the container of that name in a pod; makes it on first use.
     fn container_of_pod(&self, pod: Option<String>, name: Option<&str>) -> Arc<Container> {
         let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.forget_unknown(&mut containers);
         let key = ContainerKey {
             pod,
             container: name.map(str::to_owned),
@@ -281,14 +294,20 @@ impl Session {
         logs::exists(&self.reachability(container), id).await
     }
 
-    /// Deletes the log in every container of this pod. Waits a limited time for a connection to each.
+    /// Deletes the log in every container of this pod that was ever reached, and in its default container. Waits a limited time for a
+    /// connection to each.
     pub(crate) async fn remove_log(&self, id: &LogId) {
-        let names: Vec<_> = {
+        let Some(pod) = &self.watched_pod else { return };
+        let reachabilities = {
             let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-            containers.keys().map(|key| key.container.clone()).collect()
+            let reached = containers
+                .iter()
+                .filter(|(key, container)| key.container.is_none() || container.was_reached());
+            reached
+                .map(|(key, _)| pod.reachability(key.container.as_deref()))
+                .collect()
         };
-        let containers = names.iter().map(|name| self.reachability(name.as_deref())).collect();
-        logs::remove(containers, id).await;
+        logs::remove(reachabilities, id).await;
     }
 
     /// Sends the ids of all logs of this pod to the client, as one JSON array per line, first at once and then after

@@ -3,6 +3,7 @@
 
 mod api_server;
 mod enrolment;
+mod names;
 mod row;
 mod rows;
 mod websocket;
@@ -20,5 +21,6 @@ pub(crate) fn cases() -> Vec<Case> {
     });
     let enrolment = |setting: &Setting| run_table(setting, enrolment::ROWS, enrolment::run);
     let enrolment: Case = ("false_pod::enrolment".into(), Box::new(enrolment));
-    dials.chain([enrolment]).collect()
+    let names: Case = ("false_pod::invented_containers".into(), Box::new(names::run));
+    dials.chain([enrolment, names]).collect()
 }

@@ -32,6 +32,11 @@ impl scene::Row for Row {
 
 /// Starts a bridge for the pod of a server; returns its socket.
 pub(super) fn start_bridge(pair: &Pair, server: &ApiServer) -> PathBuf {
+    start_bridge_with(pair, server, &json!({}))
+}
+
+/// Starts a bridge whose target has these options beside the usual ones.
+pub(super) fn start_bridge_with(pair: &Pair, server: &ApiServer, options: &Value) -> PathBuf {
     let kubeconfig = pair.dir().join("kubeconfig");
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "ctx",
@@ -39,7 +44,9 @@ pub(super) fn start_bridge(pair: &Pair, server: &ApiServer) -> PathBuf {
         "contexts": [{"name": "ctx", "context": {"cluster": "c", "namespace": "ns"}}],
     });
     std::fs::write(&kubeconfig, config.to_string()).unwrap();
-    let target = json!({"kubeconfig_file": kubeconfig, "namespace": "ns", "pod": "web", "link": "exec-proxy"});
+    let mut target = json!({"kubeconfig_file": kubeconfig, "namespace": "ns", "pod": "web", "link": "exec-proxy"});
+    let options = options.as_object().unwrap().clone();
+    target.as_object_mut().unwrap().extend(options);
     let target_file = pair.dir().join("target");
     std::fs::write(&target_file, target.to_string()).unwrap();
     let mut command = Command::new(binary("podbridge"));

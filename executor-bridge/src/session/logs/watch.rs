@@ -24,17 +24,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// clients.
 const EVENT_PAUSE: Duration = Duration::from_millis(1);
 
-/// Watches the logs of one container, over each connection that the container gets.
+/// Watches the logs of one container, over each connection that the container gets. Ends when nobody looks for the container any more.
 pub(crate) async fn watch_logs(
     source: LogSource,
     logs: Arc<LogIndex>,
     mut reachability: watch::Receiver<Reachability>,
 ) {
+    let mut was_reached = false;
     loop {
         let connection = match &*reachability.borrow_and_update() {
             Reachability::Up(connection) => Some(connection.clone()),
             Reachability::Connecting | Reachability::Lost(_) => None,
         };
+        if connection.is_some() && !std::mem::replace(&mut was_reached, true) {
+            // Its names have not come yet.
+            logs.note_incomplete(&source);
+        }
         let watched = async {
             match connection {
                 Some(connection) => watch_connection(&source, &logs, &connection).await,
@@ -44,6 +49,7 @@ pub(crate) async fn watch_logs(
         tokio::select! {
             () = watched => {}
             changed = reachability.changed() => if changed.is_err() {
+                logs.update(&source, true, Vec::new(), &[]);
                 return;
             },
         }
