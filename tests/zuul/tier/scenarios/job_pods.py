@@ -36,11 +36,14 @@ def collection():
     directory = settings.SHIM / "collections"
     target = directory / "ansible_collections" / "podbridge" / "zuul"
     shutil.copytree(settings.ROOT / "ansible", target, ignore=shutil.ignore_patterns("tests"))
-    os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(directory)
+    # A conditional of a role that is neither true nor false is an error, as in ansible-core 2.19 and newer.
+    environ = {"ANSIBLE_COLLECTIONS_PATH": str(directory), "ANSIBLE_ALLOW_BROKEN_CONDITIONALS": "false"}
+    os.environ.update(environ)
     try:
         yield
     finally:
-        del os.environ["ANSIBLE_COLLECTIONS_PATH"]
+        for name in environ:
+            del os.environ[name]
         shutil.rmtree(directory)
 
 
