@@ -201,7 +201,8 @@ def looks():
         for host, command in LOOKS
     ]
     image = {"name": "Image", "debug": {"msg": "{{ podbridge_image }}"}}
-    return [*raw, play("IMAGE", image)]
+    group = {"name": "Group", "debug": {"msg": "{{ groups.podbridge_pods }}"}}
+    return [*raw, play("IMAGE", image), play("GROUP", group)]
 
 
 def job_roles(session):
@@ -319,6 +320,9 @@ def expect_looks(build):
     said = "\n".join(result.get("stdout", "") for host, _command in LOOKS for _task, result in plays[f"LOOK {host}"])
     missing = [words for words in LOOK_ANSWERS if words not in said]
     assert not missing, f"{missing} not in {said}"
+    # The builder's pod is gone, so it may not be in the group that plays and roles use.
+    ((_task, group),) = plays["GROUP"]
+    assert sorted(group["msg"]) == ["bare", "own", "own-second", "two", "two-sidecar", "web"], group["msg"]
     images = {result["msg"] for _task, result in plays["IMAGE"]}
     assert len(images) == 1 and "@sha256:" in images.pop()
     digests = {
