@@ -175,7 +175,7 @@ MORE_LATER_FAILURES = [
     ),
     (
         Call("image_build", IMAGE | {"podbridge_image_build_image": NO_IMAGE, "podbridge_image_build_timeout": 4}),
-        f"^the image app was not built: pod image-builder: container builder {PULL}",
+        f"^the image app was not built: pod image-builder-[0-9a-f]{{8}}: container builder {PULL}",
     ),
 ]
 
