@@ -15,6 +15,7 @@ description:
     headers and JSON around it.
   - Takes the result of a failed command, and returns the line that podbridge, git or another program marks as an
     error, or the last one. Else returns the first line of the message.
+  - Takes the result of a failed loop, and returns the reason of its first item that failed.
 options:
   _input:
     description: The result of the task, for example C(ansible_failed_result).
@@ -65,7 +66,8 @@ def error_line(text):
 
 
 def api_reason(result):
-    """Returns the reason in the result of a failed task."""
+    """Returns the reason in the result of a failed task; of a loop, that of its first item that failed."""
+    result = next((each for each in result.get("results") or [] if each.get("failed")), result)
     message = str(result.get("msg") or "")
     # A command's message says only that its exit code is not zero.
     output = (

@@ -18,6 +18,11 @@ from tier.session import require_podbridge
 ROLES = "podbridge.zuul."
 DEBIAN, BUSYBOX = kube.IMAGES["debian"], kube.IMAGES["busybox"]
 REGISTRY = "registry"
+# Files of the project under test beside those of the example.
+CONTAINERFILES = {
+    "Broken": "ARG BASE\nFROM ${BASE}\nCOPY no-such-file /\n",
+    "Lost": "ARG BASE\nFROM ${BASE}\nRUN kill 1; sleep 60\n",
+}
 # What a role leaves alone: names in a namespace of nodepool's, beside what the table makes.
 OF_KUBERNETES = re.compile(r"^(secret/(default|zuul-worker)\S*|service/kubernetes)$")
 
@@ -65,6 +70,7 @@ IMAGE = {
     "podbridge_image_build_name": "app",
     "podbridge_image_build_args": {"BASE": "{{ base_image }}"},
 }
+LOST = IMAGE | {"podbridge_image_build_file": "Lost"}
 PATHS = {"podbridge_artifacts_paths": [{"pod": "web", "path": "/etc/os-release"}]}
 
 SHARED_BY_NONE = {"token": "x", "job": "parent", "namespace": "n", "ca": "", "server": "https://127.9.9.9:1"}
@@ -108,6 +114,8 @@ LOOK_ANSWERS = [
 SHORT = {"podbridge_pod_timeout": 4}
 NO_RIGHT = {"podbridge_namespace": "default"}
 NO_IMAGE = "localhost/podbridge-test/none:1"
+# Image without a shell.
+BARE_IMAGE = "localhost/podbridge-test/pause:1"
 NOT_READY = {"exec": {"command": ["false"]}, "periodSeconds": 1}
 PULL = "(ErrImagePull|ImagePullBackOff)"
 FORBIDDEN = r'is forbidden: User "system:serviceaccount:.*in the namespace "default"'
@@ -137,6 +145,11 @@ MORE_FAILURES = [
     (
         Call("pod", pods(pod(agent="image_volume"), podbridge_pod_agent_image="{{ agent_image }}") | SHORT),
         "^pod bad: this cluster mounts no image volumes; take agent: init_container$",
+    ),
+    # Were the host unreachable, the play would end, and Zuul would retry the job.
+    (
+        Call("pod", pods(pod("good"), spec(image=BARE_IMAGE, command=["/bin/busybox", "sleep", "3600"]))),
+        "^pod bad: .*neither podbridge-agent nor a shell",
     ),
     (Call("pod", pods(pod(comand=["true"]))), "comand"),
     (Call("pod", pods(pod()) | {"podbridge_context": "nosuch"}), "nosuch"),
@@ -242,6 +255,9 @@ def job_roles_fail(session):
         assert left_in(node) == before, f"failed roles left {left_in(node) - before}"
         plays = [*calls(MADE[:2], ["FIRST"]), *failures(MORE_LATER_FAILURES)]
         expect_failures(run(session, node, {"LATER": plays}), "LATER", MORE_LATER_FAILURES)
+        # The end of the container during a build is a loss: Zuul retries the job.
+        plays = [*calls(MADE[:2], ["AGAIN"]), play("LOST", Call("image_build", LOST).task())]
+        assert run(session, node, {"LOST": plays}, expected=None).unreachable, "the lost builder is no unreachable host"
         pods = {f"pod/{each['name']}" for each in ALL_PODS["podbridge_pods"]} | {"pod/registry"}
         left = {name for name in left_in(node) - before if name.startswith("pod/")}
         assert left == pods, f"the pods are {left}, expected {pods}"
@@ -253,7 +269,7 @@ def left_in(node):
     return {name for name in names if not OF_KUBERNETES.match(name)}
 
 
-def run(session, node, playbooks):
+def run(session, node, playbooks, expected="SUCCESS"):
     """Runs a build of generated playbooks to its end and returns it; `playbooks` maps a name to its plays."""
     project = settings.WORK / f"job-roles-{'-'.join(playbooks)}"
     for name, plays in playbooks.items():
@@ -269,9 +285,9 @@ def run(session, node, playbooks):
         variables=variables(),
         zuul={"projects": {PROJECT: source}},
     )
-    check_out(build, Broken="ARG BASE\nFROM ${BASE}\nCOPY no-such-file /\n")
+    check_out(build, **CONTAINERFILES)
     build.play()
-    assert build.result == "SUCCESS", f"the result is {build.result} ({build.detail})"
+    assert build.result == expected, f"the result is {build.result} ({build.detail}), expected {expected}"
     return build
 
 

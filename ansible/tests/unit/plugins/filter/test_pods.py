@@ -269,6 +269,14 @@ HEADERS = "Exception '403\nReason: Forbidden\nHTTP response headers: HTTPHeaderD
         ({"rc": 1, "stderr": "x\nfatal: one\nfatal: two\nlast"}, "fatal: one"),
         ({"msg": "non-zero return code", "rc": 1}, "non-zero return code"),
         ({"msg": "x" * 9999}, "x" * 500),
+        (
+            {
+                "msg": "One or more items failed",
+                "results": [{"msg": ""}, {"failed": True, "msg": "a"}, {"failed": True}],
+            },
+            "a",
+        ),
+        ({"msg": "b", "results": [{"failed": False}]}, "b"),
         ({"msg": None}, ""),
         ({}, ""),
     ],
