@@ -55,9 +55,18 @@ def spec(**container):
     return {"name": "bad", "manifest": {"spec": {"terminationGracePeriodSeconds": 1, "containers": [main | container]}}}
 
 
+# Value that no log has, of a variable of a container and of an argument of a build.
+UNSEEN = "value-that-no-log-has"
+
 # Every way in which the role makes pods, as pods that the later calls use.
 ALL_PODS = pods(
-    pod("web", requests={"cpu": "10m"}, limits={"memory": "300Mi"}, env={"GREETING": "hello"}, groups=["served"]),
+    pod(
+        "web",
+        requests={"cpu": "10m"},
+        limits={"memory": "300Mi"},
+        env={"GREETING": "hello", "UNSEEN": UNSEEN},
+        groups=["served"],
+    ),
     pod("bare", BUSYBOX, agent="init_container"),
     pod("two", sidecar=True, workspace="/volume", cache={"emptyDir": {}}, labels={"tier": "test"}),
     {"name": "own", "manifest": {"spec": kube.pod_spec([kube.container("first"), kube.container("second")])}},
@@ -68,7 +77,7 @@ REGISTRY_OF = {"podbridge_registry_image": "{{ registry_image }}"}
 IMAGE = {
     "podbridge_image_build_image": "{{ builder_image }}",
     "podbridge_image_build_name": "app",
-    "podbridge_image_build_args": {"BASE": "{{ base_image }}"},
+    "podbridge_image_build_args": {"BASE": "{{ base_image }}", "UNSEEN": UNSEEN},
 }
 LOST = IMAGE | {"podbridge_image_build_file": "Lost"}
 PATHS = {"podbridge_artifacts_paths": [{"pod": "web", "path": "/etc/os-release"}]}
@@ -134,7 +143,7 @@ MORE_FAILURES = [
     (Call("pod", pods(pod(image=NO_IMAGE)) | SHORT), f"^pod bad: container main {PULL}.*check the name of the image"),
     (Call("pod", pods(spec(readinessProbe=NOT_READY)) | SHORT), "^pod bad: container main is not ready; its readiness"),
     (
-        Call("pod", pods(pod(command=["sh", "-c", "echo the last words; exit 3"]))),
+        Call("pod", pods(pod(command=["sh", "-c", "echo the last words; exit 3"], env={"UNSEEN": UNSEEN}))),
         r"^pod bad: container main ended with exit code 3 \(Error\); its last output is in the log",
     ),
     (Call("pod", pods(pod(command=["true"]))), "^pod bad: container main ended with exit code 0.*leave command out"),
@@ -288,7 +297,17 @@ def run(session, node, playbooks, expected="SUCCESS"):
     check_out(build, **CONTAINERFILES)
     build.play()
     assert build.result == expected, f"the result is {build.result} ({build.detail}), expected {expected}"
+    expect_unseen(build)
     return build
+
+
+def expect_unseen(build):
+    """Asserts that the value is in no file that the executor would publish."""
+    files = [os.path.join(path, name) for path, _names, names in os.walk(build.jobdir.log_root) for name in names]
+    assert build.jobdir.job_output_file in files
+    for path in files:
+        with open(path, errors="replace") as file:
+            assert UNSEEN not in file.read(), f"{path} has a value"
 
 
 def plays_of(build, name):

@@ -21,8 +21,8 @@ def load(name):
     return getattr(module, name)
 
 
-NAMES = ("pod_manifests", "pod_hosts", "pod_faults", "pod_state", "api_reason")
-pod_manifests, pod_hosts, pod_faults, pod_state, api_reason = map(load, NAMES)
+NAMES = ("pod_manifests", "pod_hosts", "pod_faults", "pod_state", "api_reason", "pod_containers", "pod_record")
+pod_manifests, pod_hosts, pod_faults, pod_state, api_reason, pod_containers, pod_record = map(load, NAMES)
 IMAGES = {"agent_image": "agent", "sidecar_image": "git"}
 
 
@@ -283,3 +283,43 @@ HEADERS = "Exception '403\nReason: Forbidden\nHTTP response headers: HTTPHeaderD
 )
 def test_the_reason_of_a_failed_task(result, expected):
     assert api_reason(result) == expected
+
+
+SECRET = "nobody may see this"
+CONTAINER = {
+    "name": "main",
+    "image": "python",
+    "command": ["sh", "-c", SECRET],
+    "args": [SECRET],
+    "env": [{"name": "A", "value": SECRET}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+    "readinessProbe": {"exec": {"command": [SECRET]}},
+    "livenessProbe": {"httpGet": {"port": 80, "httpHeaders": [{"name": "C", "value": SECRET}]}},
+    "resources": {"limits": {"memory": "1Gi"}},
+}
+FOUND = {
+    "metadata": {"name": "web", "annotations": {"last-applied": SECRET}},
+    "spec": {"nodeName": "n", "containers": [CONTAINER], "initContainers": [{**CONTAINER, "name": "init"}]},
+    "status": {
+        "phase": "Running",
+        "containerStatuses": [{"name": "main", "ready": False}],
+        "initContainerStatuses": [{"name": "init", "ready": True}],
+    },
+}
+
+
+def test_a_record_of_a_pod_has_names_and_no_values():
+    record = pod_record(FOUND)
+    assert SECRET not in str(record)
+    assert (record["metadata"], record["status"], record["spec"]["nodeName"]) == ({"name": "web"}, FOUND["status"], "n")
+    (main,) = record["spec"]["containers"]
+    assert main["env"] == [{"name": "A"}, CONTAINER["env"][1]]
+    assert (main["image"], main["resources"]) == ("python", CONTAINER["resources"])
+
+
+def test_the_names_of_containers_are_all_that_a_loop_sees():
+    main, init = ({"pod": "web", "container": name} for name in ("main", "init"))
+    assert pod_containers([FOUND]) == [init, main]
+    assert pod_containers([FOUND], unready=True) == [main]
+    failed = {"initContainerStatuses": [{"name": "init", "ready": False}]}
+    assert pod_containers([{**FOUND, "status": failed}], unready=True) == [init]
+    assert pod_containers([{**FOUND, "status": {}}], unready=True) == []
