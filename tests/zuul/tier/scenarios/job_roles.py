@@ -58,6 +58,16 @@ def spec(**container):
 # Value that no log has, of a variable of a container and of an argument of a build.
 UNSEEN = "value-that-no-log-has"
 
+
+def image(base="{{ base_image }}", name="app"):
+    """Returns the variables of a build of the project under test from this image."""
+    return {
+        "podbridge_image_build_image": "{{ builder_image }}",
+        "podbridge_image_build_name": name,
+        "podbridge_image_build_args": {"BASE": base, "UNSEEN": UNSEEN},
+    }
+
+
 # Every way in which the role makes pods, as pods that the later calls use.
 ALL_PODS = pods(
     pod(
@@ -74,11 +84,7 @@ ALL_PODS = pods(
     podbridge_pod_sidecar_image="{{ sidecar_image }}",
 )
 REGISTRY_OF = {"podbridge_registry_image": "{{ registry_image }}"}
-IMAGE = {
-    "podbridge_image_build_image": "{{ builder_image }}",
-    "podbridge_image_build_name": "app",
-    "podbridge_image_build_args": {"BASE": "{{ base_image }}", "UNSEEN": UNSEEN},
-}
+IMAGE = image()
 LOST = IMAGE | {"podbridge_image_build_file": "Lost"}
 PATHS = {"podbridge_artifacts_paths": [{"pod": "web", "path": "/etc/os-release"}]}
 
@@ -187,6 +193,8 @@ LATER_FAILURES = [
         "^repositories were not pushed into web: .*/no/such",
     ),
     (Call("image_build", IMAGE | {"podbridge_image_build_file": "Broken"}), "^the image app was not built: .*no-such-"),
+    # The kubelet's certificate is of no authority that the builder knows.
+    (Call("image_build", image("{{ node_address }}:10250/none:1")), "^the image app was not built: .*x509: "),
 ]
 MORE_LATER_FAILURES = [
     (Call("repos", {"podbridge_repos_hosts": ["bare"]}), "^repositories were not pushed into bare: .*git"),
@@ -222,9 +230,10 @@ def looks():
         play(f"LOOK {host}", {"name": "Look", "raw": command, "failed_when": False}, hosts=host)
         for host, command in LOOKS
     ]
-    image = {"name": "Image", "debug": {"msg": "{{ podbridge_image }}"}}
+    shown = {"name": "Image", "debug": {"msg": "{{ podbridge_image }}"}}
     group = {"name": "Group", "debug": {"msg": "{{ groups.podbridge_pods }}"}}
-    return [*raw, play("IMAGE", image), play("GROUP", group)]
+    derived = Call("image_build", image("{{ podbridge_registry.push }}/app:{{ zuul.build }}", "derived"))
+    return [*raw, play("IMAGE", shown), play("GROUP", group), play("DERIVED", derived.task())]
 
 
 def job_roles(session):
@@ -291,7 +300,7 @@ def run(session, node, playbooks, expected="SUCCESS"):
         run=[playbook(f"playbooks/{name}.yaml", "org/roles") for name in playbooks],
         projects={"org/project": settings.PROJECT, "org/roles": project},
         repositories=[PROJECT],
-        variables=variables(),
+        variables=variables() | {"node_address": node_address()},
         zuul={"projects": {PROJECT: source}},
     )
     check_out(build, **CONTAINERFILES)
@@ -299,6 +308,11 @@ def run(session, node, playbooks, expected="SUCCESS"):
     assert build.result == expected, f"the result is {build.result} ({build.detail}), expected {expected}"
     expect_unseen(build)
     return build
+
+
+def node_address():
+    address = "jsonpath={.items[0].status.addresses[0].address}"
+    return kube.kubectl("get", "nodes", "-o", address).decode()
 
 
 def expect_unseen(build):
