@@ -29,12 +29,20 @@ OF_KUBERNETES = re.compile(r"^(secret/(default|zuul-worker)\S*|service/kubernete
 
 @dataclass(frozen=True)
 class Call:
-    """Call of a role with these variables. `always_changes`: a second call does the work again."""
+    """Call of a role with these variables.
+
+    `always_changes`: a second call does the work again. `label` tells calls of one role apart.
+    """
 
     role: str
     variables: dict = field(default_factory=dict)
     tasks: str = "main"
     always_changes: bool = False
+    label: str = ""
+
+    @property
+    def name(self):
+        return f"{self.role} {self.tasks} {self.label}".strip()
 
     def task(self):
         call = {"name": ROLES + self.role, "tasks_from": self.tasks}
@@ -86,6 +94,7 @@ ALL_PODS = pods(
 REGISTRY_OF = {"podbridge_registry_image": "{{ registry_image }}"}
 IMAGE = image()
 LOST = IMAGE | {"podbridge_image_build_file": "Lost"}
+FLAT = {"src_dir": "src/flat", "checkout": "master"}
 PATHS = {"podbridge_artifacts_paths": [{"pod": "web", "path": "/etc/os-release"}]}
 
 SHARED_BY_NONE = {"token": "x", "job": "parent", "namespace": "n", "ca": "", "server": "https://127.9.9.9:1"}
@@ -95,6 +104,8 @@ MADE = [
     Call("registry", REGISTRY_OF),
     Call("image_build", IMAGE, always_changes=True),
     Call("repos", {"podbridge_repos_hosts": ["web", "two-sidecar"]}),
+    # As with the workspace scheme `flat`.
+    Call("repos", {"podbridge_repos_hosts": ["two-sidecar"], "podbridge_repos_projects": [FLAT]}, label="flat"),
     # The default is all pods. Their status may change between two calls; the result of a fetched file does not.
     Call("artifacts", PATHS | {"podbridge_artifacts_pods": ["web"]}),
     Call("share"),
@@ -112,7 +123,7 @@ OF_ANSIBLE = "Validation of arguments failed:"
 LOOKS = [
     ("web", "echo $GREETING; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"),
     ("bare", "readlink /proc/1/exe"),
-    ("two-sidecar", "git --version && touch /volume/shared"),
+    ("two-sidecar", "git --version && touch /volume/shared && echo flat has $(cat /workspace/src/flat/README)"),
     ("two", "ls /volume/shared && touch /opt/git/x 2>&1"),
     ("own-second", "hostname"),
 ]
@@ -121,6 +132,7 @@ LOOK_ANSWERS = [
     "314572800",
     "/opt/podbridge/podbridge-agent",
     "git version",
+    "flat has one",
     "/volume/shared",
     "Read-only",
     "own",
@@ -216,7 +228,7 @@ def play(name, *tasks, hosts="localhost"):
 
 def calls(table, times=("FIRST", "AGAIN")):
     """Returns a play for each call and each time."""
-    return [play(f"{time} {call.role} {call.tasks}", call.task()) for call in table for time in times]
+    return [play(f"{time} {call.name}", call.task()) for call in table for time in times]
 
 
 def failures(table):
@@ -304,6 +316,7 @@ def run(session, node, playbooks, expected="SUCCESS"):
         zuul={"projects": {PROJECT: source}},
     )
     check_out(build, **CONTAINERFILES)
+    build.make_repository("flat")
     build.play()
     assert build.result == expected, f"the result is {build.result} ({build.detail}), expected {expected}"
     expect_unseen(build)
@@ -342,11 +355,10 @@ def expect_one_change(build, name, table):
     plays = plays_of(build, name)
     for call in table:
         first, again = (
-            [task for task, result in plays[f"{at} {call.role} {call.tasks}"] if result.get("changed")]
-            for at in ("FIRST", "AGAIN")
+            [task for task, result in plays[f"{at} {call.name}"] if result.get("changed")] for at in ("FIRST", "AGAIN")
         )
-        assert first, f"the first call of {call.role} {call.tasks} changed nothing"
-        assert call.always_changes or not again, f"the second call of {call.role} {call.tasks} changed: {again}"
+        assert first, f"the first call of {call.name} changed nothing"
+        assert call.always_changes or not again, f"the second call of {call.name} changed: {again}"
 
 
 def expect_failures(build, name, table):
