@@ -95,7 +95,15 @@ REGISTRY_OF = {"podbridge_registry_image": "{{ registry_image }}"}
 IMAGE = image()
 LOST = IMAGE | {"podbridge_image_build_file": "Lost"}
 FLAT = {"src_dir": "src/flat", "checkout": "master"}
-PATHS = {"podbridge_artifacts_paths": [{"pod": "web", "path": "/etc/os-release"}]}
+# Name of a directory that a shell and a command line could take for something else.
+ODD_NAME = "-an 'odd' $name: \\ #1"
+# Paths in the pod `web`, and a file that the executor has afterwards for each.
+ARTIFACTS = [
+    ({"path": "/etc/debian_version"}, "debian_version"),
+    ({"path": f"/results/{ODD_NAME}/"}, f"{ODD_NAME}/main.log"),
+    ({"path": "/results", "name": "all of it"}, f"all of it/{ODD_NAME}/main.log"),
+]
+PATHS = {"podbridge_artifacts_paths": [{"pod": "web", **path} for path, _file in ARTIFACTS]}
 
 SHARED_BY_NONE = {"token": "x", "job": "parent", "namespace": "n", "ca": "", "server": "https://127.9.9.9:1"}
 
@@ -237,6 +245,14 @@ def failures(table):
     return [play(f"FAILS {at}", {"block": [call.task()], "rescue": [shown]}) for at, (call, _words) in enumerate(table)]
 
 
+def results():
+    """Returns a play that writes a file into the directory with the odd name."""
+    path = f"/results/{ODD_NAME}"
+    make = {"name": "Make", "file": {"path": path, "state": "directory", "mode": "0755"}}
+    write = {"name": "Write", "copy": {"dest": f"{path}/main.log", "content": "a result", "mode": "0644"}}
+    return play("RESULTS", make, write, hosts="web")
+
+
 def looks():
     raw = [
         play(f"LOOK {host}", {"name": "Look", "raw": command, "failed_when": False}, hosts=host)
@@ -257,7 +273,7 @@ def job_roles(session):
         before = left_in(node)
         playbooks = {
             "FAILS": failures(FAILURES),
-            "MADE": [*calls(MADE), *looks()],
+            "MADE": [*calls(MADE[:2]), results(), *calls(MADE[2:]), *looks()],
             # Hosts, and what a role sets, end with their playbook.
             "LATER": [*calls(MADE[:2], ["AGAIN"]), *failures(LATER_FAILURES)],
             "REMOVED": calls(REMOVED),
@@ -266,6 +282,7 @@ def job_roles(session):
         expect_failures(build, "FAILS", FAILURES)
         expect_one_change(build, "MADE", MADE)
         expect_looks(build)
+        expect_artifacts(build)
         expect_failures(build, "LATER", LATER_FAILURES)
         expect_one_change(build, "REMOVED", REMOVED)
         assert left_in(node) == before, f"the tasks `remove` left {left_in(node) - before}"
@@ -374,6 +391,15 @@ def expect_failures(build, name, table):
         ):
             wrong.append(f"{call.role} says {said}, expected /{words}/")
     assert not wrong, "\n".join(wrong)
+
+
+def expect_artifacts(build):
+    root = f"{build.jobdir.log_root}/pods/web"
+    for _path, name in ARTIFACTS:
+        with open(f"{root}/{name}") as file:
+            assert name == "debian_version" or file.read() == "a result", name
+    with open(f"{root}/main.log") as file:
+        assert file.read() != "a result", "a file of the directory replaced the output of the container main"
 
 
 def expect_looks(build):
