@@ -215,6 +215,21 @@ LATER_FAILURES = [
     (Call("image_build", IMAGE | {"podbridge_image_build_file": "Broken"}), "^the image app was not built: .*no-such-"),
     # The kubelet's certificate is of no authority that the builder knows.
     (Call("image_build", image("{{ node_address }}:10250/none:1")), "^the image app was not built: .*x509: "),
+    # The token that the children use stays; see `expect_one_change` of REMOVED.
+    (Call("share", {"podbridge_share_hosts": ["none"]}), "^the namespace .* cannot be shared: no host none"),
+    (
+        Call("share", {"podbridge_share_account": "nobody"}),
+        "cannot be shared: the secret podbridge-share-.* exists for",
+    ),
+    # Pods that the role did not make stay, too.
+    (
+        Call("registry", REGISTRY_OF | {"podbridge_registry_pod": "web", "podbridge_registry_secret": "other"}),
+        '^the registry cannot be made: Pod "web" is invalid: spec: Forbidden: pod updates may not change',
+    ),
+    (
+        Call("registry", REGISTRY_OF | {"podbridge_registry_pod": "own", "podbridge_registry_secret": "other"}),
+        "^the registry cannot be made: pod own exists, and this role did not make it; remove it, or give podbridge_reg",
+    ),
 ]
 MORE_LATER_FAILURES = [
     (Call("repos", {"podbridge_repos_hosts": ["bare"]}), "^repositories were not pushed into bare: .*git"),

@@ -21,8 +21,17 @@ def load(name):
     return getattr(module, name)
 
 
-NAMES = ("pod_manifests", "pod_hosts", "pod_faults", "pod_state", "api_reason", "pod_containers", "pod_record")
-pod_manifests, pod_hosts, pod_faults, pod_state, api_reason, pod_containers, pod_record = map(load, NAMES)
+NAMES = (
+    "pod_manifests",
+    "pod_hosts",
+    "pod_faults",
+    "pod_state",
+    "api_reason",
+    "pod_containers",
+    "pod_record",
+    "managed",
+)
+pod_manifests, pod_hosts, pod_faults, pod_state, api_reason, pod_containers, pod_record, managed = map(load, NAMES)
 IMAGES = {"agent_image": "agent", "sidecar_image": "git"}
 
 
@@ -323,3 +332,14 @@ def test_the_names_of_containers_are_all_that_a_loop_sees():
     failed = {"initContainerStatuses": [{"name": "init", "ready": False}]}
     assert pod_containers([{**FOUND, "status": failed}], unready=True) == [init]
     assert pod_containers([{**FOUND, "status": {}}], unready=True) == []
+
+
+def test_what_the_roles_made_is_told_from_what_others_made():
+    label = {"app.kubernetes.io/managed-by": "podbridge"}
+    resources = [
+        {"kind": kind, "metadata": {"name": "x", **labels}, "data": SECRET}
+        for kind, labels in [("Pod", {"labels": label}), ("Secret", {"labels": {"a": "b"}}), ("Service", {})]
+    ]
+    pod, secret, service = ({"apiVersion": "v1", "kind": each["kind"], "metadata": {"name": "x"}} for each in resources)
+    assert managed(resources) == [pod]
+    assert managed(resources, made=False) == [secret, service]
