@@ -12,17 +12,16 @@ version_added: 0.1.0
 author: podbridge contributors (!UNKNOWN)
 description:
   - Returns V(ready) if all pods are ready, V(failed) if one of them will never be, V(gone) if one of them does not
-    exist, and V(waiting) else.
+    exist, and V(waiting) else, also if the API server did not answer.
 options:
   _input:
     description: The pods in the short form of the role C(podbridge.zuul.pod); only their names count.
     type: list
     elements: dict
     required: true
-  resources:
-    description: The pods of the namespace, as M(kubernetes.core.k8s_info) returns them.
-    type: list
-    elements: dict
+  answer:
+    description: The answer of M(kubernetes.core.k8s_info) for the pods; a call that failed has one, too.
+    type: dict
     required: true
 """
 
@@ -32,7 +31,7 @@ EXAMPLES = r"""
     kind: Pod
     namespace: ci
   register: found
-  until: pods | podbridge.zuul.pod_state(found.resources) != 'waiting'
+  until: pods | podbridge.zuul.pod_state(found) != 'waiting'
 """
 
 RETURN = r"""
@@ -54,6 +53,12 @@ def is_permanent(status):
     return reason in PERMANENT or (reason in PULL and any(words in message for words in UNKNOWN_IMAGE))
 
 
+def has_ended(policy, statuses):
+    """Returns whether a container has ended that its pod does not start again. Such a pod is never ready."""
+    ended = [(each.get("state") or {}).get("terminated") for each in statuses]
+    return any(each and (policy == "Never" or policy == "OnFailure" and each.get("exitCode") == 0) for each in ended)
+
+
 def state_of(resource):
     """Returns the state of one pod that exists."""
     status = resource.get("status") or {}
@@ -61,14 +66,20 @@ def state_of(resource):
         return "gone"
     if any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions") or []):
         return "ready"
-    containers = (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or [])
-    if status.get("phase") in ("Failed", "Succeeded") or any(map(is_permanent, containers)):
+    containers = status.get("containerStatuses") or []
+    init = status.get("initContainerStatuses") or []
+    if status.get("phase") in ("Failed", "Succeeded") or any(map(is_permanent, init + containers)):
+        return "failed"
+    if has_ended(resource["spec"].get("restartPolicy"), containers):
         return "failed"
     return "waiting"
 
 
-def pod_state(pods, resources):
-    """Returns the state of all pods together."""
+def pod_state(pods, answer):
+    """Returns the state of all pods together. An answer without pods says nothing of them."""
+    if not answer.get("api_found") or answer.get("resources") is None:
+        return "waiting"
+    resources = answer["resources"]
     found = {each["metadata"]["name"]: state_of(each) for each in resources}
     states = {found.get(pod["name"], "gone") for pod in pods}
     return next((state for state in ("failed", "gone", "waiting") if state in states), "ready")

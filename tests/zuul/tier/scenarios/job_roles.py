@@ -146,6 +146,11 @@ LOOK_ANSWERS = [
     "own",
 ]
 
+# A container that ends beside one that goes on, in a pod that starts none again.
+ONE_OF_TWO_ENDS = {
+    "restartPolicy": "Never",
+    "containers": [kube.container("main"), kube.container("helper") | {"command": ["true"]}],
+}
 SHORT = {"podbridge_pod_timeout": 4}
 NO_RIGHT = {"podbridge_namespace": "default"}
 NO_IMAGE = "localhost/podbridge-test/none:1"
@@ -171,6 +176,10 @@ MORE_FAILURES = [
     (
         Call("pod", pods(pod(command=["sh", "-c", "echo the last words; exit 3"], env={"UNSEEN": UNSEEN}))),
         r"^pod bad: container main ended with exit code 3 \(Error\); its last output is in the log",
+    ),
+    (
+        Call("pod", pods({"name": "bad", "manifest": {"spec": ONE_OF_TWO_ENDS}})),
+        "^pod bad: container helper ended with exit code 0",
     ),
     (Call("pod", pods(pod(command=["true"]))), "^pod bad: container main ended with exit code 0.*leave command out"),
     (Call("pod", pods(spec(name="UPPER"))), r'^Pod "bad" is invalid: spec.containers\[0\].name'),

@@ -127,10 +127,11 @@ def test_addresses_of_live_logs_differ_by_build_namespace_pod_and_container():
         assert int(address) & 255 not in (0, 255)
 
 
-def resource(ready="False", phase="Pending", conditions=(), deleted=False, **status):
+def resource(ready="False", phase="Pending", conditions=(), deleted=False, policy="Always", **status):
     metadata = {"name": "web", **({"deletionTimestamp": "now"} if deleted else {})}
     all_conditions = [{"type": "Ready", "status": ready}, *conditions]
-    return {"metadata": metadata, "status": {"phase": phase, "conditions": all_conditions, **status}}
+    status = {"phase": phase, "conditions": all_conditions, **status}
+    return {"metadata": metadata, "spec": {"restartPolicy": policy}, "status": status}
 
 
 def waiting(reason, message=None, name="main"):
@@ -219,6 +220,16 @@ def test_a_cluster_without_image_volumes_is_named(resources, message):
     assert "image volumes" not in pod_faults([{"name": "web"}], resources, message)
 
 
+def found(resources):
+    """Returns the answer of a call that succeeds."""
+    return {"resources": resources, "api_found": True}
+
+
+def with_ended(code, policy):
+    """Returns a pod in which one of two containers has ended."""
+    return [resource(policy=policy, containerStatuses=[ended(code, name="helper"), RUNS])]
+
+
 READY, PENDING = resource(ready="True"), resource()
 
 
@@ -240,19 +251,30 @@ READY, PENDING = resource(ready="True"), resource()
         (of_main(waiting("ImagePullBackOff", "rpc error: code = NotFound")), "failed"),
         (of_main(RUNS), "waiting"),
         (with_init(waiting("InvalidImageName", name="init")), "failed"),
+        (with_ended(0, "Never"), "failed"),
+        (with_ended(1, "Never"), "failed"),
+        (with_ended(0, "OnFailure"), "failed"),
+        (with_ended(1, "OnFailure"), "waiting"),
+        (with_ended(0, "Always"), "waiting"),
+        (with_init(ended(0, "Completed", "init")), "waiting"),
     ],
 )
 def test_the_state_of_a_pod(resources, expected):
-    assert pod_state([{"name": "web"}], resources) == expected
+    assert pod_state([{"name": "web"}], found(resources)) == expected
 
 
 def test_the_state_of_pods_is_that_of_the_worst_one():
     other = {**READY, "metadata": {"name": "other"}}
     pods = [{"name": "web"}, {"name": "other"}]
-    assert pod_state(pods, [READY, other]) == "ready"
-    assert pod_state(pods, [PENDING, other]) == "waiting"
-    assert pod_state(pods, [other]) == "gone"
-    assert pod_state(pods, [resource(phase="Failed")]) == "failed"
+    assert pod_state(pods, found([READY, other])) == "ready"
+    assert pod_state(pods, found([PENDING, other])) == "waiting"
+    assert pod_state(pods, found([other])) == "gone"
+    assert pod_state(pods, found([resource(phase="Failed")])) == "failed"
+
+
+@pytest.mark.parametrize("answer", [{"failed": True, "msg": "refused"}, {"resources": [], "api_found": False}, {}])
+def test_a_call_that_fails_says_nothing_of_the_pods(answer):
+    assert pod_state([{"name": "web"}], answer) == "waiting"
 
 
 STATUS = '{"kind":"Status","message":"pods \\"x\\" is forbidden","code":403}'
