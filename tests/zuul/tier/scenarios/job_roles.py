@@ -115,7 +115,7 @@ MADE = [
     # As with the workspace scheme `flat`.
     Call("repos", {"podbridge_repos_hosts": ["two-sidecar"], "podbridge_repos_projects": [FLAT]}, label="flat"),
     # The default is all pods. Their status may change between two calls; the result of a fetched file does not.
-    Call("artifacts", PATHS | {"podbridge_artifacts_pods": ["web"]}),
+    Call("artifacts", PATHS | {"podbridge_artifacts_pods": ["web", "bare"]}),
     Call("share"),
     Call("join"),
 ]
@@ -151,6 +151,11 @@ ONE_OF_TWO_ENDS = {
     "restartPolicy": "Never",
     "containers": [kube.container("main"), kube.container("helper") | {"command": ["true"]}],
 }
+FAILED_SETUP = {
+    "restartPolicy": "Never",
+    "initContainers": [kube.container("setup") | {"command": ["sh", "-c", "echo the first words; exit 4"]}],
+    "containers": [kube.container("main")],
+}
 SHORT = {"podbridge_pod_timeout": 4}
 NO_RIGHT = {"podbridge_namespace": "default"}
 NO_IMAGE = "localhost/podbridge-test/none:1"
@@ -180,6 +185,10 @@ MORE_FAILURES = [
     (
         Call("pod", pods({"name": "bad", "manifest": {"spec": ONE_OF_TWO_ENDS}})),
         "^pod bad: container helper ended with exit code 0",
+    ),
+    (
+        Call("pod", pods({"name": "bad", "manifest": {"spec": FAILED_SETUP}})),
+        r"^pod bad: container setup ended with exit code 4 \(Error\); its last output is in the log",
     ),
     (Call("pod", pods(pod(command=["true"]))), "^pod bad: container main ended with exit code 0.*leave command out"),
     (Call("pod", pods(spec(name="UPPER"))), r'^Pod "bad" is invalid: spec.containers\[0\].name'),
@@ -322,7 +331,7 @@ def job_roles_fail(session):
         before = left_in(node)
         build = run(session, node, {"FAILS": failures(MORE_FAILURES)})
         expect_failures(build, "FAILS", MORE_FAILURES)
-        build.joblog().expect_match("the last words")
+        build.joblog().expect_match("the last words", "the first words")
         assert left_in(node) == before, f"failed roles left {left_in(node) - before}"
         plays = [*calls(MADE[:2], ["FIRST"]), *failures(MORE_LATER_FAILURES)]
         expect_failures(run(session, node, {"LATER": plays}), "LATER", MORE_LATER_FAILURES)
@@ -424,6 +433,7 @@ def expect_artifacts(build):
             assert name == "debian_version" or file.read() == "a result", name
     with open(f"{root}/main.log") as file:
         assert file.read() != "a result", "a file of the directory replaced the output of the container main"
+    assert os.path.exists(f"{build.jobdir.log_root}/pods/bare/podbridge.log"), "the init container has no output"
 
 
 def expect_looks(build):
