@@ -15,6 +15,7 @@ description:
     the pod, the others are named C(POD-CONTAINER).
   - Each host gets an C(ansible_host) in 127.0.0.0/8, made from a hash of O(build), namespace, pod and container. The
     bridge serves Zuul's live log there.
+  - Two containers with the same name of a host are an error.
 options:
   _input:
     description: Manifests of pods, as Kubernetes takes them.
@@ -60,6 +61,8 @@ _value:
 
 import hashlib
 
+from ansible.errors import AnsibleFilterError
+
 
 def live_log_address(*names):
     """Returns the address of a container's live log. It is never in 127.0.0.0/24, which other programs use."""
@@ -86,6 +89,11 @@ def pod_hosts(manifests, build, namespace, context="", kubeconfig="", pods=()):
                     "ansible_kubectl_kubeconfig": kubeconfig,
                 }
             )
+    known = [host["name"] for host in hosts]
+    if twice := next((name for name in known if known.count(name) > 1), None):
+        raise AnsibleFilterError(
+            f"two containers would be the host {twice}; give one of their pods another name or host"
+        )
     return hosts
 
 

@@ -43,14 +43,42 @@ _value:
 """
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.parsing.convert_bool import boolean
 
 # Ends at once when the pod is deleted: a shell that is PID 1 ignores TERM without a trap.
 WAIT_FOR_EVER = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
 AGENT_DIRECTORY = "/opt/podbridge"
-OPTIONS = frozenset(
-    "name host image manifest command env agent workspace sidecar cache requests limits pull_secrets labels "
-    "groups".split()
-)
+AGENTS = ("injected", "init_container", "image_volume")
+# What Kubernetes or this filter would take for something else. Ansible's argument specification takes words for lists.
+TYPES = {
+    **dict.fromkeys("name host image agent workspace".split(), (str, "a word")),
+    **dict.fromkeys("command pull_secrets groups".split(), (list, "a list")),
+    **dict.fromkeys("manifest env cache requests limits labels".split(), (dict, "a dictionary")),
+}
+OPTIONS = frozenset([*TYPES, "sidecar"])
+
+
+def checked(pod):
+    """Returns a pod without empty options; an error names the pod and what is wrong with it, and no value."""
+    if not isinstance(pod, dict) or not pod.get("name"):
+        raise AnsibleFilterError("podbridge_pods has to be a list of dictionaries, each with a name")
+    name, pod = pod["name"], {option: value for option, value in pod.items() if value is not None}
+    if unknown := sorted(set(pod) - OPTIONS):
+        raise AnsibleFilterError(f"pod {name}: unknown option {', '.join(unknown)}")
+    for option, (kind, words) in TYPES.items():
+        if not isinstance(pod.get(option, kind()), kind):
+            raise AnsibleFilterError(f"pod {name}: {option} has to be {words}")
+        if kind is list and any(isinstance(each, (list, dict)) or each is None for each in pod.get(option, [])):
+            raise AnsibleFilterError(f"pod {name}: {option} has to be a list of words")
+    try:
+        pod["sidecar"] = boolean(pod.get("sidecar", False))
+    except TypeError:
+        raise AnsibleFilterError(f"pod {name}: sidecar has to be true or false") from None
+    if bool(pod.get("image")) == bool(pod.get("manifest")):
+        raise AnsibleFilterError(f"pod {name}: give either image or manifest")
+    if (pod.get("agent") or AGENTS[0]) not in AGENTS:
+        raise AnsibleFilterError(f"pod {name}: agent may be injected, init_container or image_volume")
+    return pod
 
 
 def of_user(pod):
@@ -61,7 +89,7 @@ def of_user(pod):
 
 def of_short_form(pod, agent_image, sidecar_image):
     """Returns the manifest of a pod in the short form."""
-    agent, sidecar = pod.get("agent") or "injected", pod.get("sidecar")
+    agent, sidecar = pod.get("agent") or AGENTS[0], pod["sidecar"]
     if agent != "injected" and not agent_image:
         raise AnsibleFilterError(f"pod {pod['name']}: agent {agent} needs podbridge_pod_agent_image")
     if sidecar and not sidecar_image:
@@ -88,18 +116,19 @@ def of_short_form(pod, agent_image, sidecar_image):
         "name": "main",
         "image": pod["image"],
         "imagePullPolicy": "IfNotPresent",
-        "command": pod.get("command") or (WAIT_FOR_EVER if agent == "injected" else serve),
+        "command": list(map(str, pod.get("command") or (WAIT_FOR_EVER if agent == "injected" else serve))),
         "env": [{"name": name, "value": str(value)} for name, value in (pod.get("env") or {}).items()],
         "resources": {kind: pod[kind] for kind in ("requests", "limits") if pod.get(kind)},
         "volumeMounts": mounts + shared,
     }
+    labels = {name: str(value) for name, value in (pod.get("labels") or {}).items()}
     helper = {"name": "sidecar", "image": sidecar_image, "imagePullPolicy": "IfNotPresent", "volumeMounts": shared}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             "name": pod["name"],
-            "labels": {"app.kubernetes.io/managed-by": "podbridge", **(pod.get("labels") or {})},
+            "labels": {"app.kubernetes.io/managed-by": "podbridge", **labels},
             "annotations": {"kubectl.kubernetes.io/default-container": "main"},
         },
         "spec": {
@@ -118,16 +147,7 @@ def of_short_form(pod, agent_image, sidecar_image):
 def pod_manifests(pods, agent_image="", sidecar_image=""):
     """Returns the manifests of `pods`; an error names the pod and what is wrong with it."""
     manifests = []
-    for pod in pods:
-        name = pod.get("name")
-        if not name:
-            raise AnsibleFilterError(f"a pod has no name: {pod}")
-        if unknown := sorted(set(pod) - OPTIONS):
-            raise AnsibleFilterError(f"pod {name}: unknown option {', '.join(unknown)}")
-        if bool(pod.get("image")) == bool(pod.get("manifest")):
-            raise AnsibleFilterError(f"pod {name}: give either image or manifest")
-        if (pod.get("agent") or "injected") not in ("injected", "init_container", "image_volume"):
-            raise AnsibleFilterError(f"pod {name}: agent may be injected, init_container or image_volume")
+    for pod in map(checked, pods):
         manifests.append(of_user(pod) if pod.get("manifest") else of_short_form(pod, agent_image, sidecar_image))
     return manifests
 

@@ -205,6 +205,9 @@ MORE_FAILURES = [
         "^pod bad: .*neither podbridge-agent nor a shell",
     ),
     (Call("pod", pods(pod(comand=["true"]))), "comand"),
+    # Ansible's own check takes a word for a list.
+    (Call("pod", pods(pod(command="sleep 5"))), "^pod bad: command has to be a list$"),
+    (Call("pod", pods(pod(), pod("other", host="bad"))), "^two containers would be the host bad; give one"),
     (Call("pod", pods(pod()) | {"podbridge_context": "nosuch"}), "nosuch"),
     (
         Call("registry", {"podbridge_registry_image": NO_IMAGE, "podbridge_registry_timeout": 4}),

@@ -75,18 +75,56 @@ def test_a_manifest_of_the_users_is_kept():
 @pytest.mark.parametrize(
     ("pod", "words"),
     [
-        ({"image": "x"}, "no name"),
+        ({"image": "x"}, "a list of dictionaries, each with a name"),
+        ("web", "a list of dictionaries, each with a name"),
         ({"name": "web"}, "image or manifest"),
         ({"name": "web", "image": "x", "manifest": {"spec": {}}}, "image or manifest"),
         ({"name": "web", "image": "x", "comand": []}, "comand"),
         ({"name": "web", "image": "x", "agent": "warp"}, "init_container"),
         ({"name": "web", "image": "x", "agent": "init_container"}, "podbridge_pod_agent_image"),
         ({"name": "web", "image": "x", "sidecar": True}, "podbridge_pod_sidecar_image"),
+        ({"name": "web", "image": "x", "pull_secrets": "s"}, "pod web: pull_secrets has to be a list$"),
+        (
+            {"name": "web", "image": "x", "pull_secrets": [{"name": "s"}]},
+            "pod web: pull_secrets has to be a list of words",
+        ),
+        ({"name": "web", "image": "x", "groups": "g"}, "pod web: groups has to be a list$"),
+        ({"name": "web", "image": "x", "command": "sleep 5"}, "pod web: command has to be a list$"),
+        ({"name": "web", "image": "x", "env": "A=b"}, "pod web: env has to be a dictionary$"),
+        ({"name": "web", "image": ["x"]}, "pod web: image has to be a word$"),
+        ({"name": "web", "image": "x", "sidecar": "maybe"}, "pod web: sidecar has to be true or false$"),
     ],
 )
 def test_what_is_wrong_with_a_pod_is_named(pod, words):
     with pytest.raises(AnsibleFilterError, match=words):
         pod_manifests([pod])
+
+
+@pytest.mark.parametrize("sidecar", ["no", "false", False, 0, None])
+def test_a_sidecar_that_is_not_wanted(sidecar):
+    (manifest,) = pod_manifests([{"name": "web", "image": "x", "sidecar": sidecar}])
+    assert [container["name"] for container in manifest["spec"]["containers"]] == ["main"]
+
+
+def test_words_are_what_kubernetes_takes():
+    options = {"command": ["sleep", 5], "labels": {"a": 1}, "env": {"B": 2}, "pull_secrets": ["s"], "limits": None}
+    (manifest,) = pod_manifests([{"name": "web", "image": "x", **options}])
+    (main,) = manifest["spec"]["containers"]
+    assert (main["command"], main["env"]) == (["sleep", "5"], [{"name": "B", "value": "2"}])
+    assert manifest["metadata"]["labels"]["a"] == "1" and manifest["spec"]["imagePullSecrets"] == [{"name": "s"}]
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        [{"name": "web", "image": "x"}, {"name": "web", "image": "y"}],
+        [{"name": "web", "image": "x"}, {"name": "db", "image": "y", "host": "web"}],
+        [{"name": "web", "image": "x", "sidecar": True}, {"name": "web-sidecar", "image": "y"}],
+    ],
+)
+def test_two_containers_are_not_one_host(pods):
+    with pytest.raises(AnsibleFilterError, match="two containers would be the host web"):
+        pod_hosts(pod_manifests(pods, **IMAGES), "b1", "ci", pods=pods)
 
 
 def hosts_of(build="b1", namespace="ci", **options):
