@@ -173,6 +173,7 @@ FAILURES = [
     (Call("share", NO_RIGHT), f"^the namespace default cannot be shared: secrets .*{FORBIDDEN}"),
     (Call("join"), "^no parent job has shared its pods with this one: the job needs `dependencies`"),
     (Call("repos", {"podbridge_repos_hosts": ["none"]}), "^no host none: .*call the role podbridge.zuul.pod first"),
+    (Call("repos"), "^there is no host to push into: call the role podbridge.zuul.pod first, or name hosts"),
     (Call("image_build", IMAGE), "call the role podbridge.zuul.registry first"),
 ]
 MORE_FAILURES = [
@@ -294,10 +295,11 @@ def looks():
         play(f"LOOK {host}", {"name": "Look", "raw": command, "failed_when": False}, hosts=host)
         for host, command in LOOKS
     ]
+    nothing = Call("repos", {"podbridge_repos_hosts": ["two-sidecar"], "podbridge_repos_projects": []})
     shown = {"name": "Image", "debug": {"msg": "{{ podbridge_image }}"}}
     group = {"name": "Group", "debug": {"msg": "{{ groups.podbridge_pods }}"}}
     derived = Call("image_build", image("{{ podbridge_registry.push }}/app:{{ zuul.build }}", "derived"))
-    return [*raw, play("IMAGE", shown), play("GROUP", group), play("DERIVED", derived.task())]
+    return [*raw, play("IMAGE", shown), play("GROUP", group), play("DERIVED", derived.task(), nothing.task())]
 
 
 def job_roles(session):
