@@ -105,7 +105,9 @@ ARTIFACTS = [
 ]
 PATHS = {"podbridge_artifacts_paths": [{"pod": "web", **path} for path, _file in ARTIFACTS]}
 
-SHARED_BY_NONE = {"token": "x", "job": "parent", "namespace": "n", "ca": "", "server": "https://127.9.9.9:1"}
+SHARED_BY_NONE = {"token": "x", "job": "parent", "namespace": "n", "cluster": {"server": "https://127.9.9.9:1"}}
+# As another parent's, which shares the same namespace.
+SHARED_BY_OTHER = {"podbridge_join_shared": "{{ podbridge_shared | combine({'build': 'other-parent', 'hosts': []}) }}"}
 
 MADE = [
     Call("pod", ALL_PODS),
@@ -118,9 +120,12 @@ MADE = [
     Call("artifacts", PATHS | {"podbridge_artifacts_pods": ["web", "bare"]}),
     Call("share"),
     Call("join"),
+    Call("join", SHARED_BY_OTHER, label="other"),
 ]
 REMOVED = [
-    Call("join", tasks="remove"),
+    # The facts of the playbook that joined are gone.
+    Call("join", {"podbridge_join_shared": {"build": "{{ zuul.build }}"}}, "remove"),
+    Call("join", {"podbridge_join_shared": {"build": "other-parent"}}, "remove", label="other"),
     Call("share", tasks="remove"),
     Call("registry", tasks="remove"),
     Call("pod", ALL_PODS, tasks="remove"),
@@ -299,7 +304,7 @@ def looks():
     shown = {"name": "Image", "debug": {"msg": "{{ podbridge_image }}"}}
     group = {"name": "Group", "debug": {"msg": "{{ groups.podbridge_pods }}"}}
     derived = Call("image_build", image("{{ podbridge_registry.push }}/app:{{ zuul.build }}", "derived"))
-    return [*raw, play("IMAGE", shown), play("GROUP", group), play("DERIVED", derived.task(), nothing.task())]
+    return [*raw, play("IMAGE", shown), play("GROUP", group), play("DERIVED", derived.task()), play("NOTHING", nothing.task())]
 
 
 def job_roles(session):
@@ -324,7 +329,8 @@ def job_roles(session):
         expect_failures(build, "LATER", LATER_FAILURES)
         expect_one_change(build, "REMOVED", REMOVED)
         assert left_in(node) == before, f"the tasks `remove` left {left_in(node) - before}"
-        assert not os.path.exists(f"{build.jobdir.work_root}/podbridge-shared.kubeconfig"), "the kubeconfig is left"
+        left = [name for name in os.listdir(build.jobdir.work_root) if name.startswith("podbridge-shared")]
+        assert not left, f"kubeconfigs are left: {left}"
 
 
 def job_roles_fail(session):
