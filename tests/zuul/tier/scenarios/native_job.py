@@ -18,6 +18,8 @@ from tier.watch import ProcessWatch
 IMAGES = settings.ROOT / "dist" / "images"
 EXAMPLE = settings.ROOT / "examples" / "native-job"
 PROJECT = "review.example.com/org/project"
+# A job may have a name that no pod can have.
+CHILDREN = ("native-unit", "Native_API")
 BUILDER = "localhost/podbridge-test/builder:1"
 
 
@@ -115,16 +117,21 @@ def run_build_set(session, node):
         with open(parent.jobdir.result_data_file) as file:
             shared = json.load(file)["secret_data"]
         assert is_valid(shared["podbridge_shared"]["token"]), "the token of the build set is not valid"
-        for job in ("native-unit", "native-api"):
-            child = prepare(session, [], "use-shared", job=job, secret_parent_data=shared)
+        for job in CHILDREN:
+            child = prepare(session, [], "use-shared", "end-of-child", job=job, secret_parent_data=shared)
             child.play()
             assert child.result == "SUCCESS", f"the result of {job} is {child.result} ({child.detail})"
+            with open(f"{child.jobdir.log_root}/pods/tests/result-{job}") as file:
+                assert file.read() == "1", f"the result of {job} was not fetched"
+            kube.wait_for("the end of the child's pod", lambda: not pods_of_children(node))
             children.append(child)
         secrets.extend((shared["podbridge_shared"]["token"], password(node)))
 
     parent.pause = pause
     parent.play()
     assert parent.result == "SUCCESS", f"the result is {parent.result} ({parent.detail})"
+    # The parent runs no tests, and looks for no result.
+    parent.joblog().refuse("result-native-build")
     for child in children:
         child.joblog().expect_once("tests | the program answers 1")
     for secret in secrets:
@@ -132,6 +139,11 @@ def run_build_set(session, node):
     token = secrets[0]
     assert not is_valid(token), "the token of the build set is valid after its end"
     return secrets
+
+
+def pods_of_children(node):
+    names = kube.kubectl("get", "pods", "-o", "name", namespace=node[1].name).decode().split()
+    return [name for name in names if name.startswith("pod/child-")]
 
 
 def is_valid(token):
