@@ -304,7 +304,13 @@ def looks():
     shown = {"name": "Image", "debug": {"msg": "{{ podbridge_image }}"}}
     group = {"name": "Group", "debug": {"msg": "{{ groups.podbridge_pods }}"}}
     derived = Call("image_build", image("{{ podbridge_registry.push }}/app:{{ zuul.build }}", "derived"))
-    return [*raw, play("IMAGE", shown), play("GROUP", group), play("DERIVED", derived.task()), play("NOTHING", nothing.task())]
+    return [
+        *raw,
+        play("IMAGE", shown),
+        play("GROUP", group),
+        play("DERIVED", derived.task()),
+        play("NOTHING", nothing.task()),
+    ]
 
 
 def job_roles(session):
