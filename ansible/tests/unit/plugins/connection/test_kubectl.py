@@ -559,7 +559,8 @@ def parse_options(text):
 def test_oc_documents_the_options_of_kubectl():
     """oc.py repeats the options of kubectl.py under other names, without user name and password."""
     text = documentation("kubectl")
-    for kubectl, oc in (("kubernetes.core.kubectl", "community.okd.oc"), ("kubectl_", "oc_"), ("of kubectl", "of oc")):
+    names = {"kubernetes.core.kubectl": "community.okd.oc", "kubectl_": "oc_", "of kubectl": "of oc"}
+    for kubectl, oc in {**names, "C(kubectl exec)": "C(oc exec)"}.items():
         text = text.replace(kubectl, oc)
     expected = parse_options(text)
     del expected["oc_username"], expected["oc_password"]
