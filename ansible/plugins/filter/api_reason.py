@@ -45,7 +45,7 @@ STATUS = '{"kind":"Status"'
 LITERAL = re.compile(r"""b'\{"kind":"Status"(?:[^'\\]|\\.)*'""")
 LONGEST = 500
 # Beginnings of lines with an error. git adds its own after that of podbridge, which has the cause.
-MARKS = ("podbridge:", "fatal:", "error:")
+MARKS = ("podbridge:", "podbridge-agent:", "fatal:", "error:")
 
 
 def sentence(message):

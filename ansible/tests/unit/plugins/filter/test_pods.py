@@ -334,6 +334,7 @@ HEADERS = "Exception '403\nReason: Forbidden\nHTTP response headers: HTTPHeaderD
             {"rc": 128, "stdout": "x\npodbridge: no git\nfatal: no\n\nmake sure\nand the repository exists.\n"},
             "podbridge: no git",
         ),
+        ({"rc": 123, "stdout": "podbridge-agent: no git\nfatal: Could not read\n"}, "podbridge-agent: no git"),
         ({"rc": 125, "stderr": "STEP 1\nError: stat f: no such file\n"}, "Error: stat f: no such file"),
         ({"rc": 1, "stderr": "x\nfatal: one\nfatal: two\nlast"}, "fatal: one"),
         ({"msg": "non-zero return code", "rc": 1}, "non-zero return code"),
