@@ -1,6 +1,7 @@
 //! The process's own log, on stderr: one INFO line per operation when it ends. `PODBRIDGE_LOG` sets the level. In
 //! Zuul's slot stderr is a pipe that no process reads, so the log goes to syslog, or to the file that `PODBRIDGE_LOG`
 //! names; there only links and the bridge itself have lines. No event is more than one line, whatever words of a pod it quotes.
+//! Libraries have no lines: kube logs whole answers of the API server, with the environment of pods.
 //! `commands` and `daemon` start it.
 
 use std::fs::{File, OpenOptions};
@@ -13,7 +14,10 @@ use std::time::Instant;
 
 use podbridge_proto::words;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::env::{Environment as _, PODBRIDGE_LOG, Process};
 
@@ -24,6 +28,11 @@ fn level(default: LevelFilter) -> LevelFilter {
     wanted.and_then(|name| name.parse().ok()).unwrap_or(default)
 }
 
+/// Admits the events of podbridge's own crates.
+fn own_events() -> FilterFn {
+    filter_fn(|event| event.target().starts_with("podbridge"))
+}
+
 fn start(default: LevelFilter) {
     // A second call, as in tests, changes nothing.
     let _ = tracing_subscriber::fmt()
@@ -31,6 +40,8 @@ fn start(default: LevelFilter) {
         .with_span_events(FmtSpan::NONE)
         .with_ansi(false)
         .with_writer(|| Lossy(io::stderr()))
+        .finish()
+        .with(own_events())
         .try_init();
 }
 
@@ -53,8 +64,14 @@ pub(crate) fn start_in_slot() {
         .with_max_level(level(LevelFilter::INFO))
         .with_ansi(false);
     let _ = match (file.map(append), Syslog::connect()) {
-        (Some(Ok(file)), _) => builder.with_writer(Mutex::new(Lossy(file))).try_init(),
-        (_, Ok(syslog)) => builder.without_time().with_writer(Mutex::new(syslog)).try_init(),
+        (Some(Ok(file)), _) => {
+            let log = builder.with_writer(Mutex::new(Lossy(file))).finish();
+            log.with(own_events()).try_init()
+        }
+        (_, Ok(syslog)) => {
+            let log = builder.without_time().with_writer(Mutex::new(syslog)).finish();
+            log.with(own_events()).try_init()
+        }
         // The container has no syslog.
         (_, Err(_)) => return,
     };
@@ -110,11 +127,15 @@ impl Write for LogFile {
     }
 }
 
-/// Returns an event as one line.
+/// Longest event, bytes: a few sentences, each of which has its own limit.
+const MAX_EVENT: usize = 4 << 10;
+
+/// Returns an event as one line, without what is beyond the longest event.
 fn one_line(event: &[u8]) -> String {
-    let text = String::from_utf8_lossy(event);
+    let kept = &event[..event.len().min(MAX_EVENT)];
+    let text = String::from_utf8_lossy(kept);
     let mut line: String = text.trim_end_matches('\n').chars().map(words::visible).collect();
-    line.push('\n');
+    line.push_str(if kept.len() < event.len() { "…\n" } else { "\n" });
     line
 }
 
@@ -219,6 +240,29 @@ mod tests {
     }
 
     #[test]
+    fn a_long_event_is_cut() {
+        let line = one_line("ä".repeat(MAX_EVENT).as_bytes());
+        assert_eq!(line, format!("{}…\n", "ä".repeat(MAX_EVENT / 2)));
+        let longest = "x".repeat(MAX_EVENT);
+        assert_eq!(one_line(longest.as_bytes()), format!("{longest}\n"));
+    }
+
+    /// What kube does with an answer that is no pod.
+    #[test]
+    fn libraries_have_no_lines() {
+        let written = tempfile::NamedTempFile::new().unwrap();
+        let file = written.reopen().unwrap();
+        let log = tracing_subscriber::fmt().with_writer(Mutex::new(Lossy(file))).finish();
+        tracing::subscriber::with_default(log.with(own_events()), || {
+            tracing::warn!(target: "kube_client::client", "{{\"env\": \"secret\"}}");
+            tracing::info!("an own event");
+        });
+        let lines = fs::read_to_string(written.path()).unwrap();
+        assert!(lines.contains("an own event") && !lines.contains("secret"), "{lines}");
+        assert_eq!(lines.lines().count(), 1);
+    }
+
+    #[test]
     fn a_log_file_is_no_link_and_has_a_size_limit() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -230,11 +274,12 @@ mod tests {
         }
         assert_eq!(fs::read(path("other")).unwrap(), b"kept");
         let mut log = Lossy(append(path("log").into()).unwrap());
-        let line = vec![b'x'; 1 << 20];
-        for _ in 0..40 {
+        let line = [b'x'; MAX_EVENT];
+        for _ in 0..2 * MAX_LOG_FILE / MAX_EVENT as u64 {
             log.write_all(&line).unwrap();
-            assert!(fs::metadata(path("log")).unwrap().len() <= MAX_LOG_FILE + (2 << 20));
         }
+        let length = fs::metadata(path("log")).unwrap().len();
+        assert!(length <= MAX_LOG_FILE + 2 * SIZE_CHECK, "{length}");
     }
 
     #[test]

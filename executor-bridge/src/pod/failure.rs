@@ -6,6 +6,7 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use crate::error::{Failure, Kind, Retry, chain};
 use crate::pod::passing_faults::{retry_after_io, retry_after_status};
+use crate::protocol::json_fault::json_fault;
 
 /// Call to the API server that failed; for the message.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,14 @@ pub(super) fn classify(error: &kube::Error, call: ApiCall<'_>) -> Failure {
         )
         .with_retry(Retry::OtherClient),
         kube::Error::Service(cause) => transport(&**cause, server),
+        // Its own words quote values of the answer.
+        kube::Error::SerdeError(error) => Failure::new(
+            Kind::ApiUnreachable,
+            format!(
+                "the API server {server} answered something other than an object of the API: {}; is another program at its address?",
+                json_fault(error)
+            ),
+        ),
         other => transport(other, server),
     }
 }

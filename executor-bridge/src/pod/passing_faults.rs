@@ -1,6 +1,6 @@
 //! Faults of an API server that pass: an overloaded or restarting server, a node that is not reachable at this moment. Nothing has run when
 //! one is reported, so that the dial may be repeated within the connect timeout. Everything else is final. Pure functions; `failure` and the
-//! exec-proxy link use them.
+//! exec-proxy link use them. Owns also how long an answer of the API server may be.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use kube::Client;
-use tower::service_fn;
+use tower::{BoxError, service_fn};
 
-use crate::error::Retry;
+use crate::error::{Failure, Kind, Retry};
 
 /// Parts of messages that come from the API server, the kubelet or a proxy between them: the exec did not begin.
 const PASSING_TEXTS: &[&str] = &[
@@ -69,16 +70,34 @@ pub(super) fn retry_after_io(error: &io::Error) -> Retry {
     }
 }
 
+/// Returns the most bytes of an answer to a request for this path. One object has at most 1.5 MiB in etcd; a list has several hundred.
+pub(super) fn max_answer(path: &str) -> usize {
+    if path.contains("/pods?") { 32 << 20 } else { 8 << 20 }
+}
+
+/// Makes the failure of an answer that is longer than its limit.
+pub(super) fn too_long(limit: usize) -> Failure {
+    let why = format!(
+        "the answer of the API server has more than {} MiB, which no answer to this request has; is another program at its address?",
+        limit >> 20
+    );
+    Failure::new(Kind::ApiUnreachable, why)
+}
+
 /// The header Retry-After of the last response of one client that had it. `kube` drops the headers of a refusal.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RetryAfter(Arc<AtomicU64>);
 
 impl RetryAfter {
-    /// Returns a client that notes the header here.
+    /// Returns a client that notes the header here, and that reads no answer without end: `kube` would keep it whole.
     pub(super) fn watch(&self, client: Client) -> Client {
         let namespace = client.default_namespace().to_owned();
         let noted = self.0.clone();
-        let send = move |request| {
+        let send = move |request: http::Request<kube::client::Body>| {
+            let limit = request
+                .uri()
+                .path_and_query()
+                .map_or(0, |path| max_answer(path.as_str()));
             let (client, noted) = (client.clone(), noted.clone());
             async move {
                 let response = client.send(request).await?;
@@ -86,7 +105,14 @@ impl RetryAfter {
                 if status.is_client_error() || status.is_server_error() {
                     noted.store(seconds(response.headers()), Ordering::Relaxed);
                 }
-                Ok::<_, kube::Error>(response)
+                let shorten = move |error: BoxError| {
+                    if error.is::<LengthLimitError>() {
+                        BoxError::from(too_long(limit))
+                    } else {
+                        error
+                    }
+                };
+                Ok::<_, kube::Error>(response.map(|body| Limited::new(body, limit).map_err(shorten)))
             }
         };
         Client::new(service_fn(send), namespace)

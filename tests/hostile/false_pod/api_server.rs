@@ -16,12 +16,17 @@ use crate::false_pod::websocket::WebSocket;
 /// What a program in the container does with its streams. An error ends it: the bridge has closed.
 pub(super) type Program = fn(&mut WebSocket) -> io::Result<()>;
 
+/// How the server answers a question about the pod. An error ends the connection.
+pub(super) type Answer = fn(&mut TcpStream) -> io::Result<()>;
+
 /// The programs of a dial: the search for an agent, the copy, the start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Programs {
     pub(super) find: Program,
     pub(super) write: Program,
     pub(super) start: Program,
+    /// `None`: a pod whose container runs.
+    pub(super) pod: Option<Answer>,
 }
 
 /// A running server. Its threads end with the process.
@@ -63,7 +68,7 @@ impl ApiServer {
 }
 
 /// Answers the requests of one connection.
-fn serve(stream: TcpStream, container: &Mutex<Container>) -> io::Result<()> {
+fn serve(mut stream: TcpStream, container: &Mutex<Container>) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let (mut path, mut key) = (String::new(), String::new());
@@ -85,9 +90,9 @@ fn serve(stream: TcpStream, container: &Mutex<Container>) -> io::Result<()> {
                 key = value.trim().to_owned();
             }
         }
+        let container = container.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if path.contains("/exec") {
-            let container = container.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let Programs { find, write, start } = match container {
+            let Programs { find, write, start, .. } = match container {
                 Container::Runs(programs) => programs,
                 Container::HasAgent(socket) => {
                     return WebSocket::relay(stream, &key, PROXY_MAGIC.as_bytes(), &socket);
@@ -101,6 +106,10 @@ fn serve(stream: TcpStream, container: &Mutex<Container>) -> io::Result<()> {
                 write
             };
             return program(&mut WebSocket::accept(stream, &key)?);
+        }
+        if let Container::Runs(Programs { pod: Some(answer), .. }) = container {
+            answer(&mut stream)?;
+            continue;
         }
         let body = pod().to_string();
         let head = format!(

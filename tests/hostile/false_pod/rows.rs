@@ -1,6 +1,9 @@
 //! The table of what runs in a false pod.
 
-use crate::false_pod::api_server::{Program, Programs};
+use std::io::{self, Write as _};
+use std::net::TcpStream;
+
+use crate::false_pod::api_server::{Answer, Program, Programs};
 use crate::false_pod::row::Row;
 
 /// What a pod says to drive a terminal, and to forge a line of its own.
@@ -25,6 +28,7 @@ const fn find(name: &'static str, find: Program) -> Row {
         find,
         write: SUCCEEDS,
         start: WAITS,
+        pod: None,
     };
     Row { name, programs }
 }
@@ -34,6 +38,7 @@ const fn start(name: &'static str, start: Program) -> Row {
         find: FINDS,
         write: SUCCEEDS,
         start,
+        pod: None,
     };
     Row { name, programs }
 }
@@ -43,11 +48,44 @@ const fn write(name: &'static str, write: Program) -> Row {
         find: FINDS,
         write,
         start: WAITS,
+        pod: None,
     };
     Row { name, programs }
 }
 
+const fn pod(name: &'static str, answer: Answer) -> Row {
+    let programs = Programs {
+        find: FINDS,
+        write: SUCCEEDS,
+        start: WAITS,
+        pod: Some(answer),
+    };
+    Row { name, programs }
+}
+
+/// Sends a body without end, or with a length that is promised.
+fn without_end(stream: &mut TcpStream, status: &str) -> io::Result<()> {
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        1u64 << 40
+    )?;
+    loop {
+        stream.write_all(&[b' '; 60_000])?;
+    }
+}
+
 pub(super) const ROWS: &[Row] = &[
+    pod("a_pod_without_end", |stream| without_end(stream, "200 OK")),
+    pod("a_refusal_without_end", |stream| without_end(stream, "403 Forbidden")),
+    pod("an_answer_that_is_no_pod", |stream| {
+        let body = format!("{{\"kind\": \"Pod\", \"spec\": \"{}\"}}", "x".repeat(4 << 20));
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }),
     find("find_is_silent", WAITS),
     find("find_ends_at_once", SUCCEEDS),
     find("find_closes_without_status", |socket| socket.close(1006)),
