@@ -4,15 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use data_encoding::BASE64;
 use rustix::fs::MemfdFlags;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::env::{Environment as _, HOME, KUBECONFIG, PODBRIDGE_DISABLE, Process};
 use crate::error::{Failure, Kind, Retry};
@@ -122,41 +122,35 @@ impl Drop for ExecProcess {
     }
 }
 
-/// Runs a command that ends by itself, within a limit; `None`: the limit is over, and the command is dead. Blocks.
-pub(super) fn output(mut command: Command, limit: Duration) -> std::io::Result<Option<Output>> {
-    let child = command
+/// Runs a command that ends by itself. `None`: it printed more than `limit` bytes. No thread waits for it, and it is killed when the future
+/// is dropped.
+#[allow(clippy::disallowed_methods)] // Only the agent has a reaper of its own.
+pub(super) async fn output(command: Command, limit: usize) -> std::io::Result<Option<Output>> {
+    let mut child = tokio::process::Command::from(command)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .kill_on_drop(true)
         .spawn()?;
-    let mut process = ExecProcess { child };
-    let (stdout, stderr) = (process.child.stdout.take(), process.child.stderr.take());
-    let stdout = std::thread::spawn(move || read_all(stdout));
-    let stderr = std::thread::spawn(move || read_all(stderr));
-    let started = std::time::Instant::now();
-    let status = loop {
-        if let Some(status) = process.child.try_wait()? {
-            break status;
-        }
-        if started.elapsed() > limit {
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(5));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let read = async { tokio::try_join!(read_all(stdout, limit), read_all(stderr, limit)) };
+    let (Some(stdout), Some(stderr)) = read.await? else {
+        return Ok(None);
     };
     Ok(Some(Output {
-        status,
-        stdout: stdout.join().unwrap_or_default(),
-        stderr: stderr.join().unwrap_or_default(),
+        status: child.wait().await?,
+        stdout,
+        stderr,
     }))
 }
 
-fn read_all(stream: Option<impl std::io::Read>) -> Vec<u8> {
+/// Reads a stream to its end; `None` if it has more than `limit` bytes.
+async fn read_all(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     if let Some(stream) = stream {
-        // A pod has at most 1.5 MiB in etcd; a list of pods has many. More than this is no answer.
-        let _ = stream.take(256 << 20).read_to_end(&mut bytes);
+        stream.take(limit as u64 + 1).read_to_end(&mut bytes).await?;
     }
-    bytes
+    Ok((bytes.len() <= limit).then_some(bytes))
 }
 
 fn memory_file(content: &Value) -> std::io::Result<File> {
@@ -277,6 +271,8 @@ pub(super) fn server_error(stderr: &str) -> (Option<u16>, String) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -356,17 +352,56 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_command_that_hangs_is_killed_at_its_limit() {
+    fn shell(line: &str) -> Command {
         let mut command = Command::new("sh");
-        command.args(["-c", "echo out; exec sleep 60"]);
-        assert!(output(command, Duration::from_millis(100)).unwrap().is_none());
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo out; echo err >&2; exit 3"]);
-        let output = output(command, Duration::from_secs(10)).unwrap().unwrap();
+        command.args(["-c", line]);
+        command
+    }
+
+    #[tokio::test]
+    async fn the_output_of_a_command_has_a_limit() {
+        let line = "echo out; echo err >&2; exit 3";
+        let printed = output(shell(line), 4).await.unwrap().unwrap();
         assert_eq!(
-            (&output.stdout[..], &output.stderr[..], output.status.code()),
+            (&printed.stdout[..], &printed.stderr[..], printed.status.code()),
             (&b"out\n"[..], &b"err\n"[..], Some(3))
         );
+        assert!(output(shell(line), 3).await.unwrap().is_none());
+        for endless in ["yes", "yes >&2"] {
+            assert!(output(shell(endless), 1 << 20).await.unwrap().is_none(), "{endless}");
+        }
+    }
+
+    /// A bridge has few threads; this runtime has none to spare.
+    #[test]
+    fn a_command_that_hangs_holds_no_thread_and_ends_with_its_future() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let hanging = tokio::spawn(output(shell(&format!("exec sleep 300 >{}", fifo.display())), 1));
+            // Both ends of the FIFO are open.
+            let open = tokio::task::spawn_blocking(move || File::open(fifo).unwrap());
+            let mut lives = tokio::time::timeout(Duration::from_secs(10), open)
+                .await
+                .expect("a thread")
+                .unwrap();
+            hanging.abort();
+            let ended = tokio::task::spawn_blocking(move || std::io::Read::read(&mut lives, &mut [0]).unwrap());
+            let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+            assert_eq!(ended.expect("it is killed").unwrap(), 0);
+        });
     }
 }

@@ -217,12 +217,13 @@ impl Access {
                 }
             }
             ApiClient::Kubectl(kubectl) => {
-                let (command, limit) = (kubectl.get(path), self.timeout);
-                let output = tokio::task::spawn_blocking(move || kubectl::output(command, limit)).await;
-                let output = output.map_err(|_| Failure::bug("the task that runs kubectl failed"))?;
-                let output = output
-                    .map_err(|error| kubectl.cannot_run(&error))?
-                    .ok_or_else(|| self.late())?;
+                let limit = passing_faults::max_answer(path);
+                // The drop of the future ends kubectl.
+                let output = match timeout(self.timeout, kubectl::output(kubectl.get(path), limit)).await {
+                    Ok(output) => output.map_err(|error| kubectl.cannot_run(&error))?,
+                    Err(_) => return Err(self.late()),
+                };
+                let output = output.ok_or_else(|| passing_faults::too_long(limit))?;
                 if output.status.success() {
                     return serde_json::from_slice(&output.stdout).map_err(|error| {
                         let fault = json_fault(&error);
