@@ -2,7 +2,7 @@
 //! namespace. These attacks need root; another user has no other user to be.
 
 use std::fs;
-use std::os::unix::process::CommandExt as _;
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use crate::agent_peers::row::{Held, Row, Target};
@@ -35,21 +35,29 @@ fn abstract_name(target: &Target<'_>) -> String {
     name.unwrap()
 }
 
-/// Runs a script of Python as the other user, with the name of the agent's socket in `name`.
+/// Runs a script of Python as the other user, with the name of the agent's socket in `name`. Python starts as root, because the other user
+/// may not be allowed to read root's Python.
 fn attack(target: &Target<'_>, script: &str) -> Held {
     if !rustix::process::geteuid().is_root() {
         return Box::new(());
     }
-    let program = format!("import socket, sys\nname = '\\0' + sys.argv[1]\n{script}");
-    let child = Command::new("python3")
+    let become_other = format!("os.setgroups([]); os.setgid({OTHER}); os.setuid({OTHER})");
+    let program = format!(
+        "import os, socket, sys\n{become_other}\nname = '\\0' + sys.argv[1]\nprint(os.geteuid(), flush=True)\n{script}"
+    );
+    let mut child = Command::new("python3")
         .args(["-c", &program, &abstract_name(target)])
         .current_dir("/")
-        .uid(OTHER)
-        .gid(OTHER)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .spawn();
-    Box::new(Other(child.unwrap()))
+        .spawn()
+        .unwrap();
+    let mut begun = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut begun).unwrap();
+    assert_eq!(begun.trim(), OTHER.to_string(), "the attack has not begun");
+    Box::new(Other(child))
 }
 
 pub(super) const ROWS: &[Row] = &[
