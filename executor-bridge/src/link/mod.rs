@@ -4,6 +4,7 @@
 mod dialed_link;
 mod direct;
 mod exec_proxy;
+mod fate_questions;
 mod handle;
 mod local;
 
@@ -18,6 +19,7 @@ pub(crate) use crate::link::direct::{DirectAddress, dial as dial_direct};
 use crate::link::exec_proxy::AgentBinaries;
 #[cfg(any(test, fuzzing))]
 pub(crate) use crate::link::exec_proxy::{check_channels, check_report};
+use crate::link::fate_questions::FateQuestions;
 pub(crate) use crate::link::handle::{Handle, MonitoredPipe};
 
 use crate::backoff::Backoff;
@@ -44,6 +46,7 @@ pub(crate) struct Linker {
     confined_to: Option<PathBuf>,
     /// Client that finds the pod of an object, kept from one command to the next.
     resolver: tokio::sync::Mutex<Option<Arc<Access>>>,
+    fate_questions: FateQuestions,
 }
 
 impl Linker {
@@ -59,6 +62,7 @@ impl Linker {
             kubectl_reason: OnceLock::new(),
             confined_to: None,
             resolver: tokio::sync::Mutex::default(),
+            fate_questions: FateQuestions::default(),
         }
     }
 
@@ -312,10 +316,13 @@ impl Linker {
 
     /// Asks the API what became of the container at the other end of a dead link.
     pub(crate) async fn fate(&self, pod: Option<&str>, container: &ContainerRef) -> Result<Fate, Failure> {
-        let access = self.access().await?;
-        match pod {
-            Some(pod) => access.with_pod(pod).fate(container).await,
-            None => access.fate(container).await,
-        }
+        let question = async {
+            let access = self.access().await?;
+            match pod {
+                Some(pod) => access.with_pod(pod).fate(container).await,
+                None => access.fate(container).await,
+            }
+        };
+        self.fate_questions.ask(container, question).await
     }
 }
