@@ -103,6 +103,7 @@ ARTIFACTS = [
     ({"path": f"/results/{ODD_NAME}/"}, f"{ODD_NAME}/main.log"),
     ({"path": "/results", "name": "all of it"}, f"all of it/{ODD_NAME}/main.log"),
 ]
+LINKS = {"podbridge_artifacts_pods": ["web"], "podbridge_artifacts_paths": [{"pod": "web", "path": "/links"}]}
 PATHS = {"podbridge_artifacts_paths": [{"pod": "web", **path} for path, _file in ARTIFACTS]}
 
 SHARED_BY_NONE = {"token": "x", "job": "parent", "namespace": "n", "cluster": {"server": "https://127.9.9.9:1"}}
@@ -118,6 +119,8 @@ MADE = [
     Call("repos", {"podbridge_repos_hosts": ["two-sidecar"], "podbridge_repos_projects": [FLAT]}, label="flat"),
     # The default is all pods. Their status may change between two calls; the result of a fetched file does not.
     Call("artifacts", PATHS | {"podbridge_artifacts_pods": ["web", "bare"]}),
+    # A link that leads out comes again, and is removed again.
+    Call("artifacts", LINKS, always_changes=True, label="links"),
     Call("share"),
     Call("join"),
     Call("join", SHARED_BY_OTHER, label="other"),
@@ -288,11 +291,13 @@ def failures(table):
 
 
 def results():
-    """Returns a play that writes a file into the directory with the odd name."""
+    """Returns a play that writes a file into the directory with the odd name, and links."""
     path = f"/results/{ODD_NAME}"
     make = {"name": "Make", "file": {"path": path, "state": "directory", "mode": "0755"}}
     write = {"name": "Write", "copy": {"dest": f"{path}/main.log", "content": "a result", "mode": "0644"}}
-    return play("RESULTS", make, write, hosts="web")
+    make_links = "touch file && ln -sf file inside && ln -sfn /etc up && ln -sf ../../../../../../etc/passwd far"
+    links = f"mkdir -p /links && cd /links && {make_links}"
+    return play("RESULTS", make, write, {"name": "Link", "raw": links}, hosts="web")
 
 
 def looks():
@@ -448,6 +453,7 @@ def expect_artifacts(build):
     for _path, name in ARTIFACTS:
         with open(f"{root}/{name}") as file:
             assert name == "debian_version" or file.read() == "a result", name
+    assert sorted(os.listdir(f"{root}/links")) == ["file", "inside"], "a link leads to a file of the executor"
     with open(f"{root}/main.log") as file:
         assert file.read() != "a result", "a file of the directory replaced the output of the container main"
     assert os.path.exists(f"{build.jobdir.log_root}/pods/bare/podbridge.log"), "the init container has no output"
