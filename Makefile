@@ -75,7 +75,7 @@ test-quick: lint test-rust test-plugin test-differential demo ## everything that
 .PHONY: test-more
 test-more: test-warm-python test-cold-python test-parity-versions ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
 	$(MAKE) test-whole-path
-	$(MAKE) test-native-job
+	$(MAKE) test-job-roles
 	$(MAKE) test-identity STEPS=2000
 	$(MAKE) soak CUTS=10000
 	$(MAKE) hostile MINUTES=5
@@ -230,9 +230,11 @@ test-cluster: images $(STOCK_KUBECTL) $(ANSIBLE)/.ready ## the command line, Ans
 test-whole-path: build $(STOCK_KUBECTL) ## all of Zuul and nodepool as services, from a push to the end of the builds, on a new cluster
 	$(on-a-cluster) tests/zuul/run whole_path
 
-.PHONY: test-native-job
-test-native-job: images ## examples/native-job under Zuul: registry, image, pods and a build set, and the failures of roles, on a new cluster
-	$(on-a-cluster) tests/zuul/run native_job native_build_set job_roles_fail
+.PHONY: test-native-job test-job-roles
+test-native-job: images ## examples/native-job under Zuul: registry, image, pods and a build set, on a new cluster
+	$(on-a-cluster) tests/zuul/run native_job native_build_set
+test-job-roles: images ## the failures of all roles under Zuul, on a new cluster
+	$(on-a-cluster) tests/zuul/run job_roles_fail
 
 .PHONY: test-cold-python
 test-cold-python: images $(STOCK_KUBECTL) ## integration targets of Ansible and scenarios of Zuul with warm Python off, on a new cluster
