@@ -40,6 +40,9 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 const FRAME_SIZE: u32 = 256 << 10;
 /// Most calls at once on one connection. All operations of a bridge, with three calls each, are fewer.
 const MAX_STREAMS: u32 = 4096;
+/// Calls that a bridge may have reset before the agent has begun them: all clients of a bridge may go at once. The connection ends if there
+/// are more.
+const MAX_RESET_CALLS: usize = 2048;
 /// Largest headers of a call, in bytes. Those of a bridge have some hundreds.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Time between two HTTP/2 pings.
@@ -85,6 +88,7 @@ pub(crate) async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_SIZE)
         .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESET_CALLS))
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))

@@ -68,7 +68,7 @@ fn take(listener: impl AsFd) -> io::Result<Option<std::os::unix::net::UnixStream
 }
 
 /// Tells whether the peer has closed both directions. What it has sent before is of no use: the end of a connection cancels its operation.
-fn has_gone(stream: &OwnedFd) -> bool {
+pub(super) fn has_gone(stream: &impl AsFd) -> bool {
     let mut looked_at = [PollFd::new(stream, PollFlags::empty())];
     let looked = poll(&mut looked_at, Some(&Timespec::default()));
     looked.is_ok() && looked_at[0].revents().contains(PollFlags::HUP)

@@ -113,6 +113,9 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
             return;
         }
     };
+    if reader.has_gone() {
+        return;
+    }
     let notices = request::takes_notices(&json).then(pod::plugin_messages);
     let request = match Request::parse(&json) {
         Ok(request) => request,
@@ -144,6 +147,10 @@ pub(super) async fn serve_client(stream: UnixStream, bridge: &BridgeState) {
     } else {
         None
     };
+    // Hundreds of clients may have gone while their requests waited, and must not keep the next one waiting.
+    if reader.has_gone() {
+        return;
+    }
     bridge.operations.fetch_add(1, Ordering::Relaxed);
     perform(request, descriptors, reader, writer, notices, bridge).await;
     bridge.operations.fetch_sub(1, Ordering::Relaxed);

@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use crate::daemon::arrivals::has_gone;
 use crate::daemon::hangup::Hangup;
 use crate::protocol::frame::{Frame, FrameError, HEADER};
 use crate::session::{Budget, ClientInput, Credit, InputShare};
@@ -96,6 +97,11 @@ impl Reader {
     /// Returns whether nothing was read from the socket yet.
     pub(super) fn is_unread(&self) -> bool {
         self.read.is_empty()
+    }
+
+    /// Returns whether the client has closed the connection.
+    pub(super) fn has_gone(&self) -> bool {
+        has_gone(&self.stream)
     }
 
     /// Reads the request and the descriptors that came with it. `late` ends when the client has to have sent it.

@@ -18,7 +18,7 @@ use crate::sys;
 const MAX_OPERATIONS: usize = 640;
 /// Input of a client that the bridge holds in any case, until the agent has it, bytes. All floors and the pool together are half of the
 /// flow-control window that an agent has for a connection: whatever commands leave unread, a cancel or a signal finds room.
-const INPUT_FLOOR: usize = 16 << 10;
+const INPUT_FLOOR: usize = 8 << 10;
 /// Input beyond the floors of all clients, bytes.
 const INPUT_POOL: usize = 12 << 20;
 /// Part of the pool that a client may have at once: twice what an agent takes before it acknowledges.
@@ -49,8 +49,9 @@ const PLACE_TIME: Duration = Duration::from_secs(1);
 const QUIET_TIME: Duration = Duration::from_millis(50);
 /// Downloads that receive at once. Each holds a part of a message that has not come whole; others wait for their turn.
 const MAX_RECEIVING: usize = 32;
-/// Time after which freed memory is given back to the system, when operations have ended or streams were let go.
-const TRIM_DELAY: Duration = Duration::from_secs(1);
+/// Times after which freed memory is given back to the system, when operations have ended or streams were let go. The second one is for what
+/// the calls held that tell an agent of the ends.
+const TRIM_DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 /// Least free memory that is given back, bytes. The next operation uses less than this again.
 const LEAST_TRIM: usize = 4 << 20;
 /// Flow-control windows that may be full because a client stands still, bytes over all connections of a lane. It is half the window of one
@@ -230,10 +231,12 @@ impl Budget {
         }
         let pools = self.0.clone();
         tokio::spawn(async move {
-            sleep(TRIM_DELAY).await;
-            pools.trims.store(false, Ordering::Relaxed);
-            if sys::free_memory() >= LEAST_TRIM {
-                sys::give_memory_back();
+            for delay in TRIM_DELAYS {
+                sleep(delay).await;
+                pools.trims.store(false, Ordering::Relaxed);
+                if sys::free_memory() >= LEAST_TRIM {
+                    sys::give_memory_back();
+                }
             }
         });
     }

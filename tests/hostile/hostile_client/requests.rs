@@ -139,7 +139,7 @@ pub(super) const ROWS: &[Row] = &[
         name: "commands_of_thousands_of_words",
         start: |_, target| {
             // Just below the length of a request that is always read.
-            let words = [vec!["sleep", "300"], vec![""; 2700]].concat();
+            let words = [vec!["sh", "-c", "exec sleep 300"], vec![""; 2700]].concat();
             let request = json!({"v": 1, "op": "exec", "argv": words});
             Box::new((0..600).map(|_| target.request(&request)).collect::<Vec<_>>())
         },
