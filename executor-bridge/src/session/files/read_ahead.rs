@@ -47,7 +47,12 @@ pub(crate) fn read(
     };
     tokio::spawn(async move {
         loop {
-            let mut credits = vec![share.charge(MAX_CHUNK).await];
+            // An agent that reads nothing keeps the credits, also after the transfer has ended; the file is closed then.
+            let first = tokio::select! {
+                credit = share.charge(MAX_CHUNK) => credit,
+                () = parts.closed() => return,
+            };
+            let mut credits = vec![first];
             while credits.len() < STEP_PARTS
                 && let Some(credit) = share.charge(MAX_CHUNK).now_or_never()
             {
