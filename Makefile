@@ -233,8 +233,8 @@ test-whole-path: build $(STOCK_KUBECTL) ## all of Zuul and nodepool as services,
 .PHONY: test-native-job test-job-roles
 test-native-job: images ## examples/native-job under Zuul: registry, image, pods and a build set, on a new cluster
 	$(on-a-cluster) tests/zuul/run native_job native_build_set
-test-job-roles: images ## the failures of all roles under Zuul, on a new cluster
-	$(on-a-cluster) tests/zuul/run job_roles_fail
+test-job-roles: images ## all roles under Zuul, twice, and their failures, on a new cluster
+	$(on-a-cluster) tests/zuul/run job_roles job_roles_fail
 
 .PHONY: test-cold-python
 test-cold-python: images $(STOCK_KUBECTL) ## integration targets of Ansible and scenarios of Zuul with warm Python off, on a new cluster

@@ -172,8 +172,8 @@ BARE_IMAGE = "localhost/podbridge-test/pause:1"
 NOT_READY = {"exec": {"command": ["false"]}, "periodSeconds": 1}
 PULL = "(ErrImagePull|ImagePullBackOff)"
 FORBIDDEN = r'is forbidden: User "system:serviceaccount:.*in the namespace "default"'
-# Calls of roles that fail, and what their only sentence says: the cause and the next step. One of each role runs in
-# every `make test`.
+# Calls of roles that fail, and what their only sentence says: the cause and the next step. One of each role is here;
+# MORE_FAILURES has the others.
 FAILURES = [
     (Call("pod", pods(pod(image="UPPER CASE"))), "^pod bad: container main InvalidImageName.*check the name of the im"),
     (Call("pod", pods(pod()) | NO_RIGHT), f"^pods {FORBIDDEN}"),
