@@ -219,8 +219,7 @@ options:
       - name: ansible_podbridge_oom
   podbridge_warm_python:
     description:
-      - Whether the agent may run modules in processes that it forks from a prepared Python, instead of starting a new
-        Python for each module.
+      - Whether the agent may run modules in processes that it forks from a prepared Python, instead of a new one each.
     default: true
     type: bool
     vars:

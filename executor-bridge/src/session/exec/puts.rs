@@ -18,7 +18,8 @@ use crate::session::files::passed_file::LocalFile;
 /// Parts handed to HTTP/2 and not yet sent.
 const QUEUED_PARTS: usize = 4;
 
-/// Makes the call. `share`: what the bridge may hold of the files. The outer error means that a local file cannot be read; the inner one is the agent's.
+/// Makes the call. `share`: what the bridge may hold of the files. The outer error means that a local file cannot be read; the inner one is
+/// the agent's.
 pub(crate) async fn run(
     exec: &mut ExecClient<PermitChannel>,
     run: RunRequest,
