@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
+use super::hole_digest::hash_zeros;
 use super::{Error, Put, Target, run_blocking};
 
 /// Capacity of the queue between the connection and the disk.
@@ -135,14 +136,17 @@ async fn write_all(
             Ok((outcome, queue, reported))
         };
         match run_blocking(step).await? {
-            (Outcome::HalfDone(written), rest, sender) => (put, queue, reported) = (written, rest, sender),
+            (Outcome::HalfDone(written), rest, sender) => {
+                put = hash_zeros(written, |put| &mut put.digest, || true).await?;
+                (queue, reported) = (rest, sender);
+            }
             (verified @ Outcome::Verified(_), ..) => return Ok(verified),
         }
     }
     Ok(Outcome::HalfDone(put))
 }
 
-/// Writes a part and those that have come meanwhile, up to `STEP_PARTS` or a hole, whose zeros may take long to hash. Blocks.
+/// Writes a part and those that have come meanwhile, up to `STEP_PARTS` or a hole, whose zeros are hashed after it. Blocks.
 fn write_step(
     mut put: Put,
     first: ContentPart,

@@ -14,6 +14,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::{Errno, pread};
 
+use super::hole_digest::HoleDigest;
 use super::resolve::ResolvedPath;
 use super::{Attributes, Error, Location};
 
@@ -29,7 +30,7 @@ pub struct FileReader {
     offset: u64,
     /// Range of data at or after `offset`; holes surround it. Without a search for holes it is the whole file.
     data: Range<u64>,
-    hasher: ContentHasher,
+    pub(super) digest: HoleDigest,
     /// Bytes read, holes counted.
     length: u64,
 }
@@ -73,7 +74,7 @@ impl FileReader {
             file,
             attributes,
             offset,
-            hasher,
+            digest: HoleDigest::new(hasher),
             length: 0,
         })
     }
@@ -83,7 +84,7 @@ impl FileReader {
         self.attributes
     }
 
-    /// Returns the next chunk; data has at most `max` bytes.
+    /// Returns the next chunk; data has at most `max` bytes. The zeros of a long hole are left for `hole_digest::hash_zeros`.
     pub fn read(&mut self, max: usize) -> Result<Chunk, Error> {
         let mut wanted = max as u64;
         if let Some(end) = self.end {
@@ -96,7 +97,7 @@ impl FileReader {
             }
             if self.offset < self.data.start {
                 let count = (self.data.start - self.offset).min(MAX_HOLE);
-                self.hasher.zeros(count);
+                self.digest.hole(count);
                 self.offset += count;
                 self.length += count;
                 return Ok(Chunk::Hole(count));
@@ -110,7 +111,7 @@ impl FileReader {
                 Some(_) => Err(Error::Changed(self.path.clone())),
             };
         }
-        self.hasher.update(&data);
+        self.digest.update(&data);
         self.offset += data.len() as u64;
         self.length += data.len() as u64;
         Ok(Chunk::Data(data.into()))
@@ -144,8 +145,8 @@ impl FileReader {
     }
 
     /// Returns length and digest of what was read.
-    pub fn finish(self) -> (u64, ContentDigest) {
-        (self.length, self.hasher.digest())
+    pub fn finish(mut self) -> (u64, ContentDigest) {
+        (self.length, self.digest.digest())
     }
 }
 

@@ -6,6 +6,7 @@ mod blocking;
 mod content_writer;
 mod error;
 mod get;
+mod hole_digest;
 mod put;
 mod read_ahead;
 mod receive;

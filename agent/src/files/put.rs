@@ -15,6 +15,7 @@ use podbridge_proto::limits::{check_hole, check_length};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use super::hole_digest::HoleDigest;
 use super::resolve::ResolvedPath;
 use super::{Error, Location};
 
@@ -45,7 +46,7 @@ pub struct Put {
     /// Reason why no file can be made beside the target, which will be written in place. `file` has no name then.
     refused: Option<Errno>,
     file: File,
-    hasher: ContentHasher,
+    pub(super) digest: HoleDigest,
     length: u64,
 }
 
@@ -78,7 +79,7 @@ impl Put {
             temporary: refused.is_none().then_some(temporary),
             refused,
             file: File::from(file),
-            hasher,
+            digest: HoleDigest::new(hasher),
             length: 0,
         })
     }
@@ -99,15 +100,15 @@ impl Put {
         self.file
             .write_all_at(data, self.length)
             .map_err(Error::system("write it", &self.resolved.path))?;
-        self.hasher.update(data);
+        self.digest.update(data);
         self.length = length;
         Ok(())
     }
 
-    /// Appends zeros that take no space on the disk.
+    /// Appends zeros that take no space on the disk. Those of a long hole are left for `hole_digest::hash_zeros`.
     pub fn hole(&mut self, count: u64) -> Result<(), Error> {
         self.length = check_hole(self.length, count, None)?;
-        self.hasher.zeros(count);
+        self.digest.hole(count);
         Ok(())
     }
 
@@ -121,7 +122,7 @@ impl Put {
                 got: self.length,
             });
         }
-        if self.hasher.digest() != digest {
+        if self.digest.digest() != digest {
             return Err(Error::Digest(path.clone()));
         }
         // A hole at the end was not written: it exists only as length.

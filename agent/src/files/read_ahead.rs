@@ -7,6 +7,7 @@ use podbridge_proto::digest::ContentDigest;
 use podbridge_proto::limits::MAX_CHUNK;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::hole_digest::hash_zeros;
 use super::{Chunk, Error, FileReader, run_blocking};
 
 /// Chunks that are read and not yet taken, of all files together: 4 MiB.
@@ -74,10 +75,17 @@ impl ReadAhead {
                 return;
             }
             let queue = parts.clone();
-            let step = run_blocking(move || Ok((self.read_step(reader, &queue), self)));
+            let step = async {
+                let read = run_blocking(move || Ok((self.read_step(reader, &queue), self)));
+                let (Some(rest), ahead) = read.await? else {
+                    return Ok(None);
+                };
+                let rest = hash_zeros(rest, |rest| &mut rest.digest, || !parts.is_closed()).await?;
+                Ok(Some((rest, ahead)))
+            };
             match step.await {
-                Ok((Some(rest), ahead)) => (reader, self) = (rest, ahead),
-                Ok((None, _)) => return,
+                Ok(Some(rest)) => (reader, self) = rest,
+                Ok(None) => return,
                 Err(error) => {
                     let _ = parts.send(QueuedPart::unlimited(Err(error))).await;
                     return;
@@ -95,7 +103,8 @@ impl ReadAhead {
         (CHUNKS_OF_ALL / Arc::strong_count(&self.0)).min(MAX_CHUNK)
     }
 
-    /// Reads chunks as long as they have room; returns the reader if the file has more. Blocks for no receiver.
+    /// Reads chunks as long as they have room, up to a long hole, whose zeros are hashed after the step; returns the reader if the file has
+    /// more. Blocks for no receiver.
     fn read_step(&self, mut reader: FileReader, parts: &mpsc::Sender<QueuedPart>) -> Option<FileReader> {
         for _ in 0..STEP_CHUNKS {
             let is_empty = parts.capacity() == MAX_QUEUED_CHUNKS;
@@ -126,6 +135,9 @@ impl ReadAhead {
                 part: Ok(part),
                 _permit: permit,
             });
+            if reader.digest.has_zeros() {
+                break;
+            }
         }
         Some(reader)
     }
