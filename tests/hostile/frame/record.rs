@@ -1,21 +1,23 @@
-//! The worst that was measured in a run: most memory of each kind of process, slowest control operation. `scene` tells it, `main` prints it.
+//! The worst that was measured in a run: most memory of each kind of process, slowest control operations. `scene` tells it, `main` prints it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Worst values, each with the case in which it was measured.
+/// Cases whose control operations were the slowest, as many as are printed.
+const SLOWEST_CASES: usize = 5;
+
+/// What was measured, each with its case.
 #[derive(Debug)]
 struct Record {
     memory: BTreeMap<&'static str, (u64, String)>,
-    median: (Duration, String),
-    slowest: (Duration, String),
+    /// Median and longest time of the control operations of each case.
+    control: Vec<(Duration, Duration, String)>,
 }
 
 static RECORD: Mutex<Record> = Mutex::new(Record {
     memory: BTreeMap::new(),
-    median: (Duration::ZERO, String::new()),
-    slowest: (Duration::ZERO, String::new()),
+    control: Vec::new(),
 });
 
 fn record() -> MutexGuard<'static, Record> {
@@ -32,33 +34,25 @@ pub(crate) fn memory(case: &str, process: &'static str, bytes: u64) {
 }
 
 /// Notes the times of the control operations of a case.
-pub(crate) fn control(case: &str, median: Duration, slowest: Duration) {
-    let mut record = record();
-    for (worst, now) in [(0, median), (1, slowest)] {
-        let worst = if worst == 0 {
-            &mut record.median
-        } else {
-            &mut record.slowest
-        };
-        if now > worst.0 {
-            *worst = (now, case.to_owned());
-        }
-    }
+pub(crate) fn control(case: &str, median: Duration, longest: Duration) {
+    record().control.push((median, longest, case.to_owned()));
 }
 
 /// Returns the worst values, one line each.
 pub(crate) fn summary() -> Vec<String> {
-    let record = record();
+    let mut record = record();
+    record.control.sort();
     let memory = record
         .memory
         .iter()
         .map(|(process, (bytes, case))| format!("most memory of a {process}: {} MiB ({case})", bytes >> 20));
-    let times = [
-        ("slowest median of control operations", &record.median),
-        ("slowest control operation", &record.slowest),
-    ];
-    let times = times
-        .into_iter()
-        .map(|(what, (time, case))| format!("{what}: {} ms ({case})", time.as_millis()));
-    memory.chain(times).collect()
+    let control = record.control.iter().rev().take(SLOWEST_CASES);
+    let control = control.map(|(median, longest, case)| {
+        format!(
+            "control operations: {} ms in the median, {} ms at most ({case})",
+            median.as_millis(),
+            longest.as_millis()
+        )
+    });
+    memory.chain(control).collect()
 }
