@@ -314,11 +314,14 @@ async fn abandon(mut call: PutCall, parts: Parts) {
     let tell_agent = async {
         let sending = parts.send((request(Part::Abandon(Abandon {})), None));
         let mut sending = std::pin::pin!(sending.fuse());
+        let mut news = News::default();
         loop {
             tokio::select! {
                 _ = &mut sending => {}
-                answer = call.next() => if !matches!(answer, Ok(PutAnswer::Written(_))) {
-                    return;
+                // Nobody wants to know any more how much is written.
+                answer = call.next() => match answer {
+                    Ok(PutAnswer::Written(_)) if news.note(false).is_ok() => {}
+                    _ => return,
                 },
             }
         }
