@@ -121,6 +121,24 @@ pub(super) const ROWS: &[Row] = &[
     )
     .lasting(),
     run(
+        "output_byte_by_byte",
+        Answer::Closes(|_| {
+            let bytes = (0..).map(|offset| output(offset, 1));
+            Box::new([started()].into_iter().chain(bytes))
+        }),
+        Ending::Waits,
+    )
+    .lasting(),
+    run(
+        "gaps_byte_by_byte",
+        Answer::Closes(|_| {
+            let gaps = (0..).map(|offset| gap(offset, 1));
+            Box::new([started()].into_iter().chain(gaps))
+        }),
+        Ending::Waits,
+    )
+    .lasting(),
+    run(
         "output_begins_later",
         Answer::Stays(|_| all([started(), output(1, 1)])),
         Ending::Fails,
@@ -255,6 +273,7 @@ pub(super) const ROWS: &[Row] = &[
         Ending::Waits,
     )
     .lasting(),
+    input("acks_byte_by_byte", Answer::Closes(|_| acks(0..)), Ending::Waits).lasting(),
     input(
         "input_that_ends_at_once",
         Answer::Closes(|_| acks(std::iter::empty())),

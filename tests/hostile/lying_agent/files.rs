@@ -42,6 +42,11 @@ fn holes(length: u64) -> Messages<GetResponse> {
     Box::new([stat(u64::MAX)].into_iter().chain(holes))
 }
 
+/// A file without end in the smallest parts.
+fn bytes(part: fn() -> GetResponse) -> Messages<GetResponse> {
+    Box::new([stat(u64::MAX)].into_iter().chain(std::iter::repeat_with(part)))
+}
+
 fn written(lengths: impl Iterator<Item = u64> + Send + 'static) -> Messages<WriteProgress> {
     Box::new(lengths.map(|length| WriteProgress { length, done: None }))
 }
@@ -81,6 +86,24 @@ pub(super) const ROWS: &[Row] = &[
         Answer::Closes(|_| Box::new(std::iter::repeat_with(|| stat(1)))),
         Ending::Waits,
     ),
+    get(
+        "parts_of_one_byte",
+        Answer::Closes(|_| bytes(|| data(1))),
+        Ending::Waits,
+    )
+    .lasting(),
+    get_to_stdout(
+        "parts_of_one_byte_to_stdout",
+        Answer::Closes(|_| bytes(|| data(1))),
+        Ending::Waits,
+    )
+    .lasting(),
+    get(
+        "holes_of_one_byte",
+        Answer::Closes(|_| bytes(|| part(Part::Hole(1)))),
+        Ending::Waits,
+    )
+    .lasting(),
     get(
         "hole_of_half_of_all_numbers",
         Answer::Stays(|_| all([stat(u64::MAX), part(Part::Hole(1 << 63)), trailer(1 << 63)])),
@@ -192,6 +215,7 @@ pub(super) const ROWS: &[Row] = &[
         Ending::Waits,
     )
     .lasting(),
+    put("progress_byte_by_byte", Answer::Closes(|_| written(0..)), Ending::Waits).lasting(),
     put(
         "write_continues_beyond_the_file",
         Answer::Stays(|_| written([u64::MAX].into_iter())),

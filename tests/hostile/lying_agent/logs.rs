@@ -165,6 +165,14 @@ pub(super) const ROWS: &[Row] = &[
     )
     .lasting(),
     follow(
+        "data_byte_by_byte",
+        Answer::Closes(|_| {
+            let bytes = std::iter::repeat_with(|| data(1));
+            Box::new([begins(0)].into_iter().chain(bytes))
+        }),
+    )
+    .lasting(),
+    follow(
         "begins_at_the_end_of_numbers",
         Answer::Stays(|_| Box::new([begins(u64::MAX), data(9), begins(0), data(9), absent()].into_iter())),
     ),
