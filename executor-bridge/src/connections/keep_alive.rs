@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::backoff::{Backoff, DoublingPause, jitter};
 use crate::connections::recovery::{self, LostAgent, Recovery};
@@ -20,6 +20,9 @@ const FIRST_FAILED_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_FAILED_PAUSE: Duration = Duration::from_secs(30);
 /// Pause between dials of a pod that the API does not know, or that has another operating system.
 const NO_POD_PAUSE: Duration = Duration::from_secs(60);
+
+/// A link that breaks sooner than this after it was opened is one more failed attempt: the next one is opened after a pause.
+const PROVEN_AFTER: Duration = Duration::from_secs(2);
 
 /// State of the connection to a container.
 #[derive(Debug, Clone)]
@@ -79,7 +82,10 @@ impl KeepAlive {
 
     /// Stays connected to one agent, over as many links as necessary. Returns the reason why the agent is lost.
     async fn stay_connected(&self, mut connection: Arc<Connection>) -> String {
+        let new_backoff = || Backoff::new(self.container.linker().lease());
+        let mut backoff = new_backoff();
         loop {
+            let opened = Instant::now();
             self.reachability.send_replace(Reachability::Up(connection.clone()));
             let hint = tokio::select! {
                 hint = connection.handle.wait_for_end() => hint,
@@ -93,7 +99,9 @@ impl KeepAlive {
             };
             let lost_agent = LostAgent::of_connection(&connection, &hint);
             self.reachability.send_replace(Reachability::Connecting);
-            let mut backoff = Backoff::new(self.container.linker().lease());
+            if opened.elapsed() > PROVEN_AFTER {
+                backoff = new_backoff();
+            }
             match recovery::recover(&self.container, &lost_agent, &mut backoff).await {
                 Recovery::Reconnected(again) => connection = again,
                 Recovery::GivenUp(outcome) => return reason(&outcome),

@@ -110,7 +110,11 @@ pub(crate) async fn recover(container: &Container, lost_agent: &LostAgent, backo
                 last.as_ref(),
             ));
         }
-        backoff.pause().await;
+        tokio::select! {
+            () = backoff.pause() => {}
+            // Another operation's dial succeeded.
+            () = container.wait_for_dial() => {}
+        }
         let mut pod_ending = None;
         if let Some(reference) = &lost_agent.container {
             match fate(container, reference).await {

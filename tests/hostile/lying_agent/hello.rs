@@ -97,4 +97,11 @@ pub(super) const ROWS: &[Row] = &[
         }),
         Ending::Waits,
     ),
+    Row::new(
+        "links_that_are_cut_after_the_greeting",
+        Lie::Links,
+        Act::Greeting,
+        Ending::Waits,
+    )
+    .lasting(),
 ];

@@ -25,6 +25,9 @@ const CLIENT_END: Duration = Duration::from_secs(10);
 /// Most calls for one log: at first, and then per second.
 const FOLLOWS_AT_ONCE: f64 = 4.0;
 const FOLLOWS_PER_SECOND: f64 = 4.0;
+/// Most links to one agent: at first, and then per second.
+const LINKS_AT_ONCE: f64 = 6.0;
+const LINKS_PER_SECOND: f64 = 6.0;
 /// Id of the log that readers of the console ask for.
 const LOG: &str = "podbridge-hostile-1-node";
 
@@ -163,7 +166,15 @@ impl Row {
         scene.guard("bridge", bridge.child.id(), BRIDGE_CEILING);
         let exec = ["-n", "ns", "exec", "web", "--", "lie"];
         let mut command = build.kubectl(&pair, &exec);
+        agent.take_hellos();
+        let begun = Instant::now();
         let mut client = scene.attack_for(self.time, &control, |attack| attack.quiet_client(&mut command));
+        // However a link ends, the next one is opened after a pause.
+        let links = f64::from(agent.take_hellos());
+        let most = LINKS_AT_ONCE + LINKS_PER_SECOND * begun.elapsed().as_secs_f64();
+        scene.expect(links <= most, || {
+            format!("the bridge opened {links} links in {:?}", begun.elapsed())
+        });
         self.check_client(&mut scene, &mut client);
         drop(client);
         scene.conclude();

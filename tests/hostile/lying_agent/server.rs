@@ -1,8 +1,9 @@
 //! A gRPC server that answers as an agent does, except for one call, to which it lies. It runs in the process of the test. `cases` start it.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
 use podbridge_proto::limits::{CAPABILITIES, MAX_MESSAGE, PROTOCOL_MAJOR};
@@ -20,7 +21,8 @@ use podbridge_proto::v1::{
     StatRequest, StatResponse, StdinAck, StdinChunk, WaitRequest, WaitResponse, WatchEvent, WatchRequest,
     WriteProgress,
 };
-use tokio::net::UnixListener;
+use rustix::net::{Shutdown, shutdown};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -47,6 +49,8 @@ pub(crate) enum Lie {
     Write(Answer<WriteProgress>),
     Follow(Answer<FollowEvent>),
     Watch(Answer<WatchEvent>),
+    /// Each link is cut at its second call.
+    Links,
 }
 
 /// A running agent. The drop ends it and its connections.
@@ -67,9 +71,12 @@ impl LyingAgent {
         let state = Arc::new(State {
             lie: Mutex::new(None),
             rng: Mutex::new(Rng::with_seed(seed)),
+            hellos: AtomicU32::new(0),
             follows: AtomicU32::new(0),
+            links: Mutex::default(),
         });
         let service = Service(state.clone());
+        let kept = state.clone();
         let listener = {
             let _entered = runtime.enter();
             UnixListener::bind(socket).unwrap()
@@ -79,12 +86,17 @@ impl LyingAgent {
             .add_service(ExecServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(FilesServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE))
             .add_service(LogsServer::new(service))
-            .serve_with_incoming(UnixListenerStream::new(listener));
+            .serve_with_incoming(UnixListenerStream::new(listener).map(move |link| kept.keep(link?)));
         runtime.spawn(server);
         Self {
             runtime: Some(runtime),
             state,
         }
+    }
+
+    /// Returns how many links have been opened since the last time.
+    pub(crate) fn take_hellos(&self) -> u32 {
+        self.state.hellos.swap(0, Ordering::Relaxed)
     }
 
     /// Returns how many calls have asked for a log since the last time.
@@ -110,8 +122,29 @@ impl Drop for LyingAgent {
 struct State {
     lie: Mutex<Option<Lie>>,
     rng: Mutex<Rng>,
-    /// Calls that asked for a log.
+    /// Links that were greeted, and calls that asked for a log.
+    hellos: AtomicU32,
     follows: AtomicU32,
+    /// The sockets of all links that were not cut.
+    links: Mutex<Vec<OwnedFd>>,
+}
+
+impl State {
+    fn links(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, link: UnixStream) -> std::io::Result<UnixStream> {
+        self.links().push(link.as_fd().try_clone_to_owned()?);
+        Ok(link)
+    }
+
+    fn cut_links(&self) {
+        for link in self.links().drain(..) {
+            // The bridge may have closed it.
+            let _ = shutdown(link, Shutdown::Both);
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -187,6 +220,7 @@ const HAS_ENDED: Answer<ExecEvent> = Answer::Closes(|_| Box::new(exits(0).into_i
 #[tonic::async_trait]
 impl Agent for Service {
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+        self.0.hellos.fetch_add(1, Ordering::Relaxed);
         match self.lie() {
             Some(Lie::Hello(answer)) => answer.message(&mut self.rng()).await,
             Some(Lie::Enroll(_)) => Ok(Response::new(HelloResponse {
@@ -214,6 +248,9 @@ impl Exec for Service {
 
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<Self::RunStream>, Status> {
         let start = request.into_inner().start.unwrap_or_default();
+        if matches!(self.lie(), Some(Lie::Links)) {
+            self.0.cut_links();
+        }
         let program = start.argv.first().map(|program| &program[..]).unwrap_or_default();
         let answer = match self.lie() {
             _ if [&b"true"[..], b"tar"].contains(&program) => HAS_ENDED,
@@ -350,6 +387,10 @@ impl Logs for Service {
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         match self.lie() {
+            Some(Lie::Links) => {
+                self.0.cut_links();
+                Answer::Never.stream(&mut self.rng()).await
+            }
             Some(Lie::Watch(answer)) => answer.stream(&mut self.rng()).await,
             Some(Lie::Follow(_)) => HAS_LOG.stream(&mut self.rng()).await,
             _ => Answer::Never.stream(&mut self.rng()).await,
