@@ -18,6 +18,8 @@ use super::handover::{self, ProxyStreams};
 
 /// First bytes of every client of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of one connection after whose reading other tasks have their turn: they may be a thousand calls.
+const MAX_READ_AT_ONCE: usize = 16 << 10;
 
 /// Sender of accepted connections to the server. When the agent ends, the receiver is gone.
 #[derive(Debug, Clone)]
@@ -34,6 +36,7 @@ impl ConnectionQueue {
         let connection = Connection {
             transport,
             preface: PREFACE,
+            read_at_once: 0,
             _guard: guard,
             _admission: admission,
         };
@@ -67,6 +70,8 @@ pub(crate) struct Connection {
     transport: Transport,
     /// What the server has not read yet of the preface, which the transport has delivered already.
     preface: &'static [u8],
+    /// Bytes that were read one after the other, without a pause for other tasks.
+    read_at_once: usize,
     _guard: ConnectionGuard,
     _admission: Admission,
 }
@@ -203,7 +208,18 @@ impl AsyncWrite for Transport {
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.preface.is_empty() {
-            return Pin::new(&mut self.transport).poll_read(cx, buf);
+            if self.read_at_once >= MAX_READ_AT_ONCE {
+                self.read_at_once = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let before = buf.filled().len();
+            let polled = Pin::new(&mut self.transport).poll_read(cx, buf);
+            self.read_at_once = match polled {
+                Poll::Ready(_) => self.read_at_once + buf.filled().len() - before,
+                Poll::Pending => 0,
+            };
+            return polled;
         }
         let (head, rest) = self.preface.split_at(buf.remaining().min(self.preface.len()));
         buf.put_slice(head);
