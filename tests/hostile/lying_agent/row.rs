@@ -135,13 +135,18 @@ impl Row {
             agent.lie(Some(row.lie));
             relink(&build, &mut scene);
             agent.take_follows();
+            agent.take_hellos();
             let begun = Instant::now();
             drop(scene.attack_for(row.time, &control, |_| Reader::open(bridge.ports[0].port)));
             // Whatever comes of a stream, the next one is opened after a pause.
             let follows = f64::from(agent.take_follows());
             let most = FOLLOWS_AT_ONCE + FOLLOWS_PER_SECOND * begun.elapsed().as_secs_f64();
             scene.expect(follows <= most, || {
-                format!("the bridge asked for the log {follows} times in {:?}", begun.elapsed())
+                let links = agent.take_hellos();
+                format!(
+                    "the bridge asked for the log {follows} times in {:?}, over {links} new links",
+                    begun.elapsed()
+                )
             });
             if scene.is_spoilt() {
                 break;
