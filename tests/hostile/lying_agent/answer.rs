@@ -11,6 +11,9 @@ use tonic::{Code, Response, Status};
 /// Pause between two messages that drip.
 const DRIP_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How late a late answer is: other operations end meanwhile.
+const LATE: Duration = Duration::from_millis(100);
+
 /// Messages of one call. An endless iterator sends as much as flow control lets through.
 pub(crate) type Messages<M> = Box<dyn Iterator<Item = M> + Send>;
 /// Stream of a call's answer.
@@ -27,6 +30,8 @@ pub(crate) enum Answer<M> {
     /// The call stays open after the messages.
     Stays(fn(&mut Rng) -> Messages<M>),
     Drips(fn(&mut Rng) -> Messages<M>),
+    /// The call is answered after a while, and ends in good order.
+    Late(fn(&mut Rng) -> Messages<M>),
 }
 
 // Derived, they would ask the same of the messages.
@@ -51,6 +56,10 @@ impl<M: Send + 'static> Answer<M> {
                 let messages = tokio_stream::iter(messages(rng)).map(Ok);
                 Box::pin(messages.throttle(DRIP_INTERVAL))
             }
+            Answer::Late(messages) => {
+                tokio::time::sleep(LATE).await;
+                Box::pin(tokio_stream::iter(messages(rng)).map(Ok))
+            }
         };
         Ok(Response::new(stream))
     }
@@ -59,7 +68,7 @@ impl<M: Send + 'static> Answer<M> {
     pub(crate) async fn message(self, rng: &mut Rng) -> Result<Response<M>, Status> {
         match self {
             Answer::Fails(code, message) => Err(Status::new(code, message)),
-            Answer::Closes(messages) | Answer::Stays(messages) | Answer::Drips(messages) => {
+            Answer::Closes(messages) | Answer::Stays(messages) | Answer::Drips(messages) | Answer::Late(messages) => {
                 let first = messages(rng).next();
                 first.map(Response::new).ok_or_else(|| Status::internal("no answer"))
             }

@@ -1,6 +1,7 @@
 //! Lies about logs: names that nobody asked for, and logs that begin and end without pause. The bridge of a Zuul build watches by itself.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use podbridge_proto::limits::{MAX_CHUNK, MAX_LOGS};
 use podbridge_proto::v1::follow_event::Event;
@@ -158,6 +159,11 @@ pub(super) const ROWS: &[Row] = &[
         Answer::Closes(|_| Box::new([absent()].into_iter())),
     )
     .lasting(),
+    Row {
+        // Longer than the pause after the first call.
+        time: Duration::from_millis(1500),
+        ..follow("absent_late", Answer::Late(|_| Box::new([absent()].into_iter())))
+    },
     follow("begins_without_end", Answer::Closes(|_| Box::new((0..).map(begins)))).lasting(),
     follow(
         "data_without_beginning",

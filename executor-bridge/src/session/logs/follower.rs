@@ -9,8 +9,9 @@ use podbridge_proto::limits::MAX_FILE_IDENTITY;
 use podbridge_proto::v1::follow_event::Event as WireEvent;
 use podbridge_proto::v1::{FollowEvent, FollowRequest, LogPosition};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
-use tonic::{Status, Streaming};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Response, Status, Streaming};
 
 use crate::connections::{Connection, Reachability, is_broken_link, status};
 use crate::session::logs::log_id::LogId;
@@ -49,10 +50,33 @@ pub(crate) struct LogFollower {
     reachability: watch::Receiver<Reachability>,
     /// Position of the next byte; `None` before the first.
     position: Option<Position>,
-    open: Option<(Arc<Connection>, Streaming<FollowEvent>)>,
+    stream: Stream,
     news: News,
-    /// Time before which no stream is opened, after one that the agent ended, or that was refused.
-    not_before: Option<Instant>,
+}
+
+/// Stream of the log over one link. Each state is kept when a caller drops the wait for an event, so that the wait can be repeated.
+#[derive(Debug)]
+enum Stream {
+    Closed,
+    /// After a stream that the agent ended, or that was refused. `link`: the next stream need not wait longer than this link lasts.
+    Pausing {
+        until: Instant,
+        link: Option<Arc<Connection>>,
+    },
+    Opening(
+        Arc<Connection>,
+        AbortOnDropHandle<Result<Response<Streaming<FollowEvent>>, Status>>,
+    ),
+    Open(Arc<Connection>, Streaming<FollowEvent>),
+}
+
+impl Stream {
+    fn pausing(link: Option<Arc<Connection>>) -> Self {
+        Self::Pausing {
+            until: Instant::now() + REFUSED_PAUSE,
+            link,
+        }
+    }
 }
 
 impl LogFollower {
@@ -62,21 +86,20 @@ impl LogFollower {
             path: id.path(),
             reachability,
             position,
-            open: None,
+            stream: Stream::Closed,
             news: News::default(),
-            not_before: None,
         }
     }
 
     /// Closes the stream until the next event is wanted. Data that a stalled reader does not take must not fill the
     /// link's flow-control window.
     pub(crate) fn pause(&mut self) {
-        self.open = None;
+        self.stream = Stream::Closed;
     }
 
     /// Closes the stream, and takes back the last bytes of its data: they will come again.
     pub(crate) fn give_back(&mut self, count: usize) {
-        self.open = None;
+        self.stream = Stream::Closed;
         if let Some(position) = &mut self.position {
             position.offset = position.offset.saturating_sub(count as u64);
         }
@@ -85,16 +108,16 @@ impl LogFollower {
     /// Returns the next event. Cancel-safe.
     pub(crate) async fn next(&mut self) -> LogEvent {
         loop {
-            let message = match &mut self.open {
-                Some((connection, events)) => tokio::select! {
-                    message = events.message() => message,
+            let message = match &mut self.stream {
+                Stream::Open(connection, events) => tokio::select! {
+                    message = events.message() => message.map_err(|status| (status, connection.clone())),
                     // A better connection exists. The old one must not be held.
                     () = connection.superseded.cancelled() => {
-                        self.open = None;
+                        self.stream = Stream::Closed;
                         continue;
                     }
                 },
-                None => match self.open().await {
+                _ => match self.open().await {
                     Ok(()) => continue,
                     Err(event) => return event,
                 },
@@ -103,7 +126,6 @@ impl LogFollower {
                 Ok(Some(FollowEvent { event })) => {
                     let is_new = matches!(&event, Some(WireEvent::Data(data)) if !data.is_empty());
                     if let Err(repetition) = self.news.note(is_new) {
-                        self.open = None;
                         self.news = News::default();
                         return self.report_refusal(&repetition.to_string());
                     }
@@ -113,12 +135,11 @@ impl LogFollower {
                 }
                 // An agent does so only when it ends.
                 Ok(None) => {
-                    self.open = None;
                     tracing::debug!(path = self.path, "the agent ended a log's stream");
-                    self.not_before = Some(Instant::now() + REFUSED_PAUSE);
+                    self.stream = Stream::pausing(None);
                     continue;
                 }
-                Err(status) => match self.handle_error(&status) {
+                Err((status, connection)) => match self.handle_error(connection, &status) {
                     Some(event) => return event,
                     None => continue,
                 },
@@ -129,7 +150,6 @@ impl LogFollower {
                     return LogEvent::Absent;
                 }
                 WireEvent::Begins(LogPosition { file, .. }) if file.len() > MAX_FILE_IDENTITY => {
-                    self.open = None;
                     return self.report_refusal("the identity of the file is too long");
                 }
                 WireEvent::Begins(LogPosition { file, offset }) => {
@@ -149,16 +169,55 @@ impl LogFollower {
         }
     }
 
-    /// Waits for a connection and opens the stream on it.
+    /// Does the next step towards an open stream.
     async fn open(&mut self) -> Result<(), LogEvent> {
-        if let Some(not_before) = self.not_before {
-            sleep_until(not_before).await;
-            self.not_before = None;
+        match &mut self.stream {
+            Stream::Closed => {
+                let connection = self.wait_for_connection().await?;
+                let request = FollowRequest {
+                    path: self.path.clone().into(),
+                    position: self
+                        .position
+                        .clone()
+                        .map(|Position { file, offset }| LogPosition { file, offset }),
+                };
+                let mut logs = connection.logs();
+                let call = tokio::spawn(async move { logs.follow(request).await });
+                self.stream = Stream::Opening(connection, AbortOnDropHandle::new(call));
+            }
+            Stream::Pausing { until, link } => {
+                let link_ends = async {
+                    match link {
+                        Some(link) => drop(link.handle.wait_for_end().await),
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = sleep_until(*until) => {}
+                    () = link_ends => {}
+                }
+                self.stream = Stream::Closed;
+            }
+            Stream::Opening(connection, call) => {
+                let answer = call
+                    .await
+                    .unwrap_or_else(|_| Err(Status::internal("the call was dropped")));
+                let connection = connection.clone();
+                match answer {
+                    Ok(events) => self.stream = Stream::Open(connection, events.into_inner()),
+                    Err(status) => return self.handle_error(connection, &status).map_or(Ok(()), Err),
+                }
+            }
+            Stream::Open(..) => {}
         }
-        let connection = loop {
+        Ok(())
+    }
+
+    async fn wait_for_connection(&mut self) -> Result<Arc<Connection>, LogEvent> {
+        loop {
             match &*self.reachability.borrow_and_update() {
                 Reachability::Up(connection) if connection.is_alive() && !connection.superseded.is_cancelled() => {
-                    break connection.clone();
+                    return Ok(connection.clone());
                 }
                 Reachability::Up(_) | Reachability::Connecting => {}
                 Reachability::Lost(why) => return Err(LogEvent::Lost(why.clone())),
@@ -166,47 +225,24 @@ impl LogFollower {
             if self.reachability.changed().await.is_err() {
                 return Err(LogEvent::Lost("the bridge ends".into()));
             }
-        };
-        let request = FollowRequest {
-            path: self.path.clone().into(),
-            position: self
-                .position
-                .clone()
-                .map(|Position { file, offset }| LogPosition { file, offset }),
-        };
-        match connection.logs().follow(request).await {
-            Ok(events) => {
-                self.open = Some((connection, events.into_inner()));
-                Ok(())
-            }
-            Err(status) if is_broken_link(&status, &connection) => {
-                // The keep-alive connects again. If only this stream was refused, the next try follows after the pause.
-                let _ = timeout(REFUSED_PAUSE, connection.handle.wait_for_end()).await;
-                Ok(())
-            }
-            Err(status) => Err(self.report_refusal(&status::reason(&status))),
         }
     }
 
     /// Handles an error of the stream; `None` if the link broke and the next link continues.
-    fn handle_error(&mut self, status: &Status) -> Option<LogEvent> {
-        let (connection, _) = self.open.take()?;
+    fn handle_error(&mut self, connection: Arc<Connection>, status: &Status) -> Option<LogEvent> {
         if is_broken_link(status, &connection) {
-            if connection.is_alive() {
-                // Only this stream was broken off.
-                self.not_before = Some(Instant::now() + REFUSED_PAUSE);
-            }
+            // The keep-alive connects again. If only this stream was broken off, the next one follows after the pause.
+            self.stream = Stream::pausing(Some(connection));
             return None;
         }
         Some(self.report_refusal(&status::reason(status)))
     }
 
-    /// Returns the event for an error that the agent reported. The next stream is opened after a pause. The pause is a time and not a sleep,
-    /// because callers drop the wait for an event and begin another one.
+    /// Returns the event for an error that the agent reported. The next stream is opened after a pause.
     fn report_refusal(&mut self, reason: &str) -> LogEvent {
         tracing::debug!(path = self.path, reason, "the log cannot be followed");
         self.position = None;
-        self.not_before = Some(Instant::now() + REFUSED_PAUSE);
+        self.stream = Stream::pausing(None);
         LogEvent::Absent
     }
 }
