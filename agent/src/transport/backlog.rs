@@ -16,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::read_pace::CallCount;
+
 /// Unit of the budget, in bytes.
 const UNIT: usize = 1 << 10;
 /// Most bytes of one connection that wait to be sent. The streams that a bridge lets stand still have less than half of it.
@@ -32,14 +34,23 @@ const LARGEST: usize = podbridge_proto::limits::MAX_ANSWER;
 pub(crate) struct Backlog {
     long: Arc<Semaphore>,
     short: Arc<Semaphore>,
+    calls: CallCount,
 }
 
-impl Backlog {
-    pub(super) fn new() -> Self {
+impl Default for Backlog {
+    fn default() -> Self {
         Self {
             long: Arc::new(Semaphore::new(BUDGET / UNIT)),
             short: Arc::new(Semaphore::new(SHORT_BUDGET / UNIT)),
+            calls: CallCount::default(),
         }
+    }
+}
+
+impl Backlog {
+    /// Returns the number of calls that the connection has begun.
+    pub(super) fn calls(&self) -> CallCount {
+        self.calls.clone()
     }
 
     /// Waits for room for the largest frame of a body that has sent so much.
@@ -142,7 +153,8 @@ where
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
         // Every connection of the server has one.
-        let backlog = request.extensions().get().cloned().unwrap_or_else(Backlog::new);
+        let backlog: Backlog = request.extensions().get().cloned().unwrap_or_default();
+        backlog.calls.add();
         let answer = self.0.call(request);
         Box::pin(async move {
             Ok(answer.await?.map(|body| Paced {
@@ -204,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_sent_has_a_budget_and_comes_back_when_it_is() {
         const FRAME: usize = 64 << 10;
-        let backlog = Backlog::new();
+        let backlog = Backlog::default();
         let mut unsent = VecDeque::new();
         let mut long: Vec<_> = (0..100).map(|_| paced(&backlog, 1000, FRAME)).collect();
         for body in &mut long {
@@ -233,7 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_short_answer_does_not_wait_for_a_long_one() {
-        let backlog = Backlog::new();
+        let backlog = Backlog::default();
         let mut long = paced(&backlog, 1000, SHORT);
         let mut unsent = Vec::new();
         while let Some(bytes) = next(&mut long).await {

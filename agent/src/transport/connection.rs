@@ -15,11 +15,10 @@ use tonic::transport::server::Connected;
 use super::backlog::Backlog;
 use super::entrance::{Admission, Newcomer};
 use super::handover::{self, ProxyStreams};
+use super::read_pace::ReadPace;
 
 /// First bytes of every client of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes of one connection after whose reading other tasks have their turn: they may be a thousand calls.
-const MAX_READ_AT_ONCE: usize = 16 << 10;
 
 /// Sender of accepted connections to the server. When the agent ends, the receiver is gone.
 #[derive(Debug, Clone)]
@@ -33,10 +32,12 @@ impl ConnectionQueue {
     /// Hands the connection of a newcomer that has begun HTTP/2 to the server.
     pub(super) async fn send(&self, transport: Transport, guard: ConnectionGuard, newcomer: Newcomer) {
         let (admission, room) = newcomer.settle();
+        let backlog = Backlog::default();
         let connection = Connection {
             transport,
             preface: PREFACE,
-            read_at_once: 0,
+            pace: ReadPace::new(backlog.calls()),
+            backlog,
             _guard: guard,
             _admission: admission,
         };
@@ -70,8 +71,8 @@ pub(crate) struct Connection {
     transport: Transport,
     /// What the server has not read yet of the preface, which the transport has delivered already.
     preface: &'static [u8],
-    /// Bytes that were read one after the other, without a pause for other tasks.
-    read_at_once: usize,
+    pace: ReadPace,
+    backlog: Backlog,
     _guard: ConnectionGuard,
     _admission: Admission,
 }
@@ -149,7 +150,7 @@ fn poll_gone(proxy: &UnixStream, cx: &mut Context<'_>) -> Poll<()> {
 impl Connected for Connection {
     type ConnectInfo = Backlog;
     fn connect_info(&self) -> Backlog {
-        Backlog::new()
+        self.backlog.clone()
     }
 }
 
@@ -208,17 +209,11 @@ impl AsyncWrite for Transport {
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.preface.is_empty() {
-            if self.read_at_once >= MAX_READ_AT_ONCE {
-                self.read_at_once = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+            ready!(self.pace.poll_turn(cx));
             let before = buf.filled().len();
             let polled = Pin::new(&mut self.transport).poll_read(cx, buf);
-            self.read_at_once = match polled {
-                Poll::Ready(_) => self.read_at_once + buf.filled().len() - before,
-                Poll::Pending => 0,
-            };
+            self.pace
+                .note_read(polled.is_ready().then(|| buf.filled().len() - before));
             return polled;
         }
         let (head, rest) = self.preface.split_at(buf.remaining().min(self.preface.len()));
@@ -230,14 +225,16 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write(cx, buf)
+        let written = Pin::new(&mut self.transport).poll_write(cx, buf);
+        self.pace.note_write(written, cx)
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.transport).poll_write_vectored(cx, bufs);
+        self.pace.note_write(written, cx)
     }
     fn is_write_vectored(&self) -> bool {
         self.transport.is_write_vectored()

@@ -10,5 +10,6 @@ pub(crate) mod handover;
 pub(crate) mod listener;
 mod log_limit;
 pub(crate) mod peer;
+mod read_pace;
 pub(crate) mod socket;
 mod socket_directory;
