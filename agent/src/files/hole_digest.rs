@@ -84,16 +84,16 @@ mod tests {
 
     use super::*;
 
-    /// Content as pieces: data, or a number of zeros.
-    enum Piece {
+    /// Data, or a number of zeros.
+    enum ContentPart {
         Data(&'static [u8]),
         Hole(u64),
     }
 
     #[tokio::test]
     async fn the_digest_is_that_of_the_bytes_whether_the_steps_run_or_not() {
-        use Piece::{Data, Hole};
-        let contents: [&[Piece]; 4] = [
+        use ContentPart::{Data, Hole};
+        let contents: [&[ContentPart]; 4] = [
             &[Data(b"a"), Hole(300), Data(b"b")],
             &[Hole(SHORT_HOLE), Hole(1), Data(b"b")],
             &[Data(b"a"), Hole(2 * STEP_ZEROS + 7), Hole(3), Data(b"b")],
@@ -103,8 +103,8 @@ mod tests {
             let mut plain = ContentHasher::new(Digest::Blake3);
             let mut stepped = HoleDigest::new(ContentHasher::new(Digest::Blake3));
             let mut at_once = HoleDigest::new(ContentHasher::new(Digest::Blake3));
-            for piece in content {
-                match *piece {
+            for part in content {
+                match *part {
                     Data(data) => {
                         plain.update(data);
                         at_once.update(data);

@@ -57,7 +57,7 @@ impl<M: Send + 'static> Answer<M> {
                 Box::pin(messages.throttle(DRIP_INTERVAL))
             }
             Answer::Late(messages) => {
-                tokio::time::sleep(LATE).await;
+                tokio::time::sleep(LATE).await; // the lie is to be late
                 Box::pin(tokio_stream::iter(messages(rng)).map(Ok))
             }
         };
