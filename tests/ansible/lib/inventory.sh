@@ -8,7 +8,7 @@ play_inventory() {
 	ONE=$1-one-$$ TWO=$1-two-$$
 	NAMESPACES+=("$ONE" "$TWO")
 	mkdir -p "$WORK/collections/ansible_collections/podbridge"
-	ln -s "$ROOT/ansible" "$WORK/collections/ansible_collections/podbridge/zuul"
+	ln -sfn "$ROOT/ansible" "$WORK/collections/ansible_collections/podbridge/zuul"
 	export ANSIBLE_COLLECTIONS_PATH=$WORK/collections ANSIBLE_INVENTORY_ENABLED=podbridge.zuul.pods
 	make_inventory_pods
 	for file in "$GOLDEN"/*.pods.yaml; do compare_inventory "$(basename "$file" .pods.yaml)"; done

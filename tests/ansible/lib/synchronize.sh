@@ -31,7 +31,7 @@ play_synchronize_without() {
 	inventory >"$inventory" <<<"testhost $1"
 	add_similar_hosts "$1" >>"$inventory"
 	mkdir -p "$WORK/collections/ansible_collections/podbridge"
-	ln -s "$ROOT/ansible" "$WORK/collections/ansible_collections/podbridge/zuul"
+	ln -sfn "$ROOT/ansible" "$WORK/collections/ansible_collections/podbridge/zuul"
 	ANSIBLE_ACTION_PLUGINS=$ROOT/ansible/plugins/action with_posix_collection playbook synchronize_without synchronize_without "$inventory"
 }
 
