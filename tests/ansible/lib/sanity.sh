@@ -4,11 +4,10 @@
 run_sanity() {
 	local home=$CACHE/ansible-test-$VERSION collection=$WORK/ansible_collections/podbridge/zuul
 	provide_pip "$home/.ansible/test/cache"
-	# ansible-test leaves directories in TMPDIR.
-	mkdir -p "$collection" "$WORK/tmp"
+	mkdir -p "$collection"
 	git -C "$ROOT" ls-files -z --cached --others --exclude-standard ansible | tar -c -C "$ROOT" --null -T - |
 		tar -x -C "$collection" --strip-components=1
-	run_logged sanity env -C "$collection" HOME="$home" TMPDIR="$WORK/tmp" PATH="$VENV/bin:$PATH" \
+	run_logged sanity env -C "$collection" HOME="$home" PATH="$VENV/bin:$PATH" \
 		ansible-test sanity --local --python "$("$VENV/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" --requirements
 }
 
