@@ -137,8 +137,8 @@ async fn write_all(
         };
         match run_blocking(step).await? {
             (Outcome::HalfDone(written), rest, sender) => {
-                put = hash_zeros(written, |put| &mut put.digest, || true).await?;
                 (queue, reported) = (rest, sender);
+                put = hash_zeros(written, |put| &mut put.digest, || !reported.is_closed()).await?;
             }
             (verified @ Outcome::Verified(_), ..) => return Ok(verified),
         }

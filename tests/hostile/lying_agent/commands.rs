@@ -54,6 +54,11 @@ fn all<const N: usize>(events: [ExecEvent; N]) -> Messages<ExecEvent> {
     Box::new(events.into_iter())
 }
 
+/// A command that starts, and then has these events.
+fn begun(events: impl Iterator<Item = ExecEvent> + Send + 'static) -> Messages<ExecEvent> {
+    Box::new([started()].into_iter().chain(events))
+}
+
 /// A command that starts and ends with this record.
 fn ends_with(cause: Option<Cause>) -> Messages<ExecEvent> {
     all([started(), exited(cause), closed(0)])
@@ -103,18 +108,14 @@ pub(super) const ROWS: &[Row] = &[
     ),
     run(
         "output_without_end",
-        Answer::Closes(|_| {
-            let chunks = (0..).map(|number| output(number * MAX_CHUNK as u64, MAX_CHUNK));
-            Box::new([started()].into_iter().chain(chunks))
-        }),
+        Answer::Closes(|_| begun((0..).map(|number| output(number * MAX_CHUNK as u64, MAX_CHUNK)))),
         Ending::Waits,
     )
     .lasting(),
     Row::new(
         "output_without_end_and_reader",
         Lie::Run(Answer::Closes(|_| {
-            let chunks = (0..).map(|number| output(number * MAX_CHUNK as u64, MAX_CHUNK));
-            Box::new([started()].into_iter().chain(chunks))
+            begun((0..).map(|number| output(number * MAX_CHUNK as u64, MAX_CHUNK)))
         })),
         Act::ExecUnread,
         Ending::Waits,
@@ -122,19 +123,13 @@ pub(super) const ROWS: &[Row] = &[
     .lasting(),
     run(
         "output_byte_by_byte",
-        Answer::Closes(|_| {
-            let bytes = (0..).map(|offset| output(offset, 1));
-            Box::new([started()].into_iter().chain(bytes))
-        }),
+        Answer::Closes(|_| begun((0..).map(|offset| output(offset, 1)))),
         Ending::Waits,
     )
     .lasting(),
     run(
         "gaps_byte_by_byte",
-        Answer::Closes(|_| {
-            let gaps = (0..).map(|offset| gap(offset, 1));
-            Box::new([started()].into_iter().chain(gaps))
-        }),
+        Answer::Closes(|_| begun((0..).map(|offset| gap(offset, 1)))),
         Ending::Waits,
     )
     .lasting(),

@@ -94,12 +94,15 @@ impl LogFollower {
     /// Closes the stream until the next event is wanted. Data that a stalled reader does not take must not fill the
     /// link's flow-control window.
     pub(crate) fn pause(&mut self) {
-        self.stream = Stream::Closed;
+        // A pause that the agent was given goes on.
+        if !matches!(self.stream, Stream::Pausing { .. }) {
+            self.stream = Stream::Closed;
+        }
     }
 
     /// Closes the stream, and takes back the last bytes of its data: they will come again.
     pub(crate) fn give_back(&mut self, count: usize) {
-        self.stream = Stream::Closed;
+        self.pause();
         if let Some(position) = &mut self.position {
             position.offset = position.offset.saturating_sub(count as u64);
         }
@@ -199,10 +202,14 @@ impl LogFollower {
                 self.stream = Stream::Closed;
             }
             Stream::Opening(connection, call) => {
-                let answer = call
-                    .await
-                    .unwrap_or_else(|_| Err(Status::internal("the call was dropped")));
                 let connection = connection.clone();
+                let answer = tokio::select! {
+                    answer = call => answer.unwrap_or_else(|_| Err(Status::internal("the call was dropped"))),
+                    () = connection.superseded.cancelled() => {
+                        self.stream = Stream::Closed;
+                        return Ok(());
+                    }
+                };
                 match answer {
                     Ok(events) => self.stream = Stream::Open(connection, events.into_inner()),
                     Err(status) => return self.handle_error(connection, &status).map_or(Ok(()), Err),
