@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use tokio::task::spawn_blocking;
 
 use crate::client::connection::{Incoming, Message, Outgoing};
 use crate::client::conversation::Conversation;
@@ -158,10 +157,10 @@ impl AttachedExec {
             // Do not wait for the printer: blocked output may be why the user interrupts.
             return Ok(end);
         }
-        let mut printing = spawn_blocking(move || printer.finish());
+        let mut printing = pin!(printer.finish());
         let printed = loop {
             tokio::select! {
-                printed = &mut printing => break printed.unwrap_or(Ok(())),
+                printed = &mut printing => break printed,
                 event = self.signals.next() => if let Event::Signal(number) = event {
                     return Ok(AttachedEnd::Detached(128 + number));
                 }

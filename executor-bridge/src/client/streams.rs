@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::stdio;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::client::connection::Outgoing;
 
@@ -82,30 +82,40 @@ pub(super) enum OutputStream {
 pub(super) struct Printer {
     /// Output to write; closed once writing has failed.
     pub(super) queue: mpsc::Sender<(OutputStream, Bytes)>,
-    thread: thread::JoinHandle<Result<(), Errno>>,
+    end: oneshot::Receiver<Result<(), Errno>>,
 }
 
 impl Printer {
-    /// Starts the thread.
+    /// Starts the thread with the first output: many commands have none. Call it in a runtime.
     pub(super) fn start(stdout: Descriptor, stderr: Descriptor) -> Self {
         let (queue, mut outputs) = mpsc::channel::<(OutputStream, Bytes)>(1);
-        let thread = thread::spawn(move || {
-            while let Some((stream, data)) = outputs.blocking_recv() {
-                let descriptor = match stream {
-                    OutputStream::Stdout => stdout.as_fd(),
-                    OutputStream::Stderr => stderr.as_fd(),
-                };
-                write_all(descriptor, &data)?;
+        let (report, end) = oneshot::channel();
+        tokio::spawn(async move {
+            let mut next = outputs.recv().await;
+            if next.is_none() {
+                let _ = report.send(Ok(()));
+                return;
             }
-            Ok(())
+            let write = move || {
+                while let Some((stream, data)) = next {
+                    let descriptor = match stream {
+                        OutputStream::Stdout => stdout.as_fd(),
+                        OutputStream::Stderr => stderr.as_fd(),
+                    };
+                    write_all(descriptor, &data)?;
+                    next = outputs.blocking_recv();
+                }
+                Ok(())
+            };
+            thread::spawn(move || report.send(write()));
         });
-        Self { queue, thread }
+        Self { queue, end }
     }
 
     /// Waits until all output is written, possibly for ever; `Err` if writing failed.
-    pub(super) fn finish(self) -> Result<(), Errno> {
+    pub(super) async fn finish(self) -> Result<(), Errno> {
         drop(self.queue);
-        self.thread.join().unwrap_or(Err(Errno::IO))
+        self.end.await.unwrap_or(Err(Errno::IO))
     }
 }
 
