@@ -78,6 +78,8 @@ impl Agent {
             .args(arguments);
         let process = command
             .env("PODBRIDGE_LOG", "warn")
+            // What a killed command leaves goes with this agent's directory.
+            .env("TMPDIR", dir.path())
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

@@ -174,7 +174,7 @@ fn lines(seen: &Finished) -> String {
             .iter()
             .any(|name| line.ends_with(name))
     });
-    let lines = lines.map(|line| match line.split_once("/tmp/ansible_test_payload_") {
+    let lines = lines.map(|line| match line.split_once("/ansible_test_payload_") {
         Some((head, tail)) => head.to_owned() + tail.split_once('/').map_or(tail, |(_, tail)| tail),
         None => line.to_owned(),
     });
