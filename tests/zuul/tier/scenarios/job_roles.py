@@ -103,7 +103,7 @@ ARTIFACTS = [
     ({"path": f"/results/{ODD_NAME}/"}, f"{ODD_NAME}/main.log"),
     ({"path": "/results", "name": "all of it"}, f"all of it/{ODD_NAME}/main.log"),
 ]
-LINKS = {"podbridge_artifacts_pods": ["web"], "podbridge_artifacts_paths": [{"pod": "web", "path": "/links"}]}
+LINKS = {"podbridge_artifacts_pods": "web", "podbridge_artifacts_paths": [{"pod": "web", "path": "/links"}]}
 PATHS = {"podbridge_artifacts_paths": [{"pod": "web", **path} for path, _file in ARTIFACTS]}
 
 SHARED_BY_NONE = {"token": "x", "job": "parent", "namespace": "n", "cluster": {"server": "https://127.9.9.9:1"}}
@@ -114,7 +114,8 @@ MADE = [
     Call("pod", ALL_PODS),
     Call("registry", REGISTRY_OF),
     Call("image_build", IMAGE, always_changes=True),
-    Call("repos", {"podbridge_repos_hosts": ["web", "two-sidecar"]}),
+    # Ansible lets a word pass for a list.
+    Call("repos", {"podbridge_repos_hosts": "web,two-sidecar"}),
     # As with the workspace scheme `flat`.
     Call("repos", {"podbridge_repos_hosts": ["two-sidecar"], "podbridge_repos_projects": [FLAT]}, label="flat"),
     # The default is all pods. Their status may change between two calls; the result of a fetched file does not.
@@ -246,7 +247,7 @@ LATER_FAILURES = [
     # The kubelet's certificate is of no authority that the builder knows.
     (Call("image_build", image("{{ node_address }}:10250/none:1")), "^the image app was not built: .*x509: "),
     # The token that the children use stays; see `expect_one_change` of REMOVED.
-    (Call("share", {"podbridge_share_hosts": ["none"]}), "^the namespace .* cannot be shared: no host none"),
+    (Call("share", {"podbridge_share_hosts": "none"}), "^the namespace .* cannot be shared: no host none"),
     (
         Call("share", {"podbridge_share_account": "nobody"}),
         "cannot be shared: the secret podbridge-share-.* exists for",
