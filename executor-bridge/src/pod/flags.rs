@@ -163,7 +163,7 @@ impl Flags {
             }
             "-c" | "--container" => {
                 return Err(Failure::usage(
-                    "extra_args names a container, which belongs into the request: the Ansible plugin puts it there",
+                    "extra_args names a container; name it with the key container of the request, as the Ansible plugin does",
                 ));
             }
             "-v"

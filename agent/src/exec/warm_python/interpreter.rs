@@ -39,6 +39,9 @@ const FORK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time that a waiting process may take to accept its module. After it, the command runs as any other.
 const ACCEPT_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// A reason for an ordinary start: a variable would be the mark of the interpreter.
+pub(super) const NO_MARK: &str = "processes cannot be marked without a variable of the environment";
+
 /// A warm interpreter. It ends when this is dropped, because its socket closes.
 #[derive(Debug)]
 pub(super) struct Interpreter {
@@ -199,7 +202,7 @@ impl Interpreter {
             return Err("the interpreter is busy with the previous module");
         };
         let Mark::FileLocks(mark) = Mark::new(command.id) else {
-            return Err("the limit on file locks is no mark here");
+            return Err(NO_MARK);
         };
         let accepted = process::open_stdio(command).and_then(|(ends, stdio)| {
             if let Some(user) = user {

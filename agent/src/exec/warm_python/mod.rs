@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use self::form::Form;
-use self::interpreter::Interpreter;
+use self::interpreter::{Interpreter, NO_MARK};
 use super::mark::Mark;
 use super::process::AgentStdio;
 use super::{Command, StdinMode};
@@ -138,7 +138,7 @@ impl WarmPython {
         }
         // A variable as the mark would be the mark of the interpreter.
         if !matches!(Mark::new(command.id), Mark::FileLocks(_)) {
-            return Start::Cold("processes cannot be marked without a variable of the environment".into());
+            return Start::Cold(NO_MARK.into());
         }
         let key = Key {
             argv: form.argv.clone(),

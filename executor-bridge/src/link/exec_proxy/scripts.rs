@@ -220,7 +220,7 @@ report() {
   base=$(cd -P "$1/" 2>/dev/null && pwd -P) || { echo "refused ${1:-/}: is no directory"; return; }
   base=${base%/}
   why=
-  make_own || { why=${why##*: }; echo "refused ${base:-/}: ${why:-others can change it, and there is no ls to see that they have not}"; return; }
+  make_own || { why=${why##*: }; echo "refused ${base:-/}: ${why:-without ls, nothing tells whether other users have changed it}"; return; }
   free=$(stat -f -c '%a %S' "$at" 2>/dev/null) && free=$((${free%% *} * ${free##* } / 1024)) && [ "$free" -lt "$need" ] && {
     rmdir "$own" 2>/dev/null
     echo "refused ${place:-/}: only $free KiB are free"
