@@ -73,7 +73,7 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 test: test-quick test-images test-identity test-parity test-cluster ## everything
 test-quick: lint test-rust test-plugin test-differential demo ## everything that needs no cluster
 .PHONY: test-more
-test-more: test-warm-python test-cold-python test-parity-versions ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
+test-more: test-warm-python test-cold-python test-parity-versions test-aarch64 ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
 	$(MAKE) test-whole-path
 	$(MAKE) test-job-roles
 	$(MAKE) test-identity STEPS=2000
@@ -118,6 +118,17 @@ requirements: ## write tests/requirements anew: newer versions of what the tests
 test-rust: $(PREVIOUS)/.ready ## unit, crate and process tests
 	# More threads than cores, because most tests wait.
 	RUST_TEST_THREADS=$$(($$(nproc) * 2)) cargo test --workspace --locked --no-fail-fast
+
+# Without a debugger's information the programs are loaded faster. The agent and its tests know by the cfg that qemu-user runs them.
+AARCH64_RUSTFLAGS := $(AGENT_RUSTFLAGS) --cfg podbridge_qemu_user -C strip=debuginfo
+.PHONY: test-aarch64
+test-aarch64: ## the agent's own tests for aarch64, under qemu-user, as root; ONLY=name runs some; docs: tests/aarch64/run
+	$(call ensure-debian,gcc-aarch64-linux-gnu libc6-dev-arm64-cross,aarch64-linux-gnu-gcc)
+	$(call ensure-debian,qemu-user,qemu-aarch64)
+	rustup target add aarch64-unknown-linux-gnu
+	RUSTFLAGS="$(AARCH64_RUSTFLAGS)" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+		CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/aarch64/run \
+		cargo test --locked --no-fail-fast -p podbridge-agent --lib --test agent --target aarch64-unknown-linux-gnu -- $(ONLY)
 
 .PHONY: test-images
 test-images: images $(ANSIBLE)/.ready ## the images: reproducible, complete, usable

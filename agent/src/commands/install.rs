@@ -79,7 +79,8 @@ mod tests {
             );
             let program = fs::metadata(volume.path().join(PROGRAM_NAME)).unwrap();
             assert_eq!(program.mode() & 0o7777, 0o755);
-            assert_eq!(program.len(), fs::metadata(env::OWN_PROGRAM).unwrap().len());
+            let own = fs::File::open(env::OWN_PROGRAM).unwrap().metadata().unwrap();
+            assert_eq!(program.len(), own.len());
             assert_eq!(fs::read_dir(volume.path()).unwrap().count(), 1);
         }
     }

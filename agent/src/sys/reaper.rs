@@ -95,6 +95,8 @@ pub(crate) struct Reaper {
 impl Reaper {
     /// Makes this process a subreaper and starts the task that reaps. Call it in a tokio runtime.
     pub(crate) fn start() -> io::Result<Self> {
+        // qemu-user has no such call; the tests that run under it have made the process a subreaper (tests/aarch64).
+        #[cfg(not(podbridge_qemu_user))]
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let reaper = Self::default();
         let mut children = signal(SignalKind::child())?;
@@ -132,7 +134,11 @@ impl Reaper {
             child: child.clone(),
             waiter: sender,
         });
-        let forked = fork(command, &child);
+        let forked = {
+            // Under qemu-user the child runs before its pid is stored, so nothing may be reaped meanwhile.
+            let _not_reaped = cfg!(podbridge_qemu_user).then(|| self.lock());
+            fork(command, &child)
+        };
         self.lock().finish_fork(&child);
         let forked = forked?;
         let pid = forked.pid;

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::harness::{AGENT, alive, argv, connect, eventually, finish, run, zombies_of};
 
 /// Idle time of the detached agents of these tests, in seconds.
-const IDLE: &str = "5";
+const IDLE: &str = if cfg!(podbridge_qemu_user) { "60" } else { "5" };
 
 /// A process with namespaces of its own; it and all processes in its pid namespace are killed at the end of the test.
 struct Container(Child);
@@ -168,7 +168,7 @@ fn an_agent_leaves_no_zombie_with_a_first_process_that_does_not_reap() {
             stdout.is_ok_and(|path| path == Path::new("/dev/null"))
         });
         assert_eq!(stdout(&container.agent(&PROBE, &socket)), "running\n");
-        let end = "for p in /proc/[0-9]*; do grep -qz detached $p/cmdline && kill ${p#/proc/}; done";
+        let end = "for p in /proc/[0-9]*; do grep -qzx -- --detached $p/cmdline && kill ${p#/proc/}; done";
         output(container.command("sh").args(["-c", end]));
         assert!(proxy.wait().unwrap().success());
     }

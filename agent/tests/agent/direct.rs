@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use super::harness::{Agent, finish, run, shell, soon, until_an_idle_agent_has_ended};
+use super::harness::{Agent, SHORT_IDLE, finish, run, shell, soon, until_an_idle_agent_has_ended};
 
 /// Name for TLS, which nobody checks: the keys are what counts.
 const NAME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -240,7 +240,7 @@ async fn invalid_enrolments_are_refused_with_a_sentence() {
 
 #[tokio::test]
 async fn an_agent_with_a_direct_link_is_not_idle() {
-    let mut agent = Agent::start_with(&["--idle", "1"]);
+    let mut agent = Agent::start_with(&["--idle", SHORT_IDLE]);
     let bridge = Bridge::enrolled(&agent).await;
     let (channel, _) = bridge.connect().await.unwrap();
     // It was started after this agent, and has the same idle time.

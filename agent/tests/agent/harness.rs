@@ -44,7 +44,12 @@ impl Agent {
             .and_then(|()| std::fs::create_dir(&disk))
             .unwrap();
         let mut command = Command::new("unshare");
-        let mount = r#"cd "$0" && mkfs.ext4 -q image && mount -o loop image disk && exec "$@""#;
+        let mount = if cfg!(podbridge_qemu_user) {
+            // Root of a user namespace may not mount an image.
+            r#"cd "$0" && mount -t tmpfs -o size=7m tmpfs disk && exec "$@""#
+        } else {
+            r#"cd "$0" && mkfs.ext4 -q image && mount -o loop image disk && exec "$@""#
+        };
         command
             .args(["--mount", "sh", "-c", mount])
             .args([dir.path().as_os_str(), AGENT.as_ref()])
@@ -222,8 +227,11 @@ pub(crate) async fn finish(mut stream: Streaming<ExecEvent>) -> Finished {
     panic!("the stream ended without Closed: {seen:?}")
 }
 
-/// Time after which a test fails that waits for something.
-const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time after which a test fails that waits for something. Programs are many times slower under qemu-user.
+const TEST_TIMEOUT: Duration = Duration::from_secs(if cfg!(podbridge_qemu_user) { 200 } else { 20 });
+
+/// Short idle time of an agent, in seconds, in which a client can still connect to it.
+pub(crate) const SHORT_IDLE: &str = if cfg!(podbridge_qemu_user) { "20" } else { "1" };
 
 /// Waits until `condition` is true; fails after `TEST_TIMEOUT`.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -235,9 +243,9 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until an agent that nobody uses has ended after its idle time of one second. In this time nothing must happen to the tested agent.
+/// Waits until an agent that nobody uses has ended after its short idle time. In this time nothing must happen to the tested agent.
 pub(crate) async fn until_an_idle_agent_has_ended() {
-    let mut idle = Agent::start_with(&["--idle", "1"]);
+    let mut idle = Agent::start_with(&["--idle", SHORT_IDLE]);
     soon(async {
         while !idle.ended() {
             // A process has no asynchronous wait here.

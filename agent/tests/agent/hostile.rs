@@ -21,12 +21,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::harness::{AGENT, Agent, argv, eventually, finish, run, shell, soon};
+use crate::harness::{AGENT, Agent, SHORT_IDLE, argv, eventually, finish, run, shell, soon};
 use crate::measure::usage;
 
 const OTHER: u32 = 1000;
 /// Longest time for a command beside clients that stand still. A frozen agent never answers.
-const PROMPT: Duration = Duration::from_secs(5);
+const PROMPT: Duration = Duration::from_secs(if cfg!(podbridge_qemu_user) { 60 } else { 5 });
 /// Memory that an agent may have beside its spools, in kB.
 const MEMORY: u64 = 64 << 10;
 
@@ -305,7 +305,7 @@ fn an_init_starts_its_own_program_again_whatever_has_its_path() {
 /// Runs shell lines as root in a mount namespace with a /tmp and a /run of its own.
 fn in_own_directories(lines: &str) -> std::process::Output {
     let mounts = "mount -t tmpfs -o mode=1777 tmpfs /tmp && mount -t tmpfs -o mode=755 tmpfs /run";
-    let script = format!("{mounts}\n{lines}");
+    let script = format!("{mounts}\ncp /proc/self/fd/5 /tmp/agent && chmod 755 /tmp/agent\n{lines}");
     let mut command = Command::new("unshare");
     // The agent is outside of /tmp for a moment: the namespace hides it.
     command.args(["--mount", "sh", "-c", &format!("exec 5<\"$0\"; {script}"), AGENT]);
@@ -330,7 +330,7 @@ fn an_agent_serves_although_another_user_has_taken_its_names() {
             r#"{planted} 2>/dev/null
             chown -h {OTHER} /tmp/.podbridge-0 /run/podbridge/.probe /run/podbridge/agent.sock.lock 2>/dev/null
             case '{planted}' in *' /tmp/'*) mount -t tmpfs -o ro tmpfs /run;; esac
-            /proc/self/fd/5 serve --daemon --idle 1 >&2 && /proc/self/fd/5 proxy --probe
+            /tmp/agent serve --daemon --idle {SHORT_IDLE} >&2 && /tmp/agent proxy --probe
             ls -A /run/elsewhere 2>/dev/null"#
         );
         let output = in_own_directories(&lines);
@@ -391,7 +391,7 @@ fn a_full_queue_of_another_user_keeps_no_proxy_waiting_and_no_agent_from_serving
     ] {
         let lines = format!(
             r#"cd /
-            /proc/self/fd/5 serve & first=$!
+            /tmp/agent serve & first=$!
             until name=$(grep -o '@podbridge-agent/0/.*' /proc/net/unix | grep "$(stat -Lc %i /proc/self/ns/mnt | xargs printf %x)/"); do sleep 0.01; done
             kill $first; wait $first
             rm -rf /run/podbridge /tmp/.podbridge-0
@@ -399,9 +399,9 @@ fn a_full_queue_of_another_user_keeps_no_proxy_waiting_and_no_agent_from_serving
             mkfifo /run/full
             python3 -c '{STANDS_STILL}' "{address}" {uid} >/run/full & other=$!
             read full </run/full && echo $full
-            timeout 20 /proc/self/fd/5 proxy --probe
-            timeout 20 /proc/self/fd/5 serve --daemon --idle 1 >&2
-            timeout 20 /proc/self/fd/5 proxy --probe
+            timeout 20 /tmp/agent proxy --probe
+            timeout 20 /tmp/agent serve --daemon --idle {SHORT_IDLE} >&2
+            timeout 20 /tmp/agent proxy --probe
             kill $other"#
         );
         let output = in_own_directories(&lines);

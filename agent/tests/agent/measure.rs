@@ -12,7 +12,7 @@ use crate::harness::{Agent, argv, eventually, run, shell, soon};
 /// Resources of one process.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Anonymous memory without `relocated`, in kB.
+    /// Anonymous memory without `relocated`, in kB; 0 under qemu-user, whose own memory is with it.
     pub(crate) memory: u64,
     /// Pages of the program's file that the loader has changed, in kB. A debug build has several times more of them.
     pub(crate) relocated: u64,
@@ -33,7 +33,11 @@ pub(crate) fn usage(pid: u32) -> Usage {
     };
     let relocated = relocated(&fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap());
     Usage {
-        memory: field("RssAnon:").saturating_sub(relocated),
+        memory: if cfg!(podbridge_qemu_user) {
+            0
+        } else {
+            field("RssAnon:").saturating_sub(relocated)
+        },
         relocated,
         resident: field("VmRSS:"),
         peak: field("VmHWM:"),

@@ -6,7 +6,7 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use podbridge_files::users::Identity;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -183,7 +183,11 @@ pub(crate) fn fork(command: &PreparedCommand, child: &AtomicI32) -> Result<Forke
         }
     };
     match cloned {
-        Ok(pid) => Ok(ForkedChild { pid, status }),
+        Ok(pid) => {
+            // The kernel has stored it. qemu-user stores it in the child's memory only.
+            child.store(pid.as_raw_nonzero().get(), Ordering::Release);
+            Ok(ForkedChild { pid, status })
+        }
         Err(errno) => Err(failed(errno.unwrap_or(libc::EAGAIN))),
     }
 }
