@@ -74,6 +74,7 @@ test: test-quick test-images test-identity test-parity test-cluster ## everythin
 test-quick: lint test-rust test-plugin test-differential demo ## everything that needs no cluster
 .PHONY: test-more
 test-more: test-warm-python test-cold-python test-parity-versions test-aarch64 ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
+	$(MAKE) test-long-targets
 	$(MAKE) test-whole-path
 	$(MAKE) test-job-roles
 	$(MAKE) test-identity STEPS=2000
@@ -236,6 +237,10 @@ test-cluster: images $(STOCK_KUBECTL) $(ANSIBLE)/.ready ## the command line, Ans
 	$(call ensure-debian,buildah)
 	cargo build --locked -p podbridge-tests --bin soak
 	SOAK=$(CARGO_TARGET_DIR)/debug/soak STOCK_KUBECTL=$(STOCK_KUBECTL) ANSIBLE_PYTHON=$(ANSIBLE)/bin/python tests/cluster-tier
+
+.PHONY: test-long-targets
+test-long-targets: build $(STOCK_KUBECTL) ## integration targets of Ansible that take minutes each, on a new cluster
+	$(on-a-cluster) tests/long-targets
 
 .PHONY: test-whole-path
 test-whole-path: build $(STOCK_KUBECTL) ## all of Zuul and nodepool as services, from a push to the end of the builds, on a new cluster
