@@ -156,12 +156,12 @@ async fn a_changed_file_of_python_is_seen_by_the_next_module() {
         .join("site-packages");
     let line = format!("/bin/sh -c '{}/bin/python && sleep 0'", prefix.display());
     let text = module(
-        "try:\n    import planted\n    print(planted.value)\nexcept ImportError: print('none')",
+        "import os\ntry:\n    import planted\n    print(planted.value)\nexcept ImportError:\n    print('none' if os.readlink('/proc/self/exe').startswith('/usr/') else 'upgraded')",
         "",
     );
     let start = || pipelined(&line, &text);
     type Change<'a> = &'a dyn Fn(&Path);
-    let changes: [(&str, Change<'_>); 4] = [
+    let changes: [(&str, Change<'_>); 5] = [
         ("1\n", &|site| fs::write(site.join("planted.py"), "value = 1").unwrap()),
         ("22\n", &|site| {
             fs::remove_file(site.join("planted.py")).unwrap();
@@ -184,6 +184,12 @@ async fn a_changed_file_of_python_is_seen_by_the_next_module() {
             let settings = site.ancestors().nth(3).unwrap().join("pyvenv.cfg");
             let text = fs::read_to_string(&settings).unwrap();
             fs::write(&settings, text + "prompt = changed\n").unwrap();
+        }),
+        ("upgraded\n", &|site| {
+            // As a package manager does: the new program takes the name of the old one.
+            let programs = site.ancestors().nth(3).unwrap().join("bin");
+            fs::copy("/usr/bin/python3", programs.join("new")).unwrap();
+            fs::rename(programs.join("new"), programs.join("python")).unwrap();
         }),
     ];
     assert_eq!(finish_warm(&agent, start).await.stdout(), "none\n");
