@@ -282,19 +282,22 @@ class Proxy:
         methods = receive(connection, count)
         login = None
         if self.login or 2 in methods:
-            connection.sendall(b"\x05\x02" if 2 in methods else b"\x05\xff")
+            # The note comes before the answer: a client that is refused may have ended when the log is read.
             if 2 not in methods:
                 self.log.append({"asked": None, "login": None})
+                connection.sendall(b"\x05\xff")
                 return
+            connection.sendall(b"\x05\x02")
             _, length = receive(connection, 2)
             name = receive(connection, length).decode()
             password = receive(connection, receive(connection, 1)[0]).decode()
             login = f"{name}:{password}"
             good = login == self.login or not self.login
-            connection.sendall(b"\x01\x00" if good else b"\x01\x01")
             if not good:
                 self.log.append({"asked": None, "login": login})
+                connection.sendall(b"\x01\x01")
                 return
+            connection.sendall(b"\x01\x00")
         else:
             connection.sendall(b"\x05\x00")
         _, _, _, form = receive(connection, 4)
