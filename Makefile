@@ -73,7 +73,7 @@ demo: build $(ANSIBLE)/.ready ## an Ansible play through podbridge, without a cl
 test: test-quick test-images test-identity test-parity test-cluster ## everything
 test-quick: lint test-rust test-plugin test-differential demo ## everything that needs no cluster
 .PHONY: test-more
-test-more: test-warm-python test-cold-python test-parity-versions test-aarch64 ## what takes too long for `make test`, about an hour: before a release, and before an issue is called resolved
+test-more: test-warm-python test-cold-python test-parity-versions test-aarch64 ## what takes too long for `make test`, more than an hour: before a release, and before an issue is called resolved
 	$(MAKE) test-long-targets
 	$(MAKE) test-whole-path
 	$(MAKE) test-job-roles
