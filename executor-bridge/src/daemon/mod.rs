@@ -5,6 +5,7 @@
 mod arrivals;
 mod build_end;
 mod dispatch;
+mod early_connection;
 mod hangup;
 mod job_console;
 mod peer;

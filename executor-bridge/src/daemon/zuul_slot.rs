@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::BridgeSettings;
 use crate::console::Console;
-use crate::daemon::{build_end, serve};
+use crate::daemon::{build_end, early_connection, serve};
 use crate::error::{Failure, Kind};
 use crate::protocol::target::{KeyedTarget, Target};
 use crate::session::Session;
@@ -59,14 +59,16 @@ pub(super) struct SlotServices {
 impl SlotServices {
     /// Starts the services.
     pub(super) fn start(self, session: &Arc<Session>, shutdown: &Shutdown) -> io::Result<()> {
+        let slots = self.socket.parent().unwrap_or(Path::new("/")).to_owned();
         let console = Console::new(session.clone(), Some(self.socket));
         for listener in self.listeners {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(console.clone().serve(listener));
         }
-        // Connect at once: Zuul's first playbook does not wait long.
-        drop(session.reachability(None));
+        // Zuul's first playbook does not wait long, so the bridge connects before a client asks.
+        let session = session.clone();
+        tokio::spawn(async move { early_connection::connect(session, &slots).await });
         tokio::spawn(keep_socket(self.slot_socket));
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
