@@ -75,6 +75,7 @@ test-quick: lint test-rust test-plugin test-differential demo ## everything that
 .PHONY: test-more
 test-more: test-warm-python test-cold-python test-parity-versions test-aarch64 ## what takes too long for `make test`, more than an hour: before a release, and before an issue is called resolved
 	$(MAKE) test-long-targets
+	$(MAKE) test-older-containerd
 	$(MAKE) test-whole-path
 	$(MAKE) test-job-roles
 	$(MAKE) test-identity STEPS=2000
@@ -241,6 +242,12 @@ test-cluster: images $(STOCK_KUBECTL) $(ANSIBLE)/.ready ## the command line, Ans
 .PHONY: test-long-targets
 test-long-targets: build $(STOCK_KUBECTL) ## integration targets of Ansible that take minutes each, on a new cluster
 	$(on-a-cluster) tests/long-targets
+
+.PHONY: test-older-containerd
+test-older-containerd: build $(ANSIBLE)/.ready ## the checks of the command line on a cluster with Debian's older containerd
+	cargo build --locked -p podbridge-tests --bin soak
+	export PODBRIDGE_TEST_CONTAINERD=debian; $(on-a-cluster) tests/cluster/cluster agent dist/bin/podbridge-agent; \
+	SOAK=$(CARGO_TARGET_DIR)/debug/soak ANSIBLE_PYTHON=$(ANSIBLE)/bin/python tests/cluster/check
 
 .PHONY: test-whole-path
 test-whole-path: build $(STOCK_KUBECTL) ## all of Zuul and nodepool as services, from a push to the end of the builds, on a new cluster

@@ -1,7 +1,7 @@
 # The command `forms`: makes a pod of each manifest in examples/images, and runs ansible-core's target `connection` in all of them: every
 # way in which the agent comes into a pod carries the same connection. Needs the archives of `make images`. `../run` sources this file.
 
-FORMS=(injected init-container baked-in first-process restricted native-sidecar)
+FORMS=(injected init-container image-volume baked-in first-process restricted native-sidecar)
 run_forms() {
 	local form inventory=$WORK/forms.yaml version
 	version=$(sed 's/.*podbridge-agent://; q' "$ROOT/dist/images/digests")
@@ -25,7 +25,6 @@ run_forms() {
 	done
 	run_logged connection env -C "$TARGETS/connection" INVENTORY="$inventory" ./test.sh \
 		-e target_hosts=kubectl -e action_prefix= -e "local_tmp=$WORK/ansible-local" -e remote_tmp=/tmp/ansible-remote
-	check_image_volume
 	say "target connection passed in ${#FORMS[@]} pods"
 	for form in "${FORMS[@]}"; do "check_${form//-/_}" "form-$form"; done
 }
@@ -58,7 +57,7 @@ make_form() {
 	local form=$1 namespace
 	namespace=$(namespace_of "$form")
 	PODS+=("$namespace/form-$form")
-	sed -e "s#registry.example.com/podbridge-agent\(-git\|\)\$#localhost/podbridge-agent\1:$2#" \
+	sed -e "s#registry.example.com/podbridge-agent\(-git\|\)\(,\|\$\)#localhost/podbridge-agent\1:$2\2#" \
 		-e 's#registry.example.com/python-with-agent$#localhost/podbridge-test/baked:1#' \
 		-e 's#registry.example.com/\(python\|main\)$#localhost/podbridge-test/debian:1#' \
 		-e "/^kind: Namespace/,/^---/s/^  name: .*/  name: $RESTRICTED/; s/^  namespace: .*/  namespace: $RESTRICTED/" \
@@ -78,14 +77,13 @@ expect_agent() {
 	[ "$(agents "$1")" = "$2" ] || die "$1: the agent is $(agents "$1") instead of $2"
 }
 
-# The containerd of the test cluster has no image volumes, so the API server alone reads this manifest.
-check_image_volume() {
-	kube apply --dry-run=server -o 'jsonpath={.spec.volumes[0].image.reference}' -f "$ROOT/examples/images/image-volume.yaml" >"$WORK/image-volume" ||
-		die "image-volume: the API server refuses it"
-	[ "$(cat "$WORK/image-volume")" = registry.example.com/podbridge-agent ] || die "image-volume: the volume is lost"
-}
 check_injected() { [[ $(agents "$1") = /tmp/.podbridge-0/podbridge-agent-* ]] || die "$1: the agent is $(agents "$1")"; }
 check_init_container() { expect_agent "$1" /opt/podbridge/podbridge-agent; }
+check_image_volume() {
+	expect_agent "$1" /opt/podbridge/podbridge-agent
+	! kube exec "$1" -c main -- touch /opt/podbridge/new 2>"$WORK/image-volume" || die "$1: the volume can be written"
+	grep -q 'Read-only file system' "$WORK/image-volume" || die "$1: $(cat "$WORK/image-volume")"
+}
 check_baked_in() { expect_agent "$1" /usr/bin/podbridge-agent; }
 check_first_process() {
 	expect_agent "$1" /opt/podbridge/podbridge-agent

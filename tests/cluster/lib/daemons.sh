@@ -1,8 +1,8 @@
 # Starts the daemons of the cluster. up.sh runs it in the cluster's network namespace and in a mount namespace that lives as long as the
 # daemons:
-#   daemons.sh SOURCES STATE NAME BINARY IMAGES
+#   daemons.sh SOURCES STATE NAME KUBERNETES CONTAINERD IMAGES
 set -euo pipefail
-HERE=$1 STATE=$2 NAME=$3 K8S=$4 IMAGES=$5
+HERE=$1 STATE=$2 NAME=$3 K8S=$4 CONTAINERD=$5 IMAGES=$6
 . "$HERE/lib/state.sh"
 D=$STATE/run NODE=podbridge NODE_IP=10.255.0.1
 mkdir -p "$D"/{bin,pki,logs,pid,cni,cni-state,etcd,kubelet,pods,plugins,certs,opt,machine,sysctl}
@@ -97,6 +97,8 @@ start_containerd() {
 	# restrict_oom_score_adj: without the capability to lower oom_score_adj, runc would fail to start a pod.
 	cat >containerd.toml <<-Y
 		version = 2
+		# The socket of NRI would be in /run of the machine.
+		disabled_plugins = ["io.containerd.nri.v1.nri"]
 		root = "$D/containerd/root"
 		state = "$D/containerd/state"
 		[grpc]
@@ -118,8 +120,8 @@ start_containerd() {
 		    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 		      runtime_type = "io.containerd.runc.v2"
 	Y
-	start containerd containerd --config containerd.toml
-	local ctr="ctr -a containerd.sock -n k8s.io"
+	start containerd env "PATH=$D/bin:$PATH" bin/containerd --config containerd.toml
+	local ctr="bin/ctr -a $D/containerd.sock -n k8s.io"
 	wait_for 30 $ctr version
 	for i in pause busybox debian; do $ctr images import "$IMAGES/$i.tar" >>logs/import.log 2>&1; done
 }
@@ -128,6 +130,7 @@ start_kubelet() {
 	cat >kubelet.yaml <<-Y
 		apiVersion: kubelet.config.k8s.io/v1beta1
 		kind: KubeletConfiguration
+		featureGates: {ImageVolume: true}
 		cgroupDriver: cgroupfs
 		cgroupRoot: /$NAME
 		enforceNodeAllocatable: []
@@ -160,6 +163,7 @@ die_with_log() {
 enter_cgroups
 mount_private_paths
 for c in kube-apiserver kube-controller-manager kube-scheduler kubelet; do ln -s "$K8S" bin/$c; done
+for c in containerd containerd-shim-runc-v2 ctr; do ln -s "$CONTAINERD/$c" bin/$c; done
 # The kubectl in the cluster's binary takes three times as long to start, because it is all of Kubernetes.
 ln -s "${STOCK_KUBECTL:-$K8S}" bin/kubectl
 (umask 077 && make_pki) >>logs/pki.log 2>&1 || die_with_log pki

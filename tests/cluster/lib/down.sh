@@ -24,7 +24,7 @@ end_daemon() {
 
 # Ends the kubelet first, because it restarts containers that end. The shims of containerd end with their tasks.
 end_processes() {
-	local ctr="timeout 20 ctr -a $STATE/run/containerd.sock -n k8s.io" t
+	local ctr="timeout 20 $STATE/run/bin/ctr -a $STATE/run/containerd.sock -n k8s.io" t
 	end_daemon kubelet
 	if [ -S "$STATE/run/containerd.sock" ]; then
 		for t in $($ctr task ls -q 2>/dev/null || :); do

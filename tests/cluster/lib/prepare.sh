@@ -1,4 +1,4 @@
-# Preparation of a cluster: installs the Debian packages, and builds the Kubernetes binary and the images in $CACHE, each in a directory
+# Preparation of a cluster: installs the Debian packages, and builds Kubernetes, containerd and the images in $CACHE, each in a directory
 # named by the hash of its sources. `cluster` and tests/ansible/lib/local.sh source this file.
 
 K8S_VERSION=1.34.2
@@ -6,7 +6,7 @@ K8S_VERSION=1.34.2
 # hash_of FILE…: prints the hash of the contents; names do not matter.
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
 
-CLUSTER_PACKAGES="etcd-server containerd runc containernetworking-plugins mmdebstrap busybox-static iproute2 openssl python3 rsync"
+CLUSTER_PACKAGES="etcd-server runc containernetworking-plugins mmdebstrap busybox-static iproute2 openssl python3 rsync"
 
 # ensure_packages PACKAGE…: installs the missing packages of Debian, without starting their services.
 ensure_packages() {
@@ -26,17 +26,42 @@ ensure_packages() {
 	[ $rc = 0 ] || die "apt-get failed"
 }
 
-# Builds the Kubernetes binary if it is missing and sets K8S to its path.
-ensure_binary() {
-	local src=$HERE/k8s v=k8s.io/component-base/version dir
-	local flags="-s -w -X $v.gitVersion=v$K8S_VERSION -X $v.gitMajor=1 -X $v.gitMinor=34"
-	dir=$CACHE/k8s/$({ hash_of "$src/main.go" "$src/go.mod" "$src/go.sum"; go env GOVERSION GOARCH; echo "$flags"; } | sha256sum | cut -c1-16)
-	K8S=$dir/k8s
-	[ ! -x "$K8S" ] || return 0
-	say "building Kubernetes $K8S_VERSION (minutes, once)"
-	mkdir -p "$dir"
-	(cd "$src" && CGO_ENABLED=0 GOOS=linux GOWORK=off nice -n 10 go build -trimpath -buildvcs=false -mod=readonly -ldflags "$flags" -o "$K8S.$$" . 9>&-) >&2 || die "go build failed"
-	mv "$K8S.$$" "$K8S"
+# build_go MODULE PACKAGES LDFLAGS: builds these packages of the Go module in $HERE/MODULE, if they are missing, and sets PROGRAMS to their
+# directory. `tool` stands for the packages that the module's go.mod names.
+build_go() {
+	local src=$HERE/$1 flags=$3 source
+	source=("$src"/go.mod "$src"/go.sum)
+	[ ! -f "$src/main.go" ] || source=("$src/main.go" "${source[@]}")
+	PROGRAMS=$CACHE/$1/$({ hash_of "${source[@]}"; go env GOVERSION GOARCH; echo "$flags"; } | sha256sum | cut -c1-16)
+	[ ! -d "$PROGRAMS" ] || return 0
+	say "building $1 (minutes, once)"
+	mkdir -p "$PROGRAMS.$$"
+	(cd "$src" && CGO_ENABLED=0 GOOS=linux GOWORK=off nice -n 10 go build -trimpath -buildvcs=false -mod=readonly -ldflags "$flags" \
+		-o "$PROGRAMS.$$/" "$2" 9>&-) >&2 || die "go build failed"
+	mv "$PROGRAMS.$$" "$PROGRAMS"
+}
+
+# Sets K8S to the path of the Kubernetes binary.
+ensure_kubernetes() {
+	local v=k8s.io/component-base/version PROGRAMS
+	build_go k8s . "-s -w -X $v.gitVersion=v$K8S_VERSION -X $v.gitMajor=1 -X $v.gitMinor=34"
+	K8S=$PROGRAMS/k8s
+}
+
+# Sets CONTAINERD to the directory of containerd, its shim and ctr.
+ensure_containerd() {
+	local PROGRAMS
+	case ${PODBRIDGE_TEST_CONTAINERD:-} in
+	'')
+		build_go containerd tool "-s -w"
+		CONTAINERD=$PROGRAMS
+		;;
+	debian)
+		ensure_packages containerd
+		CONTAINERD=/usr/bin
+		;;
+	*) die "PODBRIDGE_TEST_CONTAINERD is $PODBRIDGE_TEST_CONTAINERD; the only value is debian" ;;
+	esac
 }
 
 # Builds the missing image archives and sets IMAGES to their directory.

@@ -68,7 +68,7 @@ cluster_import() {
 	read_running_env
 	[ -n "$NETNS" ] || die "images can be imported only into a cluster that this command started, not into an external one"
 	for archive; do
-		ctr -a "$STATE/run/containerd.sock" -n k8s.io images import "$archive" >/dev/null || die "cannot import $archive"
+		"$STATE/run/bin/ctr" -a "$STATE/run/containerd.sock" -n k8s.io images import "$archive" >/dev/null || die "cannot import $archive"
 	done
 }
 
@@ -132,7 +132,7 @@ up_external() {
 	KUBECONFIG=$(readlink -f "$PODBRIDGE_TEST_KUBECONFIG") NETNS=''
 	[ -r "$KUBECONFIG" ] || die "cannot read $PODBRIDGE_TEST_KUBECONFIG"
 	KUBECTL=$(command -v kubectl) || {
-		ensure_binary
+		ensure_kubernetes
 		mkdir -p "$STATE/run/bin"
 		ln -sf "$K8S" "$STATE/run/bin/kubectl"
 		KUBECTL=$STATE/run/bin/kubectl
@@ -150,7 +150,8 @@ up_own() {
 	case $STATE$CACHE in *[!A-Za-z0-9_./+-]*) die "$STATE or $CACHE contains characters other than A-Z a-z 0-9 _ . / + -; choose other paths" ;; esac
 	# shellcheck disable=SC2086 # words
 	ensure_packages $CLUSTER_PACKAGES
-	ensure_binary
+	ensure_kubernetes
+	ensure_containerd
 	ensure_images
 	sysctls >"$STATE/sysctl"
 	make_machine_dirs
@@ -159,7 +160,7 @@ up_own() {
 	make_cgroups
 	write_env
 	nsenter --net="$NETNS" unshare --mount --propagation private \
-		bash "$HERE/lib/daemons.sh" "$HERE" "$STATE" "$NAME" "$K8S" "$IMAGES" 9>&- >&2 ||
+		bash "$HERE/lib/daemons.sh" "$HERE" "$STATE" "$NAME" "$K8S" "$CONTAINERD" "$IMAGES" 9>&- >&2 ||
 		die "the daemons did not start; their logs are in $STATE/run/logs"
 	make_namespaces
 	start_pods

@@ -86,6 +86,7 @@ ALL_PODS = pods(
         groups=["served"],
     ),
     pod("bare", BUSYBOX, agent="init_container"),
+    pod("mounted", BUSYBOX, agent="image_volume"),
     pod("two", sidecar=True, workspace="/volume", cache={"emptyDir": {}}, labels={"tier": "test"}),
     {"name": "own", "manifest": {"spec": kube.pod_spec([kube.container("first"), kube.container("second")])}},
     podbridge_pod_agent_image="{{ agent_image }}",
@@ -136,23 +137,20 @@ REMOVED = [
 ]
 # Beginning of a message of Ansible's own, which has two lines.
 OF_ANSIBLE = "Validation of arguments failed:"
-# How the pods of ALL_PODS look from inside.
+AGENT = "/opt/podbridge/podbridge-agent"
+MEMORY = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"
+# How the pods of ALL_PODS look from inside: host, command, and words that it prints.
 LOOKS = [
-    ("web", "echo $GREETING; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"),
-    ("bare", "readlink /proc/1/exe"),
-    ("two-sidecar", "git --version && touch /volume/shared && echo flat has $(cat /workspace/src/flat/README)"),
-    ("two", "ls /volume/shared && touch /opt/git/x 2>&1"),
-    ("own-second", "hostname"),
-]
-LOOK_ANSWERS = [
-    "hello",
-    "314572800",
-    "/opt/podbridge/podbridge-agent",
-    "git version",
-    "flat has one",
-    "/volume/shared",
-    "Read-only",
-    "own",
+    ("web", f"echo $GREETING; {MEMORY}", ["hello", "314572800"]),
+    ("bare", "readlink /proc/1/exe", [AGENT]),
+    ("mounted", "readlink /proc/1/exe; touch /opt/podbridge/x 2>&1", [AGENT, "Read-only"]),
+    (
+        "two-sidecar",
+        "git --version && touch /volume/shared && echo flat has $(cat /workspace/src/flat/README)",
+        ["git version", "flat has one"],
+    ),
+    ("two", "ls /volume/shared && touch /opt/git/x 2>&1", ["/volume/shared", "Read-only"]),
+    ("own-second", "hostname", ["own"]),
 ]
 
 # A container that ends beside one that goes on, in a pod that starts none again.
@@ -206,8 +204,8 @@ MORE_FAILURES = [
     (Call("pod", pods(pod(requests={"cpu": "much"}))), "quantities must match"),
     (Call("pod", pods(pod("good"), spec(readinessProbe=NOT_READY)) | SHORT), "^pod bad: container main is not ready"),
     (
-        Call("pod", pods(pod(agent="image_volume"), podbridge_pod_agent_image="{{ agent_image }}") | SHORT),
-        "^pod bad: this cluster mounts no image volumes; take agent: init_container$",
+        Call("pod", pods(pod(agent="image_volume"), podbridge_pod_agent_image=NO_IMAGE) | SHORT),
+        f"^pod bad: container main {PULL}.*check the name of the image",
     ),
     # Were the host unreachable, the play would end, and Zuul would retry the job.
     (
@@ -304,7 +302,7 @@ def results():
 def looks():
     raw = [
         play(f"LOOK {host}", {"name": "Look", "raw": command, "failed_when": False}, hosts=host)
-        for host, command in LOOKS
+        for host, command, _words in LOOKS
     ]
     nothing = Call("repos", {"podbridge_repos_hosts": ["two-sidecar"], "podbridge_repos_projects": []})
     shown = {"name": "Image", "debug": {"msg": "{{ podbridge_image }}"}}
@@ -462,12 +460,13 @@ def expect_artifacts(build):
 
 def expect_looks(build):
     plays = plays_of(build, "MADE")
-    said = "\n".join(result.get("stdout", "") for host, _command in LOOKS for _task, result in plays[f"LOOK {host}"])
-    missing = [words for words in LOOK_ANSWERS if words not in said]
-    assert not missing, f"{missing} not in {said}"
+    for host, _command, words in LOOKS:
+        said = "\n".join(result.get("stdout", "") for _task, result in plays[f"LOOK {host}"])
+        missing = [word for word in words if word not in said]
+        assert not missing, f"{host}: {missing} not in {said}"
     # The builder's pod is gone, so it may not be in the group that plays and roles use.
     ((_task, group),) = plays["GROUP"]
-    assert sorted(group["msg"]) == ["bare", "own", "own-second", "two", "two-sidecar", "web"], group["msg"]
+    assert sorted(group["msg"]) == ["bare", "mounted", "own", "own-second", "two", "two-sidecar", "web"], group["msg"]
     images = {result["msg"] for _task, result in plays["IMAGE"]}
     assert len(images) == 1 and "@sha256:" in images.pop()
     digests = {
