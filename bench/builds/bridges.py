@@ -14,16 +14,18 @@ MINUTE = 60
 
 
 def bench_idle(session):
-    """One bridge with an idle pod, beside one kubectl port-forward."""
+    """One bridge with an idle pod, and one kubectl port-forward, in the same minute."""
+    builds, pids = [], {}
     for peer in rows.PEERS:
         with settings.temporary_peer(peer):
-            node = session.node()
-            build = session.run([node], "hello")
-            idle = measure_idle_minute(port_forward_pids(), 20)
-            rows.add("zuul-idle-memory", peer, idle["anonymous"])
-            rows.add("zuul-idle-switches", peer, idle["switches"])
-            session.end(build)
-            kube.delete_pod(*node[1:])
+            builds.append(session.run([session.node()], "hello"))
+            known = [pid for of_peer in pids.values() for pid in of_peer]
+            pids[peer] = [pid for pid in port_forward_pids() if pid not in known]
+    for peer, idle in measure_idle_minute(pids, 20).items():
+        rows.add("zuul-idle-memory", peer, idle["anonymous"])
+        rows.add("zuul-idle-switches", peer, idle["switches"])
+    for build in builds:
+        session.end(build)
 
 
 def bench_100_pods(session):
@@ -38,7 +40,7 @@ def bench_100_pods(session):
             rows.add("zuul-100-start", peer, time.monotonic() - started)
             pids = port_forward_pids()
             assert len(pids) == len(pods), f"{len(pids)} port-forwards of {len(pods)} pods"
-            idle = measure_idle_minute(pids, 60)
+            idle = measure_idle_minute({peer: pids}, 60)[peer]
             rows.add("zuul-100-memory", peer, idle["anonymous"])
             rows.add("zuul-100-cpu", peer, idle["processor"])
             session.end(build)
@@ -62,25 +64,34 @@ def port_forward_pids():
 
 
 def measure_idle_minute(pids, settle):
-    """Returns the memory (MB), processor time (s) and context switches of these processes in one idle minute.
+    """Returns the memory (MB), processor time (s) and context switches of each peer's processes in one idle minute.
 
-    The minute starts when they need hardly any processor time, after `settle` seconds at the latest.
+    `pids`: {peer: pids}. The minute starts when the processes need hardly any processor time, after `settle` seconds at
+    the latest.
     """
+    everybody = [pid for of_peer in pids.values() for pid in of_peer]
     deadline = time.monotonic() + settle
     busy = True
     while busy and time.monotonic() < deadline:
-        before = total_cpu_seconds(pids)
+        before = total_cpu_seconds(everybody)
         time.sleep(10)
-        busy = total_cpu_seconds(pids) - before > 0.01 * len(pids)
-    before = total_cpu_seconds(pids), context_switches(pids)
+        busy = total_cpu_seconds(everybody) - before > 0.01 * len(everybody)
+    before = {peer: usage(of_peer) for peer, of_peer in pids.items()}
     time.sleep(MINUTE)
-    after = total_cpu_seconds(pids), context_switches(pids)
-    memory = [read_status(f"/proc/{pid}/status") for pid in pids]
     return {
-        "anonymous": sum(int(each["RssAnon"].split()[0]) for each in memory) / 1e3,
-        "processor": after[0] - before[0],
-        "switches": after[1] - before[1],
+        peer: {name: value - before[peer][name] for name, value in usage(of_peer).items()}
+        | {"anonymous": anonymous_memory(of_peer)}
+        for peer, of_peer in pids.items()
     }
+
+
+def usage(pids):
+    return {"processor": total_cpu_seconds(pids), "switches": context_switches(pids)}
+
+
+def anonymous_memory(pids):
+    """Returns the anonymous memory of these processes in MB."""
+    return sum(int(read_status(f"/proc/{pid}/status")["RssAnon"].split()[0]) for pid in pids) / 1e3
 
 
 def read_status(path):

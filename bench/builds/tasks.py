@@ -10,25 +10,27 @@ KINDS = {
     "zuul-creates": (rows.count(10, 3), "command: echo x\n      args: {creates: /tmp}"),
     "zuul-command": (rows.count(20, 5), "command: echo x"),
 }
-ROUNDS = rows.count(2, 1)
 
 
 def bench_tasks(session):
     """Skipped tasks and short commands: milliseconds per task."""
-    compare(session, {}, {kind: kind for kind in KINDS})
+    compare(session, {}, {kind: kind for kind in KINDS}, rows.count(2, 1))
 
 
 def bench_silent(session):
     """The same without a live log."""
-    compare(session, {"zuul_console_disabled": True}, {"zuul-command": "zuul-command-silent"})
+    compare(session, {"zuul_console_disabled": True}, {"zuul-command": "zuul-command-silent"}, 1)
 
 
-def compare(session, variables, workloads):
-    """Runs the playbook with each peer; `workloads` maps the kinds of tasks that count to the names of their rows."""
+def compare(session, variables, workloads, rounds):
+    """Runs the playbook with each peer in each round.
+
+    `workloads` maps the kinds of tasks that count to the names of their rows.
+    """
     project = settings.WORK / "bench"
     (project / "playbooks").mkdir(parents=True)
     (project / "playbooks" / "bench.yaml").write_text(playbook())
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for peer in rows.PEERS:
             with settings.temporary_peer(peer):
                 node = session.node()

@@ -41,8 +41,8 @@ def compare(rows, pods, workloads, tasks, forks, names):
         for peer in chosen:
             if peer.slow and (number or settings.QUICK and clock.is_late()):
                 continue
-            # Kubectl takes the same time for every task: a few of them are enough where time is short.
-            repeated = count(tasks, 2) if peer.slow and len(pods) > 1 else tasks
+            # Kubectl takes the same time for every task: a few of them are enough.
+            repeated = min(tasks, count(5, 2)) if peer.slow and len(pods) > 1 else tasks
             say(f"pods: {len(pods)}: {peer.name} ({peer.link})")
             rows.measure(
                 workloads,
