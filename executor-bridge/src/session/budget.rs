@@ -16,8 +16,8 @@ use crate::sys;
 
 /// Most commands and transfers that run at once. Who comes later waits with its request.
 const MAX_OPERATIONS: usize = 640;
-/// Input of a client that the bridge holds in any case, until the agent has it, bytes. All floors and the pool together are half of the
-/// flow-control window that an agent has for a connection: whatever commands leave unread, a cancel or a signal finds room.
+/// Input of a client that the bridge holds in any case, until the agent has it, bytes. All floors and the pool together are 17 MiB, far
+/// less than the 64 MiB window that an agent has for a connection: whatever commands leave unread, a cancel or a signal finds room.
 const INPUT_FLOOR: usize = 8 << 10;
 /// Input beyond the floors of all clients, bytes.
 const INPUT_POOL: usize = 12 << 20;
