@@ -15,10 +15,14 @@ description:
   - Creates a host for each container of the pods in one or more namespaces, including native sidecars. The hosts use
     the connection P(podbridge.zuul.kubectl#connection).
   - A host has the name C(POD_CONTAINER), as with the inventory plugin C(kubernetes.core.k8s) that
-    C(kubernetes.core) removed in its release 4. If pods of two namespaces have the same name, their hosts are named
-    C(NAMESPACE_POD_CONTAINER).
-  - Creates a group for the cluster, groups for each namespace (C(namespace_NAMESPACE) and
-    C(namespace_NAMESPACE_pods)), and a group for each label (C(label_KEY_VALUE)), as with that plugin.
+    C(kubernetes.core) removed in its release 4. (The role P(podbridge.zuul.pod#role) names its hosts C(POD) and
+    C(POD-CONTAINER).) If pods of two namespaces have the same name, their hosts are named C(NAMESPACE_POD_CONTAINER).
+  - Creates a group for the cluster, a group C(namespace_NAMESPACE) below it for each namespace, a group
+    C(namespace_NAMESPACE_pods) below that with its hosts, and a group for each label (C(label_KEY_VALUE)), as with that
+    plugin. Characters that Ansible does not allow in the name of a group become C(_).
+  - A host has the variables C(object_type), C(cluster_name), C(labels), C(annotations), C(pod_name), C(pod_uid),
+    C(pod_resource_version), C(pod_phase), C(pod_node_name), C(pod_host_ip), C(pod_ip), C(container_name),
+    C(container_image), C(container_state), C(container_ready), C(container_restarts) and C(container_is_sidecar).
   - Needs the Kubernetes permission C(pods) C(list) and the program C(podbridge) on the controller, but no Python
     package.
   - The name of the inventory file ends with C(pods.yml) or C(pods.yaml).
@@ -55,7 +59,9 @@ options:
     elements: str
     default: []
   cluster_name:
-    description: Name of the group of all hosts. The default is the address of the API server, with C(-) and C(_).
+    description:
+      - Name of the group of all hosts. The default is the address of the API server, with C(-) for dots and C(_) for
+        colons.
     type: str
   kubeconfig:
     description:
