@@ -31,7 +31,7 @@ OUTSIDE = {
 
 ROUNDS = 2 if QUICK else 3
 # Seconds after which every workload has one more round only, and slow peers none: a slow machine must not take an hour.
-ENOUGH = 330 if QUICK else 28 * 60
+ENOUGH = 330 if QUICK else 26 * 60
 
 
 def count(full, quick):
