@@ -172,16 +172,11 @@ fn the_exec_that_copies_a_module_is_not_taken_for_its_task() {
 
 /// Runs a script whose text has a log id, as Zuul's module does.
 fn run_module(build: &Build, log: &LogFile, script: &str) {
-    let socket = std::fs::read_dir(build.kubeconfig_dir()).unwrap().flatten();
-    let socket = socket
-        .map(|entry| entry.path())
-        .find(|path| !path.ends_with("config"))
-        .unwrap();
     let payload = format!(
         "{script}\n: '{{\"ANSIBLE_MODULE_ARGS\": {{\"zuul_log_id\": \"{}\"}}}}'\n",
         log.id
     );
-    let outcome = exec_with_payload(&socket, &["/bin/sh"], payload.as_bytes()).unwrap();
+    let outcome = exec_with_payload(&build.socket(), &["/bin/sh"], payload.as_bytes()).unwrap();
     assert_eq!(outcome["outcome"], "exited", "{outcome}");
     assert_eq!(outcome["code"], 0, "{outcome}");
 }
