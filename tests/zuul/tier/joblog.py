@@ -49,10 +49,11 @@ class JobLog:
         """Asserts that each text is a complete line of the log, and occurs once."""
         have = [text for _time, text in self.lines]
         for text in texts:
-            # The lines beside it tell whether a log is missing as a whole.
-            host = text.split(" | ")[0]
-            beside = [line[:200] for line in have if host in line][:20]
-            assert have.count(text) == 1, f"{have.count(text)} instead of 1 line {text[:200]!r} in the log; {beside}"
+            assert have.count(text) == 1, (
+                f"{have.count(text)} instead of 1 line {text[:200]!r} in the log; "
+                # They tell whether the whole log of the task is missing.
+                f"the host has the lines {self.lines_of(text.split(' | ')[0])[:20]}"
+            )
         return self
 
     def expect_match(self, *patterns):
