@@ -1,5 +1,5 @@
-"""The program of a warm interpreter, after the texts of `modules.py` and `process.py`. The agent runs it through the
-command of an exec, on standard input, as if it were that exec's module.
+"""The program of a warm interpreter, after the texts of `core_files.py`, `modules.py` and `process.py`. The agent runs
+it through the command of an exec, on standard input, as if it were that exec's module.
 
 Standard output is a socket to the agent. The interpreter imports, compiles and forks; it never runs a module. Each
 module has a leader, which stands in for the shell of the command and is a child of the agent, and a child of the leader
@@ -23,7 +23,11 @@ byte is the kind.
 def _podbridge(pristine):
     import sys
 
-    for name in ("_podbridge", "_podbridge_modules", "_podbridge_process"):
+    # Ansible's wrapper removes the working directory before it imports anything.
+    has_directory = sys.path[:1] == [""]
+    if has_directory:
+        del sys.path[0]
+    for name in ("_podbridge", "_podbridge_core_files", "_podbridge_modules", "_podbridge_process"):
         del pristine[name]
     pristine["__doc__"] = None
 
@@ -56,7 +60,7 @@ def _podbridge(pristine):
 
     codes = {}  # name in the zip and digest of the source: code
     code_size = [0]
-    ORIGIN, stored_digest, hold, accelerate = _podbridge_modules(codes)  # noqa: F821
+    ORIGIN, stored_digest, hold, accelerate = _podbridge_modules(codes, _podbridge_core_files())  # noqa: F821
     PAYLOAD, own_memory, compiler, spare_forks, Module = _podbridge_process()  # noqa: F821
 
     # Where the shell has become Python, the module's process is the leader itself.
@@ -84,12 +88,24 @@ def _podbridge(pristine):
     def threads():
         return len(os.listdir("/proc/self/task"))
 
+    def named_directories(directory, name):
+        """Returns the directories that a .pth file names. Python takes those that exist when it starts."""
+        if not name.endswith(".pth"):
+            return []
+        with open(os.path.join(directory, name), "rb") as file:
+            lines = [os.fsdecode(line).strip() for line in file.read().splitlines()]
+        return [os.path.join(directory, line) for line in lines if not line.startswith(("#", "import ", "import\t"))]
+
     def dependencies():
         """Returns the paths whose change makes this interpreter outdated."""
         paths = {"/etc/localtime", "/etc/nsswitch.conf", "/etc/ld.so.cache", "/etc/ld.so.preload"}
-        paths.update(
-            ("/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/usr/lib/locale", "/usr/lib/locale/locale-archive")
-        )
+        paths.update(("/usr/lib/locale", "/usr/lib/locale/locale-archive"))
+        paths.update(("/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/pki/tls/openssl.d"))
+        # Fedora's openssl.cnf includes the files of the policy in use.
+        paths.update(("/etc/crypto-policies/back-ends", "/etc/crypto-policies/back-ends/opensslcnf.config"))
+        paths.add(os.environ.get("OPENSSL_CONF", ""))
+        time_zones = os.environ.get("TZDIR", "/usr/share/zoneinfo")
+        paths.add(os.path.join(time_zones, os.environ.get("TZ", "").lstrip(":")))
         paths.update(("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64"))
         paths.update(os.environ.get("LD_LIBRARY_PATH", "").split(":"))
         for directory in {
@@ -105,11 +121,10 @@ def _podbridge(pristine):
         for directory in directories:
             paths.add(directory)
             try:
-                paths.update(
-                    os.path.join(directory, name)
-                    for name in os.listdir(directory)
-                    if name.endswith((".pth", "._pth", "customize.py"))
-                )
+                starters = [name for name in os.listdir(directory) if name.endswith((".pth", "._pth", "customize.py"))]
+                paths.update(os.path.join(directory, name) for name in starters)
+                for name in starters:
+                    paths.update(named_directories(directory, name))
             except OSError:
                 pass
         for module in list(sys.modules.values()):
@@ -151,7 +166,8 @@ def _podbridge(pristine):
         return files
 
     def learn(descriptor):
-        """Takes the code of a payload's files, and imports its module_utils if none are imported yet.
+        """Takes the code of a payload's files, and imports its module_utils if none are imported yet. Raises an error
+        if their import changes more than themselves: then this interpreter may run no module.
 
         Another process compiles: a compiler leaves much memory behind.
         """
@@ -245,10 +261,10 @@ def _podbridge(pristine):
             os._exit(1)
         channel.close()
         main = dict(pristine)
+        if has_directory:
+            sys.path.insert(0, os.path.dirname(os.path.realpath(path)) if path else "")
         if path:
             sys.argv[:] = [path]
-            if not getattr(sys.flags, "safe_path", False) and not sys.flags.isolated:
-                sys.path[0] = os.path.dirname(os.path.realpath(path))
             if hasattr(sys, "orig_argv"):
                 sys.orig_argv.append(path)
             # Standard input is no pipe here, and the file object has noted what it was.

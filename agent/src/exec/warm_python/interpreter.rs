@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use podbridge_files::users::Identity;
 use rustix::fs::{MemfdFlags, SeekFrom, Uid, memfd_create, seek};
+use rustix::io::ioctl_fionread;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -26,6 +27,7 @@ use crate::sys::limits::InheritedLimits;
 use crate::sys::reaper::{Child, Reaper};
 
 const PROGRAM: &str = concat!(
+    include_str!("core_files.py"),
     include_str!("modules.py"),
     include_str!("process.py"),
     include_str!("interpreter.py")
@@ -58,6 +60,8 @@ pub(super) struct Interpreter {
 #[derive(Debug)]
 struct Control {
     packets: Packets,
+    /// What it writes to standard error. A module that starts anew would write the same.
+    stderr: OwnedFd,
     /// Digests of the payloads that it has learned.
     learned: HashSet<[u8; 32]>,
 }
@@ -93,10 +97,12 @@ impl Interpreter {
             argv: form.argv.clone(),
             ..command.clone()
         };
-        let (packets, stdio) = open_stdio().map_err(|error| format!("its streams cannot be opened: {error}"))?;
+        let (packets, stderr, stdio) =
+            open_stdio().map_err(|error| format!("its streams cannot be opened: {error}"))?;
         let child = process::spawn_with(reaper, limits, &command, stdio).map_err(|failure| failure.message)?;
         let answer = packets.receive(START_TIMEOUT);
         let paths = understand(&answer, b'H')?;
+        check_silence(&stderr)?;
         let executable = paths.split(|byte| *byte == 0).next().unwrap_or_default();
         if !are_same_file(executable, &form.python) {
             return Err("the command's interpreter starts another one".into());
@@ -107,6 +113,7 @@ impl Interpreter {
             reaper: reaper.clone(),
             control: Mutex::new(Control {
                 packets,
+                stderr,
                 learned: HashSet::new(),
             }),
             waiting: Mutex::default(),
@@ -133,6 +140,7 @@ impl Interpreter {
             control.packets.send(b"L", &[content.as_fd()]).map_err(failed)?;
             let answer = control.packets.receive(LEARN_TIMEOUT);
             let dependencies = add(understand(&answer, b'L')?, form, begun)?;
+            check_silence(&control.stderr)?;
             // What it has read before is compared as it was then.
             if let Some(reason) = self.outdated() {
                 return Err(reason);
@@ -231,14 +239,24 @@ impl Interpreter {
     }
 }
 
-/// Makes the standard streams of an interpreter: its program, a socket to it, and nothing.
-fn open_stdio() -> io::Result<(Packets, Stdio)> {
+/// Makes the standard streams of an interpreter: its program, a socket to it, and a pipe from it.
+fn open_stdio() -> io::Result<(Packets, OwnedFd, Stdio)> {
     let (packets, stdout) = Packets::pair()?;
     let (stdin, program) = pipe_with(PipeFlags::CLOEXEC)?;
     // A pipe holds the whole program, so no reader is needed yet.
     File::from(program).write_all(PROGRAM.as_bytes())?;
-    let stderr = OwnedFd::from(File::options().write(true).open("/dev/null")?);
-    Ok((packets, Stdio::Pipes { stdin, stdout, stderr }))
+    let (written, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((packets, written, Stdio::Pipes { stdin, stdout, stderr }))
+}
+
+/// Returns `Err` if something was written to this pipe.
+fn check_silence(stderr: &OwnedFd) -> Result<(), String> {
+    let count = ioctl_fionread(stderr).map_err(|error| format!("its standard error cannot be read: {error}"))?;
+    if count == 0 {
+        Ok(())
+    } else {
+        Err("its start writes to standard error".into())
+    }
 }
 
 impl Drop for Interpreter {

@@ -79,6 +79,10 @@ impl Slot {
         let used = Instant::now();
         Self { state, used }
     }
+
+    fn holds(&self, interpreter: &Arc<Interpreter>) -> bool {
+        matches!(&self.state, State::Ready(own) if Arc::ptr_eq(own, interpreter))
+    }
 }
 
 /// The warm interpreters of an agent; clones share them.
@@ -145,6 +149,7 @@ impl WarmPython {
             variables: variables.clone(),
             user: user.map(|user| (user.uid, user.gid, user.groups.clone())),
         };
+        self.end_those_of_others(&key);
         let free = cgroup::free_memory();
         if free.is_some_and(|free| free < FREE_TO_KEEP) {
             self.end(&key);
@@ -198,7 +203,11 @@ impl WarmPython {
             let renewed = interpreter.learn(&form, &stdin, SystemTime::now(), copies);
             if let Err(reason) = renewed {
                 tracing::info!(reason, "a warm interpreter ends");
-                warm.end(&key);
+                let mut slots = warm.lock();
+                let slot = slots.get_mut(&key);
+                if let Some(slot) = slot.filter(|slot| slot.holds(&interpreter)) {
+                    *slot = Slot::new(State::Failed { reason, failures: 0 });
+                }
             }
         });
     }
@@ -271,6 +280,12 @@ impl WarmPython {
             .extract_if(|known, slot| *known == key && is_ready(slot))
             .count();
         tracing::info!(ended, "a warm interpreter is not watched any more");
+    }
+
+    /// Ends the interpreters of other users, except that of the agent's own user: a user that has a process cannot be removed.
+    fn end_those_of_others(&self, key: &Key) {
+        self.lock()
+            .retain(|known, slot| known.user.is_none() || known.user == key.user || matches!(slot.state, State::Seen));
     }
 
     fn end(&self, key: &Key) {

@@ -1,14 +1,15 @@
 """Modules of ansible.module_utils that are imported before a module needs them, and code that is compiled before it.
 `interpreter.py` follows this text in the program of a warm interpreter, and calls what `_podbridge_modules` returns.
 
-A module is held only if all that its import does is known: what it imports, which values outside of ansible it
-replaces, which of its values are paths. The process that imports it has all this done again, with its own paths, after
-it has compared the files.
+A module is held only if it is a file of ansible-core, and all that its import does is known: what it imports, which
+values outside of ansible it replaces, which of its values are paths. The process that imports it has all this done
+again, with its own paths, after it has compared the files.
 """
 
 
-def _podbridge_modules(codes):
+def _podbridge_modules(codes, core_files):
     import _imp
+    import atexit
     import builtins
     import dis
     import gc
@@ -51,6 +52,7 @@ def _podbridge_modules(codes):
             [resource.getrlimit(number) for number in LIMITS],
             socket.getdefaulttimeout(),
             (gc.get_threshold(), gc.isenabled()),
+            (set(vars(builtins)), atexit._ncallbacks()),
         ]
 
     class Values:
@@ -119,7 +121,7 @@ def _podbridge_modules(codes):
                 return None
             base = name.replace(".", "/")
             for file in (base + "/__init__.py", base + ".py"):
-                if file in self.files:
+                if file in self.files and (file in core_files or base == "ansible"):
                     spec = importlib.machinery.ModuleSpec(
                         name, self, origin=ORIGIN + file, is_package=file.endswith("/__init__.py")
                     )
@@ -217,11 +219,7 @@ def _podbridge_modules(codes):
                 held[importing].failed = True
             return real_import_module(name, package)
 
-        names = sorted(
-            name[:-3].replace("/", ".")
-            for name in files
-            if name.startswith("ansible/module_utils/") and name.endswith(".py")
-        )
+        names = sorted(name[:-3].replace("/", ".") for name in files if name in core_files)
         names = [name[: -len(".__init__")] if name.endswith(".__init__") else name for name in names]
         before, finders = footprint(), list(sys.meta_path)
         builtins.__import__, importlib.import_module = noting_import, noting_import_module
@@ -261,7 +259,7 @@ def _podbridge_modules(codes):
             modules = [value.__name__ for value in own.values() if isinstance(value, types.ModuleType)]
             entry.references = [module for module in modules if module in held]
         if values.is_doubtful or footprint() != before:
-            held.clear()
+            raise ImportError("the import of the module's module_utils changes more than these")
         # A module is held only together with all that it imports. The packages around it are no import of it.
         lost = None
         while lost is None or lost:

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size, set_socket_send_buffer_size, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recvmsg, sendmsg, socketpair,
 };
 
 /// Longest packet in bytes: a list of paths.
@@ -42,7 +42,7 @@ impl Packets {
         Ok(())
     }
 
-    /// Waits for a packet; an empty one is the end. `Err` after `timeout`.
+    /// Waits for a packet; an empty one is the end. `Err` after `timeout`, and for a packet that is too long.
     pub(super) fn receive(&self, timeout: Duration) -> io::Result<Vec<u8>> {
         set_socket_timeout(&self.0, Timeout::Recv, Some(timeout))?;
         let mut packet = vec![0; LONGEST];
@@ -55,6 +55,9 @@ impl Packets {
             );
             match received {
                 Err(rustix::io::Errno::INTR) => {}
+                Ok(received) if received.flags.contains(ReturnFlags::TRUNC) => {
+                    return Err(io::ErrorKind::FileTooLarge.into());
+                }
                 other => break other?.bytes,
             }
         };

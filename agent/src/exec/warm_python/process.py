@@ -130,6 +130,22 @@ def make(umask):
             self.tell = tell  # called with the exit code
             self.loaded = set(sys.modules)
             self.exit_functions = atexit._ncallbacks()
+            self.has_opened_library = False
+            self.note_libraries()
+
+        def note_libraries(self):
+            """Makes ctypes, which is imported already, note that it opens a library."""
+            ctypes = sys.modules.get("ctypes")
+            open_library = getattr(ctypes, "_dlopen", None)
+            if open_library is None:
+                return
+
+            def noting_open(*arguments):
+                library = open_library(*arguments)
+                self.has_opened_library = True
+                return library
+
+            ctypes._dlopen = noting_open
 
         def __enter__(self):
             return self.compiler
@@ -170,6 +186,8 @@ def make(umask):
                     stream.flush()
                 parts += [stream, stream.buffer, getattr(stream.buffer, "raw", None)]
             # Code that is not Python's may have its own way to keep data, as a database has.
+            if self.has_opened_library:
+                return True
             for name, module in list(sys.modules.items()):
                 if name not in self.loaded and not str(getattr(module, "__file__", None) or ".py").endswith(".py"):
                     return True

@@ -12,6 +12,10 @@ async fn a_module_ends_as_it_ends_in_a_new_interpreter() {
     for (name, body) in [
         ("prints", "print('out'); import sys; print('err', file=sys.stderr)"),
         ("exits with a code", "import sys; sys.exit(7)"),
+        (
+            "leaves text to the C library",
+            "import ctypes; c = ctypes.CDLL(None); c.setvbuf(ctypes.c_void_p.in_dll(c, 'stdout'), None, 0, 4096); c.puts(b'late')",
+        ),
         ("exits with a text", "import sys; sys.exit('reason')"),
         ("exits at once", "import os; print('lost'); os._exit(9)"),
         ("raises", "raise ValueError('x')"),

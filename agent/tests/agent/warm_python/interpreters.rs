@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use podbridge_proto::v1::exec_event::Event;
 use podbridge_proto::v1::exit_record::Cause;
-use podbridge_proto::v1::{CancelRequest, StartRequest};
+use podbridge_proto::v1::{CancelRequest, EnvVar, StartRequest};
 use tokio_stream::StreamExt as _;
 
 use super::{PIPELINED, agent, cold, finish, finish_warm, module, pipelined};
@@ -204,6 +204,35 @@ async fn a_false_interpreter_gets_no_power_over_a_process_of_another_user() {
     .unwrap();
 }
 
+/// `userdel` refuses to remove a user who has a process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_has_no_interpreter_when_a_module_of_another_user_has_started() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (agent, _connection) = agent().await;
+    let text = module("import os; print(os.getuid())", "");
+    let of_daemon = || StartRequest {
+        user: "daemon".into(),
+        ..pipelined(PIPELINED, &text)
+    };
+    assert_eq!(finish_warm(&agent, of_daemon).await.stdout(), "1\n");
+    assert_ne!(processes_of(1), 0);
+    assert_eq!(finish(&agent, pipelined(PIPELINED, &text)).await.0.stdout(), "0\n");
+    eventually("the processes of the user have ended", || processes_of(1) == 0);
+    assert_eq!(finish_warm(&agent, of_daemon).await.stdout(), "1\n");
+}
+
+/// Returns the number of Python processes of a user.
+fn processes_of(uid: u32) -> usize {
+    let is_of_user = |status: &String| {
+        status.starts_with("Name:\tpython3") && status.lines().any(|line| line.starts_with(&format!("Uid:\t{uid}\t")))
+    };
+    let entries = fs::read_dir("/proc").unwrap();
+    let statuses = entries.filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("status")).ok());
+    statuses.filter(is_of_user).count()
+}
+
 /// Polls all of the futures at once.
 async fn futures_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();
@@ -234,10 +263,20 @@ async fn nothing_is_warm_where_it_may_not_be() {
     fs::write(&fake, "#!/bin/sh\nexec /usr/bin/python3 \"$@\"\n").unwrap();
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     let launcher = format!("/bin/sh -c '{} && sleep 0'", fake.display());
+    // Bash says that it lacks this locale.
+    let missing_locale = EnvVar {
+        name: "LC_ALL".into(),
+        value: "xx_XX.UTF-8".into(),
+    };
+    let noisy = StartRequest {
+        env: vec![missing_locale],
+        ..pipelined("/bin/bash -c '/usr/bin/python3 && sleep 0'", &text)
+    };
     let verbose = "/bin/sh -c 'PYTHONWARNINGS=error /usr/bin/python3 && sleep 0'";
     for (reason, start) in [
         ("switched off", cold(pipelined(PIPELINED, &text))),
         ("starts another one", pipelined(&launcher, &text)),
+        ("writes to standard error", noisy),
         ("how Python starts", pipelined(verbose, &text)),
         (
             "no plain call",

@@ -6,6 +6,7 @@ mod interpreters;
 mod sees;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,7 @@ print(base64.b64encode(memory.getvalue()).decode())";
 
 /// The module_utils of the payload. `seen` is state that a module may leave behind.
 const BASIC: &str = "import json, os, pathlib, sys
-from ansible.module_utils.common import shared
+from ansible.module_utils.common import file as shared
 _ANSIBLE_ARGS = None
 PLACE = pathlib.Path(__file__).parents[2]
 seen = []
@@ -68,6 +69,11 @@ def place():
 
 /// Returns the text of a module whose body is `body`.
 fn module(body: &str, arguments: &str) -> Vec<u8> {
+    module_with("", body, arguments)
+}
+
+/// The same with a file of a role, `ansible.module_utils.of_role`.
+fn module_with(of_role: &str, body: &str, arguments: &str) -> Vec<u8> {
     let files = tempfile::tempdir().unwrap();
     for (name, text) in [
         (
@@ -80,7 +86,8 @@ fn module(body: &str, arguments: &str) -> Vec<u8> {
         ),
         ("ansible/module_utils/basic.py", BASIC),
         ("ansible/module_utils/common/__init__.py", ""),
-        ("ansible/module_utils/common/shared.py", "values = {}\n"),
+        ("ansible/module_utils/common/file.py", "values = {}\n"),
+        ("ansible/module_utils/of_role.py", of_role),
         ("ansible/modules/__init__.py", ""),
         ("ansible/modules/test.py", body),
     ] {
@@ -151,7 +158,15 @@ async fn finish_warm(agent: &Agent, start: impl Fn() -> StartRequest) -> Finishe
 
 /// Keeps a connection open: without one, the agent ends its interpreters.
 async fn agent() -> (Agent, impl Sized) {
-    let agent = Agent::start();
+    connected(Agent::start()).await
+}
+
+/// The same with this working directory.
+async fn agent_in(directory: &Path) -> (Agent, impl Sized) {
+    connected(Agent::start_by("env", &["--chdir", directory.to_str().unwrap()])).await
+}
+
+async fn connected(agent: Agent) -> (Agent, impl Sized) {
     let connection = agent.exec().await;
     let mut connected = connection.clone();
     // The channel connects with its first call.

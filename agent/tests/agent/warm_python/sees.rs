@@ -7,14 +7,14 @@ use std::process::Command;
 use podbridge_proto::v1::exit_record::Cause;
 use podbridge_proto::v1::{EnvVar, StartRequest};
 
-use super::{PIPELINED, agent, cold, finish, finish_warm, module, pipelined};
+use super::{PIPELINED, agent, agent_in, cold, finish, finish_warm, module, module_with, pipelined};
 use crate::harness::{Finished, argv};
 
 /// Prints all that a module may see of its process, but for what differs from one process to the next.
 const LOOK: &str = r#"
 import os, sys, json, signal, resource, locale, threading, gc, warnings
 from ansible.module_utils import basic
-import ansible.module_utils.common.shared as shared
+import ansible.module_utils.common.file as shared
 import __main__
 archive = [p for p in sys.path if p.endswith('payload.zip')]
 text = lambda value: str(value).replace(os.path.dirname(archive[0]), 'TMP')
@@ -35,7 +35,7 @@ print(json.dumps([text(v) for v in (
     type(sys.meta_path[0]), len(sys.meta_path), sys.dont_write_bytecode, sys.excepthook, sys.displayhook,
     basic._ANSIBLE_ARGS, basic.seen, shared.values, basic.PLACE, type(basic.PLACE), basic.place(), codes, spec(basic), spec(shared),
     spec(sys.modules['ansible']), spec(sys.modules['ansible.module_utils']), spec(sys.modules['ansible.module_utils.common']),
-    sys.modules['ansible.module_utils'].basic is basic, sys.modules['ansible.module_utils.common'].shared is shared,
+    sys.modules['ansible.module_utils'].basic is basic, sys.modules['ansible.module_utils.common'].file is shared,
     sorted(m for m in sys.modules if m.startswith('ansible')), sorted(vars(basic)), sorted(vars(shared)),
     sorted(n for n in globals() if n.startswith('__')), __name__, __file__,
     sorted(vars(sys.modules['ansible.module_utils.common'])), basic.__loader__.get_source('ansible.module_utils.basic'),
@@ -120,7 +120,7 @@ async fn a_module_sees_nothing_of_the_module_before() {
     let plant = r#"
 import os, sys, json, signal, locale, threading, atexit, socket, builtins, resource, warnings, time, tempfile
 from ansible.module_utils import basic
-from ansible.module_utils.common import shared
+from ansible.module_utils.common import file as shared
 basic.seen.append('planted'); shared.values['planted'] = 1; basic.planted = 1; builtins.planted = 1; json.dumps = None
 sys.path.append('/planted'); sys.modules['planted'] = sys; os.environ['PLANTED'] = '1'; os.chdir('/'); os.umask(0o77)
 signal.signal(signal.SIGUSR1, lambda *a: None); signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
@@ -161,7 +161,8 @@ async fn a_changed_file_of_python_is_seen_by_the_next_module() {
     );
     let start = || pipelined(&line, &text);
     type Change<'a> = &'a dyn Fn(&Path);
-    let changes: [(&str, Change<'_>); 5] = [
+    let other = agent.dir.path().join("other");
+    let changes: [(&str, Change<'_>); 7] = [
         ("1\n", &|site| fs::write(site.join("planted.py"), "value = 1").unwrap()),
         ("22\n", &|site| {
             fs::remove_file(site.join("planted.py")).unwrap();
@@ -177,6 +178,13 @@ async fn a_changed_file_of_python_is_seen_by_the_next_module() {
                 "import sys; sys.modules['planted'] = type(sys)('planted'); sys.modules['planted'].value = 333\n",
             )
             .unwrap();
+        }),
+        ("none\n", &|site| {
+            fs::write(site.join("planted.pth"), format!("{}\n", other.display())).unwrap();
+        }),
+        ("4444\n", &|_| {
+            fs::create_dir(&other).unwrap();
+            fs::write(other.join("planted.py"), "value = 4444").unwrap();
         }),
         ("none\n", &|site| {
             fs::remove_file(site.join("planted.pth")).unwrap();
@@ -198,4 +206,107 @@ async fn a_changed_file_of_python_is_seen_by_the_next_module() {
         assert_eq!(finish(&agent, start()).await.0.stdout(), expected);
         assert_eq!(finish_warm(&agent, start).await.stdout(), expected);
     }
+}
+
+/// What the file of a role does when it is imported reaches its own module only, and happens in each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_import_of_a_role_s_file_is_of_its_module_alone() {
+    let print = "import builtins, os, json, ssl, sys; from ansible.module_utils import of_role; print(of_role.value)";
+    for (name, of_role, body, expected) in [
+        (
+            "a value",
+            "import os\nvalue = os.getpid()",
+            "import os; from ansible.module_utils import of_role; print(of_role.value == os.getpid())",
+            "True\n",
+        ),
+        ("text", "print('text')\nvalue = 1", print, "text\n1\n"),
+        (
+            "a path in a class",
+            "class value:\n    path = __file__",
+            "from ansible.module_utils import of_role; print(of_role.value.path == of_role.__file__)",
+            "True\n",
+        ),
+        (
+            "the environment",
+            "import os\nvalue = os.environ.get('PLANTED')\nos.environ['PLANTED'] = '1'",
+            print,
+            "None\n",
+        ),
+        (
+            "a new builtin",
+            "import builtins\nvalue = hasattr(builtins, 'planted')\nbuiltins.planted = 1",
+            print,
+            "False\n",
+        ),
+        (
+            "a function of ssl",
+            "import ssl\nvalue = ssl._create_default_https_context is ssl.create_default_context\nssl._create_default_https_context = ssl._create_unverified_context",
+            print,
+            "True\n",
+        ),
+        (
+            "a class of json",
+            "import json\nvalue = hasattr(json.JSONEncoder, 'planted')\njson.JSONEncoder.planted = 1",
+            print,
+            "False\n",
+        ),
+        (
+            "a function for the exit",
+            "import atexit\nvalue = 1\natexit.register(print, 'planted')",
+            print,
+            "1\nplanted\n",
+        ),
+        (
+            "a thread",
+            "import threading, time\nvalue = threading.active_count()\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+            print,
+            "1\n",
+        ),
+    ] {
+        let (agent, _connection) = agent().await;
+        let text = module_with(of_role, body, "");
+        for _ in 0..3 {
+            let seen = finish_warm(&agent, || pipelined(PIPELINED, &text)).await;
+            let stderr = String::from_utf8_lossy(&seen.stderr);
+            assert_eq!(seen.stdout(), expected, "{name}: {stderr}");
+        }
+        // The next module is of another task.
+        let next = module(
+            "import builtins, os, json, ssl, threading
+print(os.environ.get('PLANTED'), hasattr(builtins, 'planted'), hasattr(json.JSONEncoder, 'planted'),
+    ssl._create_default_https_context is ssl.create_default_context, threading.active_count())",
+            "",
+        );
+        let seen = finish_warm(&agent, || pipelined(PIPELINED, &next)).await;
+        assert_eq!(seen.stdout(), "None False False True 1\n", "{name}");
+    }
+}
+
+/// Ansible's wrapper removes the working directory from `sys.path` before it imports anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_file_of_the_working_directory_is_imported() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in
+        "ast base64 ctypes glob hashlib json logging platform queue selinux shlex socket subprocess zipfile".split(' ')
+    {
+        let text = "open(__file__ + '.imported', 'w')\nraise ImportError";
+        fs::write(directory.path().join(format!("{name}.py")), text).unwrap();
+    }
+    let (agent, _connection) = agent_in(directory.path()).await;
+    let text = module(
+        "import json, os, sys; print(os.getcwd(), '' in sys.path, json.loads('1'))",
+        "",
+    );
+    let expected = format!("{} False 1\n", directory.path().display());
+    assert_eq!(
+        finish_warm(&agent, || pipelined(PIPELINED, &text)).await.stdout(),
+        expected
+    );
+    let names = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let imported: Vec<_> = names
+        .filter(|name| name.to_string_lossy().ends_with(".imported"))
+        .collect();
+    assert!(imported.is_empty(), "{imported:?}");
 }
