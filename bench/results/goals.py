@@ -30,7 +30,9 @@ class Goal:
             return "no figure"
         if self.is_met:
             return "met"
-        factor = self.limit / self.value if self.at_least else self.value / self.limit
+        if self.at_least:
+            return f"missed by {(1 - self.value / self.limit) * 100:.0f} %"
+        factor = self.value / self.limit
         return f"missed by {(factor - 1) * 100:.0f} %" if factor < 2 else f"missed by a factor of {factor:.1f}"
 
     @property

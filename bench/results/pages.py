@@ -20,7 +20,7 @@ SECTIONS = {
         "From the start of a play to its end, divided by its tasks. What a peer needs once for a play (mitogen starts "
         "a process of its own, and an interpreter in the pod) is in `command`, 20 and 100 tasks, and in the realistic "
         "play; the other plays find it done. Bridges and connections of ssh are there before the play, because both "
-        "outlive one. *Null* answers at once and runs nothing: what it takes, Ansible itself takes.",
+        "outlive one. *Null* answers at once and runs nothing: its time is the time of Ansible itself.",
     ),
     "newest": ("The newest ansible-core", ["newest-command-20", "newest-command-100"], ""),
     "large": (
@@ -60,10 +60,11 @@ SECTIONS = {
 }
 HEAD = """# Benchmarks
 
-Made by `make bench` from [latest.json](latest.json); no figure here is typed. [bench](../../bench/README.md) says how
-to run it and what each peer is. A cell is the median of the rounds and, in brackets, the lowest and the highest; bold
-is the best. All peers of a workload ran in one run, in turns, and share the machine with the pods and the
-cluster. Compare within a table: machines differ between days.
+Made by `make bench` from [latest.json](latest.json); all figures here are generated. [bench](../../bench/README.md)
+says how to run it and what each peer is. A cell shows the median of the rounds and, in brackets, the lowest and the
+highest value; a cell without brackets shows a single measurement. Bold marks the best peer; the null transport and the
+TLS stream, which are references, are no peers. All peers of a workload ran in one run, in turns, and share the machine
+with the pods and the cluster. Compare within a table: machines differ between days.
 """
 
 

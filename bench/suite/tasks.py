@@ -137,11 +137,11 @@ class Group:
 
 KINDS = ("loop", "raw", "copy", "template", "setup", "apt", "package-facts")
 GROUPS = [
-    Group(("command-20",), False, (5, 3, 2), (2, 1, 1)),
+    Group(("command-20",), False, (4, 3, 2), (2, 1, 1)),
     # Kubectl and ssh take the same time for each of 100 tasks as for each of 20.
     Group(("command-100",), False, (3, 1, 0), (2, 0, 0)),
     Group(("newest-command-20",), False, (3, 2, 1), (1, 0, 0)),
-    Group(("newest-command-100",), False, (3, 0, 0), (1, 0, 0)),
+    Group(("newest-command-100",), False, (2, 0, 0), (1, 0, 0)),
     Group(KINDS, True, (3, 2, 1), (1, 1, 1)),
     Group(("play",), False, (3, 1, 1), (1, 0, 0)),
     Group(("copy-large", "fetch-large"), True, (3, 2, 1), (1, 1, 1)),
@@ -162,7 +162,8 @@ def measure(rows, areas, pods):
         for number in clock.rounds(rounds):
             say(f"round {number + 1} of {rounds}: {' '.join(group.workloads)}")
             for peer in rotated(peers.PEERS, number):
-                if number < group.rounds(peer) and not (peer.slow and clock.is_late()):
+                is_left_out = peer.slow and clock.is_late() and (number or settings.QUICK)
+                if number < group.rounds(peer) and not is_left_out:
                     run_group(rows, plays, peer, group, pods)
             if "copy-large" in group.workloads:
                 streams(rows, plays, *pods.values())

@@ -47,13 +47,13 @@ AREAS = {
     ],
     "push": [
         ("push-50", "50 repositories of 2 MB pushed at once", "s"),
-        ("push-50-true", "`true` meanwhile, 99th percentile", "ms"),
+        ("push-50-true", "`true` while 50 repositories are pushed, 99th percentile", "ms"),
         ("push-cached", "a push of one commit; the image has the repository of 500 MB", "s"),
     ],
     "memory": [
         ("memory-bridge", "idle pod: anonymous memory on the executor", "MB"),
         ("memory-agent", "idle pod: anonymous memory of the agent", "MB"),
-        ("memory-warm", "the same with a warm interpreter, shared pages counted once", "MB"),
+        ("memory-warm", "idle pod: anonymous memory of the agent with a warm interpreter", "MB"),
         ("memory-warm-files", "the same with the pages of programs and libraries", "MB"),
         ("memory-warm-busy", "anonymous memory with a warm interpreter just after a module", "MB"),
     ],

@@ -43,7 +43,7 @@ class GoalsTest(unittest.TestCase):
             [("command-20", "podbridge", "direct", 50), ("command-20", "kubectl-zuul", "api", 500)],
             "kubectl as Zuul sets it ÷ podbridge",
             10,
-            "missed by a factor of 2.0",
+            "missed by 50 %",
         ),
         (
             [("setup", "podbridge", "direct", 70), ("setup", "ssh", "ssh", 100), ("setup", "null", "none", 1)],
