@@ -30,8 +30,8 @@ bridge_pids() {
 # other_processes POD: prints the processes that neither belong to the pod itself (its idle loop and the agent, with its warm Python) nor to
 # this check.
 other_processes() {
-	# A warm Python and the process that waits for a module have a pipe as input, no output, and a socket to the agent after these; the command
-	# of a play has pipes. Their shell, and the process that waits to be the parent of the next module, have no other children. The command line
+	# A warm Python and the process that waits for a module have a pipe as input, no output, a pipe for errors, and a socket to the agent after
+	# these; the command of a play has pipes only. Their shell, and the process that waits to be the parent of the next module, have no other children. The command line
 	# tells nothing: a module on standard input has the same one. Root of a container without CAP_SYS_PTRACE may not look at the descriptors of
 	# another user, but that user may.
 	# shellcheck disable=SC2016
@@ -40,7 +40,7 @@ other_processes() {
 			uid=$(ps -o uid= -p "$1") gid=$(ps -o gid= -p "$1") || return
 			case $(cd "/proc/$1" && setpriv --reuid $uid --regid $gid --clear-groups \
 				readlink exe fd/0 fd/1 fd/2 fd/3 fd/4 | tr "\n" " ") in
-			*/python*" pipe:"*" /dev/null /dev/null socket:"*) return ;;
+			*/python*" pipe:"*" /dev/null pipe:"*" socket:"*) return ;;
 			esac
 			children=$(pgrep -P "$1") || return
 			for child in $children; do is_warm "$child" || return; done
